@@ -1,0 +1,288 @@
+//! A directory into an archive, without following a link.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use tar::{EntryType, Header};
+
+use super::cursor::{Cursor, Missing, join, split};
+use super::encode::Encoder;
+use crate::error::{Error, Result};
+use crate::sys::{self, FileType, Stat};
+
+/// How many places of a tree the sample is taken from, and how many bytes at each.
+const SAMPLES: u64 = 16;
+const SAMPLE_SIZE: usize = 16 * 1024;
+
+/// What is in a directory, as it was when it was listed.
+pub(crate) struct Tree {
+    cursor: Cursor,
+    /// What error texts call the directory.
+    shown: PathBuf,
+    /// What its entries are below, in the archive.
+    prefix: Vec<u8>,
+    entries: Vec<(Vec<u8>, Stat)>,
+}
+
+impl Tree {
+    /// Lists a directory. `specials` says what becomes of FIFOs, sockets and devices.
+    pub(crate) fn list(root: OwnedFd, shown: &Path, specials: Specials) -> Result<Tree> {
+        let mut tree = Tree {
+            cursor: Cursor::new(root),
+            shown: shown.to_owned(),
+            prefix: Vec::new(),
+            entries: Vec::new(),
+        };
+        let mut todo = vec![Vec::new()];
+        while let Some(path) = todo.pop() {
+            let dir = match tree.cursor.enter(&path, Missing::Fail) {
+                Ok(dir) => dir,
+                Err(e) => return Err(tree.failed("list", &path, e)),
+            };
+            let mut names = match sys::read_dir(dir) {
+                Ok(names) => names,
+                Err(e) => return Err(tree.failed("list", &path, e)),
+            };
+            // The same tree gives the same archive. The list is worked off from its end.
+            names.sort_unstable_by(|a, b| b.cmp(a));
+            let mut files = Vec::new();
+            for name in names {
+                let here = join(&path, &name);
+                let stat = match sys::stat_at(dir, &name) {
+                    Ok(stat) => stat,
+                    // Deleted since: as if it had never been.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                    Err(e) => return Err(tree.failed("look at", &here, e)),
+                };
+                match stat.kind {
+                    FileType::Directory => todo.push(here.clone()),
+                    FileType::Other(what) if specials == Specials::Refuse => {
+                        let shown = tree.shown_path(&here);
+                        return Err(Error::invalid(format!(
+                            "{shown} is {what}: only files, directories and links can be uploaded; move it away or upload an archive of your own"
+                        )));
+                    }
+                    FileType::Other("a socket") => continue,
+                    _ => {}
+                }
+                files.push((here, stat));
+            }
+            tree.entries.extend(files.into_iter().rev());
+        }
+        Ok(tree)
+    }
+
+    /// Puts everything below a name of its own.
+    pub(crate) fn below(mut self, prefix: &[u8]) -> Tree {
+        self.prefix = prefix.to_vec();
+        self
+    }
+
+    /// A few pieces of the files, spread over all their bytes.
+    pub(crate) fn sample(&mut self) -> Vec<u8> {
+        let is_file = |stat: &Stat| stat.kind == FileType::File;
+        let total: u64 = self
+            .entries
+            .iter()
+            .filter(|e| is_file(&e.1))
+            .map(|e| e.1.size)
+            .sum();
+        let mut sample = Vec::new();
+        let (mut before, mut next) = (0, 0);
+        for (path, stat) in self.entries.iter().filter(|e| is_file(&e.1)) {
+            let mut file = None;
+            while next < SAMPLES && next * total / SAMPLES < before + stat.size {
+                let at = next * total / SAMPLES - before;
+                next += 1;
+                // What can't be read is reported when its turn comes.
+                if file.is_none() {
+                    file = open_file(&mut self.cursor, path).ok();
+                }
+                if let Some(file) = &mut file {
+                    if file.seek(SeekFrom::Start(at)).is_ok() {
+                        let _ = file.take(SAMPLE_SIZE as u64).read_to_end(&mut sample);
+                    }
+                }
+            }
+            before += stat.size;
+        }
+        sample
+    }
+
+    pub(crate) fn write(mut self, encoder: &mut Encoder) -> Result<()> {
+        for (path, stat) in std::mem::take(&mut self.entries) {
+            self.write_entry(encoder, &path, stat)
+                .map_err(|e| self.failed("archive", &path, e))?;
+        }
+        Ok(())
+    }
+
+    fn write_entry(&mut self, encoder: &mut Encoder, path: &[u8], stat: Stat) -> io::Result<()> {
+        let name = &join(&self.prefix, path);
+        match stat.kind {
+            FileType::Directory => add_directory(encoder, name, stat.mode, stat.mtime),
+            FileType::File => {
+                let mut file = open_file(&mut self.cursor, path)?;
+                // What it is now: it may have grown or been replaced since it was listed.
+                let stat = sys::stat_fd(file.as_fd())?;
+                add_file(encoder, name, stat.mode, stat.mtime, stat.size, &mut file)
+            }
+            FileType::Symlink => {
+                let (parent, last) = split(path);
+                let target = sys::readlinkat(self.cursor.enter(parent, Missing::Fail)?, last)?;
+                add_link(encoder, name, &target, stat.mtime)
+            }
+            FileType::Other(what) => {
+                let kind = if what == "a FIFO" {
+                    EntryType::Fifo
+                } else {
+                    EntryType::Char
+                };
+                let mut header = header(kind, stat.mode, stat.mtime, 0);
+                encoder
+                    .tar
+                    .append_data(&mut header, as_path(name), io::empty())
+            }
+        }
+    }
+
+    fn shown_path(&self, path: &[u8]) -> String {
+        self.shown
+            .join(OsStr::from_bytes(path))
+            .display()
+            .to_string()
+    }
+
+    fn failed(&self, verb: &str, path: &[u8], e: io::Error) -> Error {
+        Error::from_io(e).unwrap_or_else(|e| {
+            Error::io(format_args!("cannot {verb} {}", self.shown_path(path)), e)
+        })
+    }
+}
+
+/// What becomes of FIFOs and devices; a socket can't be in an archive at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Specials {
+    Refuse,
+    #[cfg_attr(
+        not(feature = "local"),
+        expect(dead_code, reason = "a sandbox of this machine may have them")
+    )]
+    Keep,
+}
+
+/// Never waits for the other end of a FIFO that has taken the file's place.
+fn open_file(cursor: &mut Cursor, path: &[u8]) -> io::Result<File> {
+    let (parent, name) = split(path);
+    let dir = cursor.enter(parent, Missing::Fail)?;
+    let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = sys::openat(dir, name, flags, 0)?;
+    match sys::stat_fd(file.as_fd())?.kind {
+        FileType::File => Ok(File::from(file)),
+        _ => Err(io::Error::other("no longer a file")),
+    }
+}
+
+fn header(kind: EntryType, mode: u32, mtime: u64, size: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode & 0o777);
+    header.set_mtime(mtime);
+    header.set_size(size);
+    // Owners of this machine mean nothing to the receiver.
+    header.set_uid(0);
+    header.set_gid(0);
+    header
+}
+
+fn as_path(name: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(name))
+}
+
+/// The directory's own entry, which tells a receiver that the archive is one of a directory.
+#[cfg(feature = "local")]
+pub(crate) fn add_root(encoder: &mut Encoder) -> io::Result<()> {
+    let mut header = header(EntryType::Directory, 0o755, 0, 0);
+    if let Some(gnu) = header.as_gnu_mut() {
+        gnu.name[..2].copy_from_slice(b"./");
+    }
+    header.set_cksum();
+    encoder.tar.append(&header, io::empty())
+}
+
+pub(crate) fn add_directory(
+    encoder: &mut Encoder,
+    name: &[u8],
+    mode: u32,
+    mtime: u64,
+) -> io::Result<()> {
+    let mut header = header(EntryType::Directory, mode, mtime, 0);
+    encoder
+        .tar
+        .append_data(&mut header, as_path(&[name, b"/"].concat()), io::empty())
+}
+
+/// Takes exactly `size` bytes: of a file that grows meanwhile what there was when it was opened;
+/// one that shrinks is an error.
+pub(crate) fn add_file(
+    encoder: &mut Encoder,
+    name: &[u8],
+    mode: u32,
+    mtime: u64,
+    size: u64,
+    content: &mut dyn Read,
+) -> io::Result<()> {
+    let mut header = header(EntryType::Regular, mode, mtime, size);
+    let mut exact = Exactly {
+        content,
+        left: size,
+        size,
+    };
+    encoder
+        .tar
+        .append_data(&mut header, as_path(name), &mut exact)
+}
+
+pub(crate) fn add_link(
+    encoder: &mut Encoder,
+    name: &[u8],
+    target: &[u8],
+    mtime: u64,
+) -> io::Result<()> {
+    let mut header = header(EntryType::Symlink, 0o777, mtime, 0);
+    encoder
+        .tar
+        .append_link(&mut header, as_path(name), as_path(target))
+}
+
+struct Exactly<'a> {
+    content: &'a mut dyn Read,
+    left: u64,
+    size: u64,
+}
+
+impl Read for Exactly<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let want = buf
+            .len()
+            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        if want == 0 {
+            return Ok(0);
+        }
+        match self.content.read(&mut buf[..want])? {
+            0 => Err(io::Error::other(format!(
+                "it shrank from {} to {} bytes while it was read",
+                self.size,
+                self.size - self.left
+            ))),
+            got => {
+                self.left -= got as u64;
+                Ok(got)
+            }
+        }
+    }
+}

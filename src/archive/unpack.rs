@@ -1,0 +1,450 @@
+//! An archive that nobody vouches for, into a directory.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::cursor::{Cursor, Missing, split};
+use super::read::{Entries, Entry, Kind, Limits};
+use crate::error::{Error, ErrorKind, Result, io_reason};
+use crate::sys::{self, FileType};
+
+/// How the archive of a download is unpacked on this machine: what it may ask for, and what
+/// happens to an entry that breaks a rule.
+///
+/// An entry is refused if its name is absolute, has a `..` component or a NUL byte; if it would be
+/// written through a link; if it is a link that leads out of the target (absolute, or with more
+/// `..` than it is deep, or with a `..` after its start); if it is a hard link to anything but a
+/// file of the same archive; if it is a device, a FIFO or a sparse file. Owners and the setuid,
+/// setgid and sticky bits are never taken over. A refused entry is an error, unless
+/// [`skip_refused`](Extract::skip_refused) says otherwise.
+///
+/// ```
+/// use noxrunner::Extract;
+///
+/// let careful = Extract::new().max_bytes(64 * 1024 * 1024).max_entries(10_000);
+/// # let _ = careful;
+/// ```
+#[derive(Debug, Clone)]
+pub struct Extract {
+    limits: Limits,
+    skip_refused: bool,
+}
+
+impl Default for Extract {
+    fn default() -> Self {
+        let limits = Limits {
+            entries: 1_000_000,
+            bytes: 64 << 30,
+            ratio: 200,
+        };
+        Extract {
+            limits,
+            skip_refused: false,
+        }
+    }
+}
+
+impl Extract {
+    /// The defaults: 1,000,000 entries, 64 GiB, 200 to 1, and any refusal is an error.
+    #[must_use]
+    pub fn new() -> Extract {
+        Extract::default()
+    }
+
+    /// How many entries the archive may have. Defaults to 1,000,000.
+    #[must_use]
+    pub fn max_entries(mut self, entries: u64) -> Extract {
+        self.limits.entries = entries;
+        self
+    }
+
+    /// How many bytes the archive may be unpacked, headers included. Defaults to 64 GiB.
+    #[must_use]
+    pub fn max_bytes(mut self, bytes: u64) -> Extract {
+        self.limits.bytes = bytes;
+        self
+    }
+
+    /// How many times larger than the bytes received the archive may become, once it is over
+    /// 256 MiB. Defaults to 200.
+    #[must_use]
+    pub fn max_ratio(mut self, ratio: u64) -> Extract {
+        self.limits.ratio = ratio;
+        self
+    }
+
+    /// Leaves out entries that a rule refuses, and reports them in [`Extraction::refused`],
+    /// instead of failing. The limits stay errors. Defaults to false.
+    #[must_use]
+    pub fn skip_refused(mut self, skip: bool) -> Extract {
+        self.skip_refused = skip;
+        self
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Unpacks into a directory that nobody else writes to.
+    pub(super) fn unpack(
+        &self,
+        archive: impl Read,
+        dir: OwnedFd,
+        links: Links,
+    ) -> Result<(Extraction, Directories)> {
+        let mut unpacker = Unpacker {
+            cursor: Cursor::new(dir),
+            links,
+            directories: Directories(Vec::new()),
+            done: Extraction::default(),
+            buffer: vec![0; 128 * 1024],
+        };
+        Entries::for_each(archive, self.limits, |entry, content| {
+            match unpacker.entry(entry, content) {
+                Ok(()) => unpacker.done.entries += 1,
+                Err(Stop::Refused(rule)) if self.skip_refused => {
+                    unpacker.done.refused.push(Refusal {
+                        name: shown(&entry.name),
+                        rule,
+                    });
+                }
+                Err(Stop::Refused(rule)) => {
+                    return Err(Error::archive(format!(
+                        "entry {:?} is refused: {rule}",
+                        shown(&entry.name)
+                    )));
+                }
+                Err(Stop::Failed(e)) => return Err(failed(e, &entry.name)),
+            }
+            Ok(())
+        })?;
+        Ok((unpacker.done, unpacker.directories))
+    }
+}
+
+/// What came out of an archive.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Extraction {
+    /// Entries written, directories and links included.
+    pub entries: u64,
+    /// Bytes of the files among them.
+    pub bytes: u64,
+    /// What was left out; always empty unless [`Extract::skip_refused`] was set.
+    pub refused: Vec<Refusal>,
+}
+
+/// An entry that was left out, and the rule that it broke.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// The entry's name; bytes that are not UTF-8 became U+FFFD.
+    pub name: String,
+    /// The rule.
+    pub rule: &'static str,
+}
+
+/// Which symbolic links an archive may bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Links {
+    /// Those that stay below the target: it is read by programs of this machine.
+    Inside,
+    /// All: the target is a sandbox, whose programs can make any link themselves.
+    #[cfg_attr(
+        not(feature = "local"),
+        expect(dead_code, reason = "only a sandbox of this machine takes them")
+    )]
+    Any,
+}
+
+/// The modes and times of directories, which are set last: a directory without write permission
+/// must take its entries first, and each entry changes its time.
+pub(super) struct Directories(Vec<(Vec<u8>, u32, u64)>);
+
+impl Directories {
+    pub(super) fn finish(mut self, root: BorrowedFd<'_>) -> Result<()> {
+        let root = root.try_clone_to_owned().map_err(|e| failed(e, b"."))?;
+        let mut cursor = Cursor::new(root);
+        // Deeper ones first: a directory may end up closed to its owner.
+        self.0.sort_by(|a, b| b.0.cmp(&a.0));
+        for (path, mode, mtime) in self.0 {
+            let set = |dir: BorrowedFd<'_>| {
+                let now = sys::stat_fd(dir)?.mode;
+                sys::set_mtime(dir, mtime)?;
+                match now & mode {
+                    wanted if wanted != now => sys::chmodat(dir, b".", wanted),
+                    _ => Ok(()),
+                }
+            };
+            cursor
+                .enter(&path, Missing::Fail)
+                .and_then(set)
+                .map_err(|e| failed(e, &path))?;
+        }
+        Ok(())
+    }
+}
+
+/// Why an entry was not written.
+enum Stop {
+    Refused(&'static str),
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Stop {
+        Stop::Failed(error)
+    }
+}
+
+struct Unpacker {
+    cursor: Cursor,
+    links: Links,
+    directories: Directories,
+    done: Extraction,
+    buffer: Vec<u8>,
+}
+
+impl Unpacker {
+    fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), Stop> {
+        let path = safe_path(&entry.name)?;
+        if path.is_empty() && entry.kind != Kind::Directory {
+            return Err(Stop::Refused("its name is empty"));
+        }
+        match &entry.kind {
+            Kind::Directory => self.directory(path, entry),
+            Kind::File => self.file(&path, entry, content),
+            Kind::Symlink(target) => self.symlink(&path, target),
+            Kind::Hardlink(target) => self.hardlink(&path, target),
+            Kind::Special(what) => Err(Stop::Refused(match *what {
+                "a FIFO" => "it is a FIFO",
+                "a device" => "it is a device",
+                "a sparse file" => "it is a sparse file",
+                _ => "its type is unknown",
+            })),
+        }
+    }
+
+    fn directory(&mut self, path: Vec<u8>, entry: &Entry) -> Result<(), Stop> {
+        // The root is the caller's directory, made as the caller wanted it.
+        if path.is_empty() {
+            return Ok(());
+        }
+        let (parent, name) = split(&path);
+        let dir = enter(&mut self.cursor, parent)?;
+        match sys::mkdirat(dir, name, entry.mode | 0o700) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                match sys::stat_at(dir, name)?.kind {
+                    FileType::Directory => {}
+                    FileType::Symlink => return Err(THROUGH_A_LINK),
+                    _ => return Err(Stop::Refused("a file of the same name came before it")),
+                }
+            }
+            result => result?,
+        }
+        self.directories.0.push((path, entry.mode, entry.mtime));
+        Ok(())
+    }
+
+    fn file(&mut self, path: &[u8], entry: &Entry, content: &mut dyn Read) -> Result<(), Stop> {
+        let (parent, name) = split(path);
+        let dir = enter(&mut self.cursor, parent)?;
+        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+        let file = replacing(dir, name, || sys::openat(dir, name, flags, entry.mode))?;
+        let mut file = File::from(file);
+        loop {
+            let got = match content.read(&mut self.buffer) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                got => got?,
+            };
+            if got == 0 {
+                break;
+            }
+            file.write_all(&self.buffer[..got])?;
+        }
+        sys::set_mtime(file.as_fd(), entry.mtime)?;
+        self.done.bytes += entry.size;
+        Ok(())
+    }
+
+    fn symlink(&mut self, path: &[u8], target: &[u8]) -> Result<(), Stop> {
+        if self.links == Links::Inside && !stays_inside(path, target) {
+            return Err(Stop::Refused("it is a link that leads out of the target"));
+        }
+        if target.is_empty() || target.contains(&0) {
+            return Err(Stop::Refused(
+                "it is a link to an empty name or one with a NUL byte",
+            ));
+        }
+        let (parent, name) = split(path);
+        let dir = enter(&mut self.cursor, parent)?;
+        replacing(dir, name, || sys::symlinkat(target, dir, name))
+    }
+
+    fn hardlink(&mut self, path: &[u8], target: &[u8]) -> Result<(), Stop> {
+        const NO_FILE: Stop =
+            Stop::Refused("it is a hard link to something else than a file before it");
+        let target = safe_path(target)?;
+        let (target_parent, target_name) = split(&target);
+        let missing = |e: io::Error| match e.kind() {
+            io::ErrorKind::NotFound => NO_FILE,
+            _ => Stop::Failed(e),
+        };
+        // The cursor holds one directory, and a link needs two.
+        let from = self
+            .cursor
+            .enter(target_parent, Missing::Fail)
+            .map_err(missing)?
+            .try_clone_to_owned()?;
+        if sys::stat_at(from.as_fd(), target_name)
+            .map_err(missing)?
+            .kind
+            != FileType::File
+        {
+            return Err(NO_FILE);
+        }
+        if target == path {
+            return Ok(());
+        }
+        let (parent, name) = split(path);
+        let dir = enter(&mut self.cursor, parent)?;
+        replacing(dir, name, || {
+            sys::linkat(from.as_fd(), target_name, dir, name)
+        })
+    }
+}
+
+const THROUGH_A_LINK: Stop = Stop::Refused("it would be written through a link");
+
+/// Goes to an entry's parent directory, which is made if need be.
+fn enter<'a>(cursor: &'a mut Cursor, parent: &[u8]) -> Result<BorrowedFd<'a>, Stop> {
+    if let Err(e) = cursor.enter(parent, Missing::Create) {
+        return Err(match e.raw_os_error() {
+            Some(libc::ENOTDIR | libc::ELOOP) => why_no_directory(cursor, parent),
+            _ => Stop::Failed(e),
+        });
+    }
+    Ok(cursor.enter(parent, Missing::Fail)?)
+}
+
+/// A link and a file in the place of a directory give the same error; the reader must know which.
+fn why_no_directory(cursor: &mut Cursor, path: &[u8]) -> Stop {
+    let mut ends: Vec<usize> = (0..path.len()).filter(|at| path[*at] == b'/').collect();
+    ends.push(path.len());
+    for end in ends {
+        let (parent, name) = split(&path[..end]);
+        let kind = cursor
+            .enter(parent, Missing::Fail)
+            .and_then(|dir| sys::stat_at(dir, name));
+        match kind.map(|stat| stat.kind) {
+            Ok(FileType::Directory) => {}
+            Ok(FileType::Symlink) => return THROUGH_A_LINK,
+            Ok(_) => break,
+            Err(e) => return Stop::Failed(e),
+        }
+    }
+    Stop::Refused("a file stands where its directory should be")
+}
+
+/// Makes something under a name; as in any tar, a later entry replaces an earlier one.
+fn replacing<T>(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    make: impl Fn() -> io::Result<T>,
+) -> Result<T, Stop> {
+    match make() {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            if sys::stat_at(dir, name)?.kind == FileType::Directory {
+                return Err(Stop::Refused("a directory of the same name came before it"));
+            }
+            sys::unlinkat(dir, name, false)?;
+            Ok(make()?)
+        }
+        result => Ok(result?),
+    }
+}
+
+/// `./a//b/` as `a/b`.
+fn safe_path(name: &[u8]) -> Result<Vec<u8>, Stop> {
+    if name.first() == Some(&b'/') {
+        return Err(Stop::Refused("its name is absolute"));
+    }
+    if name.contains(&0) {
+        return Err(Stop::Refused("its name contains a NUL byte"));
+    }
+    let mut path = Vec::with_capacity(name.len());
+    for part in name.split(|b| *b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => return Err(Stop::Refused("its name has a \"..\" component")),
+            part => {
+                if !path.is_empty() {
+                    path.push(b'/');
+                }
+                path.extend_from_slice(part);
+            }
+        }
+    }
+    Ok(path)
+}
+
+/// Whether a link can't lead above the root, whatever other links of the archive it goes through:
+/// `..` counts only at the start of the target, where the way up is over real directories.
+fn stays_inside(path: &[u8], target: &[u8]) -> bool {
+    let depth = path.iter().filter(|b| **b == b'/').count();
+    let mut parts = target
+        .split(|b| *b == b'/')
+        .filter(|p| !matches!(*p, b"" | b"."));
+    let ups = parts.by_ref().take_while(|p| *p == b"..").count();
+    target.first() != Some(&b'/') && ups <= depth && parts.all(|p| p != b"..")
+}
+
+fn failed(error: io::Error, name: &[u8]) -> Error {
+    Error::from_io(error).unwrap_or_else(|e| match e.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            Error::archive(format!("cut off inside entry {:?}", shown(name))).with_source(e)
+        }
+        // What flate2 answers for damaged data; the kernel has other words for its own troubles.
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData if e.raw_os_error().is_none() => {
+            let text = format!("damaged inside entry {:?}: {}", shown(name), io_reason(&e));
+            Error::archive(text).with_source(e)
+        }
+        _ => {
+            let text = format!("cannot write {:?}: {}", shown(name), io_reason(&e));
+            Error::new(ErrorKind::Io, text).with_source(e)
+        }
+    })
+}
+
+/// A name from an archive, fit to be shown.
+fn shown(name: &[u8]) -> String {
+    crate::error::one_line(&String::from_utf8_lossy(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_below_the_root_are_safe() {
+        let path = |name: &[u8]| safe_path(name).ok();
+        assert_eq!(path(b"./a//b/"), Some(b"a/b".to_vec()));
+        assert_eq!(path(b"x..y/...z"), Some(b"x..y/...z".to_vec()));
+        assert_eq!(path(b"..\\x"), Some(b"..\\x".to_vec()));
+        for name in [b"/a".as_slice(), b"..", b"a/../b", b"../a", b"a\0b"] {
+            assert_eq!(path(name), None);
+        }
+    }
+
+    #[test]
+    fn links_up_are_counted_and_never_after_a_name() {
+        assert!(stays_inside(b"l", b"a/b"));
+        assert!(stays_inside(b"d/e/l", b"../../a"));
+        assert!(!stays_inside(b"l", b"../a"));
+        assert!(!stays_inside(b"d/l", b"../../a"));
+        assert!(!stays_inside(b"l", b"/etc/passwd"));
+        // `d/b -> ..` is fine by itself, and makes `x -> d/b/..` lead above the root.
+        assert!(!stays_inside(b"x", b"d/b/.."));
+    }
+}

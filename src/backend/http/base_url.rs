@@ -1,0 +1,337 @@
+//! Where the server is, and the proxy on the way there.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::error::{Error, ErrorKind, Result, one_line};
+
+/// All but the unreserved characters of RFC 3986, so that any text is one path segment.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// The same, with `/` left readable, for a value in the query.
+const QUERY: &AsciiSet = &SEGMENT.remove(b'/');
+
+/// `http://host:port/prefix`, checked, without a slash at its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BaseUrl {
+    text: String,
+    https: bool,
+    host: String,
+    port: u16,
+}
+
+impl BaseUrl {
+    pub(super) fn new(given: &str) -> Result<BaseUrl> {
+        // A password would be shown here, before it is known to be one.
+        let shown = || match given.contains('@') {
+            true => "base URL with an '@'".to_owned(),
+            false => format!("base URL {:?}", one_line(given)),
+        };
+        let refuse = |why: &str| Err(Error::invalid(format!("{}: {why}", shown())));
+        let given = given.trim();
+        let Some((scheme, rest)) = given.split_once("://") else {
+            return refuse("not a URL: it must start with http:// or https://");
+        };
+        let https = match scheme.to_ascii_lowercase().as_str() {
+            "http" => false,
+            "https" => true,
+            _ => return refuse("the scheme must be http or https"),
+        };
+        if https && !cfg!(feature = "tls") {
+            let text = format!("{}: https needs the feature `tls` of noxrunner", shown());
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        if rest.contains(['?', '#']) {
+            return refuse("it must have no query and no fragment");
+        }
+        if rest
+            .chars()
+            .any(|c| c.is_whitespace() || c.is_control() || !c.is_ascii())
+        {
+            return refuse("it has a character that must be percent-encoded");
+        }
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if authority.contains('@') {
+            return refuse("credentials belong in token() or header(), not in the URL");
+        }
+        let Some((host, port)) = split_port(authority) else {
+            return refuse("its host or port is not valid");
+        };
+        let port = port.unwrap_or(if https { 443 } else { 80 });
+        let text = format!(
+            "{}://{authority}{}",
+            if https { "https" } else { "http" },
+            path.trim_end_matches('/')
+        );
+        Ok(BaseUrl {
+            text,
+            https,
+            host,
+            port,
+        })
+    }
+
+    pub(super) fn is_https(&self) -> bool {
+        self.https
+    }
+
+    pub(super) fn health(&self) -> String {
+        format!("{}/healthz", self.text)
+    }
+
+    pub(super) fn sandbox(&self, id: &str) -> String {
+        format!(
+            "{}/v1/sandboxes/{}",
+            self.text,
+            utf8_percent_encode(id, SEGMENT)
+        )
+    }
+
+    pub(super) fn files(&self, id: &str, call: &str, name: &str, value: &str) -> String {
+        let value = utf8_percent_encode(value, QUERY);
+        format!("{}/files/{call}?{name}={value}", self.sandbox(id))
+    }
+
+    /// On this machine, where no proxy can help.
+    fn is_loopback(&self) -> bool {
+        let name = self.host.trim_end_matches('.').to_ascii_lowercase();
+        match name.parse::<IpAddr>() {
+            Ok(IpAddr::V6(ip)) => {
+                ip.is_loopback()
+                    || ip.is_unspecified()
+                    || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback())
+            }
+            Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_unspecified(),
+            Err(_) => name == "localhost" || name.ends_with(".localhost"),
+        }
+    }
+
+    /// The proxy that the environment names for this server, with the variable's name.
+    /// `variable` reads the environment.
+    pub(super) fn environment_proxy(
+        &self,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Option<(&'static str, String)> {
+        if self.is_loopback() {
+            return None;
+        }
+        let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+        let no_proxy = set("no_proxy")
+            .or_else(|| set("NO_PROXY"))
+            .unwrap_or_default();
+        if no_proxy
+            .split(',')
+            .any(|rule| self.matches_no_proxy(rule.trim()))
+        {
+            return None;
+        }
+        // A CGI script's HTTP_PROXY is the Proxy header of whoever called it.
+        let in_cgi = variable("REQUEST_METHOD").is_some();
+        let names: &[&'static str] = match (self.https, in_cgi) {
+            (true, _) => &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
+            (false, true) => &["http_proxy", "all_proxy", "ALL_PROXY"],
+            (false, false) => &["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"],
+        };
+        names
+            .iter()
+            .find_map(|name| Some((*name, set(name)?.trim().to_owned())))
+    }
+
+    /// `*`, a host, a domain with all below it, an address, or a network like `10.0.0.0/8`;
+    /// each with a port or without.
+    fn matches_no_proxy(&self, rule: &str) -> bool {
+        if rule == "*" {
+            return true;
+        }
+        let ip = self.host.parse::<IpAddr>().ok();
+        if let (Some(ip), Some((network, bits))) = (ip, rule.split_once('/')) {
+            return in_network(ip, network, bits);
+        }
+        let (rule, port) = split_port(rule).unwrap_or((rule.to_owned(), None));
+        if port.is_some_and(|port| port != self.port) || rule.is_empty() {
+            return false;
+        }
+        if let Some(ip) = ip {
+            return rule.parse() == Ok(ip);
+        }
+        let host = self.host.trim_end_matches('.').to_ascii_lowercase();
+        let domain = rule
+            .trim_start_matches("*.")
+            .trim_matches('.')
+            .to_ascii_lowercase();
+        match host.strip_suffix(&domain) {
+            Some(above) => above.is_empty() || above.ends_with('.'),
+            None => false,
+        }
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn in_network(ip: IpAddr, network: &str, bits: &str) -> bool {
+    let (Ok(network), Ok(bits)) = (network.parse::<IpAddr>(), bits.parse::<u32>()) else {
+        return false;
+    };
+    let same = |a: u128, b: u128, width: u32| {
+        bits <= width && (bits == 0 || (a ^ b) >> (width - bits) == 0)
+    };
+    match (ip, network) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => same(a.to_bits().into(), b.to_bits().into(), 32),
+        (IpAddr::V6(a), IpAddr::V6(b)) => same(a.to_bits(), b.to_bits(), 128),
+        _ => false,
+    }
+}
+
+/// `host`, `host:80`, `[::1]:80`; the host without its brackets.
+fn split_port(authority: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            host.parse::<std::net::Ipv6Addr>().ok()?;
+            (host, port)
+        }
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    let port = match port.strip_prefix(':') {
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => Some(digits.parse().ok()?),
+        Some(_) => return None,
+        None if port.is_empty() => None,
+        None => return None,
+    };
+    let valid = |c: char| c.is_ascii_alphanumeric() || "-._~%!$&'()*+,;=:".contains(c);
+    (!host.is_empty() && host.chars().all(valid)).then(|| (host.to_owned(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base(text: &str) -> BaseUrl {
+        BaseUrl::new(text).unwrap()
+    }
+
+    #[test]
+    fn prefixes_slashes_and_ipv6_are_kept_and_trimmed() {
+        assert_eq!(base("http://h").health(), "http://h/healthz");
+        assert_eq!(base(" HTTP://h:8080/ ").health(), "http://h:8080/healthz");
+        assert_eq!(base("http://h/nox//").health(), "http://h/nox/healthz");
+        assert_eq!(
+            base("http://[::1]:80/p").health(),
+            "http://[::1]:80/p/healthz"
+        );
+    }
+
+    #[test]
+    fn ids_are_one_segment() {
+        let url = base("http://h").sandbox("a/b?c#d%2F e.ä");
+        assert_eq!(url, "http://h/v1/sandboxes/a%2Fb%3Fc%23d%252F%20e.%C3%A4");
+        let url = base("http://h").files("i", "upload", "dest", "/workspace/a b&c");
+        assert_eq!(
+            url,
+            "http://h/v1/sandboxes/i/files/upload?dest=/workspace/a%20b%26c"
+        );
+    }
+
+    #[test]
+    fn what_is_no_base_url_is_refused_by_name() {
+        for (text, why) in [
+            ("", "not a URL"),
+            ("localhost:8080", "not a URL"),
+            ("ftp://h", "scheme must be http or https"),
+            ("http://", "host or port"),
+            ("http://h:99999", "host or port"),
+            ("http://h:x", "host or port"),
+            ("http://[::1", "host or port"),
+            ("http://h/a b", "percent-encoded"),
+            ("http://h/ä", "percent-encoded"),
+            ("http://h?x=1", "no query"),
+            ("http://h#x", "no fragment"),
+            ("http://me:secret@h", "token()"),
+        ] {
+            let error = BaseUrl::new(text).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(error.to_string().contains(why), "{text}: {error}");
+            assert!(!error.to_string().contains("secret"));
+        }
+    }
+
+    #[test]
+    #[cfg(not(feature = "tls"))]
+    fn https_without_tls_names_the_feature() {
+        let error = BaseUrl::new("https://h").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("feature `tls`"));
+    }
+
+    fn proxy_for(url: &str, vars: &[(&str, &str)]) -> Option<String> {
+        let read = |name: &str| vars.iter().find(|v| v.0 == name).map(|v| v.1.to_owned());
+        base(url).environment_proxy(read).map(|(_, value)| value)
+    }
+
+    #[test]
+    fn loopback_never_has_a_proxy() {
+        let vars = [("http_proxy", "http://p:1"), ("ALL_PROXY", "http://p:1")];
+        for host in [
+            "localhost",
+            "a.localhost",
+            "127.0.0.1",
+            "127.8.8.8",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "LOCALHOST.",
+            "0.0.0.0",
+        ] {
+            assert_eq!(
+                proxy_for(&format!("http://{host}:8080"), &vars),
+                None,
+                "{host}"
+            );
+        }
+        assert_eq!(proxy_for("http://h", &vars), Some("http://p:1".into()));
+    }
+
+    #[test]
+    fn variables_count_by_scheme() {
+        let vars = [("HTTP_PROXY", "a"), ("HTTPS_PROXY", "b")];
+        assert_eq!(proxy_for("http://h", &vars), Some("a".into()));
+        assert_eq!(
+            proxy_for(
+                "http://h",
+                &[("HTTP_PROXY", "a"), ("REQUEST_METHOD", "GET")]
+            ),
+            None
+        );
+        assert_eq!(proxy_for("http://h", &[("http_proxy", " ")]), None);
+        #[cfg(feature = "tls")]
+        assert_eq!(proxy_for("https://h", &vars), Some("b".into()));
+    }
+
+    #[test]
+    fn no_proxy_knows_domains_ports_spaces_and_networks() {
+        let through = |url: &str, rules: &str| {
+            proxy_for(url, &[("http_proxy", "p"), ("NO_PROXY", rules)]).is_some()
+        };
+        assert!(!through("http://a.example.com", "x, .example.com"));
+        assert!(!through("http://example.com", "example.com"));
+        assert!(!through("http://a.example.com", " example.com "));
+        assert!(!through("http://a.example.com", "*.example.com"));
+        assert!(through("http://badexample.com", "example.com"));
+        assert!(through("http://h", ""));
+        assert!(!through("http://h", "*"));
+        assert!(!through("http://10.1.2.3", "10.0.0.0/8"));
+        assert!(through("http://11.1.2.3", "10.0.0.0/8"));
+        assert!(!through("http://h:81", "h:81"));
+        assert!(through("http://h:82", "h:81"));
+        assert!(!through("http://[fd00::1]", "fd00::/8"));
+    }
+}

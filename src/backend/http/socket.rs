@@ -1,0 +1,466 @@
+//! The sockets below ureq: they know the bounds of the call that this thread makes, and note how
+//! far it got. ureq's own total timeout starts a resolver thread per request, and its errors do not
+//! say whether a byte was sent.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Weak, mpsc};
+use std::time::{Duration, Instant};
+
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
+};
+
+use crate::cancel::{Cancel, CancelGuard};
+use crate::sys::{self, Waiting};
+
+/// How often a waiting call looks at its deadline and its cancellation.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long one attempt may take, by phase.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Name resolution, TCP and TLS, each.
+    pub(super) connect: Duration,
+    /// Without a byte in either direction.
+    pub(super) stall: Duration,
+    /// The end of it all; transfers may have none.
+    pub(super) deadline: Option<Instant>,
+}
+
+impl Bounds {
+    fn left(&self, limit: Duration) -> Duration {
+        let until_end = |at: Instant| at.saturating_duration_since(Instant::now());
+        limit.min(self.deadline.map_or(Duration::MAX, until_end))
+    }
+}
+
+/// How far the request got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// No connection was made.
+    Nowhere,
+    /// There was one, and certainly no more than a part of the request was received.
+    NotReceived,
+    /// It may have been received.
+    Sent,
+}
+
+thread_local! {
+    /// The call that this thread makes. ureq calls its sockets on the thread of the caller.
+    static CALL: RefCell<State> = const { RefCell::new(State::idle()) };
+}
+
+struct State {
+    bounds: Bounds,
+    cancel: Option<Cancel>,
+    number: u64,
+    reach: Reach,
+    /// Not zero while a connection is being made: to a proxy, through it, and TLS included.
+    connecting: u32,
+    connect_end: Option<Instant>,
+    /// Where to.
+    place: String,
+    cancel_guard: Option<CancelGuard>,
+}
+
+impl State {
+    fn is_cancelled(&self) -> bool {
+        self.cancel.as_ref().is_some_and(Cancel::is_cancelled)
+    }
+
+    const fn idle() -> State {
+        State {
+            bounds: Bounds {
+                connect: Duration::ZERO,
+                stall: Duration::ZERO,
+                deadline: None,
+            },
+            cancel: None,
+            number: 0,
+            reach: Reach::Nowhere,
+            connecting: 0,
+            connect_end: None,
+            place: String::new(),
+            cancel_guard: None,
+        }
+    }
+}
+
+/// Makes its bounds those of this thread's call, until dropped.
+pub(super) struct Call(());
+
+impl Call {
+    pub(super) fn begin(bounds: Bounds, cancel: Option<&Cancel>) -> Call {
+        CALL.with_borrow_mut(|state| {
+            let number = state.number + 1;
+            *state = State {
+                bounds,
+                cancel: cancel.cloned(),
+                number,
+                ..State::idle()
+            };
+        });
+        Call(())
+    }
+
+    /// How far it got, and where it went.
+    pub(super) fn progress(&self) -> (Reach, String) {
+        CALL.with_borrow(|state| (state.reach, state.place.clone()))
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        CALL.with_borrow(State::is_cancelled)
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        // Not the number: a socket of the pool must not take the next call for this one.
+        CALL.with_borrow_mut(|state| {
+            *state = State {
+                number: state.number,
+                ..State::idle()
+            }
+        });
+    }
+}
+
+/// ureq asks for addresses before every request, also for one on a kept connection. The lookup
+/// is the connector's.
+#[derive(Debug)]
+pub(super) struct NoLookup;
+
+impl Resolver for NoLookup {
+    fn resolve(
+        &self,
+        _: &Uri,
+        _: &Config,
+        _: NextTimeout,
+    ) -> std::result::Result<ResolvedSocketAddrs, ureq::Error> {
+        let mut addresses = self.empty();
+        addresses.push(SocketAddr::from(([0, 0, 0, 0], 0)));
+        Ok(addresses)
+    }
+}
+
+/// The first link of the chain of connectors. The chain runs within itself for a proxy.
+#[derive(Debug)]
+pub(super) struct Begin;
+
+impl Connector<()> for Begin {
+    type Out = ();
+
+    fn connect(
+        &self,
+        _: &ConnectionDetails<'_>,
+        _: Option<()>,
+    ) -> std::result::Result<Option<()>, ureq::Error> {
+        CALL.with_borrow_mut(|state| {
+            state.connecting += 1;
+            state
+                .connect_end
+                .get_or_insert(Instant::now() + state.bounds.left(state.bounds.connect));
+        });
+        Ok(None)
+    }
+}
+
+/// The last link: from here on, what is written is the request.
+#[derive(Debug)]
+pub(super) struct End;
+
+impl<In: Transport> Connector<In> for End {
+    type Out = In;
+
+    fn connect(
+        &self,
+        _: &ConnectionDetails<'_>,
+        chained: Option<In>,
+    ) -> std::result::Result<Option<In>, ureq::Error> {
+        CALL.with_borrow_mut(|state| state.connecting = state.connecting.saturating_sub(1));
+        Ok(chained)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SocketConnector;
+
+impl<In: Transport> Connector<In> for SocketConnector {
+    type Out = Either<In, Socket>;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        chained: Option<In>,
+    ) -> std::result::Result<Option<Self::Out>, ureq::Error> {
+        // A tunnel through a proxy is there already.
+        if let Some(transport) = chained {
+            return Ok(Some(Either::A(transport)));
+        }
+        let (host, port) = host_and_port(details.uri)?;
+        let end = CALL.with_borrow_mut(|state| {
+            state.place = format!("{host}:{port}");
+            state.connect_end.unwrap_or_else(Instant::now)
+        });
+        let stream = connect(&host, port, end)?;
+        stream.set_nodelay(true)?;
+        let buffers = LazyBuffers::new(
+            details.config.input_buffer_size(),
+            details.config.output_buffer_size(),
+        );
+        Ok(Some(Either::B(Socket {
+            stream: Arc::new(stream),
+            buffers,
+            timeouts: [None; 2],
+            call: 0,
+            written: 0,
+            written_before: 0,
+            deaf: false,
+        })))
+    }
+}
+
+fn host_and_port(uri: &Uri) -> std::result::Result<(String, u16), ureq::Error> {
+    let host = uri.host().ok_or(ureq::Error::HostNotFound)?;
+    let default = if uri.scheme_str() == Some("https") {
+        443
+    } else {
+        80
+    };
+    Ok((host.to_owned(), uri.port_u16().unwrap_or(default)))
+}
+
+fn connect(host: &str, port: u16, end: Instant) -> io::Result<TcpStream> {
+    let addresses = lookup(host, port, end)?;
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for (at, address) in addresses.iter().enumerate() {
+        // Each address gets half of what is left, the last one all of it.
+        let left = end.saturating_duration_since(Instant::now());
+        let share = if at + 1 == addresses.len() {
+            left
+        } else {
+            left / 2
+        };
+        if share.is_zero() {
+            return Err(timed_out("no answer in time"));
+        }
+        match TcpStream::connect_timeout(address, share) {
+            Ok(stream) => return Ok(stream),
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => last = timed_out("no answer in time"),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+/// Looks a name up, on a thread of its own since the system's resolver can't be interrupted.
+fn lookup(host: &str, port: u16, end: Instant) -> io::Result<Vec<SocketAddr>> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let name = host.to_owned();
+    std::thread::Builder::new()
+        .name("noxrunner-lookup".into())
+        .spawn(move || {
+            let found = (name.as_str(), port)
+                .to_socket_addrs()
+                .map(Iterator::collect);
+            // Nobody waits any more.
+            let _ = sender.send(found);
+        })?;
+    let left = end.saturating_duration_since(Instant::now());
+    receiver
+        .recv_timeout(left)
+        .unwrap_or_else(|_| Err(timed_out("the name was not resolved in time")))
+}
+
+fn timed_out(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, what)
+}
+
+/// A TCP connection that keeps to the bounds of this thread's call, and tells it how far it got.
+pub(super) struct Socket {
+    stream: Arc<TcpStream>,
+    buffers: LazyBuffers,
+    /// What the socket is set to, for reading and writing.
+    timeouts: [Option<Duration>; 2],
+    /// The call that wrote last.
+    call: u64,
+    /// Bytes written since the start, and before that call.
+    written: u64,
+    written_before: u64,
+    /// The peer takes no more of the request; it may have answered already.
+    deaf: bool,
+}
+
+impl Socket {
+    /// Waits at most a tick; then the caller looks at its deadline and its cancellation again.
+    fn set_timeout(&mut self, write: bool, left: Duration) -> io::Result<()> {
+        let wanted = Some(left.min(TICK).max(Duration::from_millis(1)));
+        if self.timeouts[usize::from(write)] != wanted {
+            match write {
+                true => self.stream.set_write_timeout(wanted)?,
+                false => self.stream.set_read_timeout(wanted)?,
+            }
+            self.timeouts[usize::from(write)] = wanted;
+        }
+        Ok(())
+    }
+
+    fn first_write_of_call(&mut self) {
+        CALL.with_borrow_mut(|state| {
+            if self.call == state.number || state.connecting > 0 {
+                return;
+            }
+            self.call = state.number;
+            self.written_before = self.written;
+            self.deaf = false;
+            state.reach = Reach::NotReceived;
+            // The socket is shared weakly, so that the hook does not keep it open.
+            let stream: Weak<TcpStream> = Arc::downgrade(&self.stream);
+            state.cancel_guard = state.cancel.as_ref().map(|cancel| {
+                cancel.on_cancel(move || {
+                    if let Some(stream) = stream.upgrade() {
+                        // It is gone already.
+                        let _ = stream.shutdown(std::net::Shutdown::Both);
+                    }
+                })
+            });
+        });
+    }
+
+    fn write(&mut self, from: usize, to: usize, left: Duration) -> io::Result<usize> {
+        self.set_timeout(true, left)?;
+        let mut stream = &*self.stream;
+        stream.write(&self.buffers.output()[from..to])
+    }
+
+    /// Whether the peer can't have received the whole request: then it has not begun with it.
+    ///
+    /// It closed the connection in good order, while idle as far as it knew, and its kernel never
+    /// confirmed any byte of the request.
+    fn closed_before_request(&self) -> bool {
+        // The opening SYN counts as one byte.
+        sys::tcp_bytes_acked(self.stream.as_fd())
+            .is_some_and(|acked| acked <= self.written_before + 1)
+    }
+
+    /// How long to wait for the next byte, the last of which moved at `moved`.
+    fn left(&self, moved: Instant, late: &str) -> io::Result<Duration> {
+        CALL.with_borrow(|state| {
+            if state.is_cancelled() {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            let left = match state.connect_end {
+                Some(end) if state.connecting > 0 => end.saturating_duration_since(Instant::now()),
+                _ => state
+                    .bounds
+                    .left(state.bounds.stall.saturating_sub(moved.elapsed())),
+            };
+            if left.is_zero() {
+                Err(timed_out(late))
+            } else {
+                Ok(left)
+            }
+        })
+    }
+}
+
+fn would_block(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
+}
+
+impl Transport for Socket {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(
+        &mut self,
+        amount: usize,
+        _: NextTimeout,
+    ) -> std::result::Result<(), ureq::Error> {
+        self.first_write_of_call();
+        let mut done = 0;
+        let mut moved = Instant::now();
+        while done < amount && !self.deaf {
+            let left = self.left(moved, "the server takes no data")?;
+            match self.write(done, amount, left) {
+                Ok(count) => {
+                    done += count;
+                    self.written += count as u64;
+                    CALL.with_borrow_mut(|state| {
+                        if state.connecting == 0 {
+                            state.reach = Reach::Sent;
+                        }
+                    });
+                    moved = Instant::now();
+                }
+                // It may have answered without reading on, say with 413.
+                Err(e) if would_block(&e) => {
+                    self.deaf = sys::peek(self.stream.as_fd()) != Waiting::Nothing
+                }
+                // It has closed; what it said before can still be read.
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                    ) =>
+                {
+                    self.deaf = true;
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn await_input(&mut self, _: NextTimeout) -> std::result::Result<bool, ureq::Error> {
+        let moved = Instant::now();
+        loop {
+            let left = self.left(moved, "the server sends no data")?;
+            self.set_timeout(false, left)?;
+            let mut stream = &*self.stream;
+            match stream.read(self.buffers.input_append_buf()) {
+                Ok(0) => {
+                    CALL.with_borrow_mut(|state| {
+                        if state.reach == Reach::Sent && self.closed_before_request() {
+                            state.reach = Reach::NotReceived;
+                        }
+                    });
+                    return Ok(false);
+                }
+                Ok(count) => {
+                    self.buffers.input_appended(count);
+                    return Ok(true);
+                }
+                Err(e) if would_block(&e) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    fn is_open(&mut self) -> bool {
+        !self.deaf && sys::peek(self.stream.as_fd()) == Waiting::Nothing
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket")
+            .field("peer", &self.stream.peer_addr().ok())
+            .finish()
+    }
+}

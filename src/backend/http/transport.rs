@@ -1,0 +1,331 @@
+//! One request over one pooled connection, within its bounds. Only this file and `socket` name ureq.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use ureq::http::{self, HeaderMap, HeaderName, HeaderValue};
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
+
+use super::base_url::BaseUrl;
+use super::socket::{Begin, Bounds, Call, End, NoLookup, Reach, SocketConnector};
+use crate::cancel::Cancel;
+use crate::error::{Error, Result, io_reason};
+
+/// How many idle connections are kept.
+const MAX_IDLE: usize = 16;
+
+/// An idle connection older than this is not used again. Servers close theirs after 5 to 75 s.
+const MAX_IDLE_AGE: Duration = Duration::from_secs(15);
+
+/// What an answer's head may take, in bytes.
+const MAX_RESPONSE_HEAD: usize = 64 * 1024;
+
+pub(super) struct Request<'a> {
+    pub(super) method: &'static str,
+    pub(super) url: &'a str,
+    pub(super) content_type: Option<&'static str>,
+    pub(super) body: Body<'a>,
+}
+
+pub(super) enum Body<'a> {
+    None,
+    Bytes(&'a [u8]),
+    Reader {
+        reader: &'a mut dyn Read,
+        length: Option<u64>,
+    },
+}
+
+/// An answer whose body has not been read yet.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    headers: HeaderMap,
+    pub(super) body: AnswerBody,
+}
+
+impl Answer {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// Reads the rest of the answer, on any thread.
+pub(super) struct AnswerBody {
+    reader: Box<dyn Read + Send>,
+    bounds: Bounds,
+    cancel: Option<Cancel>,
+}
+
+impl Read for AnswerBody {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let _call = Call::begin(self.bounds, self.cancel.as_ref());
+        self.reader.read(buf)
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) reach: Reach,
+    pub(super) what: What,
+    /// In words, for one line.
+    pub(super) message: String,
+    pub(super) source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// Refused, reset, closed or unreachable: another try may succeed.
+    Broken,
+    /// The time was over.
+    TimedOut,
+    /// Cancelled from another thread.
+    Cancelled,
+    /// Not HTTP, or more than the limits allow.
+    NotHttp,
+    /// Another try will fail the same way: TLS, a proxy that refuses, a body that can't be read.
+    Permanent,
+}
+
+pub(super) struct Settings {
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) user_agent: String,
+    pub(super) proxy: Option<String>,
+    pub(super) ca_pem: Option<Vec<u8>>,
+}
+
+/// Sends requests over pooled connections.
+pub(super) struct Http {
+    agent: ureq::Agent,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Http {
+    pub(super) fn new(base: &BaseUrl, settings: &Settings) -> Result<Http> {
+        let mut config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(settings.proxy.as_deref().map(proxy).transpose()?)
+            .user_agent(settings.user_agent.as_str())
+            .accept("")
+            .max_response_header_size(MAX_RESPONSE_HEAD)
+            .max_idle_connections(MAX_IDLE)
+            .max_idle_connections_per_host(MAX_IDLE)
+            .max_idle_age(MAX_IDLE_AGE);
+        if base.is_https() {
+            config = with_tls(config, settings.ca_pem.as_deref())?;
+        }
+        let connector =
+            ().chain(Begin)
+                .chain(ConnectProxyConnector::default())
+                .chain(SocketConnector);
+        #[cfg(feature = "tls")]
+        let connector = connector.chain(ureq::unversioned::transport::RustlsConnector::default());
+        let agent = ureq::Agent::with_parts(config.build(), connector.chain(End), NoLookup);
+        let headers = settings
+            .headers
+            .iter()
+            .map(|(n, v)| header(n, v))
+            .collect::<Result<_>>()?;
+        Ok(Http { agent, headers })
+    }
+
+    /// Sends one request and reads the head of its answer.
+    pub(super) fn send(
+        &self,
+        request: Request<'_>,
+        bounds: Bounds,
+        cancel: Option<&Cancel>,
+    ) -> std::result::Result<Answer, Failure> {
+        let call = Call::begin(bounds, cancel);
+        if cancel.is_some_and(Cancel::is_cancelled) {
+            return Err(Failure::cancelled(Reach::Nowhere));
+        }
+        let response = self.run(request).map_err(|e| failure(&call, e))?;
+        drop(call);
+        let (head, body) = response.into_parts();
+        Ok(Answer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body: AnswerBody {
+                reader: Box::new(body.into_reader()),
+                bounds,
+                cancel: cancel.cloned(),
+            },
+        })
+    }
+
+    fn run(
+        &self,
+        request: Request<'_>,
+    ) -> std::result::Result<http::Response<ureq::Body>, ureq::Error> {
+        let mut head = http::Request::builder()
+            .method(request.method)
+            .uri(request.url);
+        if let Some(headers) = head.headers_mut() {
+            for (name, value) in &self.headers {
+                headers.append(name.clone(), value.clone());
+            }
+            if let Some(kind) = request.content_type {
+                headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(kind));
+            }
+            if let Body::Reader {
+                length: Some(length),
+                ..
+            } = request.body
+            {
+                headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
+            }
+        }
+        match request.body {
+            Body::None => self.agent.run(head.body(())?),
+            Body::Bytes(bytes) => self.agent.run(head.body(bytes)?),
+            Body::Reader { reader, length } => {
+                let mut exact = ExactBody {
+                    reader,
+                    left: length,
+                };
+                self.agent
+                    .run(head.body(ureq::SendBody::from_reader(&mut exact))?)
+            }
+        }
+    }
+}
+
+impl Failure {
+    fn cancelled(reach: Reach) -> Failure {
+        let message = "cancelled".to_owned();
+        Failure {
+            reach,
+            what: What::Cancelled,
+            message,
+            source: None,
+        }
+    }
+}
+
+fn proxy(url: &str) -> Result<ureq::Proxy> {
+    ureq::Proxy::new(url).map_err(|_| Error::invalid("the proxy is not an http or https URL"))
+}
+
+fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)> {
+    let bad = |what| {
+        Error::invalid(format!(
+            "header {name:?}: its {what} has a character that no header can have"
+        ))
+    };
+    let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("name"))?;
+    let mut value = HeaderValue::from_str(value).map_err(|_| bad("value"))?;
+    // Any of them may be a secret; ureq's debug log leaves such values out.
+    value.set_sensitive(true);
+    Ok((parsed, value))
+}
+
+type Builder = ureq::config::ConfigBuilder<ureq::typestate::AgentScope>;
+
+#[cfg(feature = "tls")]
+fn with_tls(config: Builder, ca_pem: Option<&[u8]>) -> Result<Builder> {
+    use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+    let roots = match ca_pem {
+        Some(pem) => {
+            let mut certificates = Vec::new();
+            for item in parse_pem(pem) {
+                match item {
+                    Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
+                    Ok(_) => {}
+                    Err(e) => return Err(Error::invalid("the CA is not PEM").with_source(e)),
+                }
+            }
+            if certificates.is_empty() {
+                return Err(Error::invalid("the CA's PEM holds no certificate"));
+            }
+            RootCerts::new_with_certs(&certificates)
+        }
+        None if cfg!(feature = "platform-roots") => RootCerts::PlatformVerifier,
+        None => RootCerts::WebPki,
+    };
+    Ok(config.tls_config(TlsConfig::builder().root_certs(roots).build()))
+}
+
+#[cfg(not(feature = "tls"))]
+fn with_tls(_: Builder, _: Option<&[u8]>) -> Result<Builder> {
+    Err(Error::new(
+        crate::ErrorKind::Unsupported,
+        "https needs the feature `tls` of noxrunner",
+    ))
+}
+
+/// A body that must be as long as was said: ureq waits for ever for one that ends early.
+struct ExactBody<'a> {
+    reader: &'a mut dyn Read,
+    left: Option<u64>,
+}
+
+impl Read for ExactBody<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let Some(left) = self.left else {
+            return self.reader.read(buf).map_err(unreadable);
+        };
+        let want = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        if want == 0 {
+            return Ok(0);
+        }
+        match self.reader.read(&mut buf[..want]).map_err(unreadable)? {
+            0 => Err(unreadable(io::Error::other("it ended before its length"))),
+            got => {
+                self.left = Some(left - got as u64);
+                Ok(got)
+            }
+        }
+    }
+}
+
+fn unreadable(e: io::Error) -> io::Error {
+    Error::from_io(e)
+        .unwrap_or_else(|e| Error::io("cannot read what is to be sent", e))
+        .into_io()
+}
+
+/// What ureq's error means, given how far this call got.
+fn failure(call: &Call, error: ureq::Error) -> Failure {
+    let (reach, place) = call.progress();
+    if call.is_cancelled() {
+        return Failure::cancelled(reach);
+    }
+    let (what, words) = match &error {
+        ureq::Error::Io(e) => match e.kind() {
+            io::ErrorKind::TimedOut => (What::TimedOut, io_reason(e)),
+            _ if e.get_ref().is_some_and(|inner| inner.is::<Error>()) => {
+                (What::Permanent, e.to_string())
+            }
+            // rustls refuses what the peer says, its certificate for one.
+            io::ErrorKind::InvalidData => (What::Permanent, e.to_string()),
+            io::ErrorKind::UnexpectedEof => (What::Broken, "the connection was closed".to_owned()),
+            _ => (What::Broken, io_reason(e)),
+        },
+        ureq::Error::HostNotFound => (What::Broken, "no such host".to_owned()),
+        ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => {
+            (What::NotHttp, format!("not an HTTP answer ({error})"))
+        }
+        _ => (What::Permanent, error.to_string()),
+    };
+    let message = match reach {
+        Reach::Nowhere if place.is_empty() => words,
+        Reach::Nowhere => format!("cannot connect to {place}: {words}"),
+        Reach::NotReceived => format!("{words} before the request was received"),
+        Reach::Sent if what == What::Broken => {
+            format!("{words} before the answer was complete")
+        }
+        Reach::Sent => words,
+    };
+    let source: Box<dyn std::error::Error + Send + Sync> = match error {
+        ureq::Error::Io(e) => Box::new(e),
+        error => Box::new(error),
+    };
+    Failure {
+        reach,
+        what,
+        message,
+        source: Some(source),
+    }
+}

@@ -1,0 +1,354 @@
+//! Runs one command to its end or its time limit, and keeps what it said.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use super::store::Place;
+use crate::error::{Error, Result};
+use crate::exec::{Command, Output, WORKSPACE};
+use crate::sys;
+
+/// How much of each stream is kept, in bytes.
+const STREAM_CAP: usize = 1024 * 1024;
+
+/// How long a killed process may take to be gone; one that waits for a disk takes its time.
+const KILL_WAIT: Duration = Duration::from_secs(5);
+
+/// Where the kernel has no pidfd, how often to ask whether the command has ended.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Exit codes as shells have them.
+const TIMED_OUT: i32 = 124;
+const NOT_EXECUTABLE: i32 = 126;
+const NOT_FOUND: i32 = 127;
+const KILLED: i32 = 128 + libc::SIGKILL;
+
+/// Marks all processes of a sandbox, and all of one exec, in their environment.
+pub(super) const SANDBOX_MARK: &str = "NOXRUNNER_SANDBOX";
+const EXEC_MARK: &str = "NOXRUNNER_EXEC";
+
+/// What a command gets of this process's environment.
+const PASSED_ON: [&str; 5] = ["PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ"];
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+pub(super) fn run(command: &Command, workdir: &Path, place: &Place) -> Result<Output> {
+    let started = Instant::now();
+    let exec_token = format!("{:016x}{:016x}", crate::unique(), crate::unique());
+    let env = environment(command, place, &exec_token);
+    let name = command
+        .args()
+        .first()
+        .map(String::as_str)
+        .unwrap_or_default();
+    let not_run = |code, why: &str| {
+        let stderr = format!("{name}: {why}\n");
+        Ok(Output::new(code, "", stderr, started.elapsed())
+            .with_timed_out(false)
+            .with_truncated(false))
+    };
+    let Some(program) = find_program(name, env.get("PATH").map_or("", String::as_str)) else {
+        return not_run(NOT_FOUND, "command not found");
+    };
+    let mut child = match spawn(&program, command, workdir, &env) {
+        Ok(child) => child,
+        Err(e) => {
+            return match (e.kind(), e.raw_os_error()) {
+                (io::ErrorKind::NotFound, _) => not_run(NOT_FOUND, "no such file or interpreter"),
+                (io::ErrorKind::PermissionDenied, _) => {
+                    not_run(NOT_EXECUTABLE, "permission denied")
+                }
+                (_, Some(libc::ENOEXEC)) => not_run(NOT_EXECUTABLE, "not an executable format"),
+                (io::ErrorKind::ArgumentListTooLong, _) => Err(Error::invalid(
+                    "arguments and environment together are too long for this system: write them to a file",
+                )),
+                _ => Err(Error::io(format_args!("cannot start {name}"), e)),
+            };
+        }
+    };
+    let mut streams = Streams::take(&mut child)?;
+    let end = watch(&mut child, &mut streams, command, started);
+    if !matches!(end, Ok(End::Exited(_))) {
+        kill(&mut child, &exec_token);
+    }
+    let code = match end {
+        Ok(End::Exited(status)) => exit_code(status),
+        Ok(End::TimedOut) => {
+            reap(&mut child);
+            TIMED_OUT
+        }
+        Ok(End::Cancelled) => reap(&mut child).map_or(KILLED, exit_code),
+        Err(e) => {
+            reap(&mut child);
+            return Err(Error::io(format_args!("cannot watch {name}"), e));
+        }
+    };
+    streams.drain();
+    let timed_out = matches!(end, Ok(End::TimedOut));
+    let truncated = streams.out.truncated || streams.err.truncated;
+    Ok(
+        Output::new(code, streams.out.kept, streams.err.kept, started.elapsed())
+            .with_timed_out(timed_out)
+            .with_truncated(truncated),
+    )
+}
+
+fn environment(command: &Command, place: &Place, exec_token: &str) -> BTreeMap<String, String> {
+    let root = place.root_path();
+    let own = |path: &str| root.join(path).display().to_string();
+    let mut env: BTreeMap<String, String> = PASSED_ON
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
+        .collect();
+    env.entry("PATH".to_owned())
+        .or_insert_with(|| DEFAULT_PATH.to_owned());
+    let workspace = own(WORKSPACE.trim_start_matches('/'));
+    env.insert("HOME".to_owned(), workspace.clone());
+    env.insert("NOX_WORKSPACE".to_owned(), workspace);
+    env.insert("TMPDIR".to_owned(), own("tmp"));
+    env.extend(command.environment().clone());
+    env.insert(SANDBOX_MARK.to_owned(), place.token.clone());
+    env.insert(EXEC_MARK.to_owned(), exec_token.to_owned());
+    env
+}
+
+/// Looks a plain name up as a shell does, but in absolute directories only. None is not found.
+fn find_program(name: &str, path: &str) -> Option<PathBuf> {
+    // Relative to the working directory, where the system looks once it is there.
+    if name.contains('/') {
+        return Some(name.into());
+    }
+    let is_program = |path: &PathBuf| {
+        fs::metadata(path)
+            .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    path.split(':')
+        .filter(|dir| dir.starts_with('/'))
+        .map(|dir| Path::new(dir).join(name))
+        .find(is_program)
+}
+
+fn spawn(
+    program: &Path,
+    command: &Command,
+    workdir: &Path,
+    env: &BTreeMap<String, String>,
+) -> io::Result<Child> {
+    let mut args = command.args().iter();
+    process::Command::new(program)
+        .arg0(args.next().map(String::as_str).unwrap_or_default())
+        .args(args)
+        .env_clear()
+        .envs(env)
+        .current_dir(workdir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+}
+
+enum End {
+    Exited(ExitStatus),
+    TimedOut,
+    Cancelled,
+}
+
+/// Waits for the command's own end, not for that of the pipes: a background process may hold them
+/// for as long as it likes.
+fn watch(
+    child: &mut Child,
+    streams: &mut Streams,
+    command: &Command,
+    started: Instant,
+) -> io::Result<End> {
+    let deadline = started + command.time_limit();
+    let pidfd = sys::pidfd_open(child.id());
+    let (wake, waker) = UnixStream::pair()?;
+    let _guard = command.cancellation().map(|cancel| {
+        // The other end is read below; if it is gone, so is the command.
+        cancel.on_cancel(move || drop((&waker).write(&[0])))
+    });
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(End::Exited(status));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(End::TimedOut);
+        }
+        let wait = if pidfd.is_some() {
+            left
+        } else {
+            left.min(TICK)
+        };
+        let fds = [
+            streams.out.fd(),
+            streams.err.fd(),
+            pidfd.as_ref().map(AsFd::as_fd),
+            command.cancellation().map(|_| wake.as_fd()),
+        ];
+        let [out, err, _, cancelled] = sys::poll_readable(fds, wait)?;
+        if cancelled {
+            return Ok(End::Cancelled);
+        }
+        if out {
+            streams.out.read_some(&mut streams.buffer);
+        }
+        if err {
+            streams.err.read_some(&mut streams.buffer);
+        }
+    }
+}
+
+/// Ends the command's process group, and what has left it.
+fn kill(child: &mut Child, exec_token: &str) {
+    // It has not been waited for, so the number is still its own.
+    sys::kill_group(child.id());
+    kill_marked(EXEC_MARK, exec_token);
+}
+
+/// None where the kernel has not let it go in time: then the number stays taken, and no more.
+fn reap(child: &mut Child) -> Option<ExitStatus> {
+    let end = Instant::now() + KILL_WAIT;
+    let pidfd = sys::pidfd_open(child.id());
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if Instant::now() < end => {}
+            _ => return None,
+        }
+        let wait = if pidfd.is_some() { KILL_WAIT } else { TICK };
+        let _ = sys::poll_readable([pidfd.as_ref().map(AsFd::as_fd)], wait);
+    }
+}
+
+fn exit_code(status: ExitStatus) -> i32 {
+    status
+        .code()
+        .or_else(|| Some(128 + status.signal()?))
+        .unwrap_or(KILLED)
+}
+
+/// Kills every process of this user with that mark in its environment, until a look finds none:
+/// what is killed may have forked since the last one. Linux only.
+pub(super) fn kill_marked(mark: &str, token: &str) {
+    const ROUNDS: usize = 100;
+    let wanted = format!("{mark}={token}").into_bytes();
+    for _ in 0..ROUNDS {
+        let marked = marked_processes(&wanted);
+        if marked.is_empty() {
+            return;
+        }
+        marked.into_iter().for_each(sys::kill_process);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn marked_processes(wanted: &[u8]) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").ok().into_iter().flatten();
+    processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|process| {
+            // Another user's, or gone meanwhile: not ours to kill.
+            let environment = fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
+            environment
+                .split(|b| *b == 0)
+                .any(|variable| variable == wanted)
+        })
+        .collect()
+}
+
+struct Streams {
+    out: Stream,
+    err: Stream,
+    buffer: Vec<u8>,
+}
+
+impl Streams {
+    fn take(child: &mut Child) -> Result<Streams> {
+        let out = child
+            .stdout
+            .take()
+            .map(|pipe| Box::new(pipe) as Box<dyn Pipe>);
+        let err = child
+            .stderr
+            .take()
+            .map(|pipe| Box::new(pipe) as Box<dyn Pipe>);
+        let failed = |e| Error::io("cannot read the command's output", e);
+        Ok(Streams {
+            out: Stream::new(out).map_err(failed)?,
+            err: Stream::new(err).map_err(failed)?,
+            buffer: vec![0; 64 * 1024],
+        })
+    }
+
+    /// Takes what is in the pipes, without waiting for more.
+    fn drain(&mut self) {
+        // A background process may write as fast as this reads: a pipe holds 1 MiB at most.
+        for _ in 0..(2 * STREAM_CAP / self.buffer.len()) {
+            let more = [
+                self.out.read_some(&mut self.buffer),
+                self.err.read_some(&mut self.buffer),
+            ];
+            if more == [false, false] {
+                return;
+            }
+        }
+    }
+}
+
+trait Pipe: Read + AsFd {}
+impl<T: Read + AsFd> Pipe for T {}
+
+/// One stream of the command, read to its end and kept up to the cap.
+struct Stream {
+    pipe: Option<Box<dyn Pipe>>,
+    kept: Vec<u8>,
+    truncated: bool,
+}
+
+impl Stream {
+    fn new(pipe: Option<Box<dyn Pipe>>) -> io::Result<Stream> {
+        if let Some(pipe) = &pipe {
+            sys::set_nonblocking(pipe.as_fd())?;
+        }
+        Ok(Stream {
+            pipe,
+            kept: Vec::new(),
+            truncated: false,
+        })
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.pipe.as_ref().map(|pipe| pipe.as_fd())
+    }
+
+    /// Reads once. False if there is nothing more for now.
+    fn read_some(&mut self, buffer: &mut [u8]) -> bool {
+        let Some(pipe) = &mut self.pipe else {
+            return false;
+        };
+        match pipe.read(buffer) {
+            Ok(0) => self.pipe = None,
+            Ok(got) => {
+                let kept = got.min(STREAM_CAP - self.kept.len());
+                self.kept.extend_from_slice(&buffer[..kept]);
+                self.truncated |= kept < got;
+                return true;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return true,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.pipe = None,
+        }
+        false
+    }
+}

@@ -1,0 +1,412 @@
+//! Which sandboxes there are: a directory each, and a file that says until when.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::{own_path, runner};
+use crate::error::{Error, ErrorKind, Result};
+use crate::remove::remove_at;
+use crate::sandboxes::SessionId;
+use crate::sys::{self, FileType};
+
+/// The longest file name everywhere, less room for a suffix.
+const MAX_NAME: usize = 240;
+
+pub(super) struct Store {
+    dir: PathBuf,
+}
+
+/// What is kept of a sandbox beside its files.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Record {
+    id: String,
+    ttl_millis: u64,
+    expires_unix_millis: u64,
+    /// Marks the sandbox's processes.
+    token: String,
+}
+
+impl Record {
+    fn new(id: &SessionId) -> Record {
+        let token = format!("{:016x}{:016x}", crate::unique(), crate::unique());
+        Record {
+            id: id.as_str().to_owned(),
+            ttl_millis: 0,
+            expires_unix_millis: 0,
+            token,
+        }
+    }
+
+    fn extend(&mut self) -> SystemTime {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let end = now + Duration::from_millis(self.ttl_millis);
+        self.expires_unix_millis = millis(end);
+        UNIX_EPOCH + end
+    }
+
+    fn is_expired(&self) -> bool {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        millis(now) >= self.expires_unix_millis
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// One sandbox that exists.
+pub(super) struct Place {
+    dir: PathBuf,
+    pub(super) token: String,
+}
+
+/// Something in a sandbox, for sure.
+pub(super) struct Found {
+    /// Names it without giving access to its content.
+    pub(super) fd: OwnedFd,
+    /// Where it is on this machine.
+    pub(super) path: PathBuf,
+}
+
+impl Found {
+    pub(super) fn is_dir(&self) -> bool {
+        sys::stat_fd(self.fd.as_fd()).is_ok_and(|stat| stat.kind == FileType::Directory)
+    }
+
+    /// Opens a file for reading, without waiting for the other end of a FIFO.
+    pub(super) fn open_file(&self) -> io::Result<File> {
+        let kind = sys::stat_fd(self.fd.as_fd())?.kind;
+        if kind != FileType::File {
+            return Err(io::Error::other("neither a file nor a directory"));
+        }
+        OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&self.path)
+    }
+}
+
+impl Store {
+    pub(super) fn open(dir: &Path) -> Result<Store> {
+        let failed = |e| Error::io(format_args!("state directory {}", dir.display()), e);
+        let dir = std::path::absolute(dir).map_err(failed)?;
+        let store = Store { dir };
+        for dir in store.dirs() {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir.0);
+            // A link or a file in its place is named by the check.
+            made.or_else(|e| {
+                if dir.0.symlink_metadata().is_ok() {
+                    Ok(())
+                } else {
+                    Err(e)
+                }
+            })
+            .map_err(failed)?;
+            check_own(&dir)?;
+        }
+        Ok(store)
+    }
+
+    /// The directories that must be there, and what others may not have there.
+    fn dirs(&self) -> [(PathBuf, u32); 3] {
+        [
+            (self.dir.clone(), 0o022),
+            (self.dir.join("sandboxes"), 0o077),
+            (self.dir.join("removed"), 0o077),
+        ]
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        self.dirs().iter().try_for_each(check_own)
+    }
+
+    /// Held while sandboxes come, go or change their time; other processes wait.
+    fn lock(&self) -> Result<File> {
+        let take = || {
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(self.dir.join("lock"))?;
+            sys::lock(file.as_fd(), true)?;
+            Ok(file)
+        };
+        take().map_err(|e| Error::io("cannot lock the state directory", e))
+    }
+
+    pub(super) fn create(&self, id: &SessionId, ttl: Duration) -> Result<(String, SystemTime)> {
+        let name = dir_name(id)?;
+        let lock = self.lock()?;
+        let expired = self.take_expired();
+        let dir = self.dir.join("sandboxes").join(&name);
+        let (mut record, new) = match read_record(&dir) {
+            Some(record) => (record, false),
+            None => (Record::new(id), true),
+        };
+        record.ttl_millis = millis(ttl);
+        let expires = record.extend();
+        let written = (|| {
+            if new {
+                make_dirs(&dir)?;
+            }
+            write_record(&dir, &record)
+        })();
+        drop(lock);
+        for gone in expired {
+            self.remove(&gone).unwrap_or_else(|e| log::warn!("{e}"));
+        }
+        written.map_err(|e| Error::io(format_args!("cannot make {}", dir.display()), e))?;
+        Ok((name, expires))
+    }
+
+    pub(super) fn touch(&self, id: &SessionId) -> Result<()> {
+        let _lock = self.lock()?;
+        let (dir, mut record) = self.living(id)?;
+        record.extend();
+        write_record(&dir, &record)
+            .map_err(|e| Error::io(format_args!("cannot write to {}", dir.display()), e))
+    }
+
+    pub(super) fn find(&self, id: &SessionId) -> Result<Place> {
+        let (dir, record) = self.living(id)?;
+        Ok(Place {
+            dir,
+            token: record.token,
+        })
+    }
+
+    pub(super) fn delete(&self, id: &SessionId) -> Result<bool> {
+        let lock = self.lock()?;
+        let existed = self.living(id).is_ok();
+        let dir = self.dir.join("sandboxes").join(dir_name(id)?);
+        let gone = match dir.exists() {
+            true => Some(self.set_aside(&dir)?),
+            false => None,
+        };
+        drop(lock);
+        if let Some(gone) = gone {
+            self.remove(&gone)?;
+        }
+        Ok(existed)
+    }
+
+    fn living(&self, id: &SessionId) -> Result<(PathBuf, Record)> {
+        let dir = self.dir.join("sandboxes").join(dir_name(id)?);
+        match read_record(&dir) {
+            Some(record) if !record.is_expired() => Ok((dir, record)),
+            _ => Err(Error::new(ErrorKind::NotFound, "no such sandbox")),
+        }
+    }
+
+    /// Moves a sandbox out of the way in one step, so that its id is free at once.
+    fn set_aside(&self, dir: &Path) -> Result<PathBuf> {
+        let gone = self
+            .dir
+            .join("removed")
+            .join(format!("{:016x}", crate::unique()));
+        match fs::rename(dir, &gone) {
+            Ok(()) => Ok(gone),
+            Err(e) => Err(Error::io(
+                format_args!("cannot remove {}", dir.display()),
+                e,
+            )),
+        }
+    }
+
+    /// Sets aside what has expired or was never finished, and names what an earlier process has
+    /// left there. What can't be looked at is left for the next time.
+    fn take_expired(&self) -> Vec<PathBuf> {
+        let list = |name: &str| {
+            let entries = fs::read_dir(self.dir.join(name)).ok().into_iter().flatten();
+            entries
+                .filter_map(|entry| Some(entry.ok()?.path()))
+                .collect::<Vec<_>>()
+        };
+        let mut gone = list("removed");
+        for dir in list("sandboxes") {
+            if read_record(&dir).is_none_or(|record| record.is_expired()) {
+                gone.extend(self.set_aside(&dir).ok());
+            }
+        }
+        gone
+    }
+
+    /// Ends the processes of a sandbox that was set aside, then removes its files.
+    fn remove(&self, gone: &Path) -> Result<()> {
+        if let Some(record) = read_record(gone) {
+            runner::kill_marked(runner::SANDBOX_MARK, &record.token);
+        }
+        let failed = |e| Error::io(format_args!("cannot remove {}", gone.display()), e);
+        let parent = File::open(self.dir.join("removed")).map_err(failed)?;
+        let name = gone.file_name().unwrap_or_default();
+        match remove_at(parent.as_fd(), name.as_encoded_bytes()) {
+            // Another process was faster.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(failed),
+        }
+    }
+}
+
+impl Place {
+    /// The directory that is `/` for paths in the sandbox.
+    pub(super) fn root_path(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
+    pub(super) fn root(&self) -> io::Result<OwnedFd> {
+        File::open(self.root_path()).map(OwnedFd::from)
+    }
+
+    pub(super) fn stages(&self) -> Result<OwnedFd> {
+        let dir = self.dir.join("stages");
+        File::open(&dir)
+            .map(OwnedFd::from)
+            .map_err(|e| Error::io(format_args!("cannot open {}", dir.display()), e))
+    }
+
+    /// Finds a path of the sandbox. No `..` and no link leads out of it.
+    pub(super) fn resolve(&self, path: &str) -> io::Result<Found> {
+        own_path(path)?;
+        match sys::open_in_root(self.root()?.as_fd(), path.as_bytes()) {
+            Some(Ok(fd)) => {
+                use std::os::fd::AsRawFd;
+                let path = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+                Ok(Found { fd, path })
+            }
+            Some(Err(e)) => Err(e),
+            // Older kernels and other systems: nothing here keeps a race out, nor does this tier.
+            None => {
+                let root = self.root_path().canonicalize()?;
+                let path = root.join(path.trim_start_matches('/')).canonicalize()?;
+                if !path.starts_with(&root) {
+                    return Err(io::ErrorKind::NotFound.into());
+                }
+                let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+                let fd = OpenOptions::new()
+                    .read(true)
+                    .custom_flags(flags)
+                    .open(&path)?
+                    .into();
+                Ok(Found { fd, path })
+            }
+        }
+    }
+}
+
+/// The directory must be ours alone: who can write to it can make our commands theirs.
+fn check_own((dir, forbidden): &(PathBuf, u32)) -> Result<()> {
+    let shown = dir.display();
+    let found = fs::symlink_metadata(dir)
+        .map_err(|e| Error::io(format_args!("state directory {shown}"), e))?;
+    let refuse = |why: String| {
+        Err(Error::new(
+            ErrorKind::Io,
+            format!("state directory {shown} {why}"),
+        ))
+    };
+    if !found.is_dir() {
+        return refuse("is not a directory itself, but a link or a file".to_owned());
+    }
+    if found.uid() != sys::effective_uid() {
+        return refuse(format!(
+            "belongs to user {}: choose another with state_dir()",
+            found.uid()
+        ));
+    }
+    let mode = found.mode() & 0o777;
+    if mode & forbidden != 0 {
+        return refuse(format!(
+            "has mode {mode:03o}, which lets others in: chmod 700 it"
+        ));
+    }
+    Ok(())
+}
+
+fn make_dirs(dir: &Path) -> io::Result<()> {
+    for name in ["", "root", "root/workspace", "root/tmp", "stages"] {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir.join(name))?;
+    }
+    Ok(())
+}
+
+fn read_record(dir: &Path) -> Option<Record> {
+    serde_json::from_slice(&fs::read(dir.join("sandbox.json")).ok()?).ok()
+}
+
+/// Replaces the file in one step: a reader sees the old one or the new one.
+fn write_record(dir: &Path, record: &Record) -> io::Result<()> {
+    let new = dir.join("sandbox.json.new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
+    file.write_all(&serde_json::to_vec(record)?)?;
+    fs::rename(new, dir.join("sandbox.json"))
+}
+
+/// The id as a file name: no two ids have the same, also where case does not count.
+fn dir_name(id: &SessionId) -> Result<String> {
+    let mut name = String::new();
+    for byte in id.as_str().bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' => name.push(char::from(byte)),
+            _ => name.push_str(&format!("_{byte:02x}")),
+        }
+    }
+    if name.len() > MAX_NAME {
+        return Err(Error::invalid(format!(
+            "the session id is too long for a local sandbox: as a file name it has {} characters, the limit is {MAX_NAME}",
+            name.len()
+        )));
+    }
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(id: &str) -> String {
+        dir_name(&SessionId::new(id).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn names_are_plain() {
+        assert_eq!(name("a-1"), "a-1");
+        assert_eq!(name("../x"), "_2e_2e_2fx");
+        assert_eq!(name("A_"), "_41_5f");
+        let long = SessionId::new("x".repeat(300)).unwrap();
+        assert!(
+            dir_name(&long)
+                .unwrap_err()
+                .to_string()
+                .contains("300 characters")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_ids_share_a_name(a in "[a-c._A-C/ ]{1,8}", b in "[a-c._A-C/ ]{1,8}") {
+            prop_assume!(![".", ".."].contains(&a.as_str()) && ![".", ".."].contains(&b.as_str()));
+            prop_assert_eq!(a == b, name(&a).to_lowercase() == name(&b).to_lowercase());
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! NoxRunner v1 as seven methods.
+
+pub(crate) mod http;
+#[cfg(feature = "local")]
+pub(crate) mod local;
+mod upload;
+
+use std::io::Read;
+
+pub use upload::Upload;
+
+use crate::error::Result;
+use crate::exec::{Command, Output};
+use crate::sandboxes::{SandboxInfo, SandboxSpec, SessionId};
+
+/// One v1 backend. [`HttpBackend`](crate::HttpBackend) and
+/// [`LocalBackend`](crate::LocalBackend) are two; write your own and hand it to
+/// [`Client::with_backend`](crate::Client::with_backend).
+///
+/// Arguments were checked by the caller: a command is not empty, paths are absolute, times are
+/// neither zero nor absurd. Errors carry no operation and no id: the caller puts them there.
+///
+/// The example `custom_backend` has a whole one.
+pub trait Backend: Send + Sync {
+    /// `GET /healthz`.
+    ///
+    /// # Errors
+    ///
+    /// [`NotReady`](crate::ErrorKind::NotReady) where the backend says that it is not healthy.
+    fn health(&self) -> Result<()>;
+
+    /// `PUT /v1/sandboxes/{id}`: creates the sandbox, or where it exists starts its TTL again from
+    /// the spec and leaves the rest as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a spec that it can't read.
+    fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo>;
+
+    /// `POST /v1/sandboxes/{id}/touch`: starts the TTL again.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown or expired sandbox.
+    fn touch(&self, id: &SessionId) -> Result<()>;
+
+    /// `POST /v1/sandboxes/{id}/exec`: runs a command to its end, or to its time limit.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown or expired sandbox. A command that
+    /// fails is not an error.
+    fn exec(&self, id: &SessionId, command: &Command) -> Result<Output>;
+
+    /// `POST /v1/sandboxes/{id}/files/upload`: unpacks a tar archive, gzip-compressed or plain,
+    /// below `dest`, which is created.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown sandbox,
+    /// [`Archive`](crate::ErrorKind::Archive) for an archive that is damaged or refused.
+    fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()>;
+
+    /// `GET /v1/sandboxes/{id}/files/download`: a tar archive, gzip-compressed or plain, of all
+    /// below `src`, with names relative to it.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown sandbox or path.
+    fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>>;
+
+    /// `DELETE /v1/sandboxes/{id}`: false if there was none.
+    ///
+    /// # Errors
+    ///
+    /// Where the sandbox could not be deleted as a whole.
+    fn delete(&self, id: &SessionId) -> Result<bool>;
+}

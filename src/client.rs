@@ -1,0 +1,96 @@
+//! The handle that everything starts from.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::backend::Backend;
+use crate::backend::http::{ClientBuilder, HttpBackend};
+use crate::error::Result;
+
+/// A backend to make sandboxes on.
+///
+/// # Threads and cloning
+///
+/// A clone is as cheap as an `Arc`, and shares connections. `Client` is `Send` and `Sync`: give a
+/// clone to each thread.
+///
+/// ```
+/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// std::thread::scope(|scope| {
+///     for name in ["a", "b"] {
+///         let client = client.clone();
+///         scope.spawn(move || client.create(name, noxrunner::SandboxSpec::new()).unwrap());
+///     }
+/// });
+/// assert_eq!(client.sandbox("a")?.exec(["echo", "hi"])?.stdout(), "hi\n");
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    backend: Arc<dyn Backend>,
+}
+
+impl Client {
+    /// A client of the server at `base_url`, with the default settings. Sends nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if it is not an `http` or `https` URL, or
+    /// a proxy variable of the environment is not usable;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for `https` without the feature `tls`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// let client = noxrunner::Client::new("http://127.0.0.1:8080")?;
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    #[doc(alias = "NoxRunnerClient")]
+    pub fn new(base_url: impl AsRef<str>) -> Result<Client> {
+        Client::builder(base_url).build()
+    }
+
+    /// A client of the server at `base_url`, with settings.
+    pub fn builder(base_url: impl AsRef<str>) -> ClientBuilder {
+        HttpBackend::builder(base_url)
+    }
+
+    /// A client of any backend, yours included.
+    ///
+    /// ```
+    /// use noxrunner::{Client, HttpBackend};
+    ///
+    /// let client = Client::with_backend(HttpBackend::new("http://127.0.0.1:8080")?);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_backend(backend: impl Backend + 'static) -> Client {
+        Client {
+            backend: Arc::new(backend),
+        }
+    }
+
+    /// The backend itself: v1 as seven methods.
+    #[must_use]
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_go_to_other_threads() {
+        fn shared<T: Clone + Send + Sync + 'static>() {}
+        shared::<Client>();
+        shared::<crate::Sandbox>();
+    }
+}

@@ -1,0 +1,587 @@
+//! `POST /v1/sandboxes/{id}/exec`: commands and what came of them.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use crate::cancel::Cancel;
+use crate::error::{Error, ErrorKind, Result, one_line};
+use crate::sandboxes::Sandbox;
+use crate::time::MAX_TIME;
+
+/// Where a command runs unless it says otherwise, and what relative paths are relative to.
+pub const WORKSPACE: &str = "/workspace";
+
+/// How long a command may run unless it says otherwise.
+pub const DEFAULT_COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The longest single argument, or `NAME=value` of the environment, in bytes. Linux allows
+/// 128 KiB with the closing NUL; longer data belongs in a file.
+pub const MAX_ARGUMENT: usize = 128 * 1024 - 1;
+
+/// The usual cap of a backend on each stream, in bytes, by which [`Output::truncated`] goes.
+const USUAL_STREAM_CAP: std::ops::RangeInclusive<usize> = 1_000_000..=1024 * 1024;
+
+/// A program with its arguments, and how it is to run.
+///
+/// Made from a list of arguments, or with [`Command::shell`] from a line for `sh`. A bare string
+/// is not a command, on purpose: it does not say which of the two is meant.
+///
+/// ```
+/// use noxrunner::Command;
+/// use std::time::Duration;
+///
+/// let build = Command::shell("make && ./run")
+///     .workdir("/workspace/src")
+///     .env("CFLAGS", "-O2")
+///     .timeout(Duration::from_secs(120));
+/// assert_eq!(build.args()[..2], ["sh", "-c"]);
+/// assert_eq!(Command::from(["ls", "-l"]).args(), ["ls", "-l"]);
+/// ```
+#[derive(Debug, Clone)]
+pub struct Command {
+    args: Vec<String>,
+    workdir: String,
+    env: BTreeMap<String, String>,
+    timeout: Duration,
+    cancel: Option<Cancel>,
+    /// When nobody waits for the answer any more, even if the command's own time is not over.
+    pub(crate) give_up_after: Option<Duration>,
+}
+
+impl Command {
+    /// The program alone; add to it with [`arg`](Command::arg). It is looked up in the sandbox's `PATH`.
+    #[must_use]
+    pub fn new(program: impl Into<String>) -> Command {
+        Command {
+            args: vec![program.into()],
+            workdir: WORKSPACE.to_owned(),
+            env: BTreeMap::new(),
+            timeout: DEFAULT_COMMAND_TIMEOUT,
+            cancel: None,
+            give_up_after: None,
+        }
+    }
+
+    /// A line for the shell: runs `sh -c LINE`.
+    #[doc(alias = "exec_shell")]
+    #[must_use]
+    pub fn shell(line: impl Into<String>) -> Command {
+        Command::new("sh").arg("-c").arg(line)
+    }
+
+    /// A line for bash: runs `bash -c LINE`. Small images often have no bash.
+    #[must_use]
+    pub fn bash(line: impl Into<String>) -> Command {
+        Command::new("bash").arg("-c").arg(line)
+    }
+
+    /// Adds one argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<String>) -> Command {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// The directory the command starts in. Defaults to `/workspace`, and a relative path is
+    /// relative to it. Locally, a directory that does not exist is an error.
+    #[must_use]
+    pub fn workdir(mut self, workdir: impl Into<String>) -> Command {
+        self.workdir = workdir.into();
+        self
+    }
+
+    /// Sets one environment variable; a later value replaces an earlier one. Defaults to none.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Command {
+        self.env.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets environment variables.
+    #[must_use]
+    pub fn envs<K: Into<String>, V: Into<String>>(
+        mut self,
+        vars: impl IntoIterator<Item = (K, V)>,
+    ) -> Command {
+        self.env
+            .extend(vars.into_iter().map(|(k, v)| (k.into(), v.into())));
+        self
+    }
+
+    /// How long the command may run. Defaults to 30 s, at most 365 days. On the wire it is
+    /// rounded *up* to whole seconds. When it is over the backend ends the command; ours answer
+    /// exit code 124 with the output so far.
+    #[doc(alias = "timeout_seconds")]
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Command {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Lets another thread end this exec. The local backend ends the command's whole process
+    /// group and answers exit code 137 with the output so far; over HTTP the call returns with
+    /// [`ErrorKind::OutcomeUnknown`], since v1 has no way to end a command.
+    #[must_use]
+    pub fn cancel_on(mut self, cancel: &Cancel) -> Command {
+        self.cancel = Some(cancel.clone());
+        self
+    }
+
+    /// The program and its arguments, as given.
+    #[must_use]
+    pub fn args(&self) -> &[String] {
+        &self.args
+    }
+
+    /// The working directory as an absolute path in the sandbox.
+    #[must_use]
+    pub fn working_directory(&self) -> String {
+        absolute(&self.workdir)
+    }
+
+    /// The variables that were set, by name.
+    #[must_use]
+    pub fn environment(&self) -> &BTreeMap<String, String> {
+        &self.env
+    }
+
+    /// How long the command may run.
+    #[must_use]
+    pub fn time_limit(&self) -> Duration {
+        self.timeout
+    }
+
+    /// What ends this exec early, if anything.
+    #[must_use]
+    pub fn cancellation(&self) -> Option<&Cancel> {
+        self.cancel.as_ref()
+    }
+
+    /// Refuses, before anything is sent, what no backend can run.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.args.first() {
+            None => {
+                return Err(Error::invalid(
+                    "the command is empty: give at least a program",
+                ));
+            }
+            Some(program) if program.is_empty() => {
+                return Err(Error::invalid("the command's program is an empty string"));
+            }
+            Some(_) => {}
+        }
+        for (at, arg) in self.args.iter().enumerate() {
+            refuse_nul(arg, || format!("argument {at} of the command"))?;
+            refuse_long(arg.len(), || format!("argument {at} of the command"))?;
+        }
+        for (name, value) in &self.env {
+            let shown = || format!("environment variable {:?}", one_line(name));
+            if name.is_empty() {
+                return Err(Error::invalid("an environment variable has an empty name"));
+            }
+            if name.contains('=') {
+                return Err(Error::invalid(format!(
+                    "{}: the name contains '='",
+                    shown()
+                )));
+            }
+            refuse_nul(name, shown)?;
+            refuse_nul(value, shown)?;
+            refuse_long(name.len() + 1 + value.len(), shown)?;
+        }
+        check_path("workdir", &self.workdir)?;
+        check_time("the command's timeout", self.timeout)
+    }
+}
+
+fn refuse_nul(text: &str, what: impl Fn() -> String) -> Result<()> {
+    match text.contains('\0') {
+        true => Err(Error::invalid(format!("{} contains a NUL byte", what()))),
+        false => Ok(()),
+    }
+}
+
+fn refuse_long(length: usize, what: impl Fn() -> String) -> Result<()> {
+    match length > MAX_ARGUMENT {
+        true => Err(Error::invalid(format!(
+            "{} is {length} bytes long, the limit is {MAX_ARGUMENT}: write it to a file in the sandbox instead",
+            what()
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// A time that is more than nothing and not absurd.
+pub(crate) fn check_time(what: &str, time: Duration) -> Result<()> {
+    if time.is_zero() {
+        return Err(Error::invalid(format!("{what} is zero")));
+    }
+    if time > MAX_TIME {
+        return Err(Error::invalid(format!(
+            "{what} is {} s, the limit is 365 days",
+            time.as_secs()
+        )));
+    }
+    Ok(())
+}
+
+/// A path in the sandbox, for `workdir`, `dest` and `src`.
+pub(crate) fn check_path(what: &str, path: &str) -> Result<()> {
+    if path.is_empty() {
+        return Err(Error::invalid(format!("{what} is an empty path")));
+    }
+    if path.len() > 4095 {
+        return Err(Error::invalid(format!(
+            "{what} is {} bytes long, the limit is 4095",
+            path.len()
+        )));
+    }
+    refuse_nul(path, || format!("{what} {:?}", one_line(path)))
+}
+
+/// A relative path in the sandbox is relative to `/workspace`.
+pub(crate) fn absolute(path: &str) -> String {
+    match path {
+        _ if path.starts_with('/') => path.to_owned(),
+        "" | "." => WORKSPACE.to_owned(),
+        _ => format!("{WORKSPACE}/{path}"),
+    }
+}
+
+/// The command in one line, for an error text.
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&one_line(&format!("{:?}", self.args)))
+    }
+}
+
+impl<S: Into<String>, const N: usize> From<[S; N]> for Command {
+    fn from(args: [S; N]) -> Command {
+        args.into_iter().collect()
+    }
+}
+
+impl<S: Into<String>> From<Vec<S>> for Command {
+    fn from(args: Vec<S>) -> Command {
+        args.into_iter().collect()
+    }
+}
+
+impl<S: AsRef<str>> From<&[S]> for Command {
+    fn from(args: &[S]) -> Command {
+        args.iter().map(AsRef::as_ref).collect()
+    }
+}
+
+impl<S: Into<String>> FromIterator<S> for Command {
+    fn from_iter<I: IntoIterator<Item = S>>(args: I) -> Command {
+        let mut command = Command::new("");
+        command.args = args.into_iter().map(Into::into).collect();
+        command
+    }
+}
+
+/// What a command left behind: its exit code and both streams, as bytes.
+///
+/// v1 carries text: over HTTP, bytes that are not UTF-8 arrive as U+FFFD. For binary data let
+/// the command write a file and [`read`](Sandbox::read) that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    exit_code: i32,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    duration: Duration,
+    /// What a backend that knows has said; inferred where it has not.
+    timed_out: Option<bool>,
+    truncated: Option<bool>,
+    command: Option<String>,
+    limit: Option<Duration>,
+}
+
+impl Output {
+    /// For a [`Backend`](crate::Backend): what a command left behind.
+    ///
+    /// ```
+    /// use noxrunner::Output;
+    /// use std::time::Duration;
+    ///
+    /// let out = Output::new(0, b"42\n", b"", Duration::from_millis(5));
+    /// assert!(out.success());
+    /// assert_eq!(out.stdout(), "42\n");
+    /// ```
+    #[must_use]
+    pub fn new(
+        exit_code: i32,
+        stdout: impl Into<Vec<u8>>,
+        stderr: impl Into<Vec<u8>>,
+        duration: Duration,
+    ) -> Output {
+        Output {
+            exit_code,
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+            duration,
+            timed_out: None,
+            truncated: None,
+            command: None,
+            limit: None,
+        }
+    }
+
+    /// For a backend that knows whether the time limit ended the command.
+    #[must_use]
+    pub fn with_timed_out(mut self, timed_out: bool) -> Output {
+        self.timed_out = Some(timed_out);
+        self
+    }
+
+    /// For a backend that knows whether a stream was longer than what it kept.
+    #[must_use]
+    pub fn with_truncated(mut self, truncated: bool) -> Output {
+        self.truncated = Some(truncated);
+        self
+    }
+
+    /// Remembers what ran, for [`check`](Output::check) and [`timed_out`](Output::timed_out).
+    fn of(mut self, command: &Command) -> Output {
+        self.command = Some(command.to_string());
+        self.limit = Some(command.timeout);
+        self
+    }
+
+    /// The command's exit code: 0 is success; ours answer 124 for a command that the time limit
+    /// ended, 127 for a program that was not found, 128 + N for one that signal N ended.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        self.exit_code
+    }
+
+    /// Whether the exit code is 0.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        self.exit_code == 0
+    }
+
+    /// Standard output as text; bytes that are not UTF-8 become U+FFFD.
+    #[must_use]
+    pub fn stdout(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.stdout)
+    }
+
+    /// Standard error as text; bytes that are not UTF-8 become U+FFFD.
+    #[must_use]
+    pub fn stderr(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.stderr)
+    }
+
+    /// Standard output.
+    #[must_use]
+    pub fn stdout_bytes(&self) -> &[u8] {
+        &self.stdout
+    }
+
+    /// Standard error.
+    #[must_use]
+    pub fn stderr_bytes(&self) -> &[u8] {
+        &self.stderr
+    }
+
+    /// How long the command ran, by the backend's clock.
+    #[must_use]
+    pub fn duration(&self) -> Duration {
+        self.duration
+    }
+
+    /// Whether the time limit ended the command. Exact where the backend says so, as ours do;
+    /// else an inference: exit code 124, 137, 143 or -1, and a duration near the limit.
+    #[must_use]
+    pub fn timed_out(&self) -> bool {
+        self.timed_out.unwrap_or_else(|| {
+            let near = |limit: Duration| self.duration + Duration::from_millis(500) >= limit;
+            matches!(self.exit_code, 124 | 137 | 143 | -1) && self.limit.is_some_and(near)
+        })
+    }
+
+    /// Whether a stream was longer than what the backend kept of it. Exact where the backend says
+    /// so, as ours do; else an inference: a stream as long as the usual cap of 1 MB or 1 MiB.
+    #[must_use]
+    pub fn truncated(&self) -> bool {
+        let at_cap = |stream: &[u8]| USUAL_STREAM_CAP.contains(&stream.len());
+        self.truncated
+            .unwrap_or_else(|| at_cap(&self.stdout) || at_cap(&self.stderr))
+    }
+
+    /// The output, if the exit code is 0.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Command`] for any other exit code; the text shows the command, the code and
+    /// the end of its stderr, and [`Error::output`] has it all.
+    ///
+    /// ```
+    /// use noxrunner::{ErrorKind, Output};
+    /// use std::time::Duration;
+    ///
+    /// let out = Output::new(2, "", "no rule to make target\n", Duration::ZERO);
+    /// let error = out.check().unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Command);
+    /// assert!(error.to_string().contains("no rule to make target"));
+    /// assert_eq!(error.output().unwrap().exit_code(), 2);
+    /// ```
+    pub fn check(self) -> Result<Output> {
+        if self.success() {
+            return Ok(self);
+        }
+        let command = self.command.as_deref().unwrap_or("the command");
+        let how = match self.timed_out() {
+            true => format!("ran out of time after {:.1} s", self.duration.as_secs_f64()),
+            false => format!("exited with {}", self.exit_code),
+        };
+        let stderr = self.stderr();
+        let end = last_chars(stderr.trim_end(), 400);
+        let message = match end {
+            "" => format!("{command} {how}"),
+            end => format!("{command} {how}: {}", one_line(end)),
+        };
+        Err(Error::new(ErrorKind::Command, message).with_output(self))
+    }
+}
+
+fn last_chars(text: &str, count: usize) -> &str {
+    match text.char_indices().rev().nth(count - 1) {
+        Some((at, _)) => &text[at..],
+        None => text,
+    }
+}
+
+impl Sandbox {
+    /// Runs a command and waits for its end.
+    ///
+    /// Sends one exec. A command that fails is `Ok`: see [`Output::check`]. It is sent again only
+    /// if it certainly did not start: the connection failed before the request was received, or
+    /// the backend answered 503 or 429.
+    ///
+    /// The call returns at the latest 10 s after the command's own timeout (default 30 s),
+    /// whatever the client's timeout is.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a command that can't be run anywhere,
+    /// [`NotFound`](ErrorKind::NotFound), [`NotReady`](ErrorKind::NotReady),
+    /// [`Connect`](ErrorKind::Connect) if nothing was sent, and
+    /// [`OutcomeUnknown`](ErrorKind::OutcomeUnknown) if it was and no whole answer came.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// let out = sandbox.exec(["sh", "-c", "echo out; echo err >&2; exit 3"])?;
+    /// assert_eq!((out.exit_code(), &*out.stdout(), &*out.stderr()), (3, "out\n", "err\n"));
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    pub fn exec(&self, command: impl Into<Command>) -> Result<Output> {
+        let command = command.into();
+        self.named("exec in", || {
+            command.check()?;
+            Ok(self
+                .backend()
+                .exec(self.session_id(), &command)?
+                .of(&command))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(command: Command) -> String {
+        let error = command.check().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        error.to_string()
+    }
+
+    #[test]
+    fn what_no_backend_can_run_is_refused_by_name() {
+        assert!(refusal(Vec::<String>::new().into()).contains("the command is empty"));
+        assert!(refusal(Command::new("")).contains("empty string"));
+        assert!(refusal(["a", "b\0c"].into()).contains("argument 1 of the command contains a NUL"));
+        assert!(
+            refusal(Command::new("a").env("A=B", "")).contains("\"A=B\": the name contains '='")
+        );
+        assert!(refusal(Command::new("a").env("", "x")).contains("empty name"));
+        assert!(refusal(Command::new("a").env("A\0", "x")).contains("NUL"));
+        assert!(refusal(Command::new("a").env("A", "x\0")).contains("NUL"));
+        assert!(refusal(Command::new("a").workdir("")).contains("workdir is an empty path"));
+        assert!(refusal(Command::new("a").workdir("x".repeat(5000))).contains("5000 bytes"));
+        let long = refusal(Command::new("a").arg("x".repeat(MAX_ARGUMENT + 1)));
+        assert!(
+            long.contains("131072 bytes long") && long.contains("write it to a file"),
+            "{long}"
+        );
+        assert!(refusal(Command::new("a").env("A", "x".repeat(MAX_ARGUMENT))).contains("131073"));
+        Command::new("a")
+            .arg("x".repeat(MAX_ARGUMENT))
+            .check()
+            .unwrap();
+    }
+
+    #[test]
+    fn zero_and_absurd_timeouts_are_refused() {
+        assert!(refusal(Command::new("a").timeout(Duration::ZERO)).contains("timeout is zero"));
+        assert!(refusal(Command::new("a").timeout(Duration::MAX)).contains("365 days"));
+        Command::new("a")
+            .timeout(Duration::from_nanos(1))
+            .check()
+            .unwrap();
+    }
+
+    #[test]
+    fn relative_workdirs_are_in_the_workspace() {
+        assert_eq!(
+            Command::new("a").workdir("src").working_directory(),
+            "/workspace/src"
+        );
+        assert_eq!(
+            Command::new("a").workdir(".").working_directory(),
+            "/workspace"
+        );
+        assert_eq!(
+            Command::new("a").workdir("/tmp").working_directory(),
+            "/tmp"
+        );
+    }
+
+    #[test]
+    fn timeouts_are_inferred_only_near_the_limit() {
+        let command = Command::new("a").timeout(Duration::from_secs(10));
+        let out = |code, secs| Output::new(code, "", "", Duration::from_secs(secs)).of(&command);
+        assert!(out(137, 10).timed_out());
+        assert!(!out(137, 1).timed_out(), "killed early is not a time-out");
+        assert!(!out(0, 10).timed_out());
+        assert!(!out(137, 10).with_timed_out(false).timed_out());
+    }
+
+    #[test]
+    fn truncation_is_inferred_at_the_usual_caps() {
+        let out = |n| Output::new(0, vec![b'x'; n], "", Duration::ZERO);
+        assert!(out(1_000_000).truncated() && out(1024 * 1024).truncated());
+        assert!(!out(999_999).truncated() && !out(2_000_000).truncated());
+        assert!(!out(1_000_000).with_truncated(false).truncated());
+    }
+
+    #[test]
+    fn check_shows_the_end_of_stderr_in_one_line() {
+        let noise = format!("{}\nthe cause\n", "x".repeat(5000));
+        let out = Output::new(1, "", noise, Duration::ZERO).of(&Command::from(["make", "all"]));
+        let text = out.check().unwrap_err().to_string();
+        assert!(
+            text.starts_with(r#"["make", "all"] exited with 1: "#),
+            "{text}"
+        );
+        assert!(text.ends_with("the cause") && text.len() < 600 && !text.contains('\n'));
+    }
+}

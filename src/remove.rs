@@ -1,0 +1,158 @@
+//! Removes a tree: any names, any depth, directories without permissions, and never by path.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::sys::{self, FileType};
+
+/// Removes `name`, whatever it is, with all that is in it. Goes on past what can't be removed and
+/// then answers the first error.
+///
+/// Directories inside are moved up beside their parent first, so that a tree of any depth needs
+/// two descriptors and no recursion.
+pub(crate) fn remove_at(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    if sys::stat_at(parent, name)?.kind != FileType::Directory {
+        return sys::unlinkat(parent, name, false);
+    }
+    let top = open_any(parent, name)?;
+    let mut first_error = None;
+    let mut note = |result: io::Result<()>| {
+        if let Err(e) = result {
+            first_error.get_or_insert(e);
+        }
+    };
+    let mut todo: Vec<Vec<u8>> = Vec::new();
+    let mut moved: u64 = 0;
+    for child in sys::read_dir(top.as_fd())? {
+        match remove_file(top.as_fd(), &child) {
+            Ok(true) => {}
+            Ok(false) => todo.push(child),
+            Err(e) => note(Err(e)),
+        }
+    }
+    while let Some(dir_name) = todo.pop() {
+        let result = (|| {
+            let dir = match open_any(top.as_fd(), &dir_name) {
+                // Another directory was moved to its very name, while it was empty.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                dir => dir?,
+            };
+            for child in sys::read_dir(dir.as_fd())? {
+                if remove_file(dir.as_fd(), &child)? {
+                    continue;
+                }
+                // A directory that may not be written to can't be moved either.
+                sys::chmodat(dir.as_fd(), &child, 0o700)?;
+                loop {
+                    let new_name = format!(".noxrunner-removed-{moved}").into_bytes();
+                    moved += 1;
+                    match sys::renameat(dir.as_fd(), &child, top.as_fd(), &new_name) {
+                        Ok(()) => {
+                            todo.push(new_name);
+                            break;
+                        }
+                        // Somebody has used that very name.
+                        Err(e)
+                            if matches!(
+                                e.raw_os_error(),
+                                Some(libc::EEXIST | libc::ENOTEMPTY | libc::ENOTDIR)
+                            ) => {}
+                        Err(e) => return Err(e),
+                    }
+                }
+            }
+            sys::unlinkat(top.as_fd(), &dir_name, true)
+        })();
+        note(result);
+    }
+    note(sys::unlinkat(parent, name, true));
+    first_error.map_or(Ok(()), Err)
+}
+
+/// Opens a directory after giving its owner all rights to it, if need be.
+fn open_any(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<std::os::fd::OwnedFd> {
+    let stat = sys::stat_at(parent, name)?;
+    if stat.kind == FileType::Directory && stat.mode & 0o700 != 0o700 {
+        sys::chmodat(parent, name, 0o700)?;
+    }
+    sys::open_dir_at(parent, name)
+}
+
+/// False for a directory, which is left alone.
+fn remove_file(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<bool> {
+    match sys::unlinkat(dir, name, false) {
+        Ok(()) => Ok(true),
+        // Linux says EISDIR, others EPERM.
+        Err(e) => match sys::stat_at(dir, name) {
+            Ok(stat) if stat.kind == FileType::Directory => Ok(false),
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(true),
+            _ => Err(e),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+    use std::fs;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn remove(dir: &std::path::Path, name: &str) -> io::Result<()> {
+        remove_at(fs::File::open(dir).unwrap().as_fd(), name.as_bytes())
+    }
+
+    #[test]
+    fn any_name_and_closed_directories_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("t");
+        fs::create_dir_all(tree.join("a/b/c")).unwrap();
+        for name in [
+            b"a\nb".as_slice(),
+            b"\xff\xfe",
+            b"-rf",
+            &[b'x'; 255],
+            b" ",
+            b"~",
+            b".noxrunner-removed-0",
+        ] {
+            fs::write(tree.join("a/b").join(OsStr::from_bytes(name)), "x").unwrap();
+        }
+        fs::create_dir(tree.join(".noxrunner-removed-0")).unwrap();
+        fs::write(dir.path().join("outside"), "kept").unwrap();
+        symlink(dir.path().join("outside"), tree.join("link")).unwrap();
+        symlink(dir.path(), tree.join("a/up")).unwrap();
+        fs::set_permissions(tree.join("a/b"), fs::Permissions::from_mode(0o000)).unwrap();
+        remove(dir.path(), "t").unwrap();
+        assert!(!tree.exists());
+        assert_eq!(fs::read(dir.path().join("outside")).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn depth_does_not_matter() {
+        let dir = tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .unwrap();
+        let top = fs::File::open(dir.path()).unwrap();
+        sys::mkdirat(top.as_fd(), b"t", 0o777).unwrap();
+        let mut here = sys::open_dir_at(top.as_fd(), b"t").unwrap();
+        for _ in 0..100_000 {
+            sys::mkdirat(here.as_fd(), b"d", 0o777).unwrap();
+            here = sys::open_dir_at(here.as_fd(), b"d").unwrap();
+        }
+        remove_at(top.as_fd(), b"t").unwrap();
+        assert!(sys::read_dir(top.as_fd()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_file_goes_and_a_missing_name_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("f"), "x").unwrap();
+        remove(dir.path(), "f").unwrap();
+        assert_eq!(
+            remove(dir.path(), "f").unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+    }
+}

@@ -1,0 +1,475 @@
+//! The system calls that std does not offer, as safe functions. All `unsafe` of the crate is here.
+#![expect(
+    unsafe_code,
+    reason = "the only door to the system calls that std does not offer"
+)]
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use libc::c_int;
+
+/// A name with a NUL byte can't reach the kernel: it would be cut there.
+fn c_name(name: &[u8]) -> io::Result<CString> {
+    CString::new(name)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the name contains a NUL byte"))
+}
+
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Repeats a call that a signal interrupted.
+fn retry(mut call: impl FnMut() -> c_int) -> io::Result<c_int> {
+    loop {
+        match check(call()) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+pub(crate) fn openat(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    flags: c_int,
+    mode: u32,
+) -> io::Result<OwnedFd> {
+    let name = c_name(name)?;
+    // SAFETY: the name is NUL-terminated and lives through the call; mode is passed as the
+    // variadic argument that O_CREAT reads.
+    let fd = retry(|| unsafe {
+        libc::openat(
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            flags | libc::O_CLOEXEC,
+            mode as libc::c_uint,
+        )
+    })?;
+    // SAFETY: the kernel just made this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Opens a directory itself, never through a link at its last component.
+pub(crate) fn open_dir_at(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+    openat(
+        dir,
+        name,
+        libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW,
+        0,
+    )
+}
+
+pub(crate) fn mkdirat(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<()> {
+    let name = c_name(name)?;
+    // SAFETY: the name is NUL-terminated and lives through the call.
+    check(unsafe { libc::mkdirat(dir.as_raw_fd(), name.as_ptr(), mode as libc::mode_t) }).map(drop)
+}
+
+pub(crate) fn symlinkat(target: &[u8], dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    let (target, name) = (c_name(target)?, c_name(name)?);
+    // SAFETY: both names are NUL-terminated and live through the call.
+    check(unsafe { libc::symlinkat(target.as_ptr(), dir.as_raw_fd(), name.as_ptr()) }).map(drop)
+}
+
+/// A second name for a file; a link at `old` is not followed.
+pub(crate) fn linkat(
+    old_dir: BorrowedFd<'_>,
+    old: &[u8],
+    new_dir: BorrowedFd<'_>,
+    new: &[u8],
+) -> io::Result<()> {
+    let (old, new) = (c_name(old)?, c_name(new)?);
+    // SAFETY: both names are NUL-terminated and live through the call.
+    let result = unsafe {
+        libc::linkat(
+            old_dir.as_raw_fd(),
+            old.as_ptr(),
+            new_dir.as_raw_fd(),
+            new.as_ptr(),
+            0,
+        )
+    };
+    check(result).map(drop)
+}
+
+pub(crate) fn renameat(
+    old_dir: BorrowedFd<'_>,
+    old: &[u8],
+    new_dir: BorrowedFd<'_>,
+    new: &[u8],
+) -> io::Result<()> {
+    let (old, new) = (c_name(old)?, c_name(new)?);
+    // SAFETY: both names are NUL-terminated and live through the call.
+    let result = unsafe {
+        libc::renameat(
+            old_dir.as_raw_fd(),
+            old.as_ptr(),
+            new_dir.as_raw_fd(),
+            new.as_ptr(),
+        )
+    };
+    check(result).map(drop)
+}
+
+pub(crate) fn unlinkat(dir: BorrowedFd<'_>, name: &[u8], directory: bool) -> io::Result<()> {
+    let name = c_name(name)?;
+    let flags = if directory { libc::AT_REMOVEDIR } else { 0 };
+    // SAFETY: the name is NUL-terminated and lives through the call.
+    check(unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), flags) }).map(drop)
+}
+
+/// Sets the mode of what `name` is, through a link if it is one: only for names known to be a
+/// directory that nobody else writes to.
+pub(crate) fn chmodat(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<()> {
+    let name = c_name(name)?;
+    // SAFETY: the name is NUL-terminated and lives through the call.
+    let result = unsafe { libc::fchmodat(dir.as_raw_fd(), name.as_ptr(), mode as libc::mode_t, 0) };
+    check(result).map(drop)
+}
+
+pub(crate) fn readlinkat(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>> {
+    let name = c_name(name)?;
+    let mut target = vec![0_u8; 4096];
+    // SAFETY: the buffer is as long as it is said to be.
+    let length = unsafe {
+        libc::readlinkat(
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            target.as_mut_ptr().cast(),
+            target.len(),
+        )
+    };
+    match usize::try_from(length) {
+        Ok(length) => target.truncate(length),
+        Err(_) => return Err(io::Error::last_os_error()),
+    }
+    Ok(target)
+}
+
+/// What a name in a directory is, as far as archives care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileType {
+    File,
+    Directory,
+    Symlink,
+    Other(&'static str),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stat {
+    pub(crate) kind: FileType,
+    pub(crate) mode: u32,
+    pub(crate) size: u64,
+    /// Seconds since 1970; what is before that counts as then.
+    pub(crate) mtime: u64,
+}
+
+/// Looks at the name itself, never through a link.
+pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Stat> {
+    let name = c_name(name)?;
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: stat has room for the answer, the name is NUL-terminated.
+    check(unsafe {
+        libc::fstatat(
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            stat.as_mut_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+        )
+    })?;
+    // SAFETY: the call succeeded, so the kernel has filled it in.
+    Ok(read_stat(&unsafe { stat.assume_init() }))
+}
+
+pub(crate) fn stat_fd(fd: BorrowedFd<'_>) -> io::Result<Stat> {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: stat has room for the answer.
+    check(unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: the call succeeded, so the kernel has filled it in.
+    Ok(read_stat(&unsafe { stat.assume_init() }))
+}
+
+fn read_stat(stat: &libc::stat) -> Stat {
+    let kind = match stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG => FileType::File,
+        libc::S_IFDIR => FileType::Directory,
+        libc::S_IFLNK => FileType::Symlink,
+        libc::S_IFIFO => FileType::Other("a FIFO"),
+        libc::S_IFSOCK => FileType::Other("a socket"),
+        _ => FileType::Other("a device"),
+    };
+    Stat {
+        kind,
+        mode: mode_bits(stat),
+        size: u64::try_from(stat.st_size).unwrap_or(0),
+        mtime: u64::try_from(stat.st_mtime).unwrap_or(0),
+    }
+}
+
+/// `mode_t` is 16 bits wide on some systems, so the conversion is one there.
+#[allow(clippy::useless_conversion, reason = "mode_t is narrower on macOS")]
+fn mode_bits(stat: &libc::stat) -> u32 {
+    u32::from(stat.st_mode) & 0o7777
+}
+
+/// The names in a directory, without `.` and `..`, in the order of the file system.
+pub(crate) fn read_dir(dir: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
+    // A second description: the stream owns its descriptor, and reading moves its offset.
+    let fd = open_dir_at(dir, b".")?;
+    // SAFETY: fdopendir takes the descriptor over, so it is given away by into_raw_fd below.
+    let stream = unsafe { libc::fdopendir(fd.as_raw_fd()) };
+    if stream.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    std::mem::forget(fd);
+    let mut names = Vec::new();
+    let result = loop {
+        clear_errno();
+        // SAFETY: the stream is open, and only this thread uses it.
+        let entry = unsafe { libc::readdir(stream) };
+        if entry.is_null() {
+            break match io::Error::last_os_error() {
+                e if e.raw_os_error() == Some(0) => Ok(names),
+                e => Err(e),
+            };
+        }
+        // SAFETY: d_name of an entry is NUL-terminated, and valid until the next readdir.
+        let name = unsafe { CStr::from_ptr((*entry).d_name.as_ptr()) }.to_bytes();
+        if name != b"." && name != b".." {
+            names.push(name.to_vec());
+        }
+    };
+    // SAFETY: the stream is open and not used again.
+    unsafe { libc::closedir(stream) };
+    result
+}
+
+/// readdir tells its end from an error by errno alone.
+fn clear_errno() {
+    #[cfg(any(target_os = "android", target_os = "netbsd", target_os = "openbsd"))]
+    use libc::__errno as errno;
+    #[cfg(any(target_os = "linux", target_os = "emscripten"))]
+    use libc::__errno_location as errno;
+    #[cfg(any(target_vendor = "apple", target_os = "freebsd"))]
+    use libc::__error as errno;
+    // SAFETY: the C library answers with the address of this thread's own errno.
+    unsafe { *errno() = 0 };
+}
+
+/// Sets the time of last modification of an open file or directory.
+pub(crate) fn set_mtime(fd: BorrowedFd<'_>, seconds: u64) -> io::Result<()> {
+    let seconds = libc::time_t::try_from(seconds).unwrap_or(libc::time_t::MAX);
+    let omit = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: libc::UTIME_OMIT,
+    };
+    let times = [
+        omit,
+        libc::timespec {
+            tv_sec: seconds,
+            tv_nsec: 0,
+        },
+    ];
+    // SAFETY: times holds the two values that the call reads.
+    check(unsafe { libc::futimens(fd.as_raw_fd(), times.as_ptr()) }).map(drop)
+}
+
+/// Takes the lock of an open file for as long as it is open. False if another process has it.
+#[cfg(feature = "local")]
+pub(crate) fn lock(fd: BorrowedFd<'_>, wait: bool) -> io::Result<bool> {
+    let flags = libc::LOCK_EX | if wait { 0 } else { libc::LOCK_NB };
+    // SAFETY: no memory is involved.
+    match retry(|| unsafe { libc::flock(fd.as_raw_fd(), flags) }) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(feature = "local")]
+pub(crate) fn effective_uid() -> u32 {
+    // SAFETY: never fails, no memory is involved.
+    unsafe { libc::geteuid() }
+}
+
+/// Sends SIGKILL to a whole process group.
+#[cfg(feature = "local")]
+pub(crate) fn kill_group(group: u32) {
+    signal(group, |id| -id);
+}
+
+#[cfg(feature = "local")]
+pub(crate) fn kill_process(process: u32) {
+    signal(process, |id| id);
+}
+
+#[cfg(feature = "local")]
+fn signal(id: u32, target: fn(libc::pid_t) -> libc::pid_t) {
+    // 0 and 1 have other meanings to kill(2): this process's own group, and everything.
+    if let Some(id) = libc::pid_t::try_from(id).ok().filter(|id| *id > 1) {
+        // SAFETY: no memory is involved. That it is gone already is no failure.
+        unsafe { libc::kill(target(id), libc::SIGKILL) };
+    }
+}
+
+/// A descriptor that becomes readable when the process ends; not on every kernel.
+#[cfg(feature = "local")]
+pub(crate) fn pidfd_open(process: u32) -> Option<OwnedFd> {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: no memory is involved; the kernel sets close-on-exec by itself.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, process as libc::pid_t, 0) };
+        let fd = c_int::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+        // SAFETY: the kernel just made this descriptor, nobody else owns it.
+        Some(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = process;
+        None
+    }
+}
+
+/// Waits until one of the descriptors can be read or is hung up, or the time is over; says which.
+#[cfg(feature = "local")]
+pub(crate) fn poll_readable<const N: usize>(
+    fds: [Option<BorrowedFd<'_>>; N],
+    timeout: Duration,
+) -> io::Result<[bool; N]> {
+    // A negative descriptor is left out by poll(2).
+    let mut polled = fds.map(|fd| libc::pollfd {
+        fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    // Rounded up, or the last millisecond would be a busy loop.
+    let millis = timeout.as_micros().div_ceil(1000);
+    let millis = c_int::try_from(millis).unwrap_or(c_int::MAX);
+    // SAFETY: the array is as long as it is said to be.
+    match check(unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, millis) }) {
+        Err(e) if e.kind() != io::ErrorKind::Interrupted => Err(e),
+        Err(_) => Ok([false; N]),
+        Ok(_) => Ok(polled.map(|p| p.revents != 0)),
+    }
+}
+
+#[cfg(feature = "local")]
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
+}
+
+/// What a look at a socket, without taking anything, says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    Nothing,
+    Bytes,
+    /// Closed by the peer, or broken.
+    End,
+}
+
+pub(crate) fn peek(socket: BorrowedFd<'_>) -> Waiting {
+    let mut byte = [0_u8; 1];
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: the buffer is as long as it is said to be.
+    let got = unsafe { libc::recv(socket.as_raw_fd(), byte.as_mut_ptr().cast(), 1, flags) };
+    match got {
+        1 => Waiting::Bytes,
+        0 => Waiting::End,
+        _ if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock => Waiting::Nothing,
+        _ => Waiting::End,
+    }
+}
+
+/// How many bytes of a TCP connection the peer's kernel has confirmed, since its start. The
+/// opening SYN counts as one. None where the system does not say.
+pub(crate) fn tcp_bytes_acked(socket: BorrowedFd<'_>) -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        // `tcpi_bytes_acked` of linux/tcp.h, there since Linux 4.1, where a later field never moves.
+        const AT: usize = 120;
+        let mut info = [0_u8; AT + 8];
+        let mut length = info.len() as libc::socklen_t;
+        // SAFETY: info is as long as length says, and the kernel writes no more than that.
+        check(unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        })
+        .ok()?;
+        let field = info.get(AT..length as usize)?.first_chunk::<8>()?;
+        Some(u64::from_ne_bytes(*field))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = socket;
+        None
+    }
+}
+
+/// Opens a directory below `root` by a path in which `root` is `/`: no `..` and no link, absolute
+/// or not, leads out of it. None where the kernel can't.
+#[cfg(feature = "local")]
+pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &[u8]) -> Option<io::Result<OwnedFd>> {
+    #[cfg(target_os = "linux")]
+    {
+        let path = match c_name(path) {
+            Ok(path) => path,
+            Err(e) => return Some(Err(e)),
+        };
+        // SAFETY: open_how is plain data, and all zeros is a valid value of it.
+        let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+        how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64;
+        how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+        let open = || {
+            // SAFETY: the path is NUL-terminated, how is as long as it is said to be.
+            let fd = unsafe {
+                libc::syscall(
+                    libc::SYS_openat2,
+                    root.as_raw_fd(),
+                    path.as_ptr(),
+                    &raw const how,
+                    size_of::<libc::open_how>(),
+                )
+            };
+            c_int::try_from(fd).unwrap_or(-1)
+        };
+        // EAGAIN: a rename elsewhere raced with a `..` of the path.
+        for _ in 0..100 {
+            match check(open()) {
+                // SAFETY: the kernel just made this descriptor, nobody else owns it.
+                Ok(fd) => return Some(Ok(unsafe { OwnedFd::from_raw_fd(fd) })),
+                Err(e) => match e.raw_os_error() {
+                    Some(libc::EAGAIN | libc::EINTR) => {}
+                    Some(libc::ENOSYS) => return None,
+                    _ => return Some(Err(e)),
+                },
+            }
+        }
+        Some(Err(io::Error::from_raw_os_error(libc::EAGAIN)))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (root, path);
+        None
+    }
+}
+
+/// Seconds since 1970; what is before that counts as then.
+pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |d: Duration| d.as_secs())
+}
