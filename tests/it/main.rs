@@ -1,0 +1,18 @@
+//! The integration tests, as one binary.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+/// Archives in and out: what is kept, and what a hostile one may not do.
+mod archives;
+/// One suite over every backend: HTTP, local, a user's own.
+mod contract;
+/// Networks and servers that fail in every phase.
+mod http_network;
+/// What goes over the wire: methods, paths, headers, bodies, statuses.
+mod http_wire;
+/// https with a private CA.
+#[cfg(feature = "tls")]
+mod https;
+/// Plain processes on this machine: the store and the runner.
+mod local;

@@ -1,0 +1,23 @@
+//! What the tests and the benchmarks share: servers that do exactly what a test says.
+#![allow(dead_code, reason = "each binary uses its own part of it")]
+
+pub(crate) mod scripted;
+pub(crate) mod v1_server;
+
+use noxrunner::{Client, Isolation, LocalBackend};
+
+/// A local backend whose state is gone with the returned directory.
+pub(crate) fn local_backend() -> (LocalBackend, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = LocalBackend::builder()
+        .isolation(Isolation::None)
+        .state_dir(dir.path().join("state"))
+        .build()
+        .unwrap();
+    (backend, dir)
+}
+
+pub(crate) fn local_client() -> (Client, tempfile::TempDir) {
+    let (backend, dir) = local_backend();
+    (Client::with_backend(backend), dir)
+}

@@ -1,0 +1,296 @@
+//! A server on a loopback port that answers as a test says, and keeps what it was asked.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    /// As it was sent: percent-encoded, with the query.
+    pub(crate) path: String,
+    /// Names in lower case.
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    /// The number of the connection it came on, from 0.
+    pub(crate) connection: usize,
+}
+
+impl Request {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
+    }
+
+    pub(crate) fn body_text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// One accepted connection.
+pub(crate) struct Conn {
+    pub(crate) number: usize,
+    reader: BufReader<TcpStream>,
+    stream: TcpStream,
+    log: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Conn {
+    /// The head of the next request, with an empty body; none at the end of the connection.
+    pub(crate) fn read_head(&mut self) -> Option<Request> {
+        let mut line = String::new();
+        if self.reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        let mut words = line.split_whitespace();
+        let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
+        let mut headers = Vec::new();
+        loop {
+            let mut line = String::new();
+            if self.reader.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            let Some((name, value)) = line.trim_end().split_once(':') else {
+                break;
+            };
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+        Some(Request {
+            method,
+            path,
+            headers,
+            body: Vec::new(),
+            connection: self.number,
+        })
+    }
+
+    /// The body of a request, as its headers frame it.
+    pub(crate) fn body_reader(&mut self, request: &Request) -> Box<dyn Read + '_> {
+        if request.header("transfer-encoding") == Some("chunked") {
+            return Box::new(Chunked {
+                inner: &mut self.reader,
+                left: 0,
+                ended: false,
+            });
+        }
+        let length = request
+            .header("content-length")
+            .and_then(|l| l.parse().ok())
+            .unwrap_or(0);
+        Box::new((&mut self.reader).take(length))
+    }
+
+    /// The next request, whole; it is kept for the test.
+    pub(crate) fn read_request(&mut self) -> Option<Request> {
+        let mut request = self.read_head()?;
+        let mut body = Vec::new();
+        self.body_reader(&request).read_to_end(&mut body).ok()?;
+        request.body = body;
+        self.keep(&request);
+        Some(request)
+    }
+
+    pub(crate) fn keep(&self, request: &Request) {
+        self.log.lock().unwrap().push(request.clone());
+    }
+
+    /// Errors are the client's business: it may have gone away on purpose.
+    pub(crate) fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = self.stream.write_all(bytes.as_ref());
+    }
+
+    pub(crate) fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    /// A whole answer with this status and body.
+    pub(crate) fn answer(&mut self, status: u16, body: impl AsRef<[u8]>) {
+        self.answer_with(status, &[], body);
+    }
+
+    pub(crate) fn answer_with(
+        &mut self,
+        status: u16,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) {
+        let body = body.as_ref();
+        let mut head = format!(
+            "HTTP/1.1 {status} Some Reason\r\nContent-Length: {}\r\n",
+            body.len()
+        );
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str("\r\n");
+        let mut whole = head.into_bytes();
+        whole.extend_from_slice(body);
+        self.write(whole);
+    }
+
+    /// Closes the connection with a reset instead of in good order.
+    pub(crate) fn reset(self) {
+        let linger = libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        // A socket option is the only way to make the kernel send a reset.
+        #[allow(unsafe_code, reason = "std has no way to set SO_LINGER")]
+        // SAFETY: the option's value is as long as it is said to be.
+        unsafe {
+            libc::setsockopt(
+                self.stream.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_LINGER,
+                (&raw const linger).cast(),
+                size_of::<libc::linger>() as libc::socklen_t,
+            );
+        }
+    }
+
+    /// Says nothing until the client goes away, at most for a minute.
+    pub(crate) fn stay_silent(&mut self) {
+        let _ = self.stream.set_read_timeout(Some(Duration::from_secs(60)));
+        let _ = io::copy(&mut self.reader, &mut io::sink());
+    }
+}
+
+struct Chunked<'a> {
+    inner: &'a mut BufReader<TcpStream>,
+    left: u64,
+    ended: bool,
+}
+
+impl Read for Chunked<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 && !self.ended {
+            let mut line = String::new();
+            self.inner.read_line(&mut line)?;
+            self.left = u64::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
+            if self.left == 0 {
+                self.ended = true;
+                self.inner.read_line(&mut line)?;
+            }
+        }
+        if self.ended {
+            return Ok(0);
+        }
+        let want = buf.len().min(self.left as usize);
+        let got = self.inner.read(&mut buf[..want])?;
+        self.left -= got as u64;
+        if self.left == 0 {
+            self.inner.read_line(&mut String::new())?;
+        }
+        Ok(got)
+    }
+}
+
+pub(crate) struct Scripted {
+    address: SocketAddr,
+    log: Arc<Mutex<Vec<Request>>>,
+    connections: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Scripted {
+    /// Every connection is given to `handler`, on a thread of its own.
+    pub(crate) fn start(handler: impl Fn(Conn) + Send + Sync + 'static) -> Scripted {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Scripted {
+            address,
+            log: Arc::default(),
+            connections: Arc::default(),
+            stop: Arc::default(),
+        };
+        let (log, connections, stop) = (
+            Arc::clone(&server.log),
+            Arc::clone(&server.connections),
+            Arc::clone(&server.stop),
+        );
+        let handler = Arc::new(handler);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let stream = stream.unwrap();
+                stream.set_nodelay(true).unwrap();
+                let conn = Conn {
+                    number: connections.fetch_add(1, Ordering::SeqCst),
+                    reader: BufReader::with_capacity(64 * 1024, stream.try_clone().unwrap()),
+                    stream,
+                    log: Arc::clone(&log),
+                };
+                let handler = Arc::clone(&handler);
+                thread::spawn(move || handler(conn));
+            }
+        });
+        server
+    }
+
+    /// Every request on every connection is read whole and given to `handler`.
+    pub(crate) fn each_request(
+        handler: impl Fn(&Request, &mut Conn) + Send + Sync + 'static,
+    ) -> Scripted {
+        Scripted::start(move |mut conn| {
+            while let Some(request) = conn.read_request() {
+                handler(&request, &mut conn);
+            }
+        })
+    }
+
+    /// Every request gets the same answer.
+    pub(crate) fn always(status: u16, body: impl Into<Vec<u8>>) -> Scripted {
+        let body = body.into();
+        Scripted::each_request(move |_, conn| conn.answer(status, &body))
+    }
+
+    /// The n-th request gets the n-th answer, and all after the last one get that.
+    pub(crate) fn in_turn(answers: Vec<(u16, &'static str)>) -> Scripted {
+        let next = AtomicUsize::new(0);
+        Scripted::each_request(move |_, conn| {
+            let at = next.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1);
+            conn.answer(answers[at].0, answers[at].1);
+        })
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What was asked so far.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        // Wakes the accepting thread, which then sees the flag.
+        if let Ok(stream) = TcpStream::connect(self.address) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// An answer to exec.
+pub(crate) const EXEC_OK: &str = r#"{"exitCode":0,"stdout":"hi\n","stderr":"","durationMs":5}"#;
+
+/// An answer to create.
+pub(crate) const CREATE_OK: &str = r#"{"podName":"pod-1","expiresAt":"2026-01-02T12:34:56Z"}"#;
