@@ -287,7 +287,7 @@ impl<S: Into<String>> FromIterator<S> for Command {
 ///
 /// v1 carries text: over HTTP, bytes that are not UTF-8 arrive as U+FFFD. For binary data let
 /// the command write a file and [`read`](Sandbox::read) that.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Output {
     exit_code: i32,
     stdout: Vec<u8>,
@@ -446,6 +446,20 @@ impl Output {
             end => format!("{command} {how}: {}", one_line(end)),
         };
         Err(Error::new(ErrorKind::Command, message).with_output(self))
+    }
+}
+
+/// The streams as text, and not all of a long one.
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Output")
+            .field("exit_code", &self.exit_code)
+            .field("stdout", &one_line(&self.stdout()))
+            .field("stderr", &one_line(&self.stderr()))
+            .field("duration", &self.duration)
+            .field("timed_out", &self.timed_out())
+            .field("truncated", &self.truncated())
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,1 +1,473 @@
 //! What every backend must do, asked through `Client` alone.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use noxrunner::{Backend, Client, Command, Contents, ErrorKind, Sandbox, SandboxSpec};
+
+use crate::support::{local_backend, v1_server};
+
+type Check = fn(&Client);
+
+/// One name per rule of the protocol, so that a failure says which.
+const CHECKS: &[(&str, Check)] = &[
+    ("health", health),
+    ("create is idempotent and keeps what is there", create_twice),
+    ("odd ids are sandboxes of their own", odd_ids),
+    ("an unknown sandbox is not found, by every call", unknown),
+    ("delete answers whether there was one", delete),
+    ("touch and TTL", ttl),
+    ("exit codes, streams and arguments are kept apart", exec),
+    ("environment and workdir", environment),
+    ("a program that is missing is 127", missing_program),
+    ("stdin is empty", empty_stdin),
+    (
+        "a time limit ends the command and keeps its output",
+        time_limit,
+    ),
+    (
+        "a background child does not hold up the call",
+        background_child,
+    ),
+    ("long output is cut at the cap and says so", long_output),
+    ("files come back as they went", files),
+    ("directories come back as they went", directories),
+    ("paths do not lead out", paths),
+    ("readiness", readiness),
+    ("sandboxes share nothing", apart),
+    ("many execs at once", at_once),
+];
+
+fn run_all(client: &Client) {
+    for (name, check) in CHECKS {
+        println!("contract: {name}");
+        check(client);
+    }
+}
+
+#[test]
+fn the_local_backend_keeps_the_contract() {
+    let (backend, _dir) = local_backend();
+    run_all(&Client::with_backend(backend));
+}
+
+#[test]
+fn the_http_backend_keeps_the_contract() {
+    let (backend, _dir) = local_backend();
+    let server = v1_server::serve(backend);
+    run_all(&Client::new(server.url()).unwrap());
+}
+
+/// A user's own backend: here one that hands everything on.
+struct Own<B>(B);
+
+impl<B: Backend> Backend for Own<B> {
+    fn health(&self) -> noxrunner::Result<()> {
+        self.0.health()
+    }
+    fn create(
+        &self,
+        id: &noxrunner::SessionId,
+        spec: &SandboxSpec,
+    ) -> noxrunner::Result<noxrunner::SandboxInfo> {
+        self.0.create(id, spec)
+    }
+    fn touch(&self, id: &noxrunner::SessionId) -> noxrunner::Result<()> {
+        self.0.touch(id)
+    }
+    fn exec(
+        &self,
+        id: &noxrunner::SessionId,
+        command: &Command,
+    ) -> noxrunner::Result<noxrunner::Output> {
+        self.0.exec(id, command)
+    }
+    fn upload(
+        &self,
+        id: &noxrunner::SessionId,
+        dest: &str,
+        archive: noxrunner::Upload<'_>,
+    ) -> noxrunner::Result<()> {
+        self.0.upload(id, dest, archive)
+    }
+    fn download(
+        &self,
+        id: &noxrunner::SessionId,
+        src: &str,
+    ) -> noxrunner::Result<Box<dyn std::io::Read + Send>> {
+        self.0.download(id, src)
+    }
+    fn delete(&self, id: &noxrunner::SessionId) -> noxrunner::Result<bool> {
+        self.0.delete(id)
+    }
+}
+
+#[test]
+fn a_backend_of_ones_own_keeps_the_contract() {
+    let (backend, _dir) = local_backend();
+    run_all(&Client::with_backend(Own(backend)));
+}
+
+fn fresh(client: &Client, id: &str) -> Sandbox {
+    client
+        .create(id, SandboxSpec::new().ttl(Duration::from_secs(300)))
+        .unwrap()
+}
+
+fn health(client: &Client) {
+    client.health().unwrap();
+    assert!(client.is_healthy().unwrap());
+}
+
+fn create_twice(client: &Client) {
+    let first = fresh(client, "twice");
+    let info = first.info().unwrap();
+    assert!(!info.pod_name().is_empty());
+    let left = info
+        .expires_at_time()
+        .unwrap()
+        .duration_since(std::time::SystemTime::now())
+        .unwrap();
+    assert!(
+        left > Duration::from_secs(290) && left <= Duration::from_secs(301),
+        "{left:?}"
+    );
+    first.write("kept", "x").unwrap();
+    let second = fresh(client, "twice");
+    assert_eq!(second.info().unwrap().pod_name(), info.pod_name());
+    assert_eq!(second.read("kept").unwrap(), b"x");
+}
+
+fn odd_ids(client: &Client) {
+    let long = "x".repeat(200);
+    let ids = [
+        "a/b", "a%2Fb", "a?b", "a#b", "a b", "ä/ö", "...", "a.b", "a_b", "A", "a", "-rf", "~",
+        &long,
+    ];
+    for id in ids {
+        fresh(client, id).write("id", id).unwrap();
+    }
+    for id in ids {
+        let sandbox = client.sandbox(id).unwrap();
+        assert_eq!(sandbox.read("id").unwrap(), id.as_bytes());
+        assert!(sandbox.delete().unwrap());
+    }
+    for id in ["", ".", ".."] {
+        assert_eq!(
+            client.sandbox(id).unwrap_err().kind(),
+            ErrorKind::InvalidInput
+        );
+    }
+}
+
+fn unknown(client: &Client) {
+    let sandbox = client.sandbox("never made").unwrap();
+    let errors = [
+        sandbox.touch().unwrap_err(),
+        sandbox.exec(["true"]).unwrap_err(),
+        sandbox.write("f", "x").unwrap_err(),
+        sandbox.read("f").unwrap_err(),
+        sandbox.exists("f").unwrap_err(),
+        sandbox.download_archive("/workspace").err().unwrap(),
+    ];
+    for error in errors {
+        assert!(error.is_not_found(), "{error}");
+        assert!(
+            error.to_string().contains("sandbox \"never made\""),
+            "{error}"
+        );
+    }
+    assert!(!sandbox.delete().unwrap());
+}
+
+fn delete(client: &Client) {
+    let sandbox = fresh(client, "gone");
+    assert!(sandbox.delete().unwrap());
+    assert!(!sandbox.delete().unwrap());
+    assert!(sandbox.exec(["true"]).unwrap_err().is_not_found());
+}
+
+fn ttl(client: &Client) {
+    let sandbox = client
+        .create("ttl", SandboxSpec::new().ttl(Duration::from_secs(1)))
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    sandbox.touch().unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    sandbox.exec(["true"]).unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    assert!(sandbox.exec(["true"]).unwrap_err().is_not_found());
+    assert!(sandbox.touch().unwrap_err().is_not_found());
+    assert!(!sandbox.delete().unwrap());
+    // The id is free again, with nothing of before.
+    let again = fresh(client, "ttl");
+    assert!(!again.exists("f").unwrap());
+}
+
+fn exec(client: &Client) {
+    let sandbox = fresh(client, "exec");
+    let out = sandbox
+        .exec(Command::shell("echo out; echo err >&2; exit 42"))
+        .unwrap();
+    assert_eq!(
+        (out.exit_code(), &*out.stdout(), &*out.stderr()),
+        (42, "out\n", "err\n")
+    );
+    assert!(!out.success() && !out.timed_out() && !out.truncated());
+    let out = sandbox
+        .exec(["printf", "%s|", "a b", "$HOME", "", "ä", "*", "'\"\\\n"])
+        .unwrap();
+    assert_eq!(out.stdout(), "a b|$HOME||ä|*|'\"\\\n|");
+    let error = sandbox
+        .exec(["sh", "-c", "echo why >&2; exit 3"])
+        .unwrap()
+        .check()
+        .unwrap_err();
+    assert!(
+        error.is_command() && error.to_string().contains("exited with 3: why"),
+        "{error}"
+    );
+    let killed = sandbox.exec(Command::shell("kill -9 $$")).unwrap();
+    assert_eq!(killed.exit_code(), 137);
+    assert!(
+        !killed.timed_out(),
+        "a fast death by signal is not a time-out"
+    );
+}
+
+fn environment(client: &Client) {
+    let sandbox = fresh(client, "env");
+    let print = Command::shell(r#"printf '%s|' "$A" "$B" "${NOXRUNNER_TEST_SECRET-unset}""#);
+    let out = sandbox.exec(print.env("A", "x y").env("B", "")).unwrap();
+    assert_eq!(out.stdout(), "x y||unset|");
+    sandbox.write("sub/f", "x").unwrap();
+    for workdir in ["sub", "/workspace/sub", "/workspace/./sub/"] {
+        let out = sandbox
+            .exec(Command::from(["cat", "f"]).workdir(workdir))
+            .unwrap();
+        assert_eq!(out.stdout(), "x", "{workdir}");
+    }
+    let error = sandbox
+        .exec(Command::from(["pwd"]).workdir("missing"))
+        .unwrap_err();
+    assert!(error.to_string().contains("/workspace/missing"), "{error}");
+}
+
+fn missing_program(client: &Client) {
+    let sandbox = fresh(client, "127");
+    let out = sandbox.exec(["nosuchcommand_nx", "x"]).unwrap();
+    assert_eq!(out.exit_code(), 127);
+    assert!(out.stderr().contains("nosuchcommand_nx"));
+    assert_eq!(sandbox.exec(["./nosuchfile"]).unwrap().exit_code(), 127);
+    sandbox.write("plain", "x").unwrap();
+    assert_eq!(sandbox.exec(["./plain"]).unwrap().exit_code(), 126);
+}
+
+fn empty_stdin(client: &Client) {
+    let out = fresh(client, "stdin")
+        .exec(Command::shell("cat; read x; echo EOF"))
+        .unwrap();
+    assert_eq!(out.stdout(), "EOF\n");
+}
+
+fn time_limit(client: &Client) {
+    let sandbox = fresh(client, "limit");
+    let started = Instant::now();
+    let stubborn = "echo before; trap '' TERM INT HUP; sleep 77 & while :; do sleep 0.1; done";
+    let out = sandbox
+        .exec(Command::shell(stubborn).timeout(Duration::from_secs(1)))
+        .unwrap();
+    assert_eq!((out.exit_code(), &*out.stdout()), (124, "before\n"));
+    assert!(out.timed_out());
+    assert!(started.elapsed() < Duration::from_secs(9));
+    let error = out.check().unwrap_err();
+    assert!(error.to_string().contains("ran out of time"), "{error}");
+}
+
+fn background_child(client: &Client) {
+    let sandbox = fresh(client, "background");
+    let started = Instant::now();
+    let out = sandbox
+        .exec(Command::shell("sleep 60 & echo started"))
+        .unwrap();
+    assert_eq!((out.exit_code(), &*out.stdout()), (0, "started\n"));
+    assert!(started.elapsed() < Duration::from_secs(20));
+    assert!(sandbox.delete().unwrap());
+}
+
+fn long_output(client: &Client) {
+    let sandbox = fresh(client, "long");
+    let out = sandbox
+        .exec(Command::shell(
+            "head -c 3000000 /dev/zero | tr '\\0' x; echo end >&2",
+        ))
+        .unwrap();
+    assert_eq!(out.stdout_bytes().len(), 1024 * 1024);
+    assert!(out.truncated() && out.success());
+    assert_eq!(out.stderr(), "end\n");
+    let exact = sandbox
+        .exec(Command::shell("head -c 1048576 /dev/zero | tr '\\0' x"))
+        .unwrap();
+    assert!(!exact.truncated(), "all of it is there");
+}
+
+fn files(client: &Client) {
+    let sandbox = fresh(client, "files");
+    let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    sandbox.write("a/b/c.bin", &bytes).unwrap();
+    assert_eq!(sandbox.read("a/b/c.bin").unwrap(), bytes);
+    assert_eq!(sandbox.read("/workspace/a/b/c.bin").unwrap(), bytes);
+    sandbox.write("a/b/c.bin", "").unwrap();
+    assert_eq!(sandbox.read("a/b/c.bin").unwrap(), b"");
+    sandbox
+        .write("run", Contents::from("#!/bin/sh\necho ran").mode(0o755))
+        .unwrap();
+    assert_eq!(sandbox.exec(["./run"]).unwrap().stdout(), "ran\n");
+    assert!(
+        sandbox
+            .read("a")
+            .unwrap_err()
+            .to_string()
+            .contains("is a directory")
+    );
+    assert!(sandbox.read("missing").unwrap_err().is_not_found());
+    assert!(sandbox.exists("a/b").unwrap() && !sandbox.exists("a/x").unwrap());
+    sandbox
+        .upload([("x", "1"), ("y/z", "2")], "/workspace/new/deep")
+        .unwrap();
+    assert_eq!(
+        sandbox
+            .exec(["cat", "new/deep/x", "new/deep/y/z"])
+            .unwrap()
+            .stdout(),
+        "12"
+    );
+}
+
+fn directories(client: &Client) {
+    let sandbox = fresh(client, "dirs");
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    std::fs::create_dir_all(from.join("sub/empty")).unwrap();
+    std::fs::write(from.join("sub/f"), "x").unwrap();
+    std::os::unix::fs::symlink("f", from.join("sub/link")).unwrap();
+    sandbox.upload_dir(&from, "/workspace/tree").unwrap();
+    assert_eq!(
+        sandbox.exec(["cat", "tree/sub/link"]).unwrap().stdout(),
+        "x"
+    );
+    let done = sandbox.download_dir("/workspace/tree", &to).unwrap();
+    assert_eq!((done.bytes, done.refused.len()), (1, 0));
+    assert_eq!(
+        std::fs::read_link(to.join("sub/link")).unwrap(),
+        std::path::Path::new("f")
+    );
+    assert!(to.join("sub/empty").is_dir());
+    let error = sandbox
+        .download_dir("/workspace/none", dir.path().join("none"))
+        .unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+    assert!(!dir.path().join("none").exists());
+}
+
+fn paths(client: &Client) {
+    let sandbox = fresh(client, "paths");
+    sandbox
+        .exec([
+            "sh",
+            "-c",
+            "ln -s /etc etc; ln -s / root; ln -s ../../../../../../../../etc up",
+        ])
+        .unwrap();
+    let long = format!("/workspace/{}", "x/".repeat(2500));
+    for src in [
+        "/workspace/../../etc",
+        "/workspace/etc",
+        "/workspace/root/etc",
+        "/workspace/up",
+        "//etc",
+        "/proc/1/root",
+        "/proc/self/root",
+        "/etc/passwd",
+        "/workspace/etc/passwd",
+        "",
+        "a\0b",
+        &long,
+    ] {
+        let error = sandbox.download_archive(src).err();
+        let error = error.unwrap_or_else(|| panic!("{src} gave something"));
+        assert!(
+            matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::InvalidInput | ErrorKind::Status
+            ),
+            "{error}"
+        );
+    }
+    for dest in ["/etc/nx", "/", "", "a\0b"] {
+        assert!(sandbox.upload([("nx", "x")], dest).is_err(), "{dest}");
+    }
+    // Through a link a file lands in the sandbox, or nowhere.
+    let _ = sandbox.upload([("nx_canary", "x")], "/workspace/root/tmp");
+    let _ = sandbox.upload([("nx_canary", "x")], "/workspace/etc");
+    let _ = sandbox.write("etc/nx_canary", "x");
+    assert!(!std::path::Path::new("/tmp/nx_canary").exists());
+    assert!(!std::path::Path::new("/etc/nx_canary").exists());
+    for name in ["../x", "/etc/x", "a/../../x", "", ".", "a\0b"] {
+        assert_eq!(
+            sandbox
+                .upload([(name, "x")], "/workspace")
+                .unwrap_err()
+                .kind(),
+            ErrorKind::InvalidInput,
+            "{name}"
+        );
+    }
+    for workdir in ["/workspace/../etc", "/workspace/etc", "/etc", "/"] {
+        assert!(
+            sandbox
+                .exec(Command::from(["true"]).workdir(workdir))
+                .is_err(),
+            "{workdir}"
+        );
+    }
+}
+
+fn readiness(client: &Client) {
+    fresh(client, "ready")
+        .wait_until_ready(Duration::from_secs(30))
+        .unwrap();
+    let error = client
+        .sandbox("not there")
+        .unwrap()
+        .wait_until_ready(Duration::from_millis(300))
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotReady);
+    assert!(error.to_string().contains("no such sandbox"), "{error}");
+}
+
+fn apart(client: &Client) {
+    let (a, b) = (fresh(client, "apart a"), fresh(client, "apart b"));
+    a.write("f", "a").unwrap();
+    assert!(!b.exists("f").unwrap());
+    assert!(b.delete().unwrap());
+    assert_eq!(a.read("f").unwrap(), b"a");
+}
+
+fn at_once(client: &Client) {
+    let sandbox = Arc::new(fresh(client, "at once"));
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            let sandbox = Arc::clone(&sandbox);
+            scope.spawn(move || {
+                for m in 0..5 {
+                    let text = format!("{n}.{m}");
+                    assert_eq!(
+                        sandbox.exec(["echo", &text]).unwrap().stdout(),
+                        format!("{text}\n")
+                    );
+                }
+            });
+        }
+    });
+}

@@ -1,1 +1,381 @@
-//! local
+//! Plain processes on this machine: the store and the runner.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use noxrunner::{Cancel, Client, Command, Error, ErrorKind, Isolation, LocalBackend, SandboxSpec};
+
+use crate::support::local_client;
+
+fn open(state: &Path) -> Result<LocalBackend, Error> {
+    LocalBackend::builder()
+        .isolation(Isolation::None)
+        .state_dir(state)
+        .build()
+}
+
+/// How many processes have this argument.
+fn processes_with(argument: &str) -> usize {
+    let has_argument = |pid: &Path| {
+        let line = fs::read(pid.join("cmdline")).unwrap_or_default();
+        line.split(|b| *b == 0)
+            .any(|arg| arg == argument.as_bytes())
+    };
+    fs::read_dir("/proc")
+        .unwrap()
+        .filter(|entry| has_argument(&entry.as_ref().unwrap().path()))
+        .count()
+}
+
+fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn without_a_chosen_tier_there_is_no_backend() {
+    let error = LocalBackend::builder().build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Isolation);
+    assert!(error.to_string().contains("Isolation::None"), "{error}");
+}
+
+#[test]
+fn the_state_directory_is_for_its_user_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("a/state");
+    let client = Client::with_backend(open(&state).unwrap());
+    client.create("x", SandboxSpec::new()).unwrap();
+    for made in [&state, &state.join("sandboxes"), &state.join("sandboxes/x")] {
+        assert_eq!(
+            fs::metadata(made).unwrap().permissions().mode() & 0o777,
+            0o700,
+            "{made:?}"
+        );
+    }
+}
+
+#[test]
+fn a_state_directory_that_others_could_have_made_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = |state: &Path| {
+        let error = open(state).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io);
+        error.to_string()
+    };
+    let wide = dir.path().join("wide");
+    fs::create_dir(&wide).unwrap();
+    fs::set_permissions(&wide, fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(error(&wide).contains("mode 777"));
+    let link = dir.path().join("link");
+    symlink("wide", &link).unwrap();
+    assert!(error(&link).contains("not a directory itself"));
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(error(&file).contains("not a directory itself"));
+    let planted = dir.path().join("planted");
+    fs::create_dir(&planted).unwrap();
+    fs::set_permissions(&planted, fs::Permissions::from_mode(0o700)).unwrap();
+    symlink(&wide, planted.join("sandboxes")).unwrap();
+    assert!(error(&planted).contains("sandboxes is not a directory itself"));
+    if noxrunner_tests_run_as_root() {
+        let foreign = dir.path().join("foreign");
+        fs::create_dir(&foreign).unwrap();
+        fs::set_permissions(&foreign, fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(&foreign, Some(12345), None).unwrap();
+        assert!(error(&foreign).contains("belongs to user 12345"));
+    }
+}
+
+fn noxrunner_tests_run_as_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+#[test]
+fn sandboxes_are_reached_by_id_from_another_backend() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let first = Client::with_backend(open(&state).unwrap());
+    first
+        .create("shared", SandboxSpec::new())
+        .unwrap()
+        .write("f", "x")
+        .unwrap();
+    drop(first);
+    let second = Client::with_backend(open(&state).unwrap());
+    assert_eq!(second.sandbox("shared").unwrap().read("f").unwrap(), b"x");
+}
+
+#[test]
+fn what_has_expired_is_swept_with_its_processes() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let client = Client::with_backend(open(&state).unwrap());
+    let short = client
+        .create("short", SandboxSpec::new().ttl(Duration::from_secs(1)))
+        .unwrap();
+    short
+        .exec(Command::shell("setsid sleep 471100 >/dev/null 2>&1 &"))
+        .unwrap();
+    wait_for("the background process starts", || {
+        processes_with("471100") == 1
+    });
+    std::thread::sleep(Duration::from_millis(1100));
+    assert!(short.touch().unwrap_err().is_not_found());
+    client.create("other", SandboxSpec::new()).unwrap();
+    assert_eq!(processes_with("471100"), 0);
+    assert!(!state.join("sandboxes/short").exists());
+    assert_eq!(fs::read_dir(state.join("removed")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_half_made_sandbox_of_a_killed_process_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let client = Client::with_backend(open(&state).unwrap());
+    fs::create_dir_all(state.join("sandboxes/x/root")).unwrap();
+    fs::write(state.join("sandboxes/x/sandbox.json"), "{\"id\":").unwrap();
+    assert!(
+        client
+            .sandbox("x")
+            .unwrap()
+            .touch()
+            .unwrap_err()
+            .is_not_found()
+    );
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    sandbox.write("f", "x").unwrap();
+    assert!(sandbox.delete().unwrap());
+}
+
+#[test]
+fn delete_removes_any_tree() {
+    let (client, dir) = local_client();
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    let script = r#"mkdir -p a/b/c && cd a/b && printf x > c/f && ln -s / root &&
+        for n in "$(printf 'a\nb')" -rf ' ' '~' "$(printf '\377\376')"; do : > "./$n"; done
+        chmod 000 c . ; chmod 000 .."#;
+    assert!(sandbox.exec(Command::shell(script)).unwrap().success());
+    assert!(sandbox.delete().unwrap());
+    assert_eq!(
+        fs::read_dir(dir.path().join("state/sandboxes"))
+            .unwrap()
+            .count(),
+        0
+    );
+    assert_eq!(
+        fs::read_dir(dir.path().join("state/removed"))
+            .unwrap()
+            .count(),
+        0
+    );
+}
+
+#[test]
+fn delete_ends_every_process_of_the_sandbox_and_no_other() {
+    let (client, _dir) = local_client();
+    let (doomed, kept) = ("471201", "471202");
+    let sandbox = client.create("doomed", SandboxSpec::new()).unwrap();
+    let other = client.create("kept", SandboxSpec::new()).unwrap();
+    let background = |n| {
+        Command::shell(format!(
+            "(setsid sleep {n} &) ; sleep {n} & nohup sleep {n} >/dev/null 2>&1 &"
+        ))
+    };
+    sandbox.exec(background(doomed)).unwrap();
+    other.exec(background(kept)).unwrap();
+    wait_for("the background processes start", || {
+        processes_with(doomed) >= 3 && processes_with(kept) >= 3
+    });
+    sandbox.delete().unwrap();
+    assert_eq!(processes_with(doomed), 0);
+    assert!(processes_with(kept) >= 3);
+    other.delete().unwrap();
+    assert_eq!(processes_with(kept), 0);
+}
+
+#[test]
+fn a_time_limit_ends_what_left_the_group_and_nothing_else() {
+    let (client, _dir) = local_client();
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    sandbox
+        .exec(Command::shell("setsid sleep 471301 >/dev/null 2>&1 &"))
+        .unwrap();
+    let escape =
+        "setsid sleep 471302 & (setsid sh -c 'trap \"\" TERM; sleep 471302' &) ; sleep 471302";
+    let out = sandbox
+        .exec(Command::shell(escape).timeout(Duration::from_millis(400)))
+        .unwrap();
+    assert!(out.timed_out() && out.exit_code() == 124);
+    assert_eq!(processes_with("471302"), 0);
+    assert_eq!(
+        processes_with("471301"),
+        1,
+        "a process of an earlier exec lives on"
+    );
+    sandbox.delete().unwrap();
+}
+
+#[test]
+fn a_sub_second_limit_is_exact() {
+    let (client, _dir) = local_client();
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    let started = Instant::now();
+    let out = sandbox
+        .exec(Command::from(["sleep", "60"]).timeout(Duration::from_millis(50)))
+        .unwrap();
+    assert!(out.timed_out() && out.duration() >= Duration::from_millis(50));
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_flood_of_output_neither_fills_memory_nor_holds_up_the_limit() {
+    let (client, _dir) = local_client();
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    let out = sandbox
+        .exec(Command::shell("yes & yes >&2").timeout(Duration::from_secs(1)))
+        .unwrap();
+    assert!(out.timed_out() && out.truncated());
+    assert_eq!(
+        (out.stdout_bytes().len(), out.stderr_bytes().len()),
+        (1 << 20, 1 << 20)
+    );
+}
+
+#[test]
+fn cancel_ends_the_whole_group_and_keeps_the_output() {
+    let (client, _dir) = local_client();
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    let cancel = Cancel::new();
+    let command =
+        Command::shell("echo before; setsid sleep 471401 & sleep 471401").cancel_on(&cancel);
+    let out = std::thread::scope(|scope| {
+        let run = scope.spawn(|| sandbox.exec(command).unwrap());
+        wait_for("the command starts", || processes_with("471401") == 2);
+        cancel.cancel();
+        run.join().unwrap()
+    });
+    assert_eq!((out.exit_code(), &*out.stdout()), (137, "before\n"));
+    assert!(!out.timed_out());
+    assert_eq!(processes_with("471401"), 0);
+}
+
+#[test]
+fn the_environment_is_an_allow_list() {
+    let (client, dir) = local_client();
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    let out = sandbox
+        .exec(Command::from(["env"]).env("MINE", "1"))
+        .unwrap();
+    let allowed = [
+        "PATH",
+        "LANG",
+        "LC_ALL",
+        "LC_CTYPE",
+        "TZ",
+        "HOME",
+        "TMPDIR",
+        "NOX_WORKSPACE",
+        "MINE",
+        "NOXRUNNER_SANDBOX",
+        "NOXRUNNER_EXEC",
+    ];
+    for line in out.stdout().lines() {
+        let name = line.split('=').next().unwrap();
+        assert!(allowed.contains(&name), "{line}");
+    }
+    assert!(out.stdout().lines().any(|line| line == "MINE=1"));
+    let state = dir.path().canonicalize().unwrap();
+    for command in [
+        "cd && pwd -P",
+        "cd $TMPDIR && pwd -P",
+        "cd $NOX_WORKSPACE && pwd -P",
+    ] {
+        let out = sandbox
+            .exec(Command::shell(command))
+            .unwrap()
+            .check()
+            .unwrap();
+        assert!(
+            out.stdout().starts_with(state.to_str().unwrap()),
+            "{}",
+            out.stdout()
+        );
+    }
+}
+
+#[test]
+fn programs_are_found_in_the_path_of_the_command_only() {
+    let (client, _dir) = local_client();
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    sandbox
+        .write(
+            "mine/tool",
+            noxrunner::Contents::from("#!/bin/sh\necho mine").mode(0o755),
+        )
+        .unwrap();
+    let workspace = sandbox.exec(["pwd"]).unwrap().stdout().trim().to_owned();
+    let with_path = |path: &str| {
+        sandbox
+            .exec(Command::from(["tool"]).env("PATH", path))
+            .unwrap()
+    };
+    assert_eq!(
+        with_path(&format!("/nowhere:{workspace}/mine")).stdout(),
+        "mine\n"
+    );
+    assert_eq!(
+        with_path("mine").exit_code(),
+        127,
+        "a relative directory is no place to look"
+    );
+    assert_eq!(with_path("").exit_code(), 127);
+}
+
+#[test]
+fn what_the_spec_asks_for_in_vain_is_said() {
+    let (client, _dir) = local_client();
+    let spec = SandboxSpec::new().image("python:3.10").memory("1Gi");
+    let sandbox = client.create("x", spec).unwrap();
+    assert_eq!(sandbox.info().unwrap().ignored(), ["image", "memory"]);
+}
+
+#[test]
+fn too_much_of_an_argument_list_is_invalid_input() {
+    let (client, _dir) = local_client();
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    let mut args = vec!["echo".to_owned()];
+    args.extend(vec!["x".repeat(100_000); 100]);
+    let error = sandbox.exec(args).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("too long"), "{error}");
+}
+
+#[test]
+fn nothing_is_left_open() {
+    let (client, _dir) = local_client();
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let cycle = || {
+        sandbox.write("f", "x").unwrap();
+        sandbox.exec(["true"]).unwrap();
+        sandbox
+            .exec(Command::from(["sleep", "9"]).timeout(Duration::from_millis(5)))
+            .unwrap();
+        sandbox.read("f").unwrap();
+    };
+    cycle();
+    let before = descriptors();
+    (0..20).for_each(|_| cycle());
+    // Other tests of this process open and close their own meanwhile.
+    assert!(
+        descriptors() < before + 20,
+        "{before} before, {} now",
+        descriptors()
+    );
+}

@@ -12,7 +12,7 @@ use std::process::{self, Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::store::Place;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line};
 use crate::exec::{Command, Output, WORKSPACE};
 use crate::sys;
 
@@ -50,7 +50,7 @@ pub(super) fn run(command: &Command, workdir: &Path, place: &Place) -> Result<Ou
         .map(String::as_str)
         .unwrap_or_default();
     let not_run = |code, why: &str| {
-        let stderr = format!("{name}: {why}\n");
+        let stderr = format!("{}: {why}\n", one_line(name));
         Ok(Output::new(code, "", stderr, started.elapsed())
             .with_timed_out(false)
             .with_truncated(false))
