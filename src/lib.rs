@@ -1,4 +1,64 @@
-//! Run commands and move files in sandboxes behind the NoxRunner v1 REST API.
+//! Run commands and move files in sandboxes behind the NoxRunner v1 REST API: blocking, few
+//! dependencies, no async runtime, and honest about what happened.
+//!
+//! ```
+//! use noxrunner::{Client, Command, Isolation, LocalBackend, SandboxSpec};
+//! use std::time::Duration;
+//!
+//! # let dir = tempfile::tempdir().unwrap();
+//! // Or Client::new("https://sandboxes.example.com")?
+//! let client = Client::with_backend(
+//!     LocalBackend::builder()
+//! #       .state_dir(dir.path())
+//!         .isolation(Isolation::None)
+//!         .build()?,
+//! );
+//! let sandbox = client.create("demo", SandboxSpec::new().ttl(Duration::from_secs(1800)))?;
+//!
+//! sandbox.write("in.txt", "3\n1\n2\n")?;
+//! let sort = Command::shell("sort in.txt | tee out.txt").timeout(Duration::from_secs(60));
+//! assert_eq!(sandbox.exec(sort)?.check()?.stdout(), "1\n2\n3\n");
+//! assert_eq!(sandbox.read("out.txt")?, b"1\n2\n3\n");
+//!
+//! assert!(sandbox.delete()?);
+//! # Ok::<_, noxrunner::Error>(())
+//! ```
+//!
+//! # Where things are
+//!
+//! - [`Client`] makes sandboxes: [`create`](Client::create), [`sandbox`](Client::sandbox),
+//!   [`health`](Client::health). Its settings are in [`ClientBuilder`].
+//! - [`Sandbox`] is a handle to one: [`exec`](Sandbox::exec), [`write`](Sandbox::write),
+//!   [`read`](Sandbox::read), [`upload_dir`](Sandbox::upload_dir),
+//!   [`download_dir`](Sandbox::download_dir), [`touch`](Sandbox::touch), [`delete`](Sandbox::delete).
+//! - [`Command`] and [`Output`]: what is run and what came of it.
+//! - [`Backend`] is NoxRunner v1 as seven methods; [`HttpBackend`] and [`LocalBackend`] are two, and
+//!   yours is as good.
+//! - [`Error`] and its [`ErrorKind`].
+//! - [`coming_from_python`]: the names that users of the Python package know.
+//!
+//! # Time
+//!
+//! Every call but a transfer ends by a time known in advance, name lookup and all tries included.
+//! [`exec`](Sandbox::exec): the command's timeout, rounded up to whole seconds, plus 10 s. Health,
+//! create, touch and delete: [`ClientBuilder::timeout`], 30 s by default. An upload or a download
+//! goes on as long as a byte moves within that time, unless [`ClientBuilder::transfer_timeout`]
+//! bounds it; writing one file is an upload, reading one a download.
+//!
+//! # What may happen twice
+//!
+//! [`Retry`] has the table. In short: everything but exec may be sent again, since doing it twice is
+//! as good as once; an exec only if it certainly was not received, or the backend refused it with 503
+//! or 429. Over a kept connection that the server closed, "certainly" means that the server's kernel
+//! never confirmed a byte of the request; where the system can't say (it can on Linux), the answer is
+//! [`ErrorKind::OutcomeUnknown`].
+//!
+//! # What it logs
+//!
+//! One debug line per request through the `log` crate: method, path, status, milliseconds, attempt;
+//! never a token, a header's value or a body. It prints nothing, installs no signal handlers, and
+//! reads of the environment only the usual proxy variables, and where the user's state and temporary
+//! directories are.
 #![deny(missing_docs)]
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 #![cfg_attr(
@@ -15,6 +75,7 @@ mod archive;
 mod backend;
 mod cancel;
 mod client;
+pub mod coming_from_python;
 mod error;
 mod exec;
 mod files;
@@ -42,3 +103,8 @@ fn unique() -> u64 {
     // Each RandomState has keys of its own, from the operating system's random numbers.
     RandomState::new().build_hasher().finish()
 }
+
+/// The README's examples are tests.
+#[cfg(all(doctest, feature = "local"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -102,7 +102,7 @@ impl Extract {
         };
         Entries::for_each(archive, self.limits, |entry, content| {
             match unpacker.entry(entry, content) {
-                Ok(()) => unpacker.done.entries += 1,
+                Ok(()) => {}
                 Err(Stop::Refused(rule)) if self.skip_refused => {
                     unpacker.done.refused.push(Refusal {
                         name: shown(&entry.name),
@@ -209,8 +209,11 @@ struct Unpacker {
 impl Unpacker {
     fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), Stop> {
         let path = safe_path(&entry.name)?;
-        if path.is_empty() && entry.kind != Kind::Directory {
-            return Err(Stop::Refused("its name is empty"));
+        match (path.is_empty(), &entry.kind) {
+            // The root is the caller's directory, made as the caller wanted it.
+            (true, Kind::Directory) => return Ok(()),
+            (true, _) => return Err(Stop::Refused("its name is empty")),
+            (false, _) => {}
         }
         match &entry.kind {
             Kind::Directory => self.directory(path, entry),
@@ -223,14 +226,12 @@ impl Unpacker {
                 "a sparse file" => "it is a sparse file",
                 _ => "its type is unknown",
             })),
-        }
+        }?;
+        self.done.entries += 1;
+        Ok(())
     }
 
     fn directory(&mut self, path: Vec<u8>, entry: &Entry) -> Result<(), Stop> {
-        // The root is the caller's directory, made as the caller wanted it.
-        if path.is_empty() {
-            return Ok(());
-        }
         let (parent, name) = split(&path);
         let dir = enter(&mut self.cursor, parent)?;
         match sys::mkdirat(dir, name, entry.mode | 0o700) {
