@@ -42,7 +42,10 @@ impl Client {
     /// # Example
     ///
     /// ```
-    /// let client = noxrunner::Client::new("http://127.0.0.1:8080")?;
+    /// use noxrunner::{Client, ErrorKind};
+    ///
+    /// let client = Client::new("http://127.0.0.1:8080")?;
+    /// assert_eq!(Client::new("127.0.0.1:8080").unwrap_err().kind(), ErrorKind::InvalidInput);
     /// # Ok::<_, noxrunner::Error>(())
     /// ```
     #[doc(alias = "NoxRunnerClient")]

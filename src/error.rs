@@ -27,6 +27,8 @@ const MAX_SHOWN: usize = 500;
 /// assert_eq!(error.kind(), ErrorKind::InvalidInput);
 /// assert!(error.to_string().contains("ftp://example.com"));
 /// ```
+#[doc(alias = "NoxRunnerError")]
+#[doc(alias = "NoxRunnerHTTPError")]
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -46,7 +48,9 @@ struct Inner {
 pub enum ErrorKind {
     /// An argument was refused before anything was sent or run. The text names it.
     InvalidInput,
-    /// No connection to the backend could be made. Nothing was sent.
+    /// No connection to the backend could be made, or it broke before the request was received (for
+    /// health and downloads, which change nothing: before the answer was complete). Nothing has
+    /// happened.
     Connect,
     /// The call's time was over. For `exec`, see [`OutcomeUnknown`](ErrorKind::OutcomeUnknown).
     Timeout,

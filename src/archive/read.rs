@@ -77,7 +77,7 @@ impl Entries {
             count += 1;
             if count > limits.entries {
                 return Err(Error::archive(format!(
-                    "more than {} entries",
+                    "more than {} entries, the limit of max_entries()",
                     limits.entries
                 )));
             }
@@ -236,14 +236,14 @@ impl<R: Read> Read for Metered<R> {
         gauge.header_left.set(left);
         if unpacked > gauge.limits.bytes {
             return Err(refused(format!(
-                "more than {} bytes unpacked",
+                "more than {} bytes unpacked, the limit of max_bytes()",
                 gauge.limits.bytes
             )));
         }
         let allowed = gauge.received.get().saturating_mul(gauge.limits.ratio);
         if unpacked > RATIO_MATTERS_FROM && unpacked > allowed {
             return Err(refused(format!(
-                "unpacks to more than {} times its size",
+                "unpacks to more than {} times its size, the limit of max_ratio()",
                 gauge.limits.ratio
             )));
         }

@@ -82,6 +82,11 @@ impl Extract {
         self
     }
 
+    /// For content that its receiver asked for byte by byte, or sends itself.
+    pub(crate) fn any_size() -> Extract {
+        Extract::new().max_bytes(u64::MAX).max_ratio(u64::MAX)
+    }
+
     pub(crate) fn limits(&self) -> Limits {
         self.limits
     }

@@ -20,7 +20,25 @@ use crate::sandboxes::{SandboxInfo, SandboxSpec, SessionId};
 /// Arguments were checked by the caller: a command is not empty, paths are absolute, times are
 /// neither zero nor absurd. Errors carry no operation and no id: the caller puts them there.
 ///
-/// The example `custom_backend` has a whole one.
+/// The example `custom_backend` has a whole one. A backend is called through a client, or directly:
+///
+/// ```
+/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// use noxrunner::{Backend, Command, SandboxSpec, SessionId};
+///
+/// let backend: &dyn Backend = &**client.backend();
+/// let id = SessionId::new("demo")?;
+/// backend.health()?;
+/// let info = backend.create(&id, &SandboxSpec::new())?;
+/// assert_eq!(info.pod_name(), "local-demo");
+/// assert_eq!(backend.exec(&id, &Command::from(["echo", "hi"]))?.stdout(), "hi\n");
+/// let archive = backend.download(&id, "/workspace")?;
+/// assert!(backend.delete(&id)?);
+/// assert!(backend.touch(&id).unwrap_err().is_not_found());
+/// # drop(archive);
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
+#[doc(alias = "SandboxBackend")]
 pub trait Backend: Send + Sync {
     /// `GET /healthz`.
     ///

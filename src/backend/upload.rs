@@ -47,6 +47,17 @@ impl<'a> Upload<'a> {
     /// # Errors
     ///
     /// Where the file's length can't be read or it can't be rewound.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let path = dir.path().join("archive");
+    /// std::fs::write(&path, "twelve bytes")?;
+    /// let file = std::fs::File::open(&path)?;
+    /// assert_eq!(noxrunner::Upload::from_file(&file)?.content_length(), Some(12));
+    /// # Ok::<_, std::io::Error>(())
+    /// ```
     pub fn from_file(mut file: &'a File) -> io::Result<Upload<'a>> {
         file.seek(SeekFrom::Start(0))?;
         let length = file.metadata()?.len();
@@ -82,6 +93,14 @@ impl<'a> Upload<'a> {
     /// # Errors
     ///
     /// Where the file can't be rewound.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// let mut once = std::io::empty();
+    /// assert!(!noxrunner::Upload::from_reader(&mut once, None).rewind()?);
+    /// # Ok::<_, std::io::Error>(())
+    /// ```
     pub fn rewind(&mut self) -> io::Result<bool> {
         match &mut self.source {
             Source::Bytes { all, rest } => *rest = all,

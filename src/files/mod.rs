@@ -336,7 +336,7 @@ impl Sandbox {
     fn fetch(&self, src: &str, name: &[u8], writer: &mut dyn Write) -> Result<Fetched> {
         let archive = self.backend().download(self.session_id(), src)?;
         let mut found = Fetched::Nothing;
-        Entries::for_each(archive, Extract::new().limits(), |entry, content| {
+        Entries::for_each(archive, Extract::any_size().limits(), |entry, content| {
             let own = matches!(trimmed(&entry.name), b"" | b".") || trimmed(&entry.name) == name;
             found = match (&entry.kind, &found) {
                 (Kind::File, Fetched::Nothing) if own => Fetched::File(copy(content, writer)?),
@@ -354,7 +354,7 @@ impl Sandbox {
         let (src, name) = path.dest_and_name()?;
         let archive = self.backend().download(self.session_id(), &src)?;
         let mut found = None;
-        Entries::for_each(archive, Extract::new().limits(), |entry, content| {
+        Entries::for_each(archive, Extract::any_size().limits(), |entry, content| {
             if entry.kind == Kind::File && trimmed(&entry.name) == name {
                 found = Some(copy(content, writer)?);
             }

@@ -108,6 +108,25 @@ fn a_backend_of_ones_own_keeps_the_contract() {
     run_all(&Client::with_backend(Own(backend)));
 }
 
+#[test]
+fn an_upload_may_be_what_another_sandbox_downloads() {
+    let (backend, _dir) = local_backend();
+    let server = v1_server::serve(backend);
+    let client = Client::new(server.url()).unwrap();
+    let (from, to) = (fresh(&client, "from"), fresh(&client, "to"));
+    let noise: Vec<u8> = (0..3_000_000_u32)
+        .flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes())
+        .collect();
+    from.write("f", &noise).unwrap();
+    // Straight from one connection to another, on one thread.
+    let backend = client.backend();
+    let id = |sandbox: &Sandbox| noxrunner::SessionId::new(sandbox.id()).unwrap();
+    let mut archive = backend.download(&id(&from), "/workspace").unwrap();
+    let upload = noxrunner::Upload::from_reader(&mut archive, None);
+    backend.upload(&id(&to), "/workspace", upload).unwrap();
+    assert!(to.read("f").unwrap() == noise);
+}
+
 fn fresh(client: &Client, id: &str) -> Sandbox {
     client
         .create(id, SandboxSpec::new().ttl(Duration::from_secs(300)))

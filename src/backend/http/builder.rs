@@ -163,6 +163,7 @@ impl ClientBuilder {
     /// use noxrunner::{Client, HttpBackend};
     ///
     /// let backend: HttpBackend = Client::builder("http://127.0.0.1:8080").build_backend()?;
+    /// assert!(Client::builder("http://127.0.0.1:8080").token("").build_backend().is_err());
     /// # Ok::<_, noxrunner::Error>(())
     /// ```
     pub fn build_backend(self) -> Result<HttpBackend> {

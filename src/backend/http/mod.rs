@@ -58,6 +58,7 @@ impl HttpBackend {
     ///
     /// ```
     /// let backend = noxrunner::HttpBackend::new("http://[::1]:8080/prefix/")?;
+    /// assert!(format!("{backend:?}").contains("http://[::1]:8080/prefix"));
     /// # Ok::<_, noxrunner::Error>(())
     /// ```
     pub fn new(base_url: impl AsRef<str>) -> Result<HttpBackend> {

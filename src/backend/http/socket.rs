@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
@@ -93,21 +94,25 @@ impl State {
     }
 }
 
-/// Makes its bounds those of this thread's call, until dropped.
-pub(super) struct Call(());
+/// Makes its bounds those of this thread's call, until dropped. Calls nest: what one uploads may be
+/// what another downloads.
+pub(super) struct Call {
+    outer: Option<State>,
+}
 
 impl Call {
     pub(super) fn begin(bounds: Bounds, cancel: Option<&Cancel>) -> Call {
-        CALL.with_borrow_mut(|state| {
-            let number = state.number + 1;
-            *state = State {
-                bounds,
-                cancel: cancel.cloned(),
-                number,
-                ..State::idle()
-            };
-        });
-        Call(())
+        // Unique in the process: a socket goes from thread to thread.
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let state = State {
+            bounds,
+            cancel: cancel.cloned(),
+            number: LAST.fetch_add(1, Ordering::Relaxed) + 1,
+            ..State::idle()
+        };
+        Call {
+            outer: Some(CALL.replace(state)),
+        }
     }
 
     /// How far it got, and where it went.
@@ -122,13 +127,10 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        // Not the number: a socket of the pool must not take the next call for this one.
-        CALL.with_borrow_mut(|state| {
-            *state = State {
-                number: state.number,
-                ..State::idle()
-            }
-        });
+        if let Some(outer) = self.outer.take() {
+            // What this call held on to is let go outside of the borrow.
+            drop(CALL.replace(outer));
+        }
     }
 }
 

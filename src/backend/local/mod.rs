@@ -186,7 +186,7 @@ impl Backend for LocalBackend {
             .make_dir(dest)
             .map_err(|e| path_failed("dest", dest, e))?;
         let stages = place.stages()?;
-        Extract::new().unpack_to_dir(archive, target.as_fd(), stages.as_fd(), Links::Any)?;
+        Extract::any_size().unpack_to_dir(archive, target.as_fd(), stages.as_fd(), Links::Any)?;
         Ok(())
     }
 
