@@ -5,8 +5,11 @@
 )]
 
 use std::ffi::{CStr, CString};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libc::c_int;
@@ -54,6 +57,16 @@ pub(crate) fn openat(
     })?;
     // SAFETY: the kernel just made this descriptor, nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Opens a directory by its path on this machine, and does not wait for a FIFO in its place.
+pub(crate) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    let flags = libc::O_DIRECTORY | libc::O_NONBLOCK;
+    let dir = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
+    Ok(dir.into())
 }
 
 /// Opens a directory itself, never through a link at its last component.

@@ -5,13 +5,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::sys;
 
+/// How many directories on the way are kept open: enough for a walk not to start over and over at
+/// the root, and few enough for the limit of descriptors.
+const MAX_OPEN: usize = 64;
+
 /// Stands in a directory below `root`. Paths are `a/b/c` with no empty part, `.` or `..`; the
 /// empty path is the root.
 pub(super) struct Cursor {
     root: OwnedFd,
     path: Vec<u8>,
-    /// None in the root.
-    dir: Option<OwnedFd>,
+    /// The last directories on the way, each with the length of its path.
+    open: Vec<(usize, OwnedFd)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,30 +29,37 @@ impl Cursor {
         Cursor {
             root,
             path: Vec::new(),
-            dir: None,
+            open: Vec::new(),
         }
     }
 
-    /// Goes to a directory: from where it stands if that is on the way, else from the root.
+    /// Goes to a directory, from the last one that is on the way to it.
     pub(super) fn enter(&mut self, path: &[u8], missing: Missing) -> io::Result<BorrowedFd<'_>> {
-        if self.path != path {
-            let below = path
-                .strip_prefix(self.path.as_slice())
-                .and_then(|p| p.strip_prefix(b"/"));
-            let (mut here, rest) = match (self.dir.take(), below) {
-                (Some(dir), Some(rest)) => (Some(dir), rest),
-                _ => (None, path),
-            };
-            // If a step fails, the cursor stands in the root again.
-            self.path.clear();
-            for part in rest.split(|b| *b == b'/').filter(|part| !part.is_empty()) {
-                let from = here.as_ref().unwrap_or(&self.root).as_fd();
-                here = Some(step(from, part, missing)?);
-            }
-            self.dir = here;
-            self.path.extend_from_slice(path);
+        let on_the_way = |length: usize| {
+            path.starts_with(&self.path[..length]) && matches!(path.get(length), None | Some(b'/'))
+        };
+        while self.open.last().is_some_and(|last| !on_the_way(last.0)) {
+            self.open.pop();
         }
-        Ok(self.dir.as_ref().unwrap_or(&self.root).as_fd())
+        let mut here = self.open.last().map_or(0, |last| last.0);
+        self.path.clear();
+        self.path.extend_from_slice(path);
+        while here < path.len() {
+            let start = if here == 0 { 0 } else { here + 1 };
+            let length = path[start..].iter().position(|b| *b == b'/');
+            let end = length.map_or(path.len(), |length| start + length);
+            let dir = step(self.here(), &path[start..end], missing)?;
+            if self.open.len() == MAX_OPEN {
+                self.open.remove(0);
+            }
+            self.open.push((end, dir));
+            here = end;
+        }
+        Ok(self.here())
+    }
+
+    fn here(&self) -> BorrowedFd<'_> {
+        self.open.last().map_or(&self.root, |last| &last.1).as_fd()
     }
 }
 
@@ -76,5 +87,33 @@ pub(super) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     match dir {
         b"" => name.to_vec(),
         _ => [dir, b"/", name].concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn it_stands_where_it_was_told_to_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cursor = Cursor::new(File::open(dir.path()).unwrap().into());
+        let deep = vec!["d"; 200].join("/");
+        for path in [
+            "a/b", "a/bc", "a", "a/b/c", "", "ab", "a/b", &deep, "d", &deep,
+        ] {
+            let fd = cursor.enter(path.as_bytes(), Missing::Create).unwrap();
+            let found = File::from(fd.try_clone_to_owned().unwrap())
+                .metadata()
+                .unwrap();
+            let wanted = fs::metadata(dir.path().join(path)).unwrap();
+            assert_eq!(found.ino(), wanted.ino(), "{path:.20}");
+        }
+        let error = cursor.enter(b"a/x/y", Missing::Fail).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        let fd = cursor.enter(b"a", Missing::Fail).unwrap();
+        assert_eq!(sys::read_dir(fd).unwrap().len(), 2);
     }
 }

@@ -8,7 +8,7 @@ use super::cursor::{Cursor, Missing, join};
 use super::unpack::{Extract, Extraction, Links};
 use crate::error::{Error, Result};
 use crate::remove::remove_at;
-use crate::sys::{self, FileType};
+use crate::sys::{self, FileType, open_dir};
 
 impl Extract {
     /// Unpacks into `target`, which is made if need be. Where it did not exist, it appears as a
@@ -72,14 +72,6 @@ impl Extract {
         Merge::new(stage.dir.as_fd(), target)?.run(true)?;
         directories.finish(target)?;
         Ok(done)
-    }
-}
-
-fn open_dir(path: &Path) -> io::Result<OwnedFd> {
-    let dir = std::fs::File::open(path)?;
-    match dir.metadata()?.is_dir() {
-        true => Ok(dir.into()),
-        false => Err(io::ErrorKind::NotADirectory.into()),
     }
 }
 

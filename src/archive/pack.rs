@@ -18,6 +18,10 @@ use crate::sys::{self, FileType, Stat};
 const SAMPLES: u64 = 16;
 const SAMPLE_SIZE: usize = 16 * 1024;
 
+/// How many bytes of a name a header holds; longer ones go before it, in an entry of this name.
+const NAME_FIELD: usize = 100;
+const LONG_LINK: &[u8] = b"././@LongLink";
+
 /// What is in a directory, as it was when it was listed.
 pub(crate) struct Tree {
     cursor: Cursor,
@@ -25,13 +29,18 @@ pub(crate) struct Tree {
     shown: PathBuf,
     /// What its entries are below, in the archive.
     prefix: Vec<u8>,
+    /// The directory itself.
+    top: Stat,
     entries: Vec<(Vec<u8>, Stat)>,
 }
 
 impl Tree {
     /// Lists a directory. `specials` says what becomes of FIFOs, sockets and devices.
     pub(crate) fn list(root: OwnedFd, shown: &Path, specials: Specials) -> Result<Tree> {
+        let top = sys::stat_fd(root.as_fd())
+            .map_err(|e| Error::io(format_args!("cannot look at {}", shown.display()), e))?;
         let mut tree = Tree {
+            top,
             cursor: Cursor::new(root),
             shown: shown.to_owned(),
             prefix: Vec::new(),
@@ -114,6 +123,10 @@ impl Tree {
     }
 
     pub(crate) fn write(mut self, encoder: &mut Encoder) -> Result<()> {
+        if !self.prefix.is_empty() {
+            add_directory(encoder, &self.prefix, self.top.mode, self.top.mtime)
+                .map_err(|e| self.failed("archive", b"", e))?;
+        }
         for (path, stat) in std::mem::take(&mut self.entries) {
             self.write_entry(encoder, &path, stat)
                 .map_err(|e| self.failed("archive", &path, e))?;
@@ -142,10 +155,8 @@ impl Tree {
                 } else {
                     EntryType::Char
                 };
-                let mut header = header(kind, stat.mode, stat.mtime, 0);
-                encoder
-                    .tar
-                    .append_data(&mut header, as_path(name), io::empty())
+                let header = header(kind, stat.mode, stat.mtime, 0);
+                add(encoder, header, name, b"", &mut io::empty())
             }
         }
     }
@@ -199,19 +210,38 @@ fn header(kind: EntryType, mode: u32, mtime: u64, size: u64) -> Header {
     header
 }
 
-fn as_path(name: &[u8]) -> &Path {
-    Path::new(OsStr::from_bytes(name))
+/// Adds an entry under any name. The tar crate's own way cuts a long name at its first byte that is
+/// not UTF-8, and then may have none left.
+fn add(
+    encoder: &mut Encoder,
+    mut header: Header,
+    name: &[u8],
+    link: &[u8],
+    content: &mut dyn Read,
+) -> io::Result<()> {
+    for (kind, field, text) in [
+        (EntryType::GNULongName, 0, name),
+        (EntryType::GNULongLink, 157, link),
+    ] {
+        let fits = text.len().min(NAME_FIELD);
+        header.as_mut_bytes()[field..field + fits].copy_from_slice(&text[..fits]);
+        if text.len() > NAME_FIELD {
+            let with_nul = [text, b"\0"].concat();
+            let mut long = self::header(kind, 0o644, 0, with_nul.len() as u64);
+            long.as_mut_bytes()[..LONG_LINK.len()].copy_from_slice(LONG_LINK);
+            long.set_cksum();
+            encoder.tar.append(&long, with_nul.as_slice())?;
+        }
+    }
+    header.set_cksum();
+    encoder.tar.append(&header, content)
 }
 
 /// The directory's own entry, which tells a receiver that the archive is one of a directory.
 #[cfg(feature = "local")]
 pub(crate) fn add_root(encoder: &mut Encoder) -> io::Result<()> {
-    let mut header = header(EntryType::Directory, 0o755, 0, 0);
-    if let Some(gnu) = header.as_gnu_mut() {
-        gnu.name[..2].copy_from_slice(b"./");
-    }
-    header.set_cksum();
-    encoder.tar.append(&header, io::empty())
+    let header = header(EntryType::Directory, 0o755, 0, 0);
+    add(encoder, header, b"./", b"", &mut io::empty())
 }
 
 pub(crate) fn add_directory(
@@ -220,10 +250,14 @@ pub(crate) fn add_directory(
     mode: u32,
     mtime: u64,
 ) -> io::Result<()> {
-    let mut header = header(EntryType::Directory, mode, mtime, 0);
-    encoder
-        .tar
-        .append_data(&mut header, as_path(&[name, b"/"].concat()), io::empty())
+    let header = header(EntryType::Directory, mode, mtime, 0);
+    add(
+        encoder,
+        header,
+        &[name, b"/"].concat(),
+        b"",
+        &mut io::empty(),
+    )
 }
 
 /// Takes exactly `size` bytes: of a file that grows meanwhile what there was when it was opened;
@@ -236,15 +270,13 @@ pub(crate) fn add_file(
     size: u64,
     content: &mut dyn Read,
 ) -> io::Result<()> {
-    let mut header = header(EntryType::Regular, mode, mtime, size);
+    let header = header(EntryType::Regular, mode, mtime, size);
     let mut exact = Exactly {
         content,
         left: size,
         size,
     };
-    encoder
-        .tar
-        .append_data(&mut header, as_path(name), &mut exact)
+    add(encoder, header, name, b"", &mut exact)
 }
 
 pub(crate) fn add_link(
@@ -253,10 +285,8 @@ pub(crate) fn add_link(
     target: &[u8],
     mtime: u64,
 ) -> io::Result<()> {
-    let mut header = header(EntryType::Symlink, 0o777, mtime, 0);
-    encoder
-        .tar
-        .append_link(&mut header, as_path(name), as_path(target))
+    let header = header(EntryType::Symlink, 0o777, mtime, 0);
+    add(encoder, header, name, target, &mut io::empty())
 }
 
 struct Exactly<'a> {

@@ -1,16 +1,23 @@
 //! The entries of an archive that nobody vouches for.
+//!
+//! The headers are the tar crate's, the loop over them is not: its iterator takes long names of any
+//! size into memory, tells a cut archive from a whole one only inside an entry, and splits extended
+//! records at newlines, which names may hold.
 
 use std::cell::Cell;
 use std::io::{self, BufReader, Read};
 use std::rc::Rc;
 
 use flate2::bufread::MultiGzDecoder;
-use tar::EntryType;
+use tar::{EntryType, Header};
 
 use crate::error::{Error, Result, io_reason};
 
-/// How much the headers of one entry may take, long names and extensions included, in bytes.
-const MAX_HEADERS: u64 = 1024 * 1024;
+/// How much the extended headers of one entry may take, long names included, in bytes.
+const MAX_EXTENSIONS: u64 = 1024 * 1024;
+
+/// The unit of a tar archive, in bytes.
+const BLOCK: usize = 512;
 
 /// Below this many bytes the ratio of an archive to what is in it does not matter.
 const RATIO_MATTERS_FROM: u64 = 256 * 1024 * 1024;
@@ -31,6 +38,7 @@ pub(crate) struct Entry {
     pub(crate) kind: Kind,
     /// Permissions only.
     pub(crate) mode: u32,
+    /// Bytes of content in the archive.
     pub(crate) size: u64,
     pub(crate) mtime: u64,
 }
@@ -46,107 +54,267 @@ pub(crate) enum Kind {
     Special(&'static str),
 }
 
-/// The entries of a tar archive, gzip-compressed or plain by its first bytes. `each` gets every
-/// entry with its content, in order; what it leaves unread is passed over.
-pub(crate) struct Entries;
+/// The entries of a tar archive, gzip-compressed or plain by its first bytes.
+pub(crate) struct Entries<R> {
+    archive: R,
+    read: u64,
+}
 
-impl Entries {
-    /// Reads the archive to its last byte, so that a gzip checksum is verified and a cut one is
-    /// noticed wherever it was cut.
+impl Entries<()> {
+    /// Gives every entry with its content to `each`, in order; what that leaves unread is passed
+    /// over. Reads the archive to its last byte, so that a gzip checksum is verified and a cut one
+    /// is noticed wherever it was cut.
     pub(crate) fn for_each(
         archive: impl Read,
         limits: Limits,
         mut each: impl FnMut(&Entry, &mut dyn Read) -> Result<()>,
     ) -> Result<()> {
-        let gauge = Rc::new(Gauge {
+        let received = Rc::new(Cell::new(0));
+        let inner = decode(archive, &received)?;
+        let archive = Metered {
+            inner,
+            received,
+            unpacked: 0,
             limits,
-            ..Gauge::new()
-        });
-        let decoded = decode(archive, &gauge)?;
-        let mut tar = tar::Archive::new(Metered {
-            inner: decoded,
-            gauge: Rc::clone(&gauge),
-        });
-        let mut count = 0;
-        let mut entries = tar.entries().map_err(|e| damaged(e, count))?;
-        loop {
-            gauge.header_left.set(MAX_HEADERS);
-            let Some(next) = entries.next() else { break };
-            let mut data = next.map_err(|e| damaged(e, count))?;
-            gauge.header_left.set(u64::MAX);
-            count += 1;
-            if count > limits.entries {
-                return Err(Error::archive(format!(
+        };
+        let mut entries = Entries { archive, read: 0 };
+        while let Some(entry) = entries.next()? {
+            if entries.read > limits.entries {
+                let text = format!(
                     "more than {} entries, the limit of max_entries()",
                     limits.entries
-                )));
+                );
+                return Err(Error::archive(text));
             }
-            let Some(entry) = describe(&mut data)? else {
-                continue;
-            };
             let mut content = Content {
-                data: &mut data,
+                data: &mut entries.archive,
                 left: entry.size,
             };
             each(&entry, &mut content)?;
-            io::copy(&mut content, &mut io::sink()).map_err(|e| damaged(e, count))?;
+            let padding = (BLOCK as u64 - entry.size % BLOCK as u64) % BLOCK as u64;
+            content.left = content.left.saturating_add(padding);
+            io::copy(&mut content, &mut io::sink()).map_err(|e| damaged(e, entries.read))?;
         }
-        if gauge.ended.get() {
-            return Err(Error::archive(format!(
-                "cut off after {count} entries: its end marker is missing"
-            )));
+        let rest = io::copy(&mut entries.archive, &mut io::sink());
+        rest.map(drop).map_err(|e| damaged(e, entries.read))
+    }
+}
+
+/// What the headers before an entry say of it.
+#[derive(Default)]
+struct Extensions {
+    name: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+    mtime: Option<u64>,
+    sparse: bool,
+    /// Bytes they took.
+    length: u64,
+    /// Whether an entry must follow.
+    pending: bool,
+}
+
+impl<R: Read> Entries<R> {
+    /// The next entry; none at the end marker.
+    fn next(&mut self) -> Result<Option<Entry>> {
+        let mut extensions = Extensions::default();
+        loop {
+            let Some(header) = self.header()? else {
+                return match extensions.pending {
+                    false => Ok(None),
+                    true => Err(Error::archive(
+                        "ends after the long name of an entry that does not come",
+                    )),
+                };
+            };
+            let size = header.entry_size().map_err(|e| damaged(e, self.read))?;
+            extensions.pending |= header.entry_type() != EntryType::XGlobalHeader;
+            match header.entry_type() {
+                EntryType::GNULongName => {
+                    extensions.name = Some(self.long_name(&mut extensions, size)?)
+                }
+                EntryType::GNULongLink => {
+                    extensions.link = Some(self.long_name(&mut extensions, size)?)
+                }
+                EntryType::XHeader => self.extended(&mut extensions, size)?,
+                EntryType::XGlobalHeader => drop(self.extension(&mut extensions, size)?),
+                kind => {
+                    if kind == EntryType::GNUSparse {
+                        self.sparse_map(&header)?;
+                    }
+                    self.read += 1;
+                    return Ok(Some(describe(&header, extensions, size)));
+                }
+            }
         }
-        io::copy(&mut tar.into_inner(), &mut io::sink()).map_err(|e| damaged(e, count))?;
+    }
+
+    fn header(&mut self) -> Result<Option<Header>> {
+        let mut header = Header::new_old();
+        let block = header.as_mut_bytes();
+        if !self.block(block)? {
+            let text = format!(
+                "cut off after {} entries: its end marker is missing",
+                self.read
+            );
+            return Err(Error::archive(text));
+        }
+        if block.iter().all(|b| *b == 0) {
+            return Ok(None);
+        }
+        // The field of the sum itself counts as spaces.
+        let sum = |range: &[u8]| range.iter().map(|b| u32::from(*b)).sum::<u32>();
+        let found = sum(&block[..148]) + 8 * u32::from(b' ') + sum(&block[156..]);
+        match header.cksum() {
+            Ok(said) if said == found => Ok(Some(header)),
+            _ => Err(damaged(
+                io::Error::other("the checksum of a header is wrong"),
+                self.read,
+            )),
+        }
+    }
+
+    /// Reads one block. False at the end of the archive.
+    fn block(&mut self, block: &mut [u8; BLOCK]) -> Result<bool> {
+        let mut held = 0;
+        while held < BLOCK {
+            match self.archive.read(&mut block[held..]) {
+                Ok(0) if held == 0 => return Ok(false),
+                Ok(0) => return Err(damaged(io::ErrorKind::UnexpectedEof.into(), self.read)),
+                Ok(got) => held += got,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(damaged(e, self.read)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The content of a header that speaks of the next entry.
+    fn extension(&mut self, extensions: &mut Extensions, size: u64) -> Result<Vec<u8>> {
+        extensions.length = extensions.length.saturating_add(size);
+        if extensions.length > MAX_EXTENSIONS {
+            let text = format!("an entry's headers take more than {MAX_EXTENSIONS} bytes");
+            return Err(Error::archive(text));
+        }
+        let padded = size.next_multiple_of(BLOCK as u64);
+        let mut content = Vec::new();
+        let mut data = Content {
+            data: &mut self.archive,
+            left: padded,
+        };
+        data.read_to_end(&mut content)
+            .map_err(|e| damaged(e, self.read))?;
+        content.truncate(usize::try_from(size).unwrap_or(usize::MAX));
+        Ok(content)
+    }
+
+    fn long_name(&mut self, extensions: &mut Extensions, size: u64) -> Result<Vec<u8>> {
+        let mut name = self.extension(extensions, size)?;
+        name.truncate(name.iter().position(|b| *b == 0).unwrap_or(name.len()));
+        Ok(name)
+    }
+
+    /// Records of the form `LENGTH KEY=VALUE\n`, where the length counts itself and the newline.
+    fn extended(&mut self, extensions: &mut Extensions, size: u64) -> Result<()> {
+        let content = self.extension(extensions, size)?;
+        let mut rest = content.as_slice();
+        while !rest.is_empty() {
+            let (key, value, after) =
+                record(rest).ok_or_else(|| Error::archive("an extended header is damaged"))?;
+            let number = || {
+                std::str::from_utf8(value)
+                    .ok()?
+                    .split('.')
+                    .next()?
+                    .parse::<u64>()
+                    .ok()
+            };
+            match key {
+                b"path" => extensions.name = Some(value.to_vec()),
+                b"linkpath" => extensions.link = Some(value.to_vec()),
+                b"size" => {
+                    let size = number()
+                        .ok_or_else(|| Error::archive("an extended header's size is no number"))?;
+                    extensions.size = Some(size);
+                }
+                b"mtime" => extensions.mtime = number(),
+                _ if key.starts_with(b"GNU.sparse.") => extensions.sparse = true,
+                _ => {}
+            }
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Passes over the blocks that say where a sparse file has holes.
+    fn sparse_map(&mut self, header: &Header) -> Result<()> {
+        /// Where a block says whether another one follows: in the header, and in those after it.
+        const MORE: [usize; 2] = [482, 504];
+        let mut block = *header.as_bytes();
+        let mut more = block[MORE[0]] != 0;
+        let mut blocks = 0;
+        while more {
+            blocks += 1;
+            if blocks * BLOCK as u64 > MAX_EXTENSIONS || !self.block(&mut block)? {
+                return Err(Error::archive(
+                    "the map of a sparse file is cut off or too long",
+                ));
+            }
+            more = block[MORE[1]] != 0;
+        }
         Ok(())
     }
 }
 
-/// Turns an entry's header into ours; none for one that only speaks of others.
-fn describe<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Option<Entry>> {
-    let name = entry.path_bytes().into_owned();
-    let link = || {
-        entry
-            .link_name_bytes()
-            .map(|l| l.into_owned())
-            .unwrap_or_default()
-    };
-    let kind = match entry.header().entry_type() {
+fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let space = bytes.iter().take(20).position(|b| *b == b' ')?;
+    let length: usize = std::str::from_utf8(&bytes[..space]).ok()?.parse().ok()?;
+    let (whole, after) = bytes.split_at_checked(length)?;
+    let text = whole.get(space + 1..)?.strip_suffix(b"\n")?;
+    let equals = text.iter().position(|b| *b == b'=')?;
+    Some((&text[..equals], &text[equals + 1..], after))
+}
+
+fn describe(header: &Header, extensions: Extensions, size: u64) -> Entry {
+    let name = extensions
+        .name
+        .unwrap_or_else(|| header.path_bytes().into_owned());
+    let link = extensions
+        .link
+        .or_else(|| header.link_name_bytes().map(|link| link.into_owned()));
+    let link = link.unwrap_or_default();
+    let kind = match header.entry_type() {
+        _ if extensions.sparse => Kind::Special("a sparse file"),
         // Archives from before 1988 know a directory by its last byte.
         EntryType::Regular if name.last() == Some(&b'/') => Kind::Directory,
         EntryType::Regular | EntryType::Continuous => Kind::File,
         EntryType::Directory => Kind::Directory,
-        EntryType::Symlink => Kind::Symlink(link()),
-        EntryType::Link => Kind::Hardlink(link()),
-        EntryType::XGlobalHeader => return Ok(None),
+        EntryType::Symlink => Kind::Symlink(link),
+        EntryType::Link => Kind::Hardlink(link),
         EntryType::Fifo => Kind::Special("a FIFO"),
         EntryType::Char | EntryType::Block => Kind::Special("a device"),
         EntryType::GNUSparse => Kind::Special("a sparse file"),
         _ => Kind::Special("of an unknown type"),
     };
-    let size = match kind {
-        Kind::File => entry.size(),
-        _ => 0,
+    // Links and directories say the size of what they are, and have no content.
+    let has_content = match kind {
+        Kind::File => true,
+        Kind::Special(what) => !matches!(what, "a FIFO" | "a device"),
+        Kind::Directory | Kind::Symlink(_) | Kind::Hardlink(_) => false,
     };
-    let mode = entry.header().mode().unwrap_or(0o644) & 0o777;
-    let mtime = entry.header().mtime().unwrap_or(0);
-    let is_sparse = |key: &[u8]| key.starts_with(b"GNU.sparse.");
-    let sparse = entry
-        .pax_extensions()
-        .ok()
-        .flatten()
-        .is_some_and(|mut all| all.any(|e| e.is_ok_and(|e| is_sparse(e.key_bytes()))));
-    let kind = if sparse {
-        Kind::Special("a sparse file")
-    } else {
-        kind
-    };
-    Ok(Some(Entry {
+    Entry {
         name,
         kind,
-        mode,
-        size,
-        mtime,
-    }))
+        mode: header.mode().unwrap_or(0o644) & 0o777,
+        size: if has_content {
+            extensions.size.unwrap_or(size)
+        } else {
+            0
+        },
+        mtime: extensions
+            .mtime
+            .unwrap_or_else(|| header.mtime().unwrap_or(0)),
+    }
 }
 
 /// The content of one entry, which must be as long as its header says.
@@ -173,78 +341,43 @@ impl<R: Read> Read for Content<'_, R> {
     }
 }
 
-/// What was read so far, and what may still be.
-struct Gauge {
-    limits: Limits,
-    received: Cell<u64>,
-    unpacked: Cell<u64>,
-    /// How much may be read before the content of the next entry.
-    header_left: Cell<u64>,
-    ended: Cell<bool>,
-}
-
-impl Gauge {
-    fn new() -> Gauge {
-        Gauge {
-            limits: Limits {
-                entries: 0,
-                bytes: 0,
-                ratio: 0,
-            },
-            received: Cell::new(0),
-            unpacked: Cell::new(0),
-            header_left: Cell::new(MAX_HEADERS),
-            ended: Cell::new(false),
-        }
-    }
-}
-
+/// Counts what came over the wire.
 struct Received<R> {
     inner: R,
-    gauge: Rc<Gauge>,
+    count: Rc<Cell<u64>>,
 }
 
 impl<R: Read> Read for Received<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(buf)?;
-        self.gauge
-            .received
-            .set(self.gauge.received.get() + got as u64);
+        self.count.set(self.count.get() + got as u64);
         Ok(got)
     }
 }
 
+/// Holds what is unpacked against the limits.
 struct Metered<R> {
     inner: R,
-    gauge: Rc<Gauge>,
+    received: Rc<Cell<u64>>,
+    unpacked: u64,
+    limits: Limits,
 }
 
 impl<R: Read> Read for Metered<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let gauge = &self.gauge;
         let got = self.inner.read(buf)?;
-        if got == 0 && !buf.is_empty() {
-            gauge.ended.set(true);
-        }
-        let unpacked = gauge.unpacked.get() + got as u64;
-        gauge.unpacked.set(unpacked);
-        let Some(left) = gauge.header_left.get().checked_sub(got as u64) else {
+        self.unpacked += got as u64;
+        let Limits { bytes, ratio, .. } = self.limits;
+        if self.unpacked > bytes {
             return Err(refused(format!(
-                "an entry's headers take more than {MAX_HEADERS} bytes"
-            )));
-        };
-        gauge.header_left.set(left);
-        if unpacked > gauge.limits.bytes {
-            return Err(refused(format!(
-                "more than {} bytes unpacked, the limit of max_bytes()",
-                gauge.limits.bytes
+                "more than {bytes} bytes unpacked, the limit of max_bytes()"
             )));
         }
-        let allowed = gauge.received.get().saturating_mul(gauge.limits.ratio);
-        if unpacked > RATIO_MATTERS_FROM && unpacked > allowed {
+        if self.unpacked > RATIO_MATTERS_FROM
+            && self.unpacked > self.received.get().saturating_mul(ratio)
+        {
             return Err(refused(format!(
-                "unpacks to more than {} times its size, the limit of max_ratio()",
-                gauge.limits.ratio
+                "unpacks to more than {ratio} times its size, the limit of max_ratio()"
             )));
         }
         Ok(got)
@@ -255,10 +388,10 @@ fn refused(rule: String) -> io::Error {
     Error::archive(rule).into_io()
 }
 
-fn decode<'a>(archive: impl Read + 'a, gauge: &Rc<Gauge>) -> Result<Box<dyn Read + 'a>> {
+fn decode<'a>(archive: impl Read + 'a, received: &Rc<Cell<u64>>) -> Result<Box<dyn Read + 'a>> {
     let mut archive = Received {
         inner: archive,
-        gauge: Rc::clone(gauge),
+        count: Rc::clone(received),
     };
     let mut start = Vec::with_capacity(2);
     (&mut archive)

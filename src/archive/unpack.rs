@@ -1,5 +1,6 @@
 //! An archive that nobody vouches for, into a directory.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,7 +13,8 @@ use crate::sys::{self, FileType};
 /// How the archive of a download is unpacked on this machine: what it may ask for, and what
 /// happens to an entry that breaks a rule.
 ///
-/// An entry is refused if its name is absolute, has a `..` component or a NUL byte; if it would be
+/// An entry is refused if its name is absolute, has a `..` component or a NUL byte, or is over 4096
+/// bytes long; if it would be
 /// written through a link; if it is a link that leads out of the target (absolute, or with more
 /// `..` than it is deep, or with a `..` after its start); if it is a hard link to anything but a
 /// file of the same archive; if it is a device, a FIFO or a sparse file. Owners and the setuid,
@@ -98,10 +100,13 @@ impl Extract {
         dir: OwnedFd,
         links: Links,
     ) -> Result<(Extraction, Directories)> {
+        // The directory was made with all permissions, so what it has is what new ones may have.
+        let umask = sys::stat_fd(dir.as_fd()).map_err(|e| failed(e, b"."))?.mode & 0o777;
         let mut unpacker = Unpacker {
             cursor: Cursor::new(dir),
+            umask,
             links,
-            directories: Directories(Vec::new()),
+            directories: Directories(BTreeMap::new()),
             done: Extraction::default(),
             buffer: vec![0; 128 * 1024],
         };
@@ -165,15 +170,14 @@ pub(crate) enum Links {
 
 /// The modes and times of directories, which are set last: a directory without write permission
 /// must take its entries first, and each entry changes its time.
-pub(super) struct Directories(Vec<(Vec<u8>, u32, u64)>);
+pub(super) struct Directories(BTreeMap<Vec<u8>, (u32, u64)>);
 
 impl Directories {
-    pub(super) fn finish(mut self, root: BorrowedFd<'_>) -> Result<()> {
+    pub(super) fn finish(self, root: BorrowedFd<'_>) -> Result<()> {
         let root = root.try_clone_to_owned().map_err(|e| failed(e, b"."))?;
         let mut cursor = Cursor::new(root);
         // Deeper ones first: a directory may end up closed to its owner.
-        self.0.sort_by(|a, b| b.0.cmp(&a.0));
-        for (path, mode, mtime) in self.0 {
+        for (path, (mode, mtime)) in self.0.into_iter().rev() {
             let set = |dir: BorrowedFd<'_>| {
                 let now = sys::stat_fd(dir)?.mode;
                 sys::set_mtime(dir, mtime)?;
@@ -205,6 +209,8 @@ impl From<io::Error> for Stop {
 
 struct Unpacker {
     cursor: Cursor,
+    /// The permissions that may be given.
+    umask: u32,
     links: Links,
     directories: Directories,
     done: Extraction,
@@ -242,14 +248,17 @@ impl Unpacker {
         match sys::mkdirat(dir, name, entry.mode | 0o700) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 match sys::stat_at(dir, name)?.kind {
-                    FileType::Directory => {}
+                    // Made for what is in it, or listed twice: the later mode counts.
+                    FileType::Directory => {
+                        sys::chmodat(dir, name, (entry.mode | 0o700) & self.umask)?
+                    }
                     FileType::Symlink => return Err(THROUGH_A_LINK),
                     _ => return Err(Stop::Refused("a file of the same name came before it")),
                 }
             }
             result => result?,
         }
-        self.directories.0.push((path, entry.mode, entry.mtime));
+        self.directories.0.insert(path, (entry.mode, entry.mtime));
         Ok(())
     }
 
@@ -295,6 +304,7 @@ impl Unpacker {
         let (target_parent, target_name) = split(&target);
         let missing = |e: io::Error| match e.kind() {
             io::ErrorKind::NotFound => NO_FILE,
+            _ if matches!(e.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => NO_FILE,
             _ => Stop::Failed(e),
         };
         // The cursor holds one directory, and a link needs two.
@@ -371,6 +381,9 @@ fn replacing<T>(
     }
 }
 
+/// The longest name, in bytes: as long as a path can be, and no trap of depth without end.
+const MAX_NAME: usize = 4096;
+
 /// `./a//b/` as `a/b`.
 fn safe_path(name: &[u8]) -> Result<Vec<u8>, Stop> {
     if name.first() == Some(&b'/') {
@@ -378,6 +391,9 @@ fn safe_path(name: &[u8]) -> Result<Vec<u8>, Stop> {
     }
     if name.contains(&0) {
         return Err(Stop::Refused("its name contains a NUL byte"));
+    }
+    if name.len() > MAX_NAME {
+        return Err(Stop::Refused("its name is longer than 4096 bytes"));
     }
     let mut path = Vec::with_capacity(name.len());
     for part in name.split(|b| *b == b'/') {

@@ -168,15 +168,13 @@ impl<'a, P: Into<PathBuf>, C: Into<Contents<'a>>, const N: usize> From<[(P, C); 
 }
 
 pub(super) fn list(local: &Path) -> Result<Tree> {
-    let failed = |e| Error::io(format_args!("cannot open {}", local.display()), e);
-    let dir = File::open(local).map_err(failed)?;
-    if !dir.metadata().map_err(failed)?.is_dir() {
-        return Err(Error::invalid(format!(
-            "{} is not a directory",
-            local.display()
-        )));
-    }
-    Tree::list(dir.into(), local, Specials::Refuse)
+    let dir = sys::open_dir(local).map_err(|e| match e.kind() {
+        io::ErrorKind::NotADirectory => {
+            Error::invalid(format!("{} is not a directory", local.display())).with_source(e)
+        }
+        _ => Error::io(format_args!("cannot open {}", local.display()), e),
+    })?;
+    Tree::list(dir, local, Specials::Refuse)
 }
 
 /// Contents whose length is known.

@@ -352,7 +352,13 @@ impl Sandbox {
     /// A name that is not UTF-8 can't be asked for: finds it in the archive of a directory above.
     fn read_from_ancestor(&self, path: &SandboxPath, writer: &mut dyn Write) -> Result<u64> {
         let (src, name) = path.dest_and_name()?;
-        let archive = self.backend().download(self.session_id(), &src)?;
+        self.find(&src, &name, writer)?
+            .ok_or_else(|| path.not_found())
+    }
+
+    /// The size of a file in a directory, once it is written; none if it is not there.
+    fn find(&self, src: &str, name: &[u8], writer: &mut dyn Write) -> Result<Option<u64>> {
+        let archive = self.backend().download(self.session_id(), src)?;
         let mut found = None;
         Entries::for_each(archive, Extract::any_size().limits(), |entry, content| {
             if entry.kind == Kind::File && trimmed(&entry.name) == name {
@@ -360,7 +366,7 @@ impl Sandbox {
             }
             Ok(())
         })?;
-        found.ok_or_else(|| path.not_found())
+        Ok(found)
     }
 
     fn read_staged(&self, path: &SandboxPath, writer: &mut dyn Write) -> Result<u64> {
@@ -374,29 +380,23 @@ impl Sandbox {
         };
         let out = run(&copy)?;
         let fetched = match out.exit_code() {
-            0 => self.fetch(&format!("{WORKSPACE}/{stage}"), b"f", &mut *writer),
+            0 => self.find(&format!("{WORKSPACE}/{stage}"), b"f", writer),
             44 => return Err(path.not_found()),
             45 => return Err(path.is_a_directory()),
             127 => Err(Error::new(
                 ErrorKind::Unsupported,
                 "the backend sends directories only, and the sandbox has no sh or cp to stage a file",
             )),
-            _ => out.check().map(|_| Fetched::Nothing),
+            _ => out.check().map(|_| None),
         };
         // A reader who has the bytes is not told that the copy is still there.
         if let Err(e) = run(&["rm", "-rf", "--", &stage]) {
             log::warn!("cannot remove {WORKSPACE}/{stage} in the sandbox: {e}");
         }
-        match fetched? {
-            Fetched::File(size) => Ok(size),
-            // The directory that holds the copy came with an entry of its own.
-            _ => self.protocol_error(path),
-        }
-    }
-
-    fn protocol_error(&self, path: &SandboxPath) -> Result<u64> {
-        let text = format!("the archive of {} holds no such file", path.shown());
-        Err(Error::new(ErrorKind::Protocol, text))
+        fetched?.ok_or_else(|| {
+            let text = "the archive of a directory with one file does not hold it";
+            Error::new(ErrorKind::Protocol, text)
+        })
     }
 }
 

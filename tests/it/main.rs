@@ -5,6 +5,8 @@ mod support;
 
 /// Archives in and out: what is kept, and what a hostile one may not do.
 mod archives;
+/// Archives that are cut, damaged or hostile, and the directories they are unpacked into.
+mod archives_hostile;
 /// One suite over every backend: HTTP, local, a user's own.
 mod contract;
 /// Networks and servers that fail in every phase.

@@ -1,0 +1,816 @@
+//! Archives that are cut, damaged or hostile, and the directories they are unpacked into.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use noxrunner::{ErrorKind, Extract, Extraction, Result};
+use proptest::prelude::*;
+use tar::{EntryType, Header};
+
+use super::archives::{Scratch, chmod, fails, in_time, noise, os, sending, snapshot, streaming};
+
+/// An archive made by hand: a proper library would refuse to write most of these.
+#[derive(Default)]
+struct Raw(Vec<u8>);
+
+impl Raw {
+    fn new() -> Raw {
+        Raw::default()
+    }
+
+    fn entry(mut self, header: &Header, content: &[u8]) -> Raw {
+        self.0.extend_from_slice(header.as_bytes());
+        self.0.extend_from_slice(content);
+        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        self
+    }
+
+    fn file(self, name: &str, content: &[u8]) -> Raw {
+        let header = header(EntryType::Regular, name, content.len() as u64, 0o644);
+        self.entry(&header, content)
+    }
+
+    fn dir(self, name: &str) -> Raw {
+        self.entry(&header(EntryType::Directory, name, 0, 0o755), b"")
+    }
+
+    fn special(self, kind: EntryType, name: &str) -> Raw {
+        self.entry(&header(kind, name, 0, 0o644), b"")
+    }
+
+    fn link(self, kind: EntryType, name: &str, target: &str) -> Raw {
+        let mut header = header(kind, name, 0, 0o777);
+        header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
+        header.set_cksum();
+        self.entry(&header, b"")
+    }
+
+    fn symlink(self, name: &str, target: &str) -> Raw {
+        self.link(EntryType::Symlink, name, target)
+    }
+
+    fn hardlink(self, name: &str, target: &str) -> Raw {
+        self.link(EntryType::Link, name, target)
+    }
+
+    /// A record that speaks of the next entry.
+    fn pax(self, key: &str, value: &[u8]) -> Raw {
+        let rest = key.len() + value.len() + 3;
+        let length = (rest..).find(|n| n.to_string().len() + rest == *n).unwrap();
+        let record = [
+            format!("{length} {key}=").as_bytes(),
+            value,
+            b"\n".as_slice(),
+        ]
+        .concat();
+        let header = header(EntryType::XHeader, "pax", record.len() as u64, 0o644);
+        self.entry(&header, &record)
+    }
+
+    fn unfinished(self) -> Vec<u8> {
+        self.0
+    }
+
+    fn done(mut self) -> Vec<u8> {
+        self.0.extend_from_slice(&[0; 1024]);
+        self.0
+    }
+}
+
+fn header(kind: EntryType, name: &str, size: u64, mode: u32) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.set_size(size);
+    header.set_mode(mode);
+    header.set_mtime(1_000_000_000);
+    header.set_cksum();
+    header
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A place with neighbours, to see whether they stay as they are.
+struct Place {
+    dir: Scratch,
+    target: PathBuf,
+}
+
+impl Place {
+    fn new() -> Place {
+        let dir = Scratch::new();
+        fs::create_dir(dir.join("outside")).unwrap();
+        fs::write(dir.join("outside/secret"), "untouched").unwrap();
+        fs::write(dir.join("file"), "untouched").unwrap();
+        let target = dir.join("target");
+        Place { dir, target }
+    }
+
+    /// Unpacks, and looks whether anything but the target is another than before.
+    #[track_caller]
+    fn unpack_with(&self, archive: Vec<u8>, extract: &Extract) -> Result<Extraction> {
+        let others = || {
+            let mut all = snapshot(self.dir.path());
+            all.retain(|name, _| !name.starts_with(b"target"));
+            all
+        };
+        let before = others();
+        let existed = self.target.symlink_metadata().is_ok();
+        let result = sending(archive).download_dir_with("/workspace", &self.target, extract);
+        assert_eq!(others(), before);
+        if result.is_err() && !existed {
+            assert!(self.target.symlink_metadata().is_err(), "something is left");
+        }
+        if existed && self.target.is_dir() {
+            let left = |name: &Vec<u8>| name.starts_with(b".noxrunner-");
+            assert!(!snapshot(&self.target).keys().any(left), "a stage is left");
+        }
+        result
+    }
+
+    #[track_caller]
+    fn unpack(&self, archive: Vec<u8>) -> Result<Extraction> {
+        self.unpack_with(archive, &Extract::new())
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.target.join(name)).unwrap()
+    }
+
+    fn mode(&self, name: &str) -> u32 {
+        let found = self.target.join(name).symlink_metadata().unwrap();
+        found.mode() & 0o7777
+    }
+}
+
+/// Refuses the archive by default, naming the entry and the rule; leaves the entry out and takes
+/// `good` with it if told so.
+#[track_caller]
+fn assert_refused(archive: Raw, name: &str, rule: &str) {
+    let archive = archive.file("good", b"kept").done();
+    let shown = format!("entry {name:?} is refused");
+    fails(
+        Place::new().unpack(archive.clone()),
+        ErrorKind::Archive,
+        &[&shown, rule],
+    );
+    let place = Place::new();
+    let done = place
+        .unpack_with(gzip(&archive), &Extract::new().skip_refused(true))
+        .unwrap();
+    assert_eq!(done.refused.len(), 1, "{done:?}");
+    assert_eq!(done.refused[0].name, name);
+    assert!(done.refused[0].rule.contains(rule), "{done:?}");
+    assert_eq!(place.read("good"), b"kept");
+}
+
+fn some_archive() -> Raw {
+    Raw::new()
+        .dir("d/")
+        .file("d/f", b"one")
+        .file("g", &[b'x'; 3000])
+        .symlink("l", "d/f")
+}
+
+#[test]
+fn gzip_plain_and_split_archives_are_taken() {
+    let plain = some_archive().done();
+    let members = [gzip(&plain[..1000]), gzip(&plain[1000..])].concat();
+    let padded = [&plain[..], &[0; 10 * 1024]].concat();
+    let archives = [
+        plain.clone(),
+        gzip(&plain),
+        members,
+        padded.clone(),
+        gzip(&padded),
+    ];
+    for archive in archives {
+        let place = Place::new();
+        let done = place.unpack(archive).unwrap();
+        assert_eq!((done.entries, done.bytes), (4, 3003));
+        assert_eq!(place.read("l"), b"one");
+        assert_eq!(place.read("g"), [b'x'; 3000]);
+    }
+}
+
+#[test]
+fn much_padding_after_the_end_is_no_header() {
+    // `tar --blocking-factor=8192` fills the last record up to 4 MiB.
+    let padded = [some_archive().done(), vec![0; 4 << 20]].concat();
+    assert_eq!(Place::new().unpack(padded).unwrap().entries, 4);
+}
+
+#[test]
+fn what_is_no_archive_is_an_error_and_leaves_nothing() {
+    let html = format!("<html><body>{}</body></html>", "Bad gateway ".repeat(100));
+    for (bytes, text) in [
+        (Vec::new(), "empty"),
+        (b"x".to_vec(), ""),
+        (b"<html>Bad gateway</html>".to_vec(), ""),
+        (html.into_bytes(), "not a tar archive"),
+        (noise(5000), "not a tar archive"),
+        (gzip(&noise(5000)), "not a tar archive"),
+        (gzip(b""), "cut off"),
+        (b"\x1f\x8b".to_vec(), ""),
+        (b"\x1f\x8bnonsense and more of it".to_vec(), ""),
+    ] {
+        fails(Place::new().unpack(bytes), ErrorKind::Archive, &[text]);
+    }
+}
+
+#[test]
+fn cut_archives_are_errors_wherever_they_were_cut() {
+    let plain = some_archive().done();
+    // Headers at 0, 512, 1536 and 5120; the end marker at 5632.
+    for (at, text) in [
+        (512, "cut off after 1 entries"),
+        (1024, "cut off inside entry \"d/f\""),
+        (1026, "cut off inside entry \"d/f\""),
+        (1536, "cut off after 2 entries"),
+        (1700, ""),
+        (3000, "cut off inside entry \"g\""),
+        (5120, "cut off after 3 entries"),
+        (5632, "cut off after 4 entries"),
+    ] {
+        let cut = plain[..at].to_vec();
+        fails(Place::new().unpack(gzip(&cut)), ErrorKind::Archive, &[text]);
+        fails(Place::new().unpack(cut), ErrorKind::Archive, &[text]);
+    }
+    let packed = gzip(&Raw::new().file("f", &noise(20_000)).done());
+    for at in (3..packed.len()).step_by(499).chain([packed.len() - 1]) {
+        let cut = packed[..at].to_vec();
+        fails(Place::new().unpack(cut), ErrorKind::Archive, &["cut off"]);
+    }
+}
+
+#[test]
+fn a_wrong_checksum_is_an_error_and_leaves_nothing() {
+    let whole = gzip(&some_archive().done());
+    for from_end in [8, 4, 1] {
+        let mut damaged = whole.clone();
+        let at = damaged.len() - from_end;
+        damaged[at] ^= 1;
+        fails(
+            Place::new().unpack(damaged),
+            ErrorKind::Archive,
+            &["damaged"],
+        );
+    }
+    let mut tar = some_archive().done();
+    tar[1536 + 100] ^= 1;
+    fails(Place::new().unpack(tar), ErrorKind::Archive, &["checksum"]);
+}
+
+#[test]
+fn names_that_lead_out_are_refused() {
+    let file = |name: &str| Raw::new().file(name, b"x");
+    assert_refused(file("/etc/x"), "/etc/x", "absolute");
+    assert_refused(file("../x"), "../x", "\"..\" component");
+    assert_refused(file("a/../../x"), "a/../../x", "\"..\" component");
+    assert_refused(file("a/.."), "a/..", "\"..\" component");
+    assert_refused(Raw::new().dir("../d/"), "../d/", "\"..\" component");
+    assert_refused(Raw::new().symlink("../l", "x"), "../l", "\"..\" component");
+    assert_refused(file("."), ".", "name is empty");
+    let nul = Raw::new().pax("path", b"a\0b").file("harmless", b"x");
+    assert_refused(nul, "a b", "NUL");
+    let pax = Raw::new().pax("path", b"/etc/x").file("harmless", b"x");
+    assert_refused(pax, "/etc/x", "absolute");
+}
+
+#[test]
+fn dots_that_are_no_component_are_fine() {
+    let place = Place::new();
+    let archive = Raw::new()
+        .dir("./")
+        .file("./x..y", b"1")
+        .file("...", b"2")
+        .file("a//./b", b"3")
+        .file("..\\w", b"4");
+    place.unpack(archive.done()).unwrap();
+    let (one, two) = (place.read("x..y"), place.read("..."));
+    let (three, four) = (place.read("a/b"), place.read("..\\w"));
+    assert_eq!([one, two, three, four].concat(), b"1234");
+}
+
+#[test]
+fn a_long_name_may_hold_a_newline() {
+    let place = Place::new();
+    let archive = Raw::new().pax("path", b"first\nsecond").file("short", b"x");
+    place.unpack(archive.done()).unwrap();
+    assert_eq!(place.read("first\nsecond"), b"x");
+}
+
+#[test]
+fn nothing_is_written_through_a_link() {
+    let through = "would be written through a link";
+    let link = || Raw::new().dir("d/").symlink("link", "d");
+    assert_refused(link().file("link/f", b"x"), "link/f", through);
+    assert_refused(link().dir("link/"), "link/", through);
+    assert_refused(link().dir("link/sub/"), "link/sub/", through);
+    assert_refused(link().symlink("link/l", "x"), "link/l", through);
+    assert_refused(link().file("link/a/b/c", b"x"), "link/a/b/c", through);
+    let first = Raw::new().file("f", b"x");
+    let stands = "a file stands where its directory should be";
+    assert_refused(first.file("f/g", b"x"), "f/g", stands);
+}
+
+#[test]
+fn a_file_replaces_an_earlier_link_and_not_its_target() {
+    let place = Place::new();
+    let archive = Raw::new()
+        .file("f", b"first")
+        .symlink("link", "f")
+        .file("link", b"second");
+    place.unpack(archive.done()).unwrap();
+    assert_eq!(
+        (place.read("f"), place.read("link")),
+        (b"first".into(), b"second".into())
+    );
+}
+
+#[test]
+fn links_that_lead_out_are_refused() {
+    let out = "leads out of the target";
+    for target in [
+        "/etc/passwd",
+        "..",
+        "../outside",
+        "x/../..",
+        "./../x",
+        "d/b/..",
+    ] {
+        assert_refused(Raw::new().symlink("link", target), "link", out);
+    }
+    assert_refused(
+        Raw::new().symlink("a/b/link", "../../../x"),
+        "a/b/link",
+        out,
+    );
+    // Each link alone stays inside; one after the other they would not.
+    let chain = Raw::new().symlink("d/b", "..").symlink("x", "d/b/..");
+    assert_refused(chain, "x", out);
+    let chain = Raw::new()
+        .symlink("d/e/b", "../..")
+        .symlink("d/x", "e/b/../outside");
+    assert_refused(chain, "d/x", out);
+    let pax = Raw::new()
+        .pax("linkpath", b"../../outside")
+        .symlink("l", "x");
+    assert_refused(pax, "l", out);
+}
+
+#[test]
+fn links_that_stay_inside_are_kept() {
+    let place = Place::new();
+    let archive = Raw::new()
+        .symlink("a/up", "../b")
+        .symlink("dangling", "no/where")
+        .symlink("self", "self")
+        .symlink("dot", ".");
+    assert_eq!(place.unpack(archive.done()).unwrap().entries, 4);
+    assert_eq!(
+        fs::read_link(place.target.join("a/up")).unwrap(),
+        Path::new("../b")
+    );
+}
+
+#[test]
+fn hard_links_lead_to_earlier_files_only() {
+    let rule = "hard link to something else than a file before it";
+    let hard = |target: &str| Raw::new().hardlink("h", target);
+    assert_refused(hard("missing"), "h", rule);
+    assert_refused(hard("no/such/dir"), "h", rule);
+    assert_refused(hard("../file"), "h", "\"..\" component");
+    assert_refused(hard("/etc/passwd"), "h", "absolute");
+    assert_refused(Raw::new().dir("d/").hardlink("h", "d"), "h", rule);
+    assert_refused(Raw::new().symlink("l", "x").hardlink("h", "l"), "h", rule);
+    let place = Place::new();
+    let archive = Raw::new().file("d/f", b"x").hardlink("e/h", "d/f");
+    place.unpack(archive.done()).unwrap();
+    assert_eq!(place.read("e/h"), b"x");
+}
+
+#[test]
+fn hard_links_through_links_and_files_are_refused() {
+    let rule = "hard link";
+    let through = Raw::new().file("d/f", b"x").symlink("l", "d");
+    assert_refused(through.hardlink("h", "l/f"), "h", rule);
+    let below = Raw::new().file("f", b"x").hardlink("h", "f/g");
+    assert_refused(below, "h", rule);
+}
+
+#[test]
+fn special_entries_are_refused() {
+    let special = |kind| Raw::new().special(kind, "dev");
+    assert_refused(special(EntryType::Char), "dev", "it is a device");
+    assert_refused(special(EntryType::Block), "dev", "it is a device");
+    assert_refused(special(EntryType::Fifo), "dev", "it is a FIFO");
+    assert_refused(special(EntryType::new(b'M')), "dev", "type is unknown");
+    assert_refused(Raw::new().entry(&sparse(512), &[1; 512]), "s", "sparse");
+    for key in ["GNU.sparse.major", "GNU.sparse.map", "GNU.sparse.size"] {
+        let archive = Raw::new().pax(key, b"1").file("s", &[b'x'; 700]);
+        assert_refused(archive, "s", "it is a sparse file");
+    }
+}
+
+fn sparse(size: u64) -> Header {
+    let mut header = header(EntryType::GNUSparse, "s", size, 0o644);
+    let gnu = header.as_gnu_mut().unwrap();
+    gnu.set_real_size(size);
+    gnu.sparse[0].set_offset(0);
+    gnu.sparse[0].set_length(size);
+    header.set_cksum();
+    header
+}
+
+#[test]
+fn large_refused_entries_can_be_skipped_too() {
+    let content = vec![b'x'; 3 << 20];
+    assert_refused(
+        Raw::new().entry(&sparse(content.len() as u64), &content),
+        "s",
+        "sparse",
+    );
+    let unknown = header(EntryType::new(b'M'), "m", content.len() as u64, 0o644);
+    assert_refused(Raw::new().entry(&unknown, &content), "m", "type is unknown");
+    let kept = Raw::new().file("../x", &content);
+    assert_refused(kept, "../x", "\"..\" component");
+}
+
+#[test]
+fn special_mode_bits_are_dropped() {
+    let place = Place::new();
+    let file = header(EntryType::Regular, "f", 0, 0o6755);
+    let dir = header(EntryType::Directory, "d", 0, 0o1755);
+    place
+        .unpack(Raw::new().entry(&file, b"").entry(&dir, b"").done())
+        .unwrap();
+    assert_eq!((place.mode("f"), place.mode("d")), (0o755, 0o755));
+    let owner = place.target.join("f").metadata().unwrap().uid();
+    assert_eq!(owner, place.dir.path().metadata().unwrap().uid());
+}
+
+#[test]
+fn of_two_entries_with_one_name_the_later_one_counts() {
+    let place = Place::new();
+    let closed = header(EntryType::Directory, "d", 0, 0o700);
+    let archive = Raw::new()
+        .file("f", b"a longer first one")
+        .file("f", b"second")
+        .entry(&closed, b"")
+        .dir("d/");
+    place.unpack(archive.done()).unwrap();
+    assert_eq!(place.read("f"), b"second");
+    assert_eq!(place.mode("d"), 0o755);
+}
+
+#[test]
+fn a_file_and_a_directory_of_one_name_are_refused() {
+    let file_first = Raw::new().file("x", b"f").dir("x/");
+    assert_refused(file_first, "x/", "a file of the same name");
+    let dir_first = Raw::new().dir("x/").file("x", b"f");
+    assert_refused(dir_first, "x", "a directory of the same name");
+}
+
+/// A header that promises more than there is memory for must not be believed.
+#[test]
+fn endless_headers_are_refused_early() {
+    for kind in [
+        EntryType::GNULongName,
+        EntryType::GNULongLink,
+        EntryType::XHeader,
+    ] {
+        let start = Raw::new()
+            .entry(&header(kind, "long", 1 << 30, 0o644), b"")
+            .unfinished();
+        let given = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&given);
+        let sandbox = streaming(move || {
+            let zeros = io::repeat(0).take(1 << 30);
+            let inner = io::Cursor::new(start.clone()).chain(zeros);
+            let given = Arc::clone(&counted);
+            Box::new(Counted { inner, given })
+        });
+        let dir = Scratch::new();
+        let result = sandbox.download_dir("/workspace", dir.join("target"));
+        fails(result, ErrorKind::Archive, &["headers take more than"]);
+        assert!(given.load(Ordering::SeqCst) < 4 << 20);
+    }
+}
+
+struct Counted<R> {
+    inner: R,
+    given: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let got = self.inner.read(buf)?;
+        self.given.fetch_add(got as u64, Ordering::SeqCst);
+        Ok(got)
+    }
+}
+
+#[test]
+fn a_size_of_exabytes_is_a_cut_archive() {
+    for size in [1 << 40, (1 << 63) - 1, 1 << 63, u64::MAX] {
+        let huge = header(EntryType::Regular, "huge", size, 0o644);
+        let archive = Raw::new().entry(&huge, b"little").done();
+        fails(Place::new().unpack(archive), ErrorKind::Archive, &[]);
+    }
+}
+
+#[test]
+fn entries_and_bytes_are_capped_also_where_refusals_are_skipped() {
+    let archive = some_archive().done();
+    for skip in [false, true] {
+        let extract = Extract::new().skip_refused(skip);
+        let unpack = |extract: Extract| Place::new().unpack_with(gzip(&archive), &extract);
+        unpack(extract.clone().max_entries(4)).unwrap();
+        let few = unpack(extract.clone().max_entries(3));
+        fails(few, ErrorKind::Archive, &["more than 3 entries"]);
+        unpack(extract.clone().max_bytes(archive.len() as u64)).unwrap();
+        let small = unpack(extract.clone().max_bytes(2000));
+        fails(small, ErrorKind::Archive, &["more than 2000 bytes"]);
+    }
+}
+
+#[test]
+fn a_bomb_is_refused_by_its_ratio() {
+    const SIZE: usize = 300 << 20;
+    let bomb = header(EntryType::Regular, "bomb", SIZE as u64, 0o644);
+    // One member after the other is as good an archive, and quickly made.
+    let mut archive = gzip(bomb.as_bytes());
+    let member = gzip(&vec![0; 10 << 20]);
+    for _ in 0..SIZE / (10 << 20) {
+        archive.extend_from_slice(&member);
+    }
+    archive.extend(gzip(&[0; 1024]));
+    let result = Place::new().unpack_with(archive, &Extract::new().max_ratio(10));
+    fails(result, ErrorKind::Archive, &["more than 10 times its size"]);
+}
+
+#[test]
+fn missing_parents_of_a_target_are_made() {
+    let place = Place::new();
+    let target = place.dir.join("a/b/c");
+    sending(some_archive().done())
+        .download_dir("/workspace", &target)
+        .unwrap();
+    assert_eq!(fs::read(target.join("d/f")).unwrap(), b"one");
+    let names: Vec<_> = fs::read_dir(place.dir.join("a/b")).unwrap().collect();
+    assert_eq!(names.len(), 1, "only the target");
+}
+
+#[test]
+fn an_existing_target_takes_files_and_keeps_others() {
+    let place = Place::new();
+    fs::create_dir_all(place.target.join("d/own")).unwrap();
+    fs::write(place.target.join("d/f"), "old").unwrap();
+    fs::write(place.target.join("d/kept"), "kept").unwrap();
+    symlink("../outside/secret", place.target.join("g")).unwrap();
+    let before = place.target.metadata().unwrap().ino();
+    place.unpack(some_archive().dir("new/sub/").done()).unwrap();
+    assert_eq!(place.read("d/f"), b"one");
+    assert_eq!(place.read("d/kept"), b"kept");
+    assert!(place.target.join("d/own").is_dir() && place.target.join("new/sub").is_dir());
+    assert!(place.target.join("g").symlink_metadata().unwrap().is_file());
+    assert_eq!(place.target.metadata().unwrap().ino(), before);
+    // Again, over what it has made itself.
+    place.unpack(some_archive().done()).unwrap();
+}
+
+#[test]
+fn a_conflict_is_found_before_anything_has_moved() {
+    let check = |make: &dyn Fn(&Path), parts: &[&str]| {
+        let place = Place::new();
+        fs::create_dir(&place.target).unwrap();
+        make(&place.target);
+        let before = snapshot(&place.target);
+        let archive = Raw::new()
+            .file("a", b"new")
+            .file("d/f", b"new")
+            .file("m", b"new")
+            .file("z", b"new");
+        fails(place.unpack(archive.done()), ErrorKind::Archive, parts);
+        // Also no time of a directory has changed, but for the target itself.
+        assert_eq!(snapshot(&place.target), before);
+    };
+    let file = |path: PathBuf| fs::write(path, "old").unwrap();
+    check(&|t| file(t.join("d")), &["\"d\"", "a file stands"]);
+    let dir = |path: PathBuf| fs::create_dir_all(path).unwrap();
+    check(&|t| dir(t.join("m/x")), &["\"m\"", "a directory stands"]);
+    check(&|t| dir(t.join("d/f")), &["\"d/f\"", "a directory stands"]);
+    let out = |path: PathBuf| symlink("../outside", path).unwrap();
+    check(
+        &|t| out(t.join("d")),
+        &["\"d\"", "a link stands", "nothing is written through"],
+    );
+}
+
+#[test]
+fn an_error_leaves_an_existing_target_as_it_was() {
+    let place = Place::new();
+    fs::create_dir(&place.target).unwrap();
+    fs::write(place.target.join("g"), "old").unwrap();
+    let before = snapshot(&place.target);
+    let mut archive = gzip(&some_archive().done());
+    archive.pop();
+    fails(place.unpack(archive), ErrorKind::Archive, &["cut off"]);
+    let archive = some_archive().file("../x", b"x").done();
+    fails(place.unpack(archive), ErrorKind::Archive, &["../x"]);
+    assert_eq!(snapshot(&place.target), before);
+}
+
+#[test]
+fn a_target_that_is_a_file_is_an_error() {
+    let place = Place::new();
+    fs::write(&place.target, "mine").unwrap();
+    let result = place.unpack(some_archive().done());
+    fails(result, ErrorKind::Io, &["target", "not a directory"]);
+    assert_eq!(fs::read(&place.target).unwrap(), b"mine");
+    let below = sending(some_archive().done()).download_dir("/w", place.target.join("x"));
+    fails(below, ErrorKind::Io, &["target/x"]);
+}
+
+#[test]
+fn a_target_that_is_a_fifo_does_not_hold_up_the_call() {
+    let dir = Scratch::new();
+    let fifo = dir.join("pipe");
+    let made = process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    let result = in_time(move || sending(some_archive().done()).download_dir("/w", fifo));
+    let result = result.expect("waits for the other end of the FIFO");
+    fails(result, ErrorKind::Io, &["pipe", "not a directory"]);
+}
+
+#[test]
+fn directories_get_their_modes_and_times_at_the_end() {
+    let place = Place::new();
+    let closed = header(EntryType::Directory, "d", 0, 0o555);
+    let archive = Raw::new()
+        .entry(&closed, b"")
+        .file("d/f", b"x")
+        .file("d/g/h", b"y");
+    place.unpack(archive.done()).unwrap();
+    assert_eq!(place.mode("d"), 0o555);
+    assert_eq!(
+        place.target.join("d").metadata().unwrap().mtime(),
+        1_000_000_000
+    );
+    assert_eq!(
+        place.target.join("d/f").metadata().unwrap().mtime(),
+        1_000_000_000
+    );
+    chmod(place.target.join("d"), 0o755);
+}
+
+/// A file system of 1 MiB, gone when dropped.
+struct SmallDisk(Scratch);
+
+impl SmallDisk {
+    fn mount() -> Option<SmallDisk> {
+        let dir = Scratch::new();
+        let mounted = process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+            .arg(dir.path())
+            .output();
+        match mounted {
+            Ok(out) if out.status.success() => Some(SmallDisk(dir)),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = process::Command::new("umount")
+            .arg("-l")
+            .arg(self.0.path())
+            .status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_named_and_nothing_half_written_is_left() {
+    let Some(disk) = SmallDisk::mount() else {
+        let required = std::env::var("NOXRUNNER_REQUIRE_SANDBOX").is_ok_and(|v| v == "1");
+        assert!(!required, "a tmpfs can't be mounted");
+        eprintln!("skipped: a tmpfs can't be mounted");
+        return;
+    };
+    let archive = Raw::new()
+        .file("small", b"x")
+        .file("large", &noise(2 << 20))
+        .done();
+    let parts = ["large", "no space"];
+    let fresh = sending(archive.clone()).download_dir("/w", disk.0.join("new"));
+    fails(fresh, ErrorKind::Io, &parts);
+    assert!(snapshot(disk.0.path()).is_empty());
+    let merged = sending(archive).download_dir("/w", disk.0.path());
+    fails(merged, ErrorKind::Io, &parts);
+    assert!(snapshot(disk.0.path()).is_empty());
+}
+
+#[derive(Debug, Clone)]
+enum Mutation {
+    Flip(prop::sample::Index, u8),
+    Cut(prop::sample::Index),
+    Copy(prop::sample::Index, prop::sample::Index),
+}
+
+fn mutation() -> impl Strategy<Value = Mutation> {
+    let index = any::<prop::sample::Index>;
+    prop_oneof![
+        6 => (index(), any::<u8>()).prop_map(|(at, byte)| Mutation::Flip(at, byte)),
+        1 => index().prop_map(Mutation::Cut),
+        2 => (index(), index()).prop_map(|(from, to)| Mutation::Copy(from, to)),
+    ]
+}
+
+fn mutate(bytes: &mut Vec<u8>, mutations: &[Mutation]) {
+    for mutation in mutations {
+        match mutation {
+            _ if bytes.len() < 1024 => {}
+            Mutation::Flip(at, byte) => {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            Mutation::Cut(at) => bytes.truncate(at.index(bytes.len())),
+            Mutation::Copy(from, to) => {
+                let block = |at: &prop::sample::Index| at.index(bytes.len() / 512) * 512;
+                let (from, to) = (block(from), block(to));
+                bytes.copy_within(from..from + 512, to);
+            }
+        }
+    }
+}
+
+/// Makes the checksums right again, so that what was changed is looked at.
+fn mend(tar: &mut [u8]) {
+    for block in tar.chunks_exact_mut(512) {
+        if &block[257..262] == b"ustar" {
+            block[148..156].fill(b' ');
+            let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
+            block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 96,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn mutated_archives_never_panic_and_never_reach_out(
+        mutations in prop::collection::vec(mutation(), 1..12),
+        in_headers in any::<bool>(),
+        packed in any::<bool>(),
+        skip in any::<bool>(),
+    ) {
+        let long = "n".repeat(300);
+        let mut tar = some_archive()
+            .hardlink("h", "g")
+            .symlink("d/up", "../g")
+            .pax("path", &long.as_bytes()[..200])
+            .file("short", b"pax")
+            .entry(&header(EntryType::GNULongName, "long", 300, 0o644), long.as_bytes())
+            .entry(&sparse(512), &[1; 512])
+            .special(EntryType::Fifo, "fifo")
+            .done();
+        let mut archive = if in_headers || !packed {
+            mutate(&mut tar, &mutations);
+            mend(&mut tar);
+            tar
+        } else {
+            let mut archive = gzip(&[tar, noise(4096)].concat());
+            mutate(&mut archive, &mutations);
+            archive
+        };
+        if in_headers && packed {
+            archive = gzip(&archive);
+        }
+        let extract = Extract::new().skip_refused(skip).max_bytes(1 << 20);
+        // What it makes is not looked at, only what it must not make.
+        let place = Place::new();
+        if let Err(error) = place.unpack_with(archive, &extract) {
+            // A name can be longer than the file system takes.
+            prop_assert!(matches!(error.kind(), ErrorKind::Archive | ErrorKind::Io), "{error}");
+        }
+        prop_assert_eq!(fs::read(place.dir.join(os(b"outside/secret"))).unwrap(), b"untouched");
+    }
+}
