@@ -296,20 +296,24 @@ fn describe(header: &Header, extensions: Extensions, size: u64) -> Entry {
         EntryType::GNUSparse => Kind::Special("a sparse file"),
         _ => Kind::Special("of an unknown type"),
     };
-    // Links and directories say the size of what they are, and have no content.
-    let has_content = match kind {
-        Kind::File => true,
-        Kind::Special(what) => !matches!(what, "a FIFO" | "a device"),
-        Kind::Directory | Kind::Symlink(_) | Kind::Hardlink(_) => false,
-    };
+    // These may say the size of what they stand for, and have no content; so say GNU tar and Python.
+    let empty = matches!(
+        header.entry_type(),
+        EntryType::Directory
+            | EntryType::Symlink
+            | EntryType::Link
+            | EntryType::Fifo
+            | EntryType::Char
+            | EntryType::Block
+    );
     Entry {
         name,
         kind,
         mode: header.mode().unwrap_or(0o644) & 0o777,
-        size: if has_content {
-            extensions.size.unwrap_or(size)
-        } else {
+        size: if empty {
             0
+        } else {
+            extensions.size.unwrap_or(size)
         },
         mtime: extensions
             .mtime
