@@ -197,7 +197,13 @@ impl Error {
 
     pub(crate) fn with_body(mut self, body: &[u8]) -> Error {
         let kept = body.get(..MAX_ERROR_BODY).unwrap_or(body);
-        self.0.body = Some(String::from_utf8_lossy(kept).into_owned());
+        let mut text = String::from_utf8_lossy(kept).into_owned();
+        // A byte that is not UTF-8 has become three.
+        let end = (0..=MAX_ERROR_BODY)
+            .rev()
+            .find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+        self.0.body = Some(text);
         self
     }
 

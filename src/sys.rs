@@ -351,7 +351,6 @@ pub(crate) fn pidfd_open(process: u32) -> Option<OwnedFd> {
 }
 
 /// Waits until one of the descriptors can be read or is hung up, or the time is over; says which.
-#[cfg(feature = "local")]
 pub(crate) fn poll_readable<const N: usize>(
     fds: [Option<BorrowedFd<'_>>; N],
     timeout: Duration,

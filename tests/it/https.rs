@@ -1,1 +1,490 @@
-//! https
+//! https with a private CA.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use noxrunner::{Cancel, Client, ClientBuilder, Command, Error, ErrorKind, Sandbox};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::http_network::{Proxy, TUNNEL};
+use crate::support::scripted::{EXEC_OK, Scripted};
+
+const SHORT: Duration = Duration::from_millis(300);
+
+/// Far more than any call here needs, and less than what a call that hangs would take.
+const SOON: Duration = Duration::from_secs(5);
+
+/// A certificate authority that nobody knows.
+struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Ca {
+    fn new() -> Ca {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Ca {
+            issuer: Issuer::new(params, key),
+            pem,
+        }
+    }
+
+    /// What a server with a certificate for these names is set up with.
+    fn server(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> ServerConfig {
+        let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap()
+    }
+}
+
+type Stream = StreamOwned<ServerConnection, TcpStream>;
+
+/// A TLS server that gives each request, as its first line, to a handler.
+struct TlsServer {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+/// What is to become of a connection after an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Keep,
+    /// Says that nothing will follow.
+    CloseProperly,
+    /// Just goes, as one who cuts the line would.
+    Vanish,
+    StaySilent,
+}
+
+impl TlsServer {
+    fn start(
+        config: ServerConfig,
+        handler: impl Fn(&str, &mut Stream) -> Then + Send + Sync + 'static,
+    ) -> TlsServer {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = TlsServer {
+            address: listener.local_addr().unwrap(),
+            connections: Arc::default(),
+            requests: Arc::default(),
+        };
+        let (connections, requests) = (
+            Arc::clone(&server.connections),
+            Arc::clone(&server.requests),
+        );
+        let (config, handler) = (Arc::new(config), Arc::new(handler));
+        // It ends with the process.
+        thread::spawn(move || {
+            for tcp in listener.incoming() {
+                connections.fetch_add(1, Ordering::SeqCst);
+                let tls = ServerConnection::new(Arc::clone(&config)).unwrap();
+                let (handler, requests) = (Arc::clone(&handler), Arc::clone(&requests));
+                let stream = StreamOwned::new(tls, tcp.unwrap());
+                thread::spawn(move || serve(stream, &requests, &*handler));
+            }
+        });
+        server
+    }
+
+    /// Answers every call as a healthy server would.
+    fn obedient(config: ServerConfig) -> TlsServer {
+        TlsServer::start(config, |line, stream| {
+            let body = if line.contains("/exec") {
+                EXEC_OK
+            } else {
+                "OK"
+            };
+            answer(stream, body);
+            Then::Keep
+        })
+    }
+
+    fn url(&self, host: &str) -> String {
+        format!("https://{host}:{}", self.address.port())
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.lock().unwrap().len()
+    }
+}
+
+fn answer(stream: &mut Stream, body: &str) {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    // Errors are the client's business.
+    let _ = stream.write_all(format!("{head}{body}").as_bytes());
+}
+
+fn serve(
+    mut stream: Stream,
+    requests: &Mutex<Vec<String>>,
+    handler: &dyn Fn(&str, &mut Stream) -> Then,
+) {
+    loop {
+        let mut line = String::new();
+        {
+            // One request at a time, so that nothing of a next one is lost in the buffer.
+            let mut reader = BufReader::new(&mut stream);
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            let mut length = 0;
+            loop {
+                let mut header = String::new();
+                if reader.read_line(&mut header).unwrap_or(0) == 0 {
+                    return;
+                }
+                let header = header.trim_end().to_ascii_lowercase();
+                if let Some(value) = header.strip_prefix("content-length: ") {
+                    length = value.parse().unwrap();
+                }
+                if header.is_empty() {
+                    break;
+                }
+            }
+            let mut body = Vec::new();
+            if reader.take(length).read_to_end(&mut body).is_err() {
+                return;
+            }
+        }
+        requests.lock().unwrap().push(line.clone());
+        match handler(&line, &mut stream) {
+            Then::Keep => {}
+            Then::Vanish => return,
+            Then::CloseProperly => {
+                stream.conn.send_close_notify();
+                let _ = stream.flush();
+                return;
+            }
+            Then::StaySilent => {
+                let _ = stream.read_to_end(&mut Vec::new());
+                return;
+            }
+        }
+    }
+}
+
+fn sandbox(builder: ClientBuilder) -> Sandbox {
+    builder.build().unwrap().sandbox("s").unwrap()
+}
+
+/// The error of a call that must not take long.
+#[track_caller]
+fn soon<T>(call: impl FnOnce() -> noxrunner::Result<T>) -> Error {
+    let start = Instant::now();
+    let error = call().err().expect("the call should have failed");
+    let took = start.elapsed();
+    assert!(took < SOON, "{error} took {took:?}");
+    error
+}
+
+#[test]
+fn a_private_ca_is_trusted_by_name_and_by_address() {
+    let ca = Ca::new();
+    let server = TlsServer::obedient(ca.server(&["localhost", "127.0.0.1"], |_| {}));
+    for (at, host) in ["localhost", "127.0.0.1"].into_iter().enumerate() {
+        let client = Client::builder(server.url(host))
+            .ca_pem(&*ca.pem)
+            .build()
+            .unwrap();
+        let sandbox = client.sandbox("s").unwrap();
+        for _ in 0..5 {
+            client.health().unwrap();
+            assert_eq!(sandbox.exec(["true"]).unwrap().stdout(), "hi\n");
+            sandbox.write("f", "x").unwrap();
+        }
+        // All calls of a client go over one connection.
+        assert_eq!(server.connections(), at + 1, "{host}");
+    }
+}
+
+#[test]
+fn large_uploads_and_downloads_go_through_tls() {
+    let body = "0123456789abcdef".repeat(1 << 16);
+    let ca = Ca::new();
+    let whole = body.clone();
+    let server = TlsServer::start(ca.server(&["localhost"], |_| {}), move |line, stream| {
+        answer(stream, if line.starts_with("GET") { &whole } else { "" });
+        Then::Keep
+    });
+    let sandbox = sandbox(Client::builder(server.url("localhost")).ca_pem(&*ca.pem));
+    sandbox
+        .upload_archive(body.as_bytes(), "/workspace")
+        .unwrap();
+    let mut got = String::new();
+    let mut archive = sandbox.download_archive("/workspace").unwrap();
+    archive.read_to_string(&mut got).unwrap();
+    assert!(got == body);
+    assert_eq!(server.requests(), 2);
+}
+
+#[test]
+fn an_unknown_ca_is_a_connect_error_that_names_the_certificate() {
+    let (ca, other) = (Ca::new(), Ca::new());
+    let server = TlsServer::obedient(ca.server(&["localhost"], |_| {}));
+    let url = server.url("localhost");
+    let builders = [
+        // Trusts the public roots, or what the system trusts.
+        Client::builder(&url),
+        Client::builder(&url).ca_pem(&*other.pem),
+    ];
+    for (at, builder) in builders.into_iter().enumerate() {
+        let error = soon(|| sandbox(builder).exec(["true"]));
+        assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+        assert!(error.to_string().contains("certificate"), "{error}");
+        assert!(error.to_string().contains("localhost"), "{error}");
+        // Another try would fail the same way.
+        assert_eq!(server.connections(), at + 1);
+    }
+    assert_eq!(server.requests(), 0);
+}
+
+#[test]
+fn a_certificate_for_another_name_or_time_is_refused() {
+    let ca = Ca::new();
+    for config in [
+        ca.server(&["elsewhere.example.com"], |_| {}),
+        ca.server(&["127.0.0.1"], |_| {}),
+        ca.server(&["localhost"], |params| {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2020, 2, 1);
+        }),
+    ] {
+        let server = TlsServer::obedient(config);
+        let builder = Client::builder(server.url("localhost")).ca_pem(&*ca.pem);
+        let error = soon(|| sandbox(builder).exec(["true"]));
+        assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+        assert!(error.to_string().contains("certificate"), "{error}");
+        assert_eq!((server.connections(), server.requests()), (1, 0));
+    }
+}
+
+#[test]
+fn a_pem_may_hold_several_cas_and_other_text() {
+    let (ca, other) = (Ca::new(), Ca::new());
+    let server = TlsServer::obedient(ca.server(&["localhost"], |_| {}));
+    let pem = format!("# our CAs\r\n{}\n# the old one\n{}", other.pem, ca.pem);
+    let client = Client::builder(server.url("localhost")).ca_pem(pem);
+    client.build().unwrap().health().unwrap();
+}
+
+#[test]
+fn a_ca_that_is_no_certificate_is_refused_at_once() {
+    let key = KeyPair::generate().unwrap().serialize_pem();
+    let broken = "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n";
+    let cut = Ca::new().pem.replace("-----END", "");
+    for pem in ["garbage", "", &*key, broken, &*cut] {
+        let builder = Client::builder("https://localhost:1").ca_pem(pem);
+        let error = builder.build().expect_err(pem);
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{pem}: {error}");
+        assert!(error.to_string().contains("the CA"), "{error}");
+    }
+}
+
+#[test]
+fn a_ca_whose_bytes_are_no_certificate_is_never_trusted() {
+    // PEM all right, and what is in it is not.
+    let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let ca = Ca::new();
+    let server = TlsServer::obedient(ca.server(&["localhost"], |_| {}));
+    let built = Client::builder(server.url("localhost")).ca_pem(pem).build();
+    let error = soon(|| built.and_then(|client| client.health()));
+    assert!(
+        matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Connect),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_plain_server_behind_an_https_url_is_a_connect_error() {
+    let bad = Scripted::start(|mut conn| {
+        conn.write("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        conn.stay_silent();
+    });
+    let closing = Scripted::start(drop);
+    for server in [bad, closing] {
+        let url = server.url().replace("http://", "https://");
+        let builder = Client::builder(url).ca_pem(Ca::new().pem);
+        let error = soon(|| sandbox(builder).exec(["true"]));
+        assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+        assert!(
+            error.to_string().contains(&server.address().to_string()),
+            "{error}"
+        );
+        assert!(server.connections() <= 3);
+    }
+}
+
+#[test]
+fn a_tls_server_behind_an_http_url_is_not_taken_for_a_noxrunner_server() {
+    let server = TlsServer::obedient(Ca::new().server(&["localhost"], |_| {}));
+    let url = server.url("localhost").replace("https://", "http://");
+    let client = Client::builder(url).build().unwrap();
+    let error = soon(|| client.health());
+    // It answers with an alert, or closes.
+    assert!(
+        matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Connect),
+        "{error}"
+    );
+    assert_eq!(server.requests(), 0);
+}
+
+#[test]
+fn a_handshake_that_falls_silent_ends_by_the_connect_timeout() {
+    // The kernel takes the connection, and nobody answers the hello.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let sandbox = sandbox(
+        Client::builder(url)
+            .ca_pem(Ca::new().pem)
+            .connect_timeout(SHORT),
+    );
+    let error = soon(|| sandbox.exec(["true"]));
+    // Nothing of the command was sent.
+    assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+    assert!(!error.to_string().contains("may have run"), "{error}");
+    let error = soon(|| sandbox.touch());
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+}
+
+#[test]
+fn a_handshake_that_drips_ends_by_the_connect_timeout() {
+    let server = Scripted::start(|mut conn| {
+        // The head of a handshake record that would be long.
+        conn.write([0x16, 3, 3, 0x20, 0]);
+        while conn.stream().write_all(&[2]).is_ok() {
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let url = server.url().replace("http://", "https://");
+    let builder = Client::builder(url)
+        .ca_pem(Ca::new().pem)
+        .connect_timeout(SHORT);
+    let error = soon(|| sandbox(builder).exec(["true"]));
+    assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+}
+
+#[test]
+fn a_silent_server_is_left_when_the_time_is_over_or_the_exec_is_cancelled() {
+    let ca = Ca::new();
+    let server = TlsServer::start(ca.server(&["localhost"], |_| {}), |_, _| Then::StaySilent);
+    let builder = Client::builder(server.url("localhost")).ca_pem(&*ca.pem);
+    let sandbox = sandbox(builder.timeout(SHORT));
+    let error = soon(|| sandbox.touch());
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+
+    let cancel = Cancel::new();
+    let other = cancel.clone();
+    let canceller = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(150));
+        other.cancel();
+    });
+    let error = soon(|| sandbox.exec(Command::new("true").cancel_on(&cancel)));
+    canceller.join().unwrap();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+    assert!(error.to_string().contains("cancelled"), "{error}");
+    assert_eq!(server.requests(), 2);
+}
+
+#[test]
+fn an_exec_that_was_read_and_not_answered_is_never_sent_again() {
+    for then in [Then::Vanish, Then::CloseProperly] {
+        let ca = Ca::new();
+        let server = TlsServer::start(ca.server(&["localhost"], |_| {}), move |_, _| then);
+        let sandbox = sandbox(Client::builder(server.url("localhost")).ca_pem(&*ca.pem));
+        let error = soon(|| sandbox.exec(["true"]));
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+        assert_eq!(server.requests(), 1);
+        // Touch may be done twice.
+        let error = soon(|| sandbox.touch());
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+        assert_eq!(server.requests(), 1 + 3);
+    }
+}
+
+#[test]
+fn a_server_that_closes_idle_connections_fails_no_call() {
+    for then in [Then::Vanish, Then::CloseProperly] {
+        let ca = Ca::new();
+        let server = TlsServer::start(ca.server(&["localhost"], |_| {}), move |_, stream| {
+            answer(stream, EXEC_OK);
+            then
+        });
+        let sandbox = sandbox(Client::builder(server.url("localhost")).ca_pem(&*ca.pem));
+        for _ in 0..20 {
+            sandbox.exec(["true"]).unwrap();
+            // Time for the close to arrive, so that the next call sees it.
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!((server.connections(), server.requests()), (20, 20));
+    }
+}
+
+#[test]
+fn a_download_whose_line_is_cut_is_not_taken_for_a_whole_one() {
+    // It has no length: only the proper end of TLS tells a whole one from a cut one.
+    for (then, whole) in [(Then::CloseProperly, true), (Then::Vanish, false)] {
+        let ca = Ca::new();
+        let server = TlsServer::start(ca.server(&["localhost"], |_| {}), move |_, stream| {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\npart of it");
+            then
+        });
+        let sandbox = sandbox(Client::builder(server.url("localhost")).ca_pem(&*ca.pem));
+        let mut bytes = Vec::new();
+        let result = sandbox
+            .download_archive("/workspace")
+            .unwrap()
+            .read_to_end(&mut bytes);
+        assert_eq!(bytes, b"part of it");
+        match result {
+            Ok(_) => assert!(whole, "a cut download looks whole"),
+            Err(e) => {
+                assert!(!whole, "{e}");
+                let own: &Error = e.get_ref().unwrap().downcast_ref().unwrap();
+                assert_eq!(own.kind(), ErrorKind::Connect, "{own}");
+            }
+        }
+    }
+}
+
+#[test]
+fn tls_goes_through_the_tunnel_of_a_proxy() {
+    let ca = Ca::new();
+    let server = TlsServer::obedient(ca.server(&["sandboxes.invalid"], |_| {}));
+    let proxy = Proxy::start(Some(server.address), TUNNEL);
+    let sandbox = sandbox(
+        Client::builder("https://sandboxes.invalid")
+            .ca_pem(&*ca.pem)
+            .proxy(&proxy.url),
+    );
+    for _ in 0..3 {
+        sandbox.exec(["true"]).unwrap();
+    }
+    let heads = proxy.heads();
+    assert_eq!(heads.len(), 1);
+    assert_eq!(heads[0][0], "CONNECT sandboxes.invalid:443 HTTP/1.1");
+    assert_eq!((server.connections(), server.requests()), (1, 3));
+}

@@ -2,6 +2,8 @@
 
 mod base_url;
 mod builder;
+mod call;
+mod connect;
 mod retry;
 mod socket;
 mod transport;
@@ -15,12 +17,11 @@ use serde::{Deserialize, Serialize};
 
 use self::base_url::BaseUrl;
 pub use self::builder::ClientBuilder;
-use self::retry::Repeat;
+use self::call::{Call, CallBody, Name, failed, read_capped};
 pub use self::retry::Retry;
-use self::socket::{Bounds, Reach};
-use self::transport::{Answer, AnswerBody, Body, Failure, Http, Request, What};
+use self::socket::Bounds;
+use self::transport::{AnswerBody, Failure, Http};
 use super::{Backend, Upload};
-use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, Result, one_line};
 use crate::exec::{Command, Output};
 use crate::sandboxes::{SandboxInfo, SandboxSpec, SessionId};
@@ -28,10 +29,6 @@ use crate::time::whole_seconds;
 
 /// How long an exec's answer may take beyond the command's own timeout.
 const EXEC_GRACE: Duration = Duration::from_secs(10);
-
-/// The largest JSON answer that is read, in bytes. Two streams of 1 MiB, each byte written as
-/// `\u0000`, are 12 MiB.
-const MAX_JSON: u64 = 16 * 1024 * 1024;
 
 /// NoxRunner v1 over HTTP or HTTPS.
 ///
@@ -77,6 +74,7 @@ impl HttpBackend {
             connect: self.connect_timeout,
             stall: total,
             deadline,
+            once: false,
         }
     }
 
@@ -87,327 +85,9 @@ impl HttpBackend {
             connect: self.connect_timeout,
             stall: self.timeout,
             deadline,
+            once: false,
         }
     }
-}
-
-/// One call of the protocol, as its tries need it.
-struct Call<'a> {
-    name: Name,
-    method: &'static str,
-    url: String,
-    content_type: Option<&'static str>,
-    body: CallBody<'a>,
-    bounds: Bounds,
-    cancel: Option<&'a Cancel>,
-    /// No try begins after this.
-    last_start: Option<Instant>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Name {
-    Read,
-    Change,
-    Exec,
-}
-
-enum CallBody<'a> {
-    None,
-    Bytes(Vec<u8>),
-    Upload(Upload<'a>),
-}
-
-impl<'a> Call<'a> {
-    fn new(name: Name, method: &'static str, url: String, bounds: Bounds) -> Call<'a> {
-        let last_start = bounds.deadline;
-        Call {
-            name,
-            method,
-            url,
-            content_type: None,
-            body: CallBody::None,
-            bounds,
-            cancel: None,
-            last_start,
-        }
-    }
-
-    fn json(mut self, body: &impl Serialize) -> Result<Call<'a>> {
-        let bytes = serde_json::to_vec(body)
-            .map_err(|e| Error::invalid("cannot be written as JSON").with_source(e))?;
-        self.content_type = Some("application/json");
-        self.body = CallBody::Bytes(bytes);
-        Ok(self)
-    }
-
-    fn repeat(&self) -> Repeat {
-        match (&self.body, self.name) {
-            (CallBody::Upload(upload), _) if !upload.is_replayable() => Repeat::OnlyUnsent,
-            (_, Name::Exec) => Repeat::Exec,
-            _ => Repeat::Idempotent,
-        }
-    }
-
-    fn request(&mut self) -> Result<Request<'_>> {
-        let body = match &mut self.body {
-            CallBody::None => Body::None,
-            CallBody::Bytes(bytes) => Body::Bytes(bytes),
-            CallBody::Upload(upload) => {
-                upload
-                    .rewind()
-                    .map_err(|e| Error::io("cannot read the archive again", e))?;
-                let length = upload.content_length();
-                Body::Reader {
-                    reader: upload,
-                    length,
-                }
-            }
-        };
-        Ok(Request {
-            method: self.method,
-            url: &self.url,
-            content_type: self.content_type,
-            body,
-        })
-    }
-}
-
-impl HttpBackend {
-    /// Sends the request until there is an answer worth keeping: any status, but those that
-    /// another try may mend.
-    fn send(&self, call: &mut Call<'_>) -> Result<Answer> {
-        let repeat = call.repeat();
-        let first = Instant::now();
-        let mut attempt = 1;
-        loop {
-            let started = Instant::now();
-            let (bounds, cancel) = (call.bounds, call.cancel);
-            let result = self.http.send(call.request()?, bounds, cancel);
-            self.log(call, &result, started, attempt);
-            let (pause, outcome) = match result {
-                Ok(answer) => {
-                    let pause = retry::after_status(
-                        self.retry,
-                        attempt,
-                        repeat,
-                        answer.status,
-                        retry_after(&answer),
-                    );
-                    (pause, Ok(answer))
-                }
-                Err(failure) => {
-                    let pause = retry::after_failure(self.retry, attempt, repeat, &failure);
-                    (pause, Err(failure))
-                }
-            };
-            let in_time = |pause: &Duration| {
-                call.last_start
-                    .is_none_or(|end| Instant::now() + *pause < end)
-            };
-            match pause.filter(in_time) {
-                Some(pause) => {
-                    // Read to its end, so that the connection can be used again.
-                    if let Ok(answer) = outcome {
-                        let _ = read_capped(answer.body, MAX_ERROR_BODY as u64);
-                    }
-                    self.wait(pause, call)?;
-                    attempt += 1;
-                }
-                None => return outcome.map_err(|e| failed(e, call.name, first.elapsed())),
-            }
-        }
-    }
-
-    fn wait(&self, pause: Duration, call: &Call<'_>) -> Result<()> {
-        match call.cancel {
-            Some(cancel) if !cancel.sleep(pause) => Err(Error::new(
-                ErrorKind::OutcomeUnknown,
-                "cancelled while waiting for another try",
-            )),
-            Some(_) => Ok(()),
-            None => {
-                std::thread::sleep(pause);
-                Ok(())
-            }
-        }
-    }
-
-    fn log(
-        &self,
-        call: &Call<'_>,
-        result: &std::result::Result<Answer, Failure>,
-        started: Instant,
-        attempt: u32,
-    ) {
-        let path = call
-            .url
-            .strip_prefix(&self.base.to_string())
-            .unwrap_or_default();
-        let millis = started.elapsed().as_millis();
-        match result {
-            Ok(answer) => log::debug!(
-                "{} {path} {} {millis} ms, attempt {attempt}",
-                call.method,
-                answer.status
-            ),
-            Err(failure) => log::debug!(
-                "{} {path} {}: {millis} ms, attempt {attempt}",
-                call.method,
-                failure.message
-            ),
-        }
-    }
-
-    /// Sends the request and reads an answer that says no more than its status.
-    fn send_plain(&self, mut call: Call<'_>) -> Result<()> {
-        let answer = success(self.send(&mut call)?)?;
-        // The body is empty or any text; reading it frees the connection.
-        read_capped(answer.body, MAX_ERROR_BODY as u64).map_err(|e| cut_off(e, call.name))?;
-        Ok(())
-    }
-
-    fn send_json<T: for<'de> Deserialize<'de>>(&self, mut call: Call<'_>) -> Result<T> {
-        let answer = success(self.send(&mut call)?)?;
-        let status = answer.status;
-        let body = read_capped(answer.body, MAX_JSON + 1).map_err(|e| cut_off(e, call.name))?;
-        if body.len() as u64 > MAX_JSON {
-            let text = format!("the answer is larger than {MAX_JSON} bytes");
-            return Err(Error::new(ErrorKind::Protocol, text).with_status(status));
-        }
-        serde_json::from_slice(&body).map_err(|e| {
-            // The end of a body without a length is the end of the connection, however it came.
-            let kind = match call.name {
-                Name::Exec if e.is_eof() => ErrorKind::OutcomeUnknown,
-                _ => ErrorKind::Protocol,
-            };
-            let text = format!("the answer is not the JSON of NoxRunner v1: {e}");
-            Error::new(kind, text)
-                .with_status(status)
-                .with_body(&body)
-                .with_source(e)
-        })
-    }
-}
-
-fn retry_after(answer: &Answer) -> Option<Duration> {
-    answer
-        .header("retry-after")
-        .and_then(retry::parse_retry_after)
-}
-
-fn read_capped(body: AnswerBody, cap: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    body.take(cap).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// What it means to the caller that there is no answer.
-fn failed(failure: Failure, name: Name, elapsed: Duration) -> Error {
-    let Failure {
-        reach,
-        what,
-        message,
-        source,
-    } = failure;
-    let kind = match (reach, what, name) {
-        (Reach::Nowhere | Reach::NotReceived, What::TimedOut, Name::Read | Name::Change) => {
-            ErrorKind::Timeout
-        }
-        (Reach::Nowhere | Reach::NotReceived, What::Cancelled, _) => ErrorKind::OutcomeUnknown,
-        (Reach::Nowhere | Reach::NotReceived, _, _) => ErrorKind::Connect,
-        (Reach::Sent, _, Name::Exec) => ErrorKind::OutcomeUnknown,
-        (Reach::Sent, What::TimedOut, _) => ErrorKind::Timeout,
-        (Reach::Sent, What::NotHttp, _) => ErrorKind::Protocol,
-        (Reach::Sent, _, Name::Change) => ErrorKind::OutcomeUnknown,
-        (Reach::Sent, _, Name::Read) => ErrorKind::Connect,
-    };
-    let message = match what {
-        What::TimedOut => format!("gave up after {:.1} s: {message}", elapsed.as_secs_f64()),
-        _ => message,
-    };
-    let message = match kind {
-        ErrorKind::OutcomeUnknown if name == Name::Exec => {
-            format!("{message}; the command may have run")
-        }
-        _ => message,
-    };
-    let source = match source.map(|source| source.downcast::<io::Error>()) {
-        // What was to be sent could not be read: that error says it all.
-        Some(Ok(e)) => match Error::from_io(*e) {
-            Ok(own) => return own,
-            Err(e) => Some(e.into()),
-        },
-        Some(Err(other)) => Some(other),
-        None => None,
-    };
-    let error = Error::new(kind, message);
-    match source {
-        Some(source) => error.with_source(source),
-        None => error,
-    }
-}
-
-/// The answer began and did not end.
-fn cut_off(e: io::Error, name: Name) -> Error {
-    let kind = match (name, e.kind()) {
-        (Name::Exec, _) => ErrorKind::OutcomeUnknown,
-        (_, io::ErrorKind::TimedOut) => ErrorKind::Timeout,
-        (Name::Change, _) => ErrorKind::OutcomeUnknown,
-        (Name::Read, _) => ErrorKind::Connect,
-    };
-    let text = format!("the answer was cut off: {}", crate::error::io_reason(&e));
-    Error::new(kind, text).with_source(e)
-}
-
-fn success(answer: Answer) -> Result<Answer> {
-    match answer.status {
-        200..=299 => Ok(answer),
-        _ => Err(refusal(answer)),
-    }
-}
-
-#[derive(Deserialize)]
-struct ErrorBody {
-    error: String,
-}
-
-fn refusal(answer: Answer) -> Error {
-    let status = answer.status;
-    let kind = match status {
-        401 | 403 => ErrorKind::Unauthorized,
-        404 => ErrorKind::NotFound,
-        503 => ErrorKind::NotReady,
-        _ => ErrorKind::Status,
-    };
-    let wait = retry_after(&answer);
-    let location = answer.header("location").map(one_line);
-    // As much as came of it; the status alone says what matters.
-    let mut body = Vec::new();
-    let _ = answer
-        .body
-        .take(MAX_ERROR_BODY as u64)
-        .read_to_end(&mut body);
-    let words = match serde_json::from_slice::<ErrorBody>(&body) {
-        Ok(json) => json.error,
-        Err(_) => String::from_utf8_lossy(&body).into_owned(),
-    };
-    let mut text = format!("server answered {status}");
-    match (status, location) {
-        (300..=399, Some(to)) => {
-            text.push_str(&format!(
-                ", a redirect to {to}, which is not followed: use it as the base URL"
-            ));
-        }
-        _ if words.trim().is_empty() => {}
-        _ => text.push_str(&format!(": {}", one_line(&words))),
-    }
-    if status == 401 {
-        text.push_str(" (a token is given with token())");
-    }
-    Error::new(kind, text)
-        .with_status(status)
-        .with_body(&body)
-        .with_retry_after(wait)
 }
 
 #[derive(Serialize)]
@@ -464,9 +144,9 @@ impl Backend for HttpBackend {
             self.base.health(),
             self.call(self.timeout),
         );
-        let answer = success(self.send(&mut call)?)?;
-        let body =
-            read_capped(answer.body, MAX_ERROR_BODY as u64).map_err(|e| cut_off(e, call.name))?;
+        let (status, body) = self.send(&mut call, |answer| {
+            Ok((answer.status, read_capped(answer, MAX_ERROR_BODY as u64)?))
+        })?;
         let text = String::from_utf8_lossy(&body);
         if text.contains("OK") {
             return Ok(());
@@ -476,7 +156,7 @@ impl Backend for HttpBackend {
             one_line(&text)
         );
         Err(Error::new(ErrorKind::Protocol, text)
-            .with_status(answer.status)
+            .with_status(status)
             .with_body(&body))
     }
 
@@ -512,15 +192,18 @@ impl Backend for HttpBackend {
         };
         let url = format!("{}/exec", self.base.sandbox(id.as_str()));
         let total = Duration::from_secs(seconds) + EXEC_GRACE;
-        let bounds = self.call(
-            command
-                .give_up_after
-                .map_or(total, |limit| limit.min(total)),
-        );
+        let limit = command
+            .give_up_after
+            .map_or(total, |limit| limit.min(total));
+        let bounds = Bounds {
+            once: true,
+            ..self.call(limit)
+        };
         let mut call = Call::new(Name::Exec, "POST", url, bounds).json(&body)?;
         call.cancel = command.cancellation();
         // A try that began later could be cut off before the command's own time is over.
-        call.last_start = Some(Instant::now() + EXEC_GRACE);
+        let grace = Instant::now() + EXEC_GRACE;
+        call.last_start = Some(bounds.deadline.map_or(grace, |end| end.min(grace)));
         let answer: ExecAnswer = self.send_json(call)?;
         let duration = Duration::from_millis(answer.duration_ms);
         let mut output = Output::new(answer.exit_code, answer.stdout, answer.stderr, duration);
@@ -544,8 +227,8 @@ impl Backend for HttpBackend {
     fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>> {
         let url = self.base.files(id.as_str(), "download", "src", src);
         let mut call = Call::new(Name::Read, "GET", url, self.transfer());
-        let answer = success(self.send(&mut call)?)?;
-        Ok(Box::new(Download(answer.body)))
+        let answer = self.send(&mut call, Ok)?;
+        Ok(Box::new(Download(answer.body, Instant::now())))
     }
 
     fn delete(&self, id: &SessionId) -> Result<bool> {
@@ -561,13 +244,14 @@ impl Backend for HttpBackend {
 
 /// An archive as it arrives. Where the network fails, the I/O error holds an [`Error`], so that
 /// it is not taken for a damaged archive.
-struct Download(AnswerBody);
+struct Download(AnswerBody, Instant);
 
 impl Read for Download {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.0.read(buf) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => {
-                Err(cut_off(e, Name::Read).into_io())
+                let failure = Failure::cut_off(e);
+                Err(failed(failure, Name::Read, self.1.elapsed()).into_io())
             }
             result => result,
         }

@@ -23,7 +23,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// | time over, any other answer | never | never |
 ///
 /// An upload from a reader that can be read once is sent once. Pauses are 0.1 s, 0.2 s and so on,
-/// shortened by up to half at random; a `Retry-After` of up to 20 s is honoured. Everything stays
+/// shortened by up to half at random, and none at first where the server had let go of a kept
+/// connection; a `Retry-After` of up to 20 s is honoured. Everything stays
 /// within the call's deadline.
 ///
 /// ```
@@ -81,7 +82,11 @@ pub(super) fn after_failure(
         (What::Broken, Reach::Sent) => repeat == Repeat::Idempotent,
         _ => false,
     };
-    (again && attempt < retry.attempts).then(|| pause(attempt))
+    (again && attempt < retry.attempts).then(|| match failure.reach {
+        // The server is there, it had only let go of an old connection.
+        Reach::NotReceived if attempt == 1 => Duration::ZERO,
+        _ => pause(attempt),
+    })
 }
 
 pub(super) fn after_status(

@@ -5,24 +5,22 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use ureq::config::Config;
-use ureq::http::Uri;
-use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
-};
+use ureq::unversioned::transport::{Buffers, LazyBuffers, NextTimeout, Transport};
 
 use crate::cancel::{Cancel, CancelGuard};
 use crate::sys::{self, Waiting};
 
 /// How often a waiting call looks at its deadline and its cancellation.
 const TICK: Duration = Duration::from_secs(1);
+
+/// A server that closes a connection after an answer without saying so has done it by then.
+const CLOSES_WITHIN: Duration = Duration::from_millis(10);
 
 /// How long one attempt may take, by phase.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +31,8 @@ pub(super) struct Bounds {
     pub(super) stall: Duration,
     /// The end of it all; transfers may have none.
     pub(super) deadline: Option<Instant>,
+    /// The request can't be sent again once it may have been received.
+    pub(super) once: bool,
 }
 
 impl Bounds {
@@ -58,20 +58,28 @@ thread_local! {
     static CALL: RefCell<State> = const { RefCell::new(State::idle()) };
 }
 
-struct State {
+pub(super) struct State {
     bounds: Bounds,
     cancel: Option<Cancel>,
     number: u64,
+    /// Whether the headers that ureq must not see were put into the request.
+    pub(super) completed: bool,
     reach: Reach,
     /// Not zero while a connection is being made: to a proxy, through it, and TLS included.
-    connecting: u32,
-    connect_end: Option<Instant>,
+    pub(super) connecting: u32,
+    pub(super) connect_end: Option<Instant>,
     /// Where to.
-    place: String,
+    pub(super) place: String,
     cancel_guard: Option<CancelGuard>,
 }
 
 impl State {
+    /// When the connection must be there.
+    pub(super) fn connect_end(&mut self) -> Instant {
+        let end = Instant::now() + self.bounds.left(self.bounds.connect);
+        *self.connect_end.get_or_insert(end)
+    }
+
     fn is_cancelled(&self) -> bool {
         self.cancel.as_ref().is_some_and(Cancel::is_cancelled)
     }
@@ -82,9 +90,11 @@ impl State {
                 connect: Duration::ZERO,
                 stall: Duration::ZERO,
                 deadline: None,
+                once: false,
             },
             cancel: None,
             number: 0,
+            completed: false,
             reach: Reach::Nowhere,
             connecting: 0,
             connect_end: None,
@@ -123,6 +133,15 @@ impl Call {
     pub(super) fn is_cancelled(&self) -> bool {
         CALL.with_borrow(State::is_cancelled)
     }
+
+    pub(super) fn cancel() -> Option<Cancel> {
+        CALL.with_borrow(|state| state.cancel.clone())
+    }
+
+    /// For the links of the chain of connectors.
+    pub(super) fn with<T>(change: impl FnOnce(&mut State) -> T) -> T {
+        CALL.with_borrow_mut(change)
+    }
 }
 
 impl Drop for Call {
@@ -134,158 +153,7 @@ impl Drop for Call {
     }
 }
 
-/// ureq asks for addresses before every request, also for one on a kept connection. The lookup
-/// is the connector's.
-#[derive(Debug)]
-pub(super) struct NoLookup;
-
-impl Resolver for NoLookup {
-    fn resolve(
-        &self,
-        _: &Uri,
-        _: &Config,
-        _: NextTimeout,
-    ) -> std::result::Result<ResolvedSocketAddrs, ureq::Error> {
-        let mut addresses = self.empty();
-        addresses.push(SocketAddr::from(([0, 0, 0, 0], 0)));
-        Ok(addresses)
-    }
-}
-
-/// The first link of the chain of connectors. The chain runs within itself for a proxy.
-#[derive(Debug)]
-pub(super) struct Begin;
-
-impl Connector<()> for Begin {
-    type Out = ();
-
-    fn connect(
-        &self,
-        _: &ConnectionDetails<'_>,
-        _: Option<()>,
-    ) -> std::result::Result<Option<()>, ureq::Error> {
-        CALL.with_borrow_mut(|state| {
-            state.connecting += 1;
-            state
-                .connect_end
-                .get_or_insert(Instant::now() + state.bounds.left(state.bounds.connect));
-        });
-        Ok(None)
-    }
-}
-
-/// The last link: from here on, what is written is the request.
-#[derive(Debug)]
-pub(super) struct End;
-
-impl<In: Transport> Connector<In> for End {
-    type Out = In;
-
-    fn connect(
-        &self,
-        _: &ConnectionDetails<'_>,
-        chained: Option<In>,
-    ) -> std::result::Result<Option<In>, ureq::Error> {
-        CALL.with_borrow_mut(|state| state.connecting = state.connecting.saturating_sub(1));
-        Ok(chained)
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct SocketConnector;
-
-impl<In: Transport> Connector<In> for SocketConnector {
-    type Out = Either<In, Socket>;
-
-    fn connect(
-        &self,
-        details: &ConnectionDetails<'_>,
-        chained: Option<In>,
-    ) -> std::result::Result<Option<Self::Out>, ureq::Error> {
-        // A tunnel through a proxy is there already.
-        if let Some(transport) = chained {
-            return Ok(Some(Either::A(transport)));
-        }
-        let (host, port) = host_and_port(details.uri)?;
-        let end = CALL.with_borrow_mut(|state| {
-            state.place = format!("{host}:{port}");
-            state.connect_end.unwrap_or_else(Instant::now)
-        });
-        let stream = connect(&host, port, end)?;
-        stream.set_nodelay(true)?;
-        let buffers = LazyBuffers::new(
-            details.config.input_buffer_size(),
-            details.config.output_buffer_size(),
-        );
-        Ok(Some(Either::B(Socket {
-            stream: Arc::new(stream),
-            buffers,
-            timeouts: [None; 2],
-            call: 0,
-            written: 0,
-            written_before: 0,
-            deaf: false,
-        })))
-    }
-}
-
-fn host_and_port(uri: &Uri) -> std::result::Result<(String, u16), ureq::Error> {
-    let host = uri.host().ok_or(ureq::Error::HostNotFound)?;
-    let default = if uri.scheme_str() == Some("https") {
-        443
-    } else {
-        80
-    };
-    Ok((host.to_owned(), uri.port_u16().unwrap_or(default)))
-}
-
-fn connect(host: &str, port: u16, end: Instant) -> io::Result<TcpStream> {
-    let addresses = lookup(host, port, end)?;
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for (at, address) in addresses.iter().enumerate() {
-        // Each address gets half of what is left, the last one all of it.
-        let left = end.saturating_duration_since(Instant::now());
-        let share = if at + 1 == addresses.len() {
-            left
-        } else {
-            left / 2
-        };
-        if share.is_zero() {
-            return Err(timed_out("no answer in time"));
-        }
-        match TcpStream::connect_timeout(address, share) {
-            Ok(stream) => return Ok(stream),
-            Err(e) if e.kind() == io::ErrorKind::TimedOut => last = timed_out("no answer in time"),
-            Err(e) => last = e,
-        }
-    }
-    Err(last)
-}
-
-/// Looks a name up, on a thread of its own since the system's resolver can't be interrupted.
-fn lookup(host: &str, port: u16, end: Instant) -> io::Result<Vec<SocketAddr>> {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    if let Ok(ip) = bare.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(ip, port)]);
-    }
-    let (sender, receiver) = mpsc::sync_channel(1);
-    let name = host.to_owned();
-    std::thread::Builder::new()
-        .name("noxrunner-lookup".into())
-        .spawn(move || {
-            let found = (name.as_str(), port)
-                .to_socket_addrs()
-                .map(Iterator::collect);
-            // Nobody waits any more.
-            let _ = sender.send(found);
-        })?;
-    let left = end.saturating_duration_since(Instant::now());
-    receiver
-        .recv_timeout(left)
-        .unwrap_or_else(|_| Err(timed_out("the name was not resolved in time")))
-}
-
-fn timed_out(what: &str) -> io::Error {
+pub(super) fn timed_out(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
@@ -302,9 +170,27 @@ pub(super) struct Socket {
     written_before: u64,
     /// The peer takes no more of the request; it may have answered already.
     deaf: bool,
+    /// Since when it waits for another request.
+    idle_since: Option<Instant>,
+    /// Whether the server was seen to keep connections after an answer. Known once for all sockets.
+    keeps: Arc<AtomicBool>,
 }
 
 impl Socket {
+    pub(super) fn new(stream: TcpStream, buffers: LazyBuffers, keeps: Arc<AtomicBool>) -> Socket {
+        Socket {
+            stream: Arc::new(stream),
+            buffers,
+            timeouts: [None; 2],
+            call: 0,
+            written: 0,
+            written_before: 0,
+            deaf: false,
+            idle_since: None,
+            keeps,
+        }
+    }
+
     /// Waits at most a tick; then the caller looks at its deadline and its cancellation again.
     fn set_timeout(&mut self, write: bool, left: Duration) -> io::Result<()> {
         let wanted = Some(left.min(TICK).max(Duration::from_millis(1)));
@@ -326,7 +212,17 @@ impl Socket {
             self.call = state.number;
             self.written_before = self.written;
             self.deaf = false;
+            self.idle_since = None;
             state.reach = Reach::NotReceived;
+        });
+    }
+
+    /// From now on a cancellation wakes this call at once, and not at its next tick.
+    fn wake_on_cancel(&self) {
+        CALL.with_borrow_mut(|state| {
+            if state.cancel_guard.is_some() {
+                return;
+            }
             // The socket is shared weakly, so that the hook does not keep it open.
             let stream: Weak<TcpStream> = Arc::downgrade(&self.stream);
             state.cancel_guard = state.cancel.as_ref().map(|cancel| {
@@ -338,6 +234,20 @@ impl Socket {
                 })
             });
         });
+    }
+
+    /// Whether the server keeps the connection, so that an exec does not run into its end. A server
+    /// that closes after its answer shows that within moments; this waits for them, once per server.
+    fn is_kept(&self, idle: Duration) -> bool {
+        let once = CALL.with_borrow(|state| state.bounds.once);
+        if once && idle < CLOSES_WITHIN && !self.keeps.load(Ordering::Relaxed) {
+            let _ = sys::poll_readable([Some(self.stream.as_fd())], CLOSES_WITHIN - idle);
+        }
+        let open = sys::peek(self.stream.as_fd()) == Waiting::Nothing;
+        if open && (once || idle >= CLOSES_WITHIN) {
+            self.keeps.store(true, Ordering::Relaxed);
+        }
+        open
     }
 
     fn write(&mut self, from: usize, to: usize, left: Duration) -> io::Result<usize> {
@@ -395,6 +305,7 @@ impl Transport for Socket {
         _: NextTimeout,
     ) -> std::result::Result<(), ureq::Error> {
         self.first_write_of_call();
+        self.wake_on_cancel();
         let mut done = 0;
         let mut moved = Instant::now();
         while done < amount && !self.deaf {
@@ -430,6 +341,7 @@ impl Transport for Socket {
     }
 
     fn await_input(&mut self, _: NextTimeout) -> std::result::Result<bool, ureq::Error> {
+        self.wake_on_cancel();
         let moved = Instant::now();
         loop {
             let left = self.left(moved, "the server sends no data")?;
@@ -454,8 +366,18 @@ impl Transport for Socket {
         }
     }
 
+    /// Asked twice: before the connection goes back to the pool, and before it is used again.
     fn is_open(&mut self) -> bool {
-        !self.deaf && sys::peek(self.stream.as_fd()) == Waiting::Nothing
+        if self.deaf {
+            return false;
+        }
+        match self.idle_since {
+            Some(since) => self.is_kept(since.elapsed()),
+            None => {
+                self.idle_since = Some(Instant::now());
+                sys::peek(self.stream.as_fd()) == Waiting::Nothing
+            }
+        }
     }
 }
 

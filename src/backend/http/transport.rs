@@ -1,4 +1,5 @@
-//! One request over one pooled connection, within its bounds. Only this file and `socket` name ureq.
+//! One request over one pooled connection, within its bounds. This file, `connect` and `socket` are
+//! all that name ureq.
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -7,7 +8,8 @@ use ureq::http::{self, HeaderMap, HeaderName, HeaderValue};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 
 use super::base_url::BaseUrl;
-use super::socket::{Begin, Bounds, Call, End, NoLookup, Reach, SocketConnector};
+use super::connect::{Begin, End, NoLookup, SocketConnector};
+use super::socket::{Bounds, Call, Reach};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result, io_reason};
 
@@ -16,6 +18,9 @@ const MAX_IDLE: usize = 16;
 
 /// An idle connection older than this is not used again. Servers close theirs after 5 to 75 s.
 const MAX_IDLE_AGE: Duration = Duration::from_secs(15);
+
+/// What the headers that a user sets may take, in bytes. Servers take 8 to 64 KiB.
+const MAX_HEADERS: usize = 32 * 1024;
 
 /// What an answer's head may take, in bytes.
 const MAX_RESPONSE_HEAD: usize = 64 * 1024;
@@ -44,6 +49,10 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    pub(super) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -97,7 +106,6 @@ pub(super) struct Settings {
 /// Sends requests over pooled connections.
 pub(super) struct Http {
     agent: ureq::Agent,
-    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Http {
@@ -118,16 +126,12 @@ impl Http {
         let connector =
             ().chain(Begin)
                 .chain(ConnectProxyConnector::default())
-                .chain(SocketConnector);
+                .chain(SocketConnector::default());
         #[cfg(feature = "tls")]
         let connector = connector.chain(ureq::unversioned::transport::RustlsConnector::default());
-        let agent = ureq::Agent::with_parts(config.build(), connector.chain(End), NoLookup);
-        let headers = settings
-            .headers
-            .iter()
-            .map(|(n, v)| header(n, v))
-            .collect::<Result<_>>()?;
-        Ok(Http { agent, headers })
+        let end = End::new(&header_lines(&settings.headers)?);
+        let agent = ureq::Agent::with_parts(config.build(), connector.chain(end), NoLookup);
+        Ok(Http { agent })
     }
 
     /// Sends one request and reads the head of its answer.
@@ -163,9 +167,6 @@ impl Http {
             .method(request.method)
             .uri(request.url);
         if let Some(headers) = head.headers_mut() {
-            for (name, value) in &self.headers {
-                headers.append(name.clone(), value.clone());
-            }
             if let Some(kind) = request.content_type {
                 headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(kind));
             }
@@ -193,6 +194,21 @@ impl Http {
 }
 
 impl Failure {
+    /// The answer began and did not end.
+    pub(super) fn cut_off(e: io::Error) -> Failure {
+        let what = match e.kind() {
+            io::ErrorKind::TimedOut => What::TimedOut,
+            _ => What::Broken,
+        };
+        let message = format!("the answer was cut off: {}", io_reason(&e));
+        Failure {
+            reach: Reach::Sent,
+            what,
+            message,
+            source: Some(Box::new(e)),
+        }
+    }
+
     fn cancelled(reach: Reach) -> Failure {
         let message = "cancelled".to_owned();
         Failure {
@@ -208,17 +224,40 @@ fn proxy(url: &str) -> Result<ureq::Proxy> {
     ureq::Proxy::new(url).map_err(|_| Error::invalid("the proxy is not an http or https URL"))
 }
 
-fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)> {
-    let bad = |what| {
-        Error::invalid(format!(
-            "header {name:?}: its {what} has a character that no header can have"
-        ))
-    };
-    let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("name"))?;
-    let mut value = HeaderValue::from_str(value).map_err(|_| bad("value"))?;
-    // Any of them may be a secret; ureq's debug log leaves such values out.
-    value.set_sensitive(true);
-    Ok((parsed, value))
+/// Headers as they go over the wire.
+fn header_lines(headers: &[(String, String)]) -> Result<Vec<u8>> {
+    const OURS: [&str; 7] = [
+        "connection",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "transfer-encoding",
+        "user-agent",
+    ];
+    let mut lines = Vec::new();
+    for (name, value) in headers {
+        let refuse = |why: &str| Err(Error::invalid(format!("header {name:?}: {why}")));
+        let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
+            return refuse("its name has a character that no header can have");
+        };
+        let Ok(value) = HeaderValue::from_str(value) else {
+            return refuse("its value has a character that no header can have");
+        };
+        if OURS.contains(&parsed.as_str()) {
+            return refuse("the client sets it itself; for the user agent there is user_agent()");
+        }
+        lines.extend_from_slice(
+            &[parsed.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat(),
+        );
+    }
+    match lines.len() > MAX_HEADERS {
+        true => Err(Error::invalid(format!(
+            "the headers take {} bytes, the limit is {MAX_HEADERS}",
+            lines.len()
+        ))),
+        false => Ok(lines),
+    }
 }
 
 type Builder = ureq::config::ConfigBuilder<ureq::typestate::AgentScope>;
