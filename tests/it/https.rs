@@ -12,7 +12,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsage
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::http_network::{Proxy, TUNNEL};
+use crate::http_network::proxies::{Proxy, TUNNEL};
 use crate::support::scripted::{EXEC_OK, Scripted};
 
 const SHORT: Duration = Duration::from_millis(300);

@@ -1,0 +1,237 @@
+//! One file out of an archive.
+
+use super::*;
+
+fn tar_of(entries: &[(EntryType, &str, &str)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (kind, name, content) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(*kind);
+        header.set_mode(0o644);
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        let size = match kind {
+            EntryType::Regular => content.len(),
+            _ => 0,
+        };
+        header.set_size(size as u64);
+        header.set_cksum();
+        tar.append(&header, &content.as_bytes()[..size]).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+#[test]
+fn a_file_is_read_whatever_its_entry_is_called() {
+    for name in ["f.txt", "./f.txt", "./", "."] {
+        let sandbox = sending(tar_of(&[(EntryType::Regular, name, "hello")]));
+        let read = sandbox.read("d/f.txt");
+        // A regular entry whose name ends with a slash is a directory, by an old custom.
+        if name == "./" {
+            fails(read, ErrorKind::InvalidInput, &["is a directory"]);
+        } else {
+            assert_eq!(read.unwrap(), b"hello", "{name:?}");
+        }
+    }
+    let nameless = sending(tar_of(&[(EntryType::Regular, "", "hello")]));
+    assert_eq!(nameless.read("d/f.txt").unwrap(), b"hello");
+}
+
+#[test]
+fn the_archive_of_a_directory_is_not_a_file() {
+    let directory = (EntryType::Directory, "./", "");
+    for entries in [
+        [directory, (EntryType::Regular, "f", "x")].as_slice(),
+        &[directory],
+        &[(EntryType::Regular, "other", "x")],
+        &[(EntryType::Regular, "a/f", "x")],
+    ] {
+        let sandbox = sending(tar_of(entries));
+        let parts = ["/workspace/f", "is a directory", "download_dir"];
+        fails(sandbox.read("f"), ErrorKind::InvalidInput, &parts);
+    }
+}
+
+#[test]
+fn a_broken_answer_is_never_a_file() {
+    let whole = tar_of(&[(EntryType::Regular, "f", "hello")]);
+    for archive in [&whole[..514], &whole[..1024], b"", b"<html></html>"] {
+        let sandbox = sending(archive.to_vec());
+        fails(sandbox.read("f"), ErrorKind::Archive, &["read from"]);
+    }
+}
+
+#[test]
+fn a_writer_that_fails_is_the_callers_trouble() {
+    struct Full;
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let (sandbox, _dir) = local();
+    sandbox.write("f", "x").unwrap();
+    fails(
+        sandbox.read_to("f", &mut Full),
+        ErrorKind::Io,
+        &["cannot write"],
+    );
+}
+
+/// A backend that has archives of directories only, as one that runs `tar -C` has.
+struct DirectoriesOnly {
+    inner: LocalBackend,
+    otherwise: fn() -> Error,
+}
+
+impl Backend for DirectoriesOnly {
+    fn health(&self) -> Result<()> {
+        self.inner.health()
+    }
+
+    fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
+        self.inner.create(id, spec)
+    }
+
+    fn touch(&self, id: &SessionId) -> Result<()> {
+        self.inner.touch(id)
+    }
+
+    fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
+        self.inner.exec(id, command)
+    }
+
+    fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
+        self.inner.upload(id, dest, archive)
+    }
+
+    fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>> {
+        let relative = format!(".{}", src.strip_prefix("/workspace").unwrap());
+        let test = Command::new("test").arg("-d").arg(relative);
+        match self.inner.exec(id, &test)?.success() {
+            true => self.inner.download(id, src),
+            false => Err((self.otherwise)()),
+        }
+    }
+
+    fn delete(&self, id: &SessionId) -> Result<bool> {
+        self.inner.delete(id)
+    }
+}
+
+#[test]
+fn where_only_directories_can_be_had_a_copy_is_staged() {
+    for otherwise in [
+        || Error::new(ErrorKind::NotFound, "404"),
+        || Error::new(ErrorKind::Status, "500"),
+    ] {
+        let dir = Scratch::new();
+        let backend = DirectoriesOnly {
+            inner: local_backend(&dir),
+            otherwise,
+        };
+        let client = Client::with_backend(backend);
+        let sandbox = client.create("s", SandboxSpec::new()).unwrap();
+        let mut binary: Vec<u8> = (0..=255).collect();
+        binary.extend(noise(100_000));
+        sandbox.write("d/bin", &binary).unwrap();
+        sandbox.write("-rf", "dash").unwrap();
+        sandbox.exec(["ln", "-s", "d/bin", "link"]).unwrap();
+        let before = sandbox.exec(["ls", "-A"]).unwrap();
+        let read = |name: &str| sandbox.read(name);
+        fails(read("gone"), ErrorKind::NotFound, &["/workspace/gone"]);
+        fails(read("d"), ErrorKind::InvalidInput, &["is a directory"]);
+        assert!(read("d/bin").unwrap() == binary);
+        assert!(read("link").unwrap() == binary);
+        assert_eq!(read("-rf").unwrap(), b"dash");
+        let after = sandbox.exec(["ls", "-A"]).unwrap();
+        assert_eq!(before.stdout(), after.stdout());
+    }
+}
+
+#[test]
+fn files_are_read_through_links_and_directories_are_not() {
+    let (sandbox, _dir) = local();
+    sandbox.write("d/f", "x").unwrap();
+    sandbox.exec(["ln", "-s", "d/f", "link"]).unwrap();
+    sandbox.exec(["ln", "-s", "d", "dirlink"]).unwrap();
+    assert_eq!(sandbox.read("link").unwrap(), b"x");
+    for name in ["d", "dirlink"] {
+        fails(
+            sandbox.read(name),
+            ErrorKind::InvalidInput,
+            &["is a directory"],
+        );
+    }
+    fails(
+        sandbox.read("gone"),
+        ErrorKind::NotFound,
+        &["/workspace/gone"],
+    );
+}
+
+#[test]
+fn a_link_exists_if_what_it_leads_to_does() {
+    let (sandbox, _dir) = local();
+    sandbox.write("d/-f", "x").unwrap();
+    sandbox.exec(["ln", "-s", "gone", "dangling"]).unwrap();
+    sandbox.exec(["ln", "-s", "d", "link"]).unwrap();
+    for (name, expected) in [
+        ("d/-f", true),
+        ("d", true),
+        ("link", true),
+        ("link/-f", true),
+        ("/workspace/d", true),
+        ("dangling", false),
+        ("gone", false),
+        ("d/-f/x", false),
+    ] {
+        assert_eq!(sandbox.exists(name).unwrap(), expected, "{name}");
+    }
+}
+
+type RandomNode = (Vec<u8>, u32, Option<Vec<u8>>);
+
+fn random_node() -> impl Strategy<Value = RandomNode> {
+    let byte = any::<u8>().prop_filter("in names", |b| !matches!(b, 0 | b'/'));
+    let name = prop::collection::vec(byte, 1..60)
+        .prop_filter("special", |name| !matches!(name.as_slice(), b"." | b".."));
+    let mode = prop::sample::select(vec![0o400, 0o600, 0o644, 0o755, 0o500, 0o444]);
+    let content = prop::option::weighted(0.7, prop::collection::vec(any::<u8>(), 0..2000));
+    (name, mode, content)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn any_tree_survives(nodes in prop::collection::vec(random_node(), 0..20)) {
+        let dir = Scratch::new();
+        let top = dir.join("t");
+        fs::create_dir(&top).unwrap();
+        let mut parent = top.clone();
+        for (name, mode, content) in nodes {
+            let path = parent.join(os(&name));
+            match content {
+                _ if path.symlink_metadata().is_ok() => {}
+                Some(content) => {
+                    fs::write(&path, content).unwrap();
+                    chmod(&path, mode);
+                }
+                // What comes next is in there, or at the top again.
+                None if path.as_os_str().len() < 500 => {
+                    fs::create_dir(&path).unwrap();
+                    parent = if mode & 0o100 == 0 { top.clone() } else { path };
+                }
+                None => symlink(os(&name), &path).unwrap(),
+            }
+        }
+        assert_survives(&top);
+    }
+}

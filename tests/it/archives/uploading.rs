@@ -1,0 +1,334 @@
+//! What goes up.
+
+use super::*;
+
+#[test]
+fn contents_come_from_bytes_text_readers_and_files() {
+    let (sandbox, dir) = local();
+    let local_file = dir.join("script");
+    fs::write(&local_file, "local").unwrap();
+    chmod(&local_file, 0o750);
+    let text = String::from("string");
+    let large = noise(3 << 20);
+    sandbox.write("a/bytes", b"by\0tes").unwrap();
+    sandbox.write("a/slice", &large[..]).unwrap();
+    sandbox.write("/workspace/a/str", "str").unwrap();
+    sandbox.write("a/string", &text).unwrap();
+    sandbox.write("a/owned", text).unwrap();
+    sandbox
+        .write("a/reader", Contents::reader(&mut &large[..]))
+        .unwrap();
+    sandbox
+        .write("a/path", Contents::path(&local_file))
+        .unwrap();
+    sandbox
+        .write("a/moded", Contents::path(&local_file).mode(0o600))
+        .unwrap();
+    sandbox.write("a/empty", "").unwrap();
+    for (name, content, mode) in [
+        ("bytes", b"by\0tes".as_slice(), 0o644),
+        ("slice", &large, 0o644),
+        ("str", b"str", 0o644),
+        ("string", b"string", 0o644),
+        ("owned", b"string", 0o644),
+        ("reader", &large, 0o644),
+        ("path", b"local", 0o750),
+        ("moded", b"local", 0o600),
+        ("empty", b"", 0o644),
+    ] {
+        let read = sandbox.read(format!("a/{name}")).unwrap();
+        assert!(read == content, "{name}");
+        let out = sandbox.exec(["stat", "-c", "%a", &format!("a/{name}")]);
+        assert_eq!(out.unwrap().stdout().trim(), format!("{mode:o}"), "{name}");
+    }
+}
+
+#[test]
+fn a_second_write_replaces_the_first() {
+    let (sandbox, _dir) = local();
+    sandbox.write("f", "a long first text").unwrap();
+    sandbox
+        .write("f", Contents::from("two").mode(0o755))
+        .unwrap();
+    assert_eq!(sandbox.read("f").unwrap(), b"two");
+    assert!(sandbox.exec(["test", "-x", "f"]).unwrap().success());
+}
+
+#[test]
+fn names_that_are_not_utf8_are_written_and_read() {
+    let (sandbox, _dir) = local();
+    for name in [b"d/n\xff.txt".as_slice(), b"\xfe/\xff/f", b"\xff"] {
+        sandbox.write(os(name), name).unwrap();
+    }
+    assert_eq!(sandbox.read(os(b"d/n\xff.txt")).unwrap(), b"d/n\xff.txt");
+    assert_eq!(sandbox.read(os(b"\xfe/\xff/f")).unwrap(), b"\xfe/\xff/f");
+    assert_eq!(sandbox.read(os(b"\xff")).unwrap(), b"\xff");
+    fails(
+        sandbox.read(os(b"d/\xfa")),
+        ErrorKind::NotFound,
+        &["no file"],
+    );
+}
+
+#[test]
+fn bad_paths_and_names_are_refused_before_anything_is_sent() {
+    let (sandbox, uploads) = recording();
+    let refused = |path: &str, rule: &str| {
+        let shown = path.replace('\0', " ");
+        let parts = [shown.as_str(), rule];
+        fails(sandbox.write(path, "x"), ErrorKind::InvalidInput, &parts);
+        fails(sandbox.read(path), ErrorKind::InvalidInput, &parts);
+    };
+    refused("a/../b", "\"..\"");
+    refused("../b", "\"..\"");
+    refused("", "names no file");
+    refused("/", "names no file");
+    refused("a\0b", "NUL");
+    for (name, rule) in [
+        ("/etc/x", "is absolute"),
+        ("a/../../b", "\"..\""),
+        ("", "names no file"),
+        (".", "names no file"),
+        ("a\0b", "NUL"),
+    ] {
+        let shown = format!("{:?}", name.replace('\0', " "));
+        let files = Files::new().add("good", "x").add(name, "y");
+        fails(
+            sandbox.upload(files, "/workspace"),
+            ErrorKind::InvalidInput,
+            &[&shown, rule],
+        );
+    }
+    assert!(uploads.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_set_of_files_is_one_archive() {
+    let (sandbox, uploads) = recording();
+    let files = Files::new()
+        .add("src/./main.py", "print(42)")
+        .add("x..y", Contents::from("two").mode(0o4755))
+        .add(os(b"\xff"), Contents::reader(&b"three"[..]));
+    sandbox.upload(files, "/workspace").unwrap();
+    let uploads = uploads.lock().unwrap();
+    assert_eq!(uploads.len(), 1);
+    let file = |name: &[u8], mode, content: &[u8]| Packed {
+        name: name.to_vec(),
+        kind: EntryType::Regular,
+        mode,
+        content: content.to_vec(),
+    };
+    assert_eq!(
+        packed(&uploads[0]),
+        [
+            file(b"src/main.py", 0o644, b"print(42)"),
+            file(b"x..y", 0o755, b"two"),
+            file(b"\xff", 0o644, b"three"),
+        ]
+    );
+}
+
+#[test]
+fn a_local_directory_can_be_one_of_a_set() {
+    let (sandbox, dir) = local();
+    fs::create_dir_all(dir.join("data/sub/empty")).unwrap();
+    fs::write(dir.join("data/sub/f"), "f").unwrap();
+    symlink("f", dir.join("data/sub/l")).unwrap();
+    fs::create_dir(dir.join("none")).unwrap();
+    let files = Files::new()
+        .add("in/data", Contents::path(dir.join("data")))
+        .add("in/none", Contents::path(dir.join("none")))
+        .add("in/a", "a");
+    sandbox.upload(files, "/workspace").unwrap();
+    assert_eq!(sandbox.read("in/data/sub/f").unwrap(), b"f");
+    assert_eq!(sandbox.read("in/data/sub/l").unwrap(), b"f");
+    assert!(sandbox.exists("in/data/sub/empty").unwrap());
+    assert!(sandbox.exists("in/none").unwrap(), "it is empty, and it is");
+}
+
+#[test]
+fn uploading_an_empty_directory_makes_the_destination() {
+    let (sandbox, dir) = local();
+    fs::create_dir(dir.join("none")).unwrap();
+    sandbox
+        .upload_dir(dir.join("none"), "/workspace/n")
+        .unwrap();
+    assert!(sandbox.exists("n").unwrap());
+}
+
+#[test]
+fn what_is_not_there_or_not_a_directory_is_named() {
+    let (sandbox, uploads) = recording();
+    let dir = Scratch::new();
+    fs::write(dir.join("file"), "x").unwrap();
+    let upload = |name: &str| sandbox.upload_dir(dir.join(name), "/workspace");
+    fails(upload("gone"), ErrorKind::Io, &["/gone", "no such file"]);
+    let parts = ["/file", "is not a directory"];
+    fails(upload("file"), ErrorKind::InvalidInput, &parts);
+    let gone = Contents::path(dir.join("gone"));
+    fails(sandbox.write("x", gone), ErrorKind::Io, &["/gone"]);
+    assert!(uploads.lock().unwrap().is_empty());
+}
+
+#[test]
+fn fifos_and_sockets_are_refused_by_name_without_waiting() {
+    let (sandbox, _) = recording();
+    let dir = Scratch::new();
+    fs::create_dir_all(dir.join("fifo/d")).unwrap();
+    fs::create_dir(dir.join("sock")).unwrap();
+    mkfifo(&dir.join("fifo/d/pipe"));
+    let _socket = UnixListener::bind(dir.join("sock/s")).unwrap();
+    let upload = |name: &str| sandbox.upload_dir(dir.join(name), "/workspace");
+    let parts = ["fifo/d/pipe", "is a FIFO"];
+    fails(upload("fifo"), ErrorKind::InvalidInput, &parts);
+    let parts = ["sock/s", "is a socket"];
+    fails(upload("sock"), ErrorKind::InvalidInput, &parts);
+    for name in ["fifo/d/pipe", "sock/s"] {
+        let contents = Contents::path(dir.join(name));
+        fails(
+            sandbox.write("x", contents),
+            ErrorKind::InvalidInput,
+            &[name],
+        );
+    }
+}
+
+#[test]
+fn a_fifo_in_place_of_the_directory_does_not_hold_up_the_call() {
+    let (sandbox, _) = recording();
+    let dir = Scratch::new();
+    let fifo = dir.join("pipe");
+    mkfifo(&fifo);
+    let path = fifo.clone();
+    let result = in_time(move || sandbox.upload_dir(path, "/workspace"));
+    let result = result.expect("waits for the other end of the FIFO");
+    let parts = ["pipe", "is not a directory"];
+    fails(result, ErrorKind::InvalidInput, &parts);
+}
+
+#[test]
+fn an_unreadable_file_is_named() {
+    let (sandbox, uploads) = recording();
+    let dir = Scratch::new();
+    fs::create_dir(dir.join("t")).unwrap();
+    fs::write(dir.join("t/secret"), "x").unwrap();
+    chmod(dir.join("t/secret"), 0o000);
+    let result = sandbox.upload_dir(dir.join("t"), "/workspace");
+    if is_root(&dir) {
+        eprintln!("skipped: root can read any file");
+        result.unwrap();
+        assert_eq!(packed(&uploads.lock().unwrap()[0])[0].content, b"x");
+    } else {
+        let parts = ["t/secret", "permission denied"];
+        fails(result, ErrorKind::Io, &parts);
+    }
+}
+
+#[test]
+fn a_growing_file_is_sent_as_long_as_it_was() {
+    const FIRST: usize = 4 << 20;
+    let (sandbox, uploads) = recording();
+    let dir = Scratch::new();
+    fs::create_dir(dir.join("t")).unwrap();
+    let path = dir.join("t/log");
+    let pattern =
+        |range: std::ops::Range<usize>| -> Vec<u8> { range.map(|i| (i / 7 % 251) as u8).collect() };
+    fs::write(&path, pattern(0..FIRST)).unwrap();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut file = File::options().append(true).open(&path).unwrap();
+            let mut size = FIRST;
+            while !stop.load(Ordering::SeqCst) && size < 16 * FIRST {
+                file.write_all(&pattern(size..size + 10_000)).unwrap();
+                size += 10_000;
+            }
+        });
+        let result = sandbox.upload_dir(dir.join("t"), "/workspace");
+        stop.store(true, Ordering::SeqCst);
+        result.unwrap();
+    });
+    let sent = &packed(&uploads.lock().unwrap()[0])[0].content;
+    assert!(sent.len() >= FIRST);
+    assert!(*sent == pattern(0..sent.len()));
+}
+
+#[test]
+fn a_shrinking_file_is_an_error_that_names_it() {
+    let (sandbox, _) = recording();
+    let dir = Scratch::new();
+    fs::create_dir(dir.join("t")).unwrap();
+    let path = dir.join("t/log");
+    let file = File::create(&path).unwrap();
+    let stop = AtomicBool::new(false);
+    let shrank = thread::scope(|scope| {
+        scope.spawn(|| {
+            // Nobody knows when the size is looked at, so it shrinks again and again.
+            while !stop.load(Ordering::SeqCst) {
+                file.set_len(64 << 20).unwrap();
+                thread::sleep(Duration::from_millis(30));
+                file.set_len(1).unwrap();
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let mut tries = (0..40).map(|_| sandbox.upload_dir(dir.join("t"), "/workspace"));
+        let shrank = tries.find(Result::is_err);
+        stop.store(true, Ordering::SeqCst);
+        shrank
+    });
+    fails(
+        shrank.expect("no upload has met the moment"),
+        ErrorKind::Io,
+        &["t/log", "shrank"],
+    );
+}
+
+#[test]
+fn link_loops_stay_links_and_the_top_may_be_a_link() {
+    let dir = Scratch::new();
+    fs::create_dir_all(dir.join("t/d")).unwrap();
+    symlink("b", dir.join("t/a")).unwrap();
+    symlink("a", dir.join("t/b")).unwrap();
+    symlink("..", dir.join("t/d/up")).unwrap();
+    symlink("self", dir.join("t/self")).unwrap();
+    symlink("t", dir.join("link")).unwrap();
+    assert_survives(&dir.join("t"));
+    assert_survives(&dir.join("link"));
+}
+
+#[test]
+fn what_does_not_shrink_is_stored_and_text_is_compressed() {
+    let size_of = |files: &[(&str, Vec<u8>)]| {
+        let (sandbox, uploads) = recording();
+        let dir = Scratch::new();
+        for (name, content) in files {
+            fs::write(dir.join(name), content).unwrap();
+        }
+        sandbox.upload_dir(dir.path(), "/workspace").unwrap();
+        let set = files.iter().map(|(name, content)| (*name, content));
+        sandbox
+            .upload(set.collect::<Files<'_>>(), "/workspace")
+            .unwrap();
+        let uploads = uploads.lock().unwrap();
+        for upload in uploads.iter() {
+            let back: Vec<Vec<u8>> = packed(upload).into_iter().map(|e| e.content).collect();
+            assert!(back.iter().eq(files.iter().map(|(_, content)| content)));
+        }
+        let sizes: Vec<usize> = uploads.iter().map(Vec::len).collect();
+        (sizes[0], sizes[1])
+    };
+    let random = noise(3 << 20);
+    let text = b"the quick brown fox jumps over the lazy dog\n".repeat(50_000);
+    let within = |size: usize, content: usize| size > content && size < content / 100 * 101;
+
+    let (tree, set) = size_of(&[("random", random.clone())]);
+    assert!(within(tree, random.len()) && within(set, random.len()));
+    let (tree, set) = size_of(&[("text", text.clone())]);
+    assert!(tree < text.len() / 20 && set < text.len() / 20);
+    let halves = random.chunks(random.len() / 2 + 1).map(<[u8]>::to_vec);
+    let named: Vec<_> = ["a", "b"].into_iter().zip(halves).collect();
+    let (tree, set) = size_of(&named);
+    assert!(within(tree, random.len()) && within(set, random.len()));
+    let (tree, set) = size_of(&[("a", text.clone()), ("b", text.clone())]);
+    assert!(tree < text.len() / 10 && set < text.len() / 10);
+}

@@ -1,0 +1,257 @@
+//! Where an archive lands.
+
+use super::*;
+
+#[test]
+fn missing_parents_of_a_target_are_made() {
+    let place = Place::new();
+    let target = place.dir.join("a/b/c");
+    sending(some_archive().done())
+        .download_dir("/workspace", &target)
+        .unwrap();
+    assert_eq!(fs::read(target.join("d/f")).unwrap(), b"one");
+    let names: Vec<_> = fs::read_dir(place.dir.join("a/b")).unwrap().collect();
+    assert_eq!(names.len(), 1, "only the target");
+}
+
+#[test]
+fn an_existing_target_takes_files_and_keeps_others() {
+    let place = Place::new();
+    fs::create_dir_all(place.target.join("d/own")).unwrap();
+    fs::write(place.target.join("d/f"), "old").unwrap();
+    fs::write(place.target.join("d/kept"), "kept").unwrap();
+    symlink("../outside/secret", place.target.join("g")).unwrap();
+    let before = place.target.metadata().unwrap().ino();
+    place.unpack(some_archive().dir("new/sub/").done()).unwrap();
+    assert_eq!(place.read("d/f"), b"one");
+    assert_eq!(place.read("d/kept"), b"kept");
+    assert!(place.target.join("d/own").is_dir() && place.target.join("new/sub").is_dir());
+    assert!(place.target.join("g").symlink_metadata().unwrap().is_file());
+    assert_eq!(place.target.metadata().unwrap().ino(), before);
+    // Again, over what it has made itself.
+    place.unpack(some_archive().done()).unwrap();
+}
+
+#[test]
+fn a_conflict_is_found_before_anything_has_moved() {
+    let check = |make: &dyn Fn(&Path), parts: &[&str]| {
+        let place = Place::new();
+        fs::create_dir(&place.target).unwrap();
+        make(&place.target);
+        let before = snapshot(&place.target);
+        let archive = Raw::new()
+            .file("a", b"new")
+            .file("d/f", b"new")
+            .file("m", b"new")
+            .file("z", b"new");
+        fails(place.unpack(archive.done()), ErrorKind::Archive, parts);
+        // Also no time of a directory has changed, but for the target itself.
+        assert_eq!(snapshot(&place.target), before);
+    };
+    let file = |path: PathBuf| fs::write(path, "old").unwrap();
+    check(&|t| file(t.join("d")), &["\"d\"", "a file stands"]);
+    let dir = |path: PathBuf| fs::create_dir_all(path).unwrap();
+    check(&|t| dir(t.join("m/x")), &["\"m\"", "a directory stands"]);
+    check(&|t| dir(t.join("d/f")), &["\"d/f\"", "a directory stands"]);
+    let out = |path: PathBuf| symlink("../outside", path).unwrap();
+    check(
+        &|t| out(t.join("d")),
+        &["\"d\"", "a link stands", "nothing is written through"],
+    );
+}
+
+#[test]
+fn an_error_leaves_an_existing_target_as_it_was() {
+    let place = Place::new();
+    fs::create_dir(&place.target).unwrap();
+    fs::write(place.target.join("g"), "old").unwrap();
+    let before = snapshot(&place.target);
+    let mut archive = gzip(&some_archive().done());
+    archive.pop();
+    fails(place.unpack(archive), ErrorKind::Archive, &["cut off"]);
+    let archive = some_archive().file("../x", b"x").done();
+    fails(place.unpack(archive), ErrorKind::Archive, &["../x"]);
+    assert_eq!(snapshot(&place.target), before);
+}
+
+#[test]
+fn a_target_that_is_a_file_is_an_error() {
+    let place = Place::new();
+    fs::write(&place.target, "mine").unwrap();
+    let result = place.unpack(some_archive().done());
+    fails(result, ErrorKind::Io, &["target", "not a directory"]);
+    assert_eq!(fs::read(&place.target).unwrap(), b"mine");
+    let below = sending(some_archive().done()).download_dir("/w", place.target.join("x"));
+    fails(below, ErrorKind::Io, &["target/x"]);
+}
+
+#[test]
+fn a_target_that_is_a_fifo_does_not_hold_up_the_call() {
+    let dir = Scratch::new();
+    let fifo = dir.join("pipe");
+    let made = process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    let result = in_time(move || sending(some_archive().done()).download_dir("/w", fifo));
+    let result = result.expect("waits for the other end of the FIFO");
+    fails(result, ErrorKind::Io, &["pipe", "not a directory"]);
+}
+
+#[test]
+fn directories_get_their_modes_and_times_at_the_end() {
+    let place = Place::new();
+    let closed = header(EntryType::Directory, "d", 0, 0o555);
+    let archive = Raw::new()
+        .entry(&closed, b"")
+        .file("d/f", b"x")
+        .file("d/g/h", b"y");
+    place.unpack(archive.done()).unwrap();
+    assert_eq!(place.mode("d"), 0o555);
+    assert_eq!(
+        place.target.join("d").metadata().unwrap().mtime(),
+        1_000_000_000
+    );
+    assert_eq!(
+        place.target.join("d/f").metadata().unwrap().mtime(),
+        1_000_000_000
+    );
+    chmod(place.target.join("d"), 0o755);
+}
+
+/// A file system of 1 MiB, gone when dropped.
+struct SmallDisk(Scratch);
+
+impl SmallDisk {
+    fn mount() -> Option<SmallDisk> {
+        let dir = Scratch::new();
+        let mounted = process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+            .arg(dir.path())
+            .output();
+        match mounted {
+            Ok(out) if out.status.success() => Some(SmallDisk(dir)),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = process::Command::new("umount")
+            .arg("-l")
+            .arg(self.0.path())
+            .status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_named_and_nothing_half_written_is_left() {
+    let Some(disk) = SmallDisk::mount() else {
+        let required = std::env::var("NOXRUNNER_REQUIRE_SANDBOX").is_ok_and(|v| v == "1");
+        assert!(!required, "a tmpfs can't be mounted");
+        eprintln!("skipped: a tmpfs can't be mounted");
+        return;
+    };
+    let archive = Raw::new()
+        .file("small", b"x")
+        .file("large", &noise(2 << 20))
+        .done();
+    let parts = ["large", "no space"];
+    let fresh = sending(archive.clone()).download_dir("/w", disk.0.join("new"));
+    fails(fresh, ErrorKind::Io, &parts);
+    assert!(snapshot(disk.0.path()).is_empty());
+    let merged = sending(archive).download_dir("/w", disk.0.path());
+    fails(merged, ErrorKind::Io, &parts);
+    assert!(snapshot(disk.0.path()).is_empty());
+}
+
+#[derive(Debug, Clone)]
+enum Mutation {
+    Flip(prop::sample::Index, u8),
+    Cut(prop::sample::Index),
+    Copy(prop::sample::Index, prop::sample::Index),
+}
+
+fn mutation() -> impl Strategy<Value = Mutation> {
+    let index = any::<prop::sample::Index>;
+    prop_oneof![
+        6 => (index(), any::<u8>()).prop_map(|(at, byte)| Mutation::Flip(at, byte)),
+        1 => index().prop_map(Mutation::Cut),
+        2 => (index(), index()).prop_map(|(from, to)| Mutation::Copy(from, to)),
+    ]
+}
+
+fn mutate(bytes: &mut Vec<u8>, mutations: &[Mutation]) {
+    for mutation in mutations {
+        match mutation {
+            _ if bytes.len() < 1024 => {}
+            Mutation::Flip(at, byte) => {
+                let at = at.index(bytes.len());
+                bytes[at] = *byte;
+            }
+            Mutation::Cut(at) => bytes.truncate(at.index(bytes.len())),
+            Mutation::Copy(from, to) => {
+                let block = |at: &prop::sample::Index| at.index(bytes.len() / 512) * 512;
+                let (from, to) = (block(from), block(to));
+                bytes.copy_within(from..from + 512, to);
+            }
+        }
+    }
+}
+
+/// Makes the checksums right again, so that what was changed is looked at.
+fn mend(tar: &mut [u8]) {
+    for block in tar.chunks_exact_mut(512) {
+        if &block[257..262] == b"ustar" {
+            block[148..156].fill(b' ');
+            let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
+            block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 96,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn mutated_archives_never_panic_and_never_reach_out(
+        mutations in prop::collection::vec(mutation(), 1..12),
+        in_headers in any::<bool>(),
+        packed in any::<bool>(),
+        skip in any::<bool>(),
+    ) {
+        let long = "n".repeat(300);
+        let mut tar = some_archive()
+            .hardlink("h", "g")
+            .symlink("d/up", "../g")
+            .pax("path", &long.as_bytes()[..200])
+            .file("short", b"pax")
+            .entry(&header(EntryType::GNULongName, "long", 300, 0o644), long.as_bytes())
+            .entry(&sparse(512), &[1; 512])
+            .special(EntryType::Fifo, "fifo")
+            .done();
+        let mut archive = if in_headers || !packed {
+            mutate(&mut tar, &mutations);
+            mend(&mut tar);
+            tar
+        } else {
+            let mut archive = gzip(&[tar, noise(4096)].concat());
+            mutate(&mut archive, &mutations);
+            archive
+        };
+        if in_headers && packed {
+            archive = gzip(&archive);
+        }
+        let extract = Extract::new().skip_refused(skip).max_bytes(1 << 20);
+        // What it makes is not looked at, only what it must not make.
+        let place = Place::new();
+        if let Err(error) = place.unpack_with(archive, &extract) {
+            // A name can be longer than the file system takes.
+            prop_assert!(matches!(error.kind(), ErrorKind::Archive | ErrorKind::Io), "{error}");
+        }
+        prop_assert_eq!(fs::read(place.dir.join(os(b"outside/secret"))).unwrap(), b"untouched");
+    }
+}

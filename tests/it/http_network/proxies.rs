@@ -1,0 +1,167 @@
+//! Proxies, and other ways to a server.
+
+use super::*;
+
+/// An HTTP proxy: tunnels to `target` whatever was asked for, unless it refuses.
+pub(crate) struct Proxy {
+    pub(crate) url: String,
+    heads: Arc<Mutex<Vec<Vec<String>>>>,
+}
+
+impl Proxy {
+    pub(crate) fn start(target: Option<std::net::SocketAddr>, answer: &'static str) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let heads: Arc<Mutex<Vec<Vec<String>>>> = Arc::default();
+        let log = Arc::clone(&heads);
+        // It ends with the process.
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let mut client = client.unwrap();
+                let log = Arc::clone(&log);
+                thread::spawn(move || {
+                    let mut reader = BufReader::new(client.try_clone().unwrap());
+                    let mut head = Vec::new();
+                    loop {
+                        let mut line = String::new();
+                        reader.read_line(&mut line).unwrap();
+                        match line.trim_end() {
+                            "" => break,
+                            line => head.push(line.to_owned()),
+                        }
+                    }
+                    log.lock().unwrap().push(head);
+                    client.write_all(answer.as_bytes()).unwrap();
+                    let Some(target) = target else { return };
+                    let mut server = TcpStream::connect(target).unwrap();
+                    let mut back = (server.try_clone().unwrap(), client);
+                    thread::spawn(move || {
+                        let _ = io::copy(&mut back.0, &mut back.1);
+                        let _ = back.1.shutdown(Shutdown::Both);
+                    });
+                    let _ = io::copy(&mut reader, &mut server);
+                    let _ = server.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        Proxy { url, heads }
+    }
+
+    pub(crate) fn heads(&self) -> Vec<Vec<String>> {
+        self.heads.lock().unwrap().clone()
+    }
+}
+
+pub(crate) const TUNNEL: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
+
+#[test]
+fn a_proxy_is_gone_through_by_a_tunnel() {
+    let server = Scripted::always(200, EXEC_OK);
+    let proxy = Proxy::start(Some(server.address()), TUNNEL);
+    let url = proxy.url.replace("http://", "http://me:p%40ss@");
+    // The name is the proxy's to look up, and loopback is no exception from what was asked for.
+    for host in ["sandboxes.invalid:8080", "127.0.0.1:1"] {
+        let builder = Client::builder(format!("http://{host}")).proxy(&url);
+        let sandbox = sandbox(builder.token("t0ken"));
+        for _ in 0..3 {
+            assert_eq!(sandbox.exec(["true"]).unwrap().stdout(), "hi\n");
+        }
+        let head = proxy.heads().pop().unwrap();
+        assert_eq!(head[0], format!("CONNECT {host} HTTP/1.1"));
+        let basic = "proxy-authorization: Basic bWU6cEBzcw==";
+        assert!(
+            head.iter().any(|l| l.eq_ignore_ascii_case(basic)),
+            "{head:?}"
+        );
+        // The token is for the server alone.
+        assert!(!head.iter().any(|l| l.contains("t0ken")), "{head:?}");
+        let request = server.requests().pop().unwrap();
+        assert_eq!(request.path, "/v1/sandboxes/s/exec");
+        assert_eq!(request.header("host"), Some(host));
+        assert_eq!(request.header("proxy-authorization"), None);
+    }
+    // One tunnel for the three calls of each.
+    assert_eq!(proxy.heads().len(), 2);
+}
+
+#[test]
+fn a_proxy_that_refuses_is_a_connect_error() {
+    for answer in [
+        "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 3\r\n\r\nno!",
+        "this is no proxy\r\n\r\n",
+        "",
+    ] {
+        let proxy = Proxy::start(None, answer);
+        let builder = Client::builder("http://sandboxes.invalid").proxy(&proxy.url);
+        let error = soon(|| sandbox(builder).exec(["true"]));
+        assert_eq!(error.kind(), ErrorKind::Connect, "{answer:?}: {error}");
+    }
+}
+
+#[test]
+fn a_proxy_that_is_not_there_is_named() {
+    let port = free_port();
+    let builder = Client::builder("http://sandboxes.invalid")
+        .proxy(format!("http://me:s3cret@127.0.0.1:{port}"));
+    let error = soon(|| sandbox(builder).exec(["true"]));
+    assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+    assert!(
+        error.to_string().contains(&format!("127.0.0.1:{port}")),
+        "{error}"
+    );
+    assert!(!error.to_string().contains("s3cret"), "{error}");
+}
+
+#[test]
+fn a_proxy_that_falls_silent_ends_by_the_connect_timeout() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = format!("http://{}", listener.local_addr().unwrap());
+    let builder = Client::builder("http://sandboxes.invalid")
+        .proxy(proxy)
+        .connect_timeout(SHORT);
+    let error = soon(|| sandbox(builder).exec(["true"]));
+    // The request has not been sent, whatever went to the proxy.
+    assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+}
+
+#[test]
+fn a_proxy_of_another_protocol_is_refused() {
+    for proxy in ["socks5://127.0.0.1:1080", "ftp://127.0.0.1", "http://"] {
+        let builder = Client::builder("http://127.0.0.1:1").proxy(proxy);
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{proxy}: {error}");
+        assert!(error.to_string().contains("proxy"), "{error}");
+    }
+}
+
+#[test]
+fn ipv6_loopback_is_reached() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        eprintln!("skipped: this machine has no ::1");
+        return;
+    };
+    let address = listener.local_addr().unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut host = None;
+        for line in BufReader::new(stream.try_clone().unwrap()).lines() {
+            let line = line.unwrap();
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("host: ") {
+                host = Some(value.to_owned());
+            }
+            if line.is_empty() {
+                break;
+            }
+        }
+        sender.send(host).unwrap();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK")
+            .unwrap();
+    });
+    let client = Client::new(format!("http://{address}/")).unwrap();
+    client.health().unwrap();
+    assert_eq!(receiver.recv().unwrap(), Some(address.to_string()));
+    server.join().unwrap();
+}

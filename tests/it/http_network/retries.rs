@@ -1,0 +1,190 @@
+//! What is sent again, and what never.
+
+use super::*;
+
+/// What the server does instead of a whole answer.
+const BREAKERS: [(&str, Breaker); 6] = [
+    ("reset before the head", |conn| conn.reset()),
+    ("reset in the head", |mut conn| {
+        conn.write("HTTP/1.1 200 OK\r\nContent-");
+        thread::sleep(Duration::from_millis(20));
+        conn.reset();
+    }),
+    ("reset in the body", |mut conn| {
+        conn.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"exitCode\":0,");
+        thread::sleep(Duration::from_millis(20));
+        conn.reset();
+    }),
+    ("closed before the head", drop),
+    ("closed in the head", |mut conn| {
+        conn.write("HTTP/1.1 200 OK\r\nContent-");
+    }),
+    ("closed in the body", |mut conn| {
+        conn.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"exitCode\":0,");
+    }),
+];
+
+/// Breaks off every answer after the request was read.
+fn breaking(breaker: Breaker) -> Scripted {
+    Scripted::start(move |mut conn| {
+        // A reader that wakes the server only to let it go is no request.
+        if conn.read_request().is_some() {
+            breaker(conn);
+        }
+    })
+}
+
+#[test]
+fn an_exec_whose_answer_breaks_off_is_never_sent_again() {
+    for (what, breaker) in BREAKERS {
+        let server = breaking(breaker);
+        let error = soon(|| sandbox(builder(&server)).exec(["true"]));
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{what}: {error}");
+        assert_eq!(server.requests().len(), 1, "{what}");
+    }
+}
+
+#[test]
+fn what_may_be_done_twice_is_sent_again_when_there_was_no_answer() {
+    at_once(BREAKERS, |(what, breaker)| {
+        let server = breaking(breaker);
+        let client = builder(&server).build().unwrap();
+        let error = soon(|| client.health());
+        assert_eq!(error.kind(), ErrorKind::Connect, "{what}: {error}");
+        assert_eq!(server.requests().len(), 3, "{what}");
+
+        let server = breaking(breaker);
+        let error = soon(|| sandbox(builder(&server)).touch());
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{what}: {error}");
+        assert_eq!(server.requests().len(), 3, "{what}");
+
+        let server = breaking(breaker);
+        let error = soon(|| sandbox(builder(&server)).write("f", "x"));
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{what}: {error}");
+        assert_eq!(server.requests().len(), 3, "{what}");
+
+        let server = breaking(breaker);
+        let error = soon(|| sandbox(builder(&server).retry(Retry::none())).touch());
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{what}: {error}");
+        assert_eq!(server.requests().len(), 1, "{what}");
+    });
+}
+
+#[test]
+fn another_try_after_a_reset_succeeds() {
+    let seen = AtomicUsize::new(0);
+    let server = Scripted::start(move |mut conn| {
+        while let Some(request) = conn.read_request() {
+            if seen.fetch_add(1, Ordering::SeqCst) < 2 {
+                return conn.reset();
+            }
+            conn.answer(200, request.body);
+        }
+    });
+    let sandbox = sandbox(builder(&server));
+    sandbox.write("f", noise(100_000)).unwrap();
+    let requests = server.requests();
+    assert_eq!(requests.len(), 3);
+    // All of the archive goes again, from its start.
+    assert!(requests.iter().all(|r| r.body == requests[0].body));
+    assert!(requests[0].body.len() > 100_000);
+}
+
+/// Answers by status, and how many requests each call then makes.
+#[test]
+fn statuses_are_worth_another_try_by_operation() {
+    for (status, touches, execs) in [
+        (503, 2, 2),
+        (429, 2, 2),
+        (502, 2, 1),
+        (504, 2, 1),
+        (500, 1, 1),
+        (400, 1, 1),
+        (404, 1, 1),
+    ] {
+        let server = Scripted::in_turn(vec![(status, "not now"), (200, EXEC_OK)]);
+        let result = sandbox(builder(&server)).touch();
+        assert_eq!(server.requests().len(), touches, "touch {status}");
+        assert_eq!(result.is_ok(), touches == 2, "touch {status}");
+
+        let server = Scripted::in_turn(vec![(status, "not now"), (200, EXEC_OK)]);
+        let result = sandbox(builder(&server)).exec(["true"]);
+        assert_eq!(server.requests().len(), execs, "exec {status}");
+        assert_eq!(result.is_ok(), execs == 2, "exec {status}");
+        // The answer was read to its end before the next try.
+        assert_eq!(server.connections(), 1, "exec {status}");
+
+        let server = Scripted::in_turn(vec![(status, "not now"), (200, EXEC_OK)]);
+        let error = soon(|| sandbox(builder(&server).retry(Retry::none())).touch());
+        assert_eq!(error.status(), Some(status));
+        assert_eq!(server.requests().len(), 1, "{status}");
+    }
+}
+
+#[test]
+fn tries_end_with_the_last_answer() {
+    let server = Scripted::in_turn(vec![
+        (503, "one"),
+        (503, "two"),
+        (503, "three"),
+        (200, "OK"),
+    ]);
+    let error = soon(|| builder(&server).build().unwrap().health());
+    assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
+    assert!(error.to_string().contains("three"), "{error}");
+    assert_eq!(server.requests().len(), 3);
+}
+
+#[test]
+fn retry_after_is_waited_for() {
+    let server = Scripted::each_request({
+        let seen = AtomicUsize::new(0);
+        move |_, conn| match seen.fetch_add(1, Ordering::SeqCst) {
+            0 => conn.answer_with(429, &[("Retry-After", "1")], ""),
+            _ => conn.answer(200, EXEC_OK),
+        }
+    });
+    let start = Instant::now();
+    sandbox(builder(&server)).exec(["true"]).unwrap();
+    assert!(start.elapsed() >= Duration::from_secs(1));
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[test]
+fn a_long_retry_after_is_an_error_at_once() {
+    let server = Scripted::each_request(|_, conn| {
+        conn.answer_with(429, &[("Retry-After", "60")], "slow down");
+    });
+    // The call itself would have the time.
+    let sandbox = sandbox(builder(&server).timeout(Duration::from_secs(120)));
+    for error in [soon(|| sandbox.touch()), soon(|| sandbox.exec(["true"]))] {
+        assert_eq!(error.kind(), ErrorKind::Status, "{error}");
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(60)));
+    }
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[test]
+fn a_retry_after_that_is_longer_than_the_call_is_an_error_at_once() {
+    let server = Scripted::each_request(|_, conn| {
+        conn.answer_with(503, &[("Retry-After", "15")], "starting");
+    });
+    let sandbox = sandbox(builder(&server).timeout(Duration::from_secs(2)));
+    // Exec ends the tries 10 s after its start.
+    for error in [soon(|| sandbox.touch()), soon(|| sandbox.exec(["true"]))] {
+        assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(15)));
+    }
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[test]
+fn a_cancellation_ends_the_pause_before_another_try() {
+    let server = Scripted::each_request(|_, conn| {
+        conn.answer_with(503, &[("Retry-After", "8")], "starting");
+    });
+    let error = cancelled_exec(&sandbox(builder(&server)));
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+    assert!(error.to_string().contains("cancelled"), "{error}");
+    assert_eq!(server.requests().len(), 1);
+}

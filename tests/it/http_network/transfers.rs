@@ -1,0 +1,312 @@
+//! Bodies that stall, drip or break off.
+
+use super::*;
+
+/// Sends one byte every 50 ms for as long as the client listens.
+fn drip(conn: &mut Conn, head: &str) {
+    conn.write(head);
+    for _ in 0..200 {
+        thread::sleep(Duration::from_millis(50));
+        if conn.stream().write_all(b"x").is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_drips_ends_by_the_deadline() {
+    for head in [
+        "HTTP/1.1 200 OK\r\nX-Slow: ",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\n",
+    ] {
+        let server = Scripted::start(move |mut conn| {
+            conn.read_request();
+            drip(&mut conn, head);
+        });
+        let error = soon(|| sandbox(builder(&server).timeout(SHORT)).touch());
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{head:?}: {error}");
+        assert_eq!(server.requests().len(), 1, "{head:?}");
+    }
+}
+
+#[test]
+fn an_error_answer_that_stops_is_still_told() {
+    let server = Scripted::start(|mut conn| {
+        conn.read_request();
+        conn.write("HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\nas far");
+        conn.stay_silent();
+    });
+    let error = soon(|| sandbox(builder(&server).timeout(SHORT)).touch());
+    assert_eq!(error.kind(), ErrorKind::Status, "{error}");
+    assert_eq!(error.response_body(), Some("as far"));
+}
+
+const REFUSED_UPLOAD: &str =
+    "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 15\r\n\r\nat most 1 MB, p";
+
+#[test]
+fn an_answer_that_comes_before_the_upload_ended_is_told() {
+    // Larger than what the sockets take in, so that the client can't finish.
+    let bytes = noise(20 << 20);
+    type Closer = fn(&mut Conn);
+    let closers: [(&str, Closer); 2] = [
+        // Bytes that nobody read make the kernel send a reset after the answer.
+        ("close", |_| {}),
+        // What a careful server does: it says that it is done, and reads on for a while.
+        ("linger", |conn| {
+            let _ = conn.stream().shutdown(Shutdown::Write);
+            thread::sleep(Duration::from_millis(300));
+        }),
+    ];
+    for (what, closer) in closers {
+        let server = Scripted::start(move |mut conn| {
+            if let Some(head) = conn.read_head() {
+                conn.keep(&head);
+                conn.write(REFUSED_UPLOAD);
+                closer(&mut conn);
+            }
+        });
+        let error = soon(|| sandbox(builder(&server)).write("f", &bytes[..]));
+        assert_eq!(error.kind(), ErrorKind::Status, "{what}: {error}");
+        assert_eq!(error.status(), Some(413), "{what}");
+        assert!(
+            error.to_string().contains("at most 1 MB"),
+            "{what}: {error}"
+        );
+        assert_eq!(server.requests().len(), 1, "{what}");
+    }
+}
+
+#[test]
+fn a_connection_with_half_an_upload_is_not_used_again() {
+    let server = Scripted::start(|mut conn| {
+        while let Some(head) = conn.read_head() {
+            conn.keep(&head);
+            if head.path.contains("upload") {
+                // Answered too early, and the connection stays.
+                conn.answer(413, "at most 1 MB");
+                thread::sleep(Duration::from_millis(200));
+                return;
+            }
+            conn.answer(200, "");
+        }
+    });
+    let sandbox = sandbox(builder(&server));
+    let bytes = noise(12 << 20);
+    for _ in 0..2 {
+        let error = soon(|| sandbox.write("f", &bytes[..]));
+        assert_eq!(error.status(), Some(413), "{error}");
+        sandbox.touch().unwrap();
+    }
+    assert_eq!(count(&server, "/touch"), 2);
+}
+
+#[test]
+fn an_upload_that_nobody_reads_ends_after_the_stall() {
+    let server = Scripted::start(|mut conn| {
+        if let Some(head) = conn.read_head() {
+            conn.keep(&head);
+            thread::sleep(SOON);
+        }
+    });
+    let error = soon(|| sandbox(builder(&server).timeout(SHORT)).write("f", noise(12 << 20)));
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    assert!(error.to_string().contains("takes no data"), "{error}");
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn an_upload_may_take_longer_than_the_timeout_while_bytes_move() {
+    let server = Scripted::start(|mut conn| {
+        let Some(head) = conn.read_head() else { return };
+        let mut body = Vec::new();
+        {
+            let mut reader = conn.body_reader(&head);
+            // Slow, and never still for as long as the timeout.
+            for _ in 0..8 {
+                thread::sleep(Duration::from_millis(100));
+                let mut part = (&mut reader).take(2 << 20);
+                part.read_to_end(&mut body).unwrap();
+            }
+            reader.read_to_end(&mut body).unwrap();
+        }
+        conn.answer(200, "");
+    });
+    sandbox(builder(&server).timeout(Duration::from_millis(600)))
+        .write("f", noise(20 << 20))
+        .unwrap();
+}
+
+#[test]
+fn the_transfer_timeout_ends_a_download_that_drips() {
+    let server = Scripted::start(|mut conn| {
+        conn.read_request();
+        drip(
+            &mut conn,
+            "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n",
+        );
+    });
+    let sandbox = sandbox(builder(&server).transfer_timeout(SHORT));
+    let error = soon(|| {
+        let mut reader = sandbox.download_archive("/workspace")?;
+        let mut bytes = Vec::new();
+        let error = reader.read_to_end(&mut bytes).unwrap_err();
+        assert_eq!(own_error(&error).kind(), ErrorKind::Timeout, "{error}");
+        sandbox.download_dir("/workspace", tempfile::tempdir().unwrap().path().join("d"))
+    });
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+}
+
+#[test]
+fn the_transfer_timeout_ends_an_upload_that_drips() {
+    let server = Scripted::start(|mut conn| {
+        let Some(head) = conn.read_head() else { return };
+        let mut reader = conn.body_reader(&head);
+        let mut part = vec![0; 64 << 10];
+        // Until the client goes away.
+        while reader.read(&mut part).is_ok_and(|got| got > 0) {
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let sandbox = sandbox(builder(&server).transfer_timeout(SHORT));
+    let error = soon(|| sandbox.write("f", noise(12 << 20)));
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+}
+
+#[test]
+fn a_download_goes_on_as_long_as_bytes_move() {
+    let server = Scripted::start(|mut conn| {
+        conn.read_request();
+        conn.write("HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n");
+        for _ in 0..16 {
+            thread::sleep(Duration::from_millis(50));
+            conn.write("x");
+        }
+    });
+    // All of it takes longer than the timeout, no part of it does.
+    let sandbox = sandbox(builder(&server).timeout(Duration::from_millis(500)));
+    let mut reader = sandbox.download_archive("/workspace").unwrap();
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes, [b'x'; 16]);
+}
+
+fn own_error(error: &io::Error) -> &Error {
+    let inner = error.get_ref().expect("an inner error");
+    inner.downcast_ref().expect("an error of this crate")
+}
+
+/// A tar.gz with one file of noise.
+fn archive() -> Vec<u8> {
+    let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(
+        Vec::new(),
+        flate2::Compression::fast(),
+    ));
+    let bytes = noise(100_000);
+    let mut header = tar::Header::new_gnu();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "f", &bytes[..]).unwrap();
+    tar.into_inner().unwrap().finish().unwrap()
+}
+
+/// Sends the first half of an archive, and then does as told.
+fn half_an_archive(then: fn(Conn)) -> Scripted {
+    let archive = archive();
+    Scripted::start(move |mut conn| {
+        if conn.read_request().is_none() {
+            return;
+        }
+        conn.write(format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+            archive.len()
+        ));
+        conn.write(&archive[..archive.len() / 2]);
+        then(conn);
+    })
+}
+
+#[test]
+fn a_network_that_fails_is_not_taken_for_a_damaged_archive() {
+    let ends: [(&str, Breaker, ErrorKind); 3] = [
+        ("silence", |mut conn| conn.stay_silent(), ErrorKind::Timeout),
+        ("close", drop, ErrorKind::Connect),
+        (
+            "reset",
+            |conn| {
+                // What was sent must arrive first.
+                thread::sleep(Duration::from_millis(50));
+                conn.reset();
+            },
+            ErrorKind::Connect,
+        ),
+    ];
+    at_once(ends, |(what, then, kind)| {
+        let server = half_an_archive(then);
+        let sandbox = sandbox(builder(&server).timeout(SHORT));
+        let dir = tempfile::tempdir().unwrap();
+        let error = soon(|| sandbox.download_dir("/workspace", dir.path().join("d")));
+        assert_eq!(error.kind(), kind, "{what}: {error}");
+        assert!(error.to_string().contains("cut off"), "{what}: {error}");
+
+        let error = soon(|| sandbox.read("/workspace/f"));
+        assert_eq!(error.kind(), kind, "{what}: {error}");
+
+        let mut reader = sandbox.download_archive("/workspace").unwrap();
+        let mut bytes = Vec::new();
+        let error = reader.read_to_end(&mut bytes).unwrap_err();
+        assert_eq!(own_error(&error).kind(), kind, "{what}: {error}");
+        assert!(!bytes.is_empty());
+    });
+}
+
+#[test]
+fn a_download_without_a_length_that_is_reset_is_not_taken_for_a_whole_one() {
+    let server = Scripted::start(|mut conn| {
+        conn.read_request();
+        conn.write("HTTP/1.1 200 OK\r\n\r\npart of it");
+        // What was sent must arrive first.
+        thread::sleep(Duration::from_millis(50));
+        conn.reset();
+    });
+    let mut reader = sandbox(builder(&server))
+        .download_archive("/workspace")
+        .unwrap();
+    let mut bytes = Vec::new();
+    let error = reader.read_to_end(&mut bytes).unwrap_err();
+    assert_eq!(own_error(&error).kind(), ErrorKind::Connect, "{error}");
+    assert_eq!(bytes, b"part of it");
+}
+
+#[test]
+fn a_download_that_is_dropped_in_the_middle_harms_no_later_call() {
+    let whole = archive();
+    let server = Scripted::each_request(move |request, conn| match request.method.as_str() {
+        "GET" => conn.answer(200, &whole),
+        _ => conn.answer(200, EXEC_OK),
+    });
+    let sandbox = sandbox(builder(&server).retry(Retry::none()));
+    for _ in 0..5 {
+        let mut reader = sandbox.download_archive("/workspace").unwrap();
+        reader.read_exact(&mut [0; 10]).unwrap();
+        drop(reader);
+        assert_eq!(sandbox.exec(["true"]).unwrap().stdout(), "hi\n");
+    }
+}
+
+#[test]
+fn a_download_is_read_on_another_thread() {
+    let whole = archive();
+    let length = whole.len();
+    let server = Scripted::each_request(move |_, conn| conn.answer(200, &whole));
+    let sandbox = sandbox(builder(&server));
+    let mut reader = sandbox.download_archive("/workspace").unwrap();
+    // This thread's own call, meanwhile, has other bounds.
+    sandbox.touch().unwrap();
+    let read = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).map(|_| bytes.len())
+    });
+    assert_eq!(read.join().unwrap().unwrap(), length);
+}
