@@ -158,8 +158,8 @@ fn delete_removes_any_tree() {
     let (client, dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let script = r#"mkdir -p a/b/c && cd a/b && printf x > c/f && ln -s / root &&
-        for n in "$(printf 'a\nb')" -rf ' ' '~' "$(printf '\377\376')"; do : > "./$n"; done
-        chmod 000 c . ; chmod 000 .."#;
+        for n in "$(printf 'a\nb')" -rf ' ' '~' "$(printf '\377\376')"; do : > "./$n"; done &&
+        cd ../.. && chmod 000 a/b/c && chmod 000 a/b && chmod 000 a"#;
     assert!(sandbox.exec(Command::shell(script)).unwrap().success());
     assert!(sandbox.delete().unwrap());
     assert_eq!(
