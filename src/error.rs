@@ -54,7 +54,8 @@ pub enum ErrorKind {
     Connect,
     /// The call's time was over. For `exec`, see [`OutcomeUnknown`](ErrorKind::OutcomeUnknown).
     Timeout,
-    /// The request was sent, and no whole answer came: the command may have run.
+    /// The request was sent, and no whole answer came: the command may have run, the sandbox may
+    /// have been made, touched or deleted. Also where an exec was cancelled.
     OutcomeUnknown,
     /// The sandbox, or the path in it, does not exist.
     NotFound,
@@ -145,7 +146,7 @@ impl Error {
         self.kind() == ErrorKind::Timeout
     }
 
-    /// The command may or may not have run: don't run it again without a look.
+    /// What was asked may or may not have happened: don't run a command again without a look.
     pub fn is_outcome_unknown(&self) -> bool {
         self.kind() == ErrorKind::OutcomeUnknown
     }

@@ -39,7 +39,7 @@ const USUAL_STREAM_CAP: std::ops::RangeInclusive<usize> = 1_000_000..=1024 * 102
 /// assert_eq!(build.args()[..2], ["sh", "-c"]);
 /// assert_eq!(Command::from(["ls", "-l"]).args(), ["ls", "-l"]);
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Command {
     args: Vec<String>,
     workdir: String,
@@ -250,6 +250,18 @@ pub(crate) fn absolute(path: &str) -> String {
     }
 }
 
+/// Of the environment the names only: a value may be a secret.
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Command")
+            .field("args", &self.args)
+            .field("workdir", &self.workdir)
+            .field("env", &self.env.keys())
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The command in one line, for an error text.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -420,6 +432,8 @@ impl Output {
     /// [`ErrorKind::Command`] for any other exit code; the text shows the command, the code and
     /// the end of its stderr, and [`Error::output`] has it all.
     ///
+    /// # Example
+    ///
     /// ```
     /// use noxrunner::{ErrorKind, Output};
     /// use std::time::Duration;
@@ -484,8 +498,10 @@ impl Sandbox {
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a command that can't be run anywhere,
     /// [`NotFound`](ErrorKind::NotFound), [`NotReady`](ErrorKind::NotReady),
-    /// [`Connect`](ErrorKind::Connect) if nothing was sent, and
-    /// [`OutcomeUnknown`](ErrorKind::OutcomeUnknown) if it was and no whole answer came.
+    /// [`Unauthorized`](ErrorKind::Unauthorized) and [`Status`](ErrorKind::Status) if the backend
+    /// refuses, [`Connect`](ErrorKind::Connect) if nothing was sent,
+    /// [`OutcomeUnknown`](ErrorKind::OutcomeUnknown) if it was and no whole answer came, and
+    /// [`Protocol`](ErrorKind::Protocol) if the command ran and its answer is not one of v1.
     ///
     /// # Example
     ///

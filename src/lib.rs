@@ -56,9 +56,10 @@
 //! # What it logs
 //!
 //! One debug line per request through the `log` crate: method, path, status, milliseconds, attempt;
-//! never a token, a header's value or a body. It prints nothing, installs no signal handlers, and
-//! reads of the environment only the usual proxy variables, and where the user's state and temporary
-//! directories are.
+//! never a token, a header's value or a body. (ureq, below it, logs the bytes that it sends and gets
+//! at trace level; token and headers are put in below that.) It prints nothing, installs no signal
+//! handlers, and reads of the environment only the usual proxy variables, where the user's state and
+//! temporary directories are, and what a local command is given of it.
 #![deny(missing_docs)]
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 #![cfg_attr(

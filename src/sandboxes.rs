@@ -36,6 +36,13 @@ impl SessionId {
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for the empty text, `.`, `..`, one with a NUL
     /// byte, and one over [`MAX_SESSION_ID`] bytes.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// let error = noxrunner::SessionId::new("").unwrap_err();
+    /// assert!(error.to_string().contains("it is empty"));
+    /// ```
     pub fn new(id: impl AsRef<str>) -> Result<SessionId> {
         let id = id.as_ref();
         let refused = match id {
@@ -268,8 +275,9 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for an id or a TTL that can't be, and what the
-    /// backend answers.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for an id or a TTL that can't be, what the backend
+    /// answers, and [`Connect`](ErrorKind::Connect), [`Timeout`](ErrorKind::Timeout) or
+    /// [`OutcomeUnknown`](ErrorKind::OutcomeUnknown) where it doesn't.
     ///
     /// # Example
     ///
@@ -334,7 +342,8 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// [`NotFound`](ErrorKind::NotFound) if there is no such sandbox, or it has expired.
+    /// [`NotFound`](ErrorKind::NotFound) if there is no such sandbox, or it has expired; else as
+    /// [`create`](Client::create).
     ///
     /// # Example
     ///
@@ -354,7 +363,7 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// What the backend answers, but 404.
+    /// As [`create`](Client::create), but that there is none is no error.
     ///
     /// # Example
     ///
@@ -376,7 +385,7 @@ impl Sandbox {
     /// # Errors
     ///
     /// [`NotReady`](ErrorKind::NotReady) when the time is over, with the last reason; at once, what
-    /// waiting can't mend: a refused token, a sandbox that can't be isolated.
+    /// waiting can't mend: a time of zero, a refused token, a sandbox that can't be isolated.
     ///
     /// # Example
     ///

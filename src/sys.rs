@@ -182,6 +182,8 @@ pub(crate) struct Stat {
     pub(crate) size: u64,
     /// Seconds since 1970; what is before that counts as then.
     pub(crate) mtime: u64,
+    /// The file system it is on.
+    pub(crate) device: u64,
 }
 
 /// Looks at the name itself, never through a link.
@@ -223,7 +225,14 @@ fn read_stat(stat: &libc::stat) -> Stat {
         mode: mode_bits(stat),
         size: u64::try_from(stat.st_size).unwrap_or(0),
         mtime: u64::try_from(stat.st_mtime).unwrap_or(0),
+        device: device(stat),
     }
+}
+
+/// Signed on macOS; only compared, never counted with.
+#[allow(clippy::unnecessary_cast, reason = "dev_t is another type on macOS")]
+fn device(stat: &libc::stat) -> u64 {
+    stat.st_dev as u64
 }
 
 /// `mode_t` is 16 bits wide on some systems, so the conversion is one there.
@@ -236,7 +245,7 @@ fn mode_bits(stat: &libc::stat) -> u32 {
 pub(crate) fn read_dir(dir: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
     // A second description: the stream owns its descriptor, and reading moves its offset.
     let fd = open_dir_at(dir, b".")?;
-    // SAFETY: fdopendir takes the descriptor over, so it is given away by into_raw_fd below.
+    // SAFETY: the descriptor is open; on success fdopendir owns it, so it is forgotten below.
     let stream = unsafe { libc::fdopendir(fd.as_raw_fd()) };
     if stream.is_null() {
         return Err(io::Error::last_os_error());
@@ -253,8 +262,9 @@ pub(crate) fn read_dir(dir: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
                 e => Err(e),
             };
         }
-        // SAFETY: d_name of an entry is NUL-terminated, and valid until the next readdir.
-        let name = unsafe { CStr::from_ptr((*entry).d_name.as_ptr()) }.to_bytes();
+        // SAFETY: d_name of an entry is NUL-terminated, and valid until the next readdir. No
+        // reference to the whole entry is made: the last one may be shorter than its type.
+        let name = unsafe { CStr::from_ptr((&raw const (*entry).d_name).cast()) }.to_bytes();
         if name != b"." && name != b".." {
             names.push(name.to_vec());
         }
@@ -295,7 +305,6 @@ pub(crate) fn set_mtime(fd: BorrowedFd<'_>, seconds: u64) -> io::Result<()> {
 }
 
 /// Takes the lock of an open file for as long as it is open. False if another process has it.
-#[cfg(feature = "local")]
 pub(crate) fn lock(fd: BorrowedFd<'_>, wait: bool) -> io::Result<bool> {
     let flags = libc::LOCK_EX | if wait { 0 } else { libc::LOCK_NB };
     // SAFETY: no memory is involved.
@@ -466,7 +475,8 @@ pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &[u8]) -> Option<io::Resu
                 Ok(fd) => return Some(Ok(unsafe { OwnedFd::from_raw_fd(fd) })),
                 Err(e) => match e.raw_os_error() {
                     Some(libc::EAGAIN | libc::EINTR) => {}
-                    Some(libc::ENOSYS) => return None,
+                    // EPERM: what old seccomp filters answer for a call that they don't know.
+                    Some(libc::ENOSYS | libc::EPERM) => return None,
                     _ => return Some(Err(e)),
                 },
             }

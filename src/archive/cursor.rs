@@ -16,6 +16,8 @@ pub(super) struct Cursor {
     path: Vec<u8>,
     /// The last directories on the way, each with the length of its path.
     open: Vec<(usize, OwnedFd)>,
+    /// How many directories were made on the way.
+    pub(super) made: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,6 +32,7 @@ impl Cursor {
             root,
             path: Vec::new(),
             open: Vec::new(),
+            made: 0,
         }
     }
 
@@ -48,7 +51,8 @@ impl Cursor {
             let start = if here == 0 { 0 } else { here + 1 };
             let length = path[start..].iter().position(|b| *b == b'/');
             let end = length.map_or(path.len(), |length| start + length);
-            let dir = step(self.here(), &path[start..end], missing)?;
+            let (dir, made) = step(self.here(), &path[start..end], missing)?;
+            self.made += u64::from(made);
             if self.open.len() == MAX_OPEN {
                 self.open.remove(0);
             }
@@ -63,15 +67,15 @@ impl Cursor {
     }
 }
 
-fn step(from: BorrowedFd<'_>, name: &[u8], missing: Missing) -> io::Result<OwnedFd> {
+fn step(from: BorrowedFd<'_>, name: &[u8], missing: Missing) -> io::Result<(OwnedFd, bool)> {
     match sys::open_dir_at(from, name) {
         Err(e) if e.kind() == io::ErrorKind::NotFound && missing == Missing::Create => {
             match sys::mkdirat(from, name, 0o777) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
-                _ => sys::open_dir_at(from, name),
+                made => Ok((sys::open_dir_at(from, name)?, made.is_ok())),
             }
         }
-        result => result,
+        result => Ok((result?, false)),
     }
 }
 

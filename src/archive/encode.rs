@@ -117,12 +117,15 @@ impl Write for Spool {
                 held.extend_from_slice(bytes);
                 return Ok(bytes.len());
             }
-            let mut file = nameless_file()?;
-            file.write_all(held)?;
-            self.0 = Spooled::File(file);
+            let file = nameless_file().and_then(|mut file| {
+                file.write_all(held)?;
+                Ok(file)
+            });
+            self.0 = Spooled::File(file.map_err(|e| spool_failed(e).into_io())?);
         }
         match &mut self.0 {
-            Spooled::File(file) => file.write(bytes),
+            // Not the fault of what is being read, which is what the caller will think of.
+            Spooled::File(file) => file.write(bytes).map_err(|e| spool_failed(e).into_io()),
             Spooled::Memory(_) => Ok(0),
         }
     }

@@ -1,8 +1,9 @@
 //! From the staging directory to where the archive was wanted.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::cursor::{Cursor, Missing, join};
 use super::unpack::{Extract, Extraction, Links};
@@ -28,9 +29,12 @@ impl Extract {
                     Some(parent) if !parent.as_os_str().is_empty() => parent,
                     _ => Path::new("."),
                 };
-                std::fs::create_dir_all(parent).map_err(failed)?;
+                let made = Parents::make(parent).map_err(failed)?;
                 let parent = open_dir(parent).map_err(failed)?;
-                self.unpack_to_new_dir(archive, parent.as_fd(), name.as_encoded_bytes())
+                let done =
+                    self.unpack_to_new_dir(archive, parent.as_fd(), name.as_encoded_bytes())?;
+                made.keep();
+                Ok(done)
             }
             Err(e) => Err(failed(e)),
         }
@@ -44,7 +48,7 @@ impl Extract {
     ) -> Result<Extraction> {
         let stage = Stage::new(parent)?;
         let (done, directories) = self.unpack(archive, stage.open()?, Links::Inside)?;
-        directories.finish(stage.dir.as_fd())?;
+        directories.finish(stage.dir.as_fd(), &BTreeSet::new())?;
         sys::renameat(parent, &stage.name, parent, name).map_err(|e| {
             Error::io(
                 format_args!(
@@ -69,9 +73,36 @@ impl Extract {
         let (done, directories) = self.unpack(archive, stage.open()?, links)?;
         // Once to look, once to move: a conflict is found before anything has moved.
         Merge::new(stage.dir.as_fd(), target)?.run(false)?;
-        Merge::new(stage.dir.as_fd(), target)?.run(true)?;
-        directories.finish(target)?;
+        let existed = Merge::new(stage.dir.as_fd(), target)?.run(true)?;
+        directories.finish(target, &existed)?;
         Ok(done)
+    }
+}
+
+/// Directories that were made above a target, gone again when dropped unless it came to be.
+struct Parents(Vec<PathBuf>);
+
+impl Parents {
+    fn make(parent: &Path) -> io::Result<Parents> {
+        let missing = parent
+            .ancestors()
+            .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
+        let made = Parents(missing.map(Path::to_owned).collect());
+        std::fs::create_dir_all(parent)?;
+        Ok(made)
+    }
+
+    fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Parents {
+    fn drop(&mut self) {
+        // The deepest first; one that somebody else has put something into stays.
+        for dir in &self.0 {
+            let _ = std::fs::remove_dir(dir);
+        }
     }
 }
 
@@ -90,6 +121,8 @@ impl<'a> Stage<'a> {
             sys::open_dir_at(parent, &name)
         };
         let dir = make().map_err(|e| Error::io("cannot make a directory to unpack in", e))?;
+        // Tells others that it is in use. Not all file systems can, and it is not needed for more.
+        let _ = sys::lock(dir.as_fd(), false);
         Ok(Stage { parent, name, dir })
     }
 
@@ -114,58 +147,91 @@ impl Drop for Stage<'_> {
 struct Merge {
     from: Cursor,
     to: Cursor,
+    /// The file system of both.
+    device: u64,
+    /// Directories that were closed to their owner, with their modes.
+    closed: Vec<(Vec<u8>, u32)>,
 }
 
 impl Merge {
     fn new(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<Merge> {
-        let cursor = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(Cursor::new);
         let both = || {
-            io::Result::Ok(Merge {
-                from: cursor(from)?,
-                to: cursor(to)?,
+            Ok(Merge {
+                from: Cursor::new(from.try_clone_to_owned()?),
+                to: Cursor::new(to.try_clone_to_owned()?),
+                device: sys::stat_fd(from)?.device,
+                closed: Vec::new(),
             })
         };
         both().map_err(|e| Error::io("cannot merge", e))
     }
 
     /// Walks the staged tree; where a directory is missing in the target, it goes there as a whole.
-    fn run(mut self, really: bool) -> Result<()> {
+    /// Answers which directories were there before.
+    fn run(mut self, really: bool) -> Result<BTreeSet<Vec<u8>>> {
+        let mut existed = BTreeSet::new();
         let mut todo = vec![Vec::new()];
         while let Some(path) = todo.pop() {
-            let failed = |e| {
-                Error::io(
-                    format_args!("cannot write into {:?}", String::from_utf8_lossy(&path)),
-                    e,
-                )
-            };
-            let from = self.from.enter(&path, Missing::Fail).map_err(failed)?;
-            let to = self.to.enter(&path, Missing::Fail).map_err(failed)?;
-            for name in sys::read_dir(from).map_err(failed)? {
-                let here = join(&path, &name);
-                let staged = sys::stat_at(from, &name).map_err(failed)?.kind;
-                let there = match sys::stat_at(to, &name) {
-                    Ok(stat) => Some(stat.kind),
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-                    Err(e) => return Err(failed(e)),
-                };
-                match (staged == FileType::Directory, there) {
-                    (true, Some(FileType::Directory)) => todo.push(here),
-                    (true, Some(FileType::Symlink)) => {
-                        return Err(conflict(
-                            &here,
-                            "a link stands in the target, and nothing is written through it",
-                        ));
-                    }
-                    (true, Some(_)) => return Err(conflict(&here, "a file stands in the target")),
-                    (false, Some(FileType::Directory)) => {
-                        return Err(conflict(&here, "a directory stands in the target"));
-                    }
-                    (_, _) if really => sys::renameat(from, &name, to, &name).map_err(failed)?,
-                    (_, _) => {}
-                }
+            let name = || crate::error::one_line(&String::from_utf8_lossy(&path));
+            let failed = |e| Error::io(format_args!("cannot write into {:?}", name()), e);
+            for here in self
+                .directory(&path, really)
+                .map_err(|e| Error::from_io(e).unwrap_or_else(failed))?
+            {
+                todo.push(here);
             }
+            existed.insert(path);
         }
-        Ok(())
+        for (path, mode) in self.closed {
+            let close = self
+                .to
+                .enter(&path, Missing::Fail)
+                .and_then(|dir| sys::chmodat(dir, b".", mode));
+            close.map_err(|e| Error::io("cannot close a directory again", e))?;
+        }
+        Ok(existed)
+    }
+
+    /// Answers the directories in it that are in both trees.
+    fn directory(&mut self, path: &[u8], really: bool) -> io::Result<Vec<Vec<u8>>> {
+        let mut both = Vec::new();
+        let from = self.from.enter(path, Missing::Fail)?;
+        let to = self.to.enter(path, Missing::Fail)?;
+        let target = sys::stat_fd(to)?;
+        if target.device != self.device {
+            return Err(conflict(path, "another file system is mounted there").into_io());
+        }
+        if really && target.mode & 0o200 == 0 {
+            sys::chmodat(to, b".", target.mode | 0o200)?;
+            self.closed.push((path.to_vec(), target.mode));
+        }
+        for name in sys::read_dir(from)? {
+            let here = join(path, &name);
+            let staged = sys::stat_at(from, &name)?.kind;
+            let there = match sys::stat_at(to, &name) {
+                Ok(stat) => Some(stat.kind),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+                Err(e) => return Err(e),
+            };
+            let in_the_way = match (staged == FileType::Directory, there) {
+                (true, Some(FileType::Directory)) => {
+                    both.push(here);
+                    continue;
+                }
+                (true, Some(FileType::Symlink)) => {
+                    "a link stands in the target, and nothing is written through it"
+                }
+                (true, Some(_)) => "a file stands in the target",
+                (false, Some(FileType::Directory)) => "a directory stands in the target",
+                (_, _) if really => {
+                    sys::renameat(from, &name, to, &name)?;
+                    continue;
+                }
+                (_, _) => continue,
+            };
+            return Err(conflict(&here, in_the_way).into_io());
+        }
+        Ok(both)
     }
 }
 

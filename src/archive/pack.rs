@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::sys::{self, FileType, Stat};
 
 /// How many places of a tree the sample is taken from, and how many bytes at each.
-const SAMPLES: u64 = 16;
+const SAMPLES: u128 = 16;
 const SAMPLE_SIZE: usize = 16 * 1024;
 
 /// How many bytes of a name a header holds; longer ones go before it, in an entry of this name.
@@ -94,18 +94,15 @@ impl Tree {
     /// A few pieces of the files, spread over all their bytes.
     pub(crate) fn sample(&mut self) -> Vec<u8> {
         let is_file = |stat: &Stat| stat.kind == FileType::File;
-        let total: u64 = self
-            .entries
-            .iter()
-            .filter(|e| is_file(&e.1))
-            .map(|e| e.1.size)
-            .sum();
+        let size = |stat: &Stat| u128::from(stat.size);
+        let files = self.entries.iter().filter(|entry| is_file(&entry.1));
+        let total: u128 = files.map(|entry| size(&entry.1)).sum();
         let mut sample = Vec::new();
         let (mut before, mut next) = (0, 0);
-        for (path, stat) in self.entries.iter().filter(|e| is_file(&e.1)) {
+        for (path, stat) in self.entries.iter().filter(|entry| is_file(&entry.1)) {
             let mut file = None;
-            while next < SAMPLES && next * total / SAMPLES < before + stat.size {
-                let at = next * total / SAMPLES - before;
+            while next < SAMPLES && next * total / SAMPLES < before + size(stat) {
+                let at = u64::try_from(next * total / SAMPLES - before).unwrap_or(0);
                 next += 1;
                 // What can't be read is reported when its turn comes.
                 if file.is_none() {
@@ -117,7 +114,7 @@ impl Tree {
                     }
                 }
             }
-            before += stat.size;
+            before += size(stat);
         }
         sample
     }

@@ -1,6 +1,6 @@
 //! An archive that nobody vouches for, into a directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -54,7 +54,8 @@ impl Extract {
         Extract::default()
     }
 
-    /// How many entries the archive may have. Defaults to 1,000,000.
+    /// How many entries the archive may have, with the directories that their names need. Defaults
+    /// to 1,000,000.
     #[must_use]
     pub fn max_entries(mut self, entries: u64) -> Extract {
         self.limits.entries = entries;
@@ -77,7 +78,8 @@ impl Extract {
     }
 
     /// Leaves out entries that a rule refuses, and reports them in [`Extraction::refused`],
-    /// instead of failing. The limits stay errors. Defaults to false.
+    /// instead of failing. The limits stay errors, and so does what stands in the way in a target
+    /// that existed. Defaults to false.
     #[must_use]
     pub fn skip_refused(mut self, skip: bool) -> Extract {
         self.skip_refused = skip;
@@ -106,7 +108,7 @@ impl Extract {
             cursor: Cursor::new(dir),
             umask,
             links,
-            directories: Directories(BTreeMap::new()),
+            directories: Directories::default(),
             done: Extraction::default(),
             buffer: vec![0; 128 * 1024],
         };
@@ -127,7 +129,7 @@ impl Extract {
                 }
                 Err(Stop::Failed(e)) => return Err(failed(e, &entry.name)),
             }
-            Ok(())
+            unpacker.check_size(self.limits.entries)
         })?;
         Ok((unpacker.done, unpacker.directories))
     }
@@ -170,14 +172,23 @@ pub(crate) enum Links {
 
 /// The modes and times of directories, which are set last: a directory without write permission
 /// must take its entries first, and each entry changes its time.
-pub(super) struct Directories(BTreeMap<Vec<u8>, (u32, u64)>);
+#[derive(Default)]
+pub(super) struct Directories {
+    entries: BTreeMap<Vec<u8>, (u32, u64)>,
+    /// Bytes of their names.
+    held: usize,
+}
 
 impl Directories {
-    pub(super) fn finish(self, root: BorrowedFd<'_>) -> Result<()> {
+    /// Leaves alone those that `existed` before.
+    pub(super) fn finish(self, root: BorrowedFd<'_>, existed: &BTreeSet<Vec<u8>>) -> Result<()> {
         let root = root.try_clone_to_owned().map_err(|e| failed(e, b"."))?;
         let mut cursor = Cursor::new(root);
         // Deeper ones first: a directory may end up closed to its owner.
-        for (path, (mode, mtime)) in self.0.into_iter().rev() {
+        for (path, (mode, mtime)) in self.entries.into_iter().rev() {
+            if existed.contains(&path) {
+                continue;
+            }
             let set = |dir: BorrowedFd<'_>| {
                 let now = sys::stat_fd(dir)?.mode;
                 sys::set_mtime(dir, mtime)?;
@@ -218,6 +229,30 @@ struct Unpacker {
 }
 
 impl Unpacker {
+    /// A long name can stand for a thousand directories, and what is remembered of each entry can
+    /// be as long as the entry.
+    fn check_size(&self, max_entries: u64) -> Result<()> {
+        if self.done.entries + self.cursor.made > max_entries {
+            let text = format!(
+                "more than {max_entries} entries with their directories, the limit of max_entries()"
+            );
+            return Err(Error::archive(text));
+        }
+        let names = self.done.refused.iter().map(|refusal| refusal.name.len());
+        let refused = match self.done.refused.len() {
+            // Added up once in a while only.
+            count if count % 1024 == 0 => names.sum(),
+            _ => 0,
+        };
+        if self.directories.held + refused > MAX_REMEMBERED {
+            let text = format!(
+                "names of directories or refused entries take more than {MAX_REMEMBERED} bytes"
+            );
+            return Err(Error::archive(text));
+        }
+        Ok(())
+    }
+
     fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), Stop> {
         let path = safe_path(&entry.name)?;
         match (path.is_empty(), &entry.kind) {
@@ -258,7 +293,10 @@ impl Unpacker {
             }
             result => result?,
         }
-        self.directories.0.insert(path, (entry.mode, entry.mtime));
+        self.directories.held += path.len();
+        self.directories
+            .entries
+            .insert(path, (entry.mode, entry.mtime));
         Ok(())
     }
 
@@ -380,6 +418,9 @@ fn replacing<T>(
         result => Ok(result?),
     }
 }
+
+/// How many bytes of names are remembered until the end.
+const MAX_REMEMBERED: usize = 64 * 1024 * 1024;
 
 /// The longest name, in bytes: as long as a path can be, and no trap of depth without end.
 const MAX_NAME: usize = 4096;

@@ -11,7 +11,7 @@ use self::contents::{Ready, list};
 use self::path::{SandboxPath, archive_name};
 use crate::archive::{Encoder, Entries, Extract, Extraction, Kind, Spooled};
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Command, WORKSPACE, absolute, check_path};
+use crate::exec::{Command, absolute, check_path};
 use crate::sandboxes::Sandbox;
 
 /// The largest file that [`Sandbox::read`] takes into memory, in bytes: 1 GiB. For larger ones
@@ -185,8 +185,12 @@ impl Sandbox {
                 Ok(Fetched::File(size)) => Ok(size),
                 Ok(Fetched::Directory) => Err(path.is_a_directory()),
                 Ok(Fetched::Nothing) => self.read_staged(&path, writer),
-                // A backend may answer anything for a path that is not a directory.
-                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Status) => {
+                // A server may answer anything for a path that is not a directory; what is no
+                // server knows what it says.
+                Err(e)
+                    if e.status().is_some()
+                        && matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Status) =>
+                {
                     self.read_staged(&path, writer)
                 }
                 Err(e) => Err(e),
@@ -214,7 +218,8 @@ impl Sandbox {
     pub fn exists(&self, path: impl AsRef<Path>) -> Result<bool> {
         self.named("look into", || {
             let path = SandboxPath::new(path.as_ref())?;
-            let out = self.exec(["test".to_owned(), "-e".to_owned(), path.argument()?])?;
+            let (workdir, argument) = path.argument()?;
+            let out = self.exec(Command::from(["test", "-e", &argument]).workdir(workdir))?;
             match out.exit_code() {
                 0 => Ok(true),
                 1 => Ok(false),
@@ -332,7 +337,9 @@ impl Sandbox {
             .upload(self.session_id(), dest, archive.upload()?)
     }
 
-    /// Asks for a path in the hope that it is a file.
+    /// Asks for a path in the hope that it is a file. The archive of a file is one entry of its name;
+    /// that of a directory has an entry for itself, or others. (One that has neither, since it holds
+    /// a single file of the directory's own name, can't be told from a file.)
     fn fetch(&self, src: &str, name: &[u8], writer: &mut dyn Write) -> Result<Fetched> {
         let archive = self.backend().download(self.session_id(), src)?;
         let mut found = Fetched::Nothing;
@@ -373,25 +380,28 @@ impl Sandbox {
         const COPY: &str =
             r#"[ -e "$1" ] || exit 44; [ ! -d "$1" ] || exit 45; mkdir "$2" && cp -- "$1" "$2/f""#;
         let stage = format!(".noxrunner-{:016x}", crate::unique());
-        let copy = ["sh", "-c", COPY, "sh", &path.argument()?, &stage];
+        let (workdir, argument) = path.argument()?;
+        let copy = ["sh", "-c", COPY, "sh", &argument, &stage];
         let run = |args: &[&str]| {
-            let command = Command::from(args);
+            let command = Command::from(args).workdir(workdir);
             self.backend().exec(self.session_id(), &command)
         };
-        let out = run(&copy)?;
-        let fetched = match out.exit_code() {
-            0 => self.find(&format!("{WORKSPACE}/{stage}"), b"f", writer),
-            44 => return Err(path.not_found()),
-            45 => return Err(path.is_a_directory()),
-            127 => Err(Error::new(
-                ErrorKind::Unsupported,
-                "the backend sends directories only, and the sandbox has no sh or cp to stage a file",
-            )),
-            _ => out.check().map(|_| None),
+        let fetched = match run(&copy) {
+            Ok(out) => match out.exit_code() {
+                0 => self.find(&format!("{workdir}/{stage}"), b"f", writer),
+                44 => return Err(path.not_found()),
+                45 => return Err(path.is_a_directory()),
+                127 => Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "the backend sends directories only, and the sandbox has no sh or cp to stage a file",
+                )),
+                _ => out.check().map(|_| None),
+            },
+            Err(e) => Err(e),
         };
-        // A reader who has the bytes is not told that the copy is still there.
+        // Also after an error: the copy may be there. Whoever has the bytes is not told if it stays.
         if let Err(e) = run(&["rm", "-rf", "--", &stage]) {
-            log::warn!("cannot remove {WORKSPACE}/{stage} in the sandbox: {e}");
+            log::warn!("cannot remove {workdir}/{stage} in the sandbox: {e}");
         }
         fetched?.ok_or_else(|| {
             let text = "the archive of a directory with one file does not hold it";

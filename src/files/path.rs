@@ -74,8 +74,10 @@ impl SandboxPath {
         ))
     }
 
-    /// As an argument of a command that runs in `/workspace`, which need not be that path there.
-    pub(super) fn argument(&self) -> Result<String> {
+    /// A working directory, and the path as an argument of a command that runs there. For what is
+    /// below `/workspace` and `/tmp` it is a relative one: a backend without isolation has these
+    /// directories elsewhere.
+    pub(super) fn argument(&self) -> Result<(&'static str, String)> {
         let Some(text) = self.text() else {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -85,16 +87,14 @@ impl SandboxPath {
                 ),
             ));
         };
-        Ok(
-            match text
-                .strip_prefix(WORKSPACE)
-                .and_then(|below| below.strip_prefix('/'))
-            {
-                Some(below) => format!("./{below}"),
-                None if text == WORKSPACE => ".".to_owned(),
-                None => text.to_owned(),
-            },
-        )
+        for own in [WORKSPACE, "/tmp"] {
+            match text.strip_prefix(own) {
+                Some("") => return Ok((own, ".".to_owned())),
+                Some(below) if below.starts_with('/') => return Ok((own, format!(".{below}"))),
+                _ => {}
+            }
+        }
+        Ok((WORKSPACE, text.to_owned()))
     }
 
     pub(super) fn shown(&self) -> String {
@@ -167,17 +167,17 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_relative_to_the_workspace() {
+    fn arguments_are_relative_to_the_sandboxes_own_directories() {
         let argument = |text| {
-            SandboxPath::new(Path::new(text))
-                .unwrap()
-                .argument()
-                .unwrap()
+            let path = SandboxPath::new(Path::new(text)).unwrap();
+            let (workdir, argument) = path.argument().unwrap();
+            format!("{workdir} {argument}")
         };
-        assert_eq!(argument("-rf"), "./-rf");
-        assert_eq!(argument("/workspace/a"), "./a");
-        assert_eq!(argument("/workspace"), ".");
-        assert_eq!(argument("/workspaces/a"), "/workspaces/a");
-        assert_eq!(argument("/tmp/a"), "/tmp/a");
+        assert_eq!(argument("-rf"), "/workspace ./-rf");
+        assert_eq!(argument("/workspace/a"), "/workspace ./a");
+        assert_eq!(argument("/workspace"), "/workspace .");
+        assert_eq!(argument("/workspaces/a"), "/workspace /workspaces/a");
+        assert_eq!(argument("/tmp/a"), "/tmp ./a");
+        assert_eq!(argument("/etc/a"), "/workspace /etc/a");
     }
 }

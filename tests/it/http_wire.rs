@@ -462,8 +462,16 @@ fn without_a_token_there_is_no_authorization() {
 
 #[test]
 fn headers_that_can_not_be_are_refused_by_name_and_not_by_value() {
-    for (name, value) in [("X Team", "s3cret"), ("X-Team", "s3cret\r\nEvil: 1")] {
+    for (name, value) in [
+        ("X Team", "s3cret"),
+        ("X-Team", "s3cret\r\nEvil: 1"),
+        // As curl takes it.
+        ("X-Team: s3cret", ""),
+        ("Content-Length", "s3cret"),
+    ] {
         let builder = Client::builder("http://127.0.0.1:1").header(name, value);
+        assert!(!format!("{builder:?}").contains("s3cret"), "{builder:?}");
+        let name = name.split([' ', ':']).next().unwrap();
         let error = builder.build().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains(name), "{error}");
@@ -482,4 +490,51 @@ fn headers_that_can_not_be_are_refused_by_name_and_not_by_value() {
             "{error:?}"
         );
     }
+}
+
+#[test]
+fn settings_that_can_not_be_are_refused_before_the_first_call() {
+    let refused = |builder: ClientBuilder, why: &str| {
+        assert!(!format!("{builder:?}").contains("s3cret"), "{builder:?}");
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(error.to_string().contains(why), "{error}");
+        assert!(!error.to_string().contains("s3cret"), "{error}");
+    };
+    let good = || Client::builder("http://127.0.0.1:1");
+    refused(good().user_agent("mine/1\n"), "user agent");
+    refused(
+        good().token("a").header("Authorization", "b"),
+        "both a token and a header",
+    );
+    refused(good().header("X", "x".repeat(40_000)), "the limit is");
+    refused(good().timeout(Duration::ZERO), "the timeout is zero");
+    refused(good().connect_timeout(Duration::MAX), "365 days");
+    refused(
+        good().transfer_timeout(Duration::ZERO),
+        "transfer timeout is zero",
+    );
+    refused(good().proxy("socks5://me:s3cret@h:1"), "not socks5");
+    refused(Client::builder("http://h/<team>"), "base URL");
+    refused(Client::builder("http://h?key=s3cret"), "no query");
+    refused(Client::builder("http://me:s3cret@h"), "credentials");
+}
+
+#[test]
+fn a_backend_that_is_called_directly_refuses_what_can_not_be() {
+    use noxrunner::{Backend, Command, SandboxSpec, SessionId};
+    let server = Scripted::always(200, "");
+    let backend = once(&server).build_backend().unwrap();
+    let id = SessionId::new("a").unwrap();
+    let absurd = Command::new("true").timeout(Duration::MAX);
+    assert_eq!(
+        backend.exec(&id, &absurd).unwrap_err().kind(),
+        ErrorKind::InvalidInput
+    );
+    let absurd = SandboxSpec::new().ttl(Duration::MAX);
+    assert_eq!(
+        backend.create(&id, &absurd).unwrap_err().kind(),
+        ErrorKind::InvalidInput
+    );
+    assert!(server.requests().is_empty());
 }

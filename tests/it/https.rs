@@ -165,6 +165,9 @@ fn serve(
                     break;
                 }
             }
+            if line.contains("/sandboxes/slow/") {
+                thread::sleep(Duration::from_millis(3500));
+            }
             let mut body = Vec::new();
             if reader.take(length).read_to_end(&mut body).is_err() {
                 return;
@@ -239,6 +242,18 @@ fn large_uploads_and_downloads_go_through_tls() {
     archive.read_to_string(&mut got).unwrap();
     assert!(got == body);
     assert_eq!(server.requests(), 2);
+}
+
+#[test]
+fn an_upload_through_tls_goes_on_after_a_pause() {
+    let ca = Ca::new();
+    let server = TlsServer::obedient(ca.server(&["localhost"], |_| {}));
+    let client = Client::builder(server.url("localhost")).ca_pem(&*ca.pem);
+    let sandbox = client.build().unwrap().sandbox("slow").unwrap();
+    // More than the buffers on the way hold. What waits to be read meanwhile are session tickets.
+    let archive = vec![7; 24 << 20];
+    sandbox.upload_archive(&*archive, "/workspace").unwrap();
+    assert_eq!(server.requests(), 1);
 }
 
 #[test]

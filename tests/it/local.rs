@@ -139,7 +139,7 @@ fn a_half_made_sandbox_of_a_killed_process_is_made_anew() {
     let state = dir.path().join("state");
     let client = Client::with_backend(open(&state).unwrap());
     fs::create_dir_all(state.join("sandboxes/x/root")).unwrap();
-    fs::write(state.join("sandboxes/x/sandbox.json"), "{\"id\":").unwrap();
+    fs::write(state.join("sandboxes/x/sandbox.json.new"), "{\"id\":").unwrap();
     assert!(
         client
             .sandbox("x")
@@ -378,4 +378,143 @@ fn nothing_is_left_open() {
         "{before} before, {} now",
         descriptors()
     );
+}
+
+#[test]
+fn a_record_that_can_not_be_read_costs_nobody_a_sandbox() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let client = Client::with_backend(open(&state).unwrap());
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    sandbox.write("kept", "x").unwrap();
+    let record = state.join("sandboxes/x/sandbox.json");
+    let good = fs::read(&record).unwrap();
+    fs::write(&record, r#"{"version":2}"#).unwrap();
+    let error = sandbox.exec(["true"]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.to_string().contains("sandbox.json"), "{error}");
+    assert_eq!(
+        client.create("x", SandboxSpec::new()).unwrap_err().kind(),
+        ErrorKind::Io
+    );
+    client.create("another", SandboxSpec::new()).unwrap();
+    fs::write(&record, good).unwrap();
+    assert_eq!(sandbox.read("kept").unwrap(), b"x");
+}
+
+#[test]
+fn deletes_and_creates_at_once_do_not_disturb_each_other() {
+    let dir = tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap();
+    let state = dir.path().join("state");
+    let tree = "for a in 1 2 3 4 5; do for b in 1 2 3 4 5 6; do mkdir -p $a/$b/c; : > $a/$b/c/f; done; done";
+    std::thread::scope(|scope| {
+        for n in 0..4 {
+            // Each with a backend of its own, as other processes have.
+            let client = Client::with_backend(open(&state).unwrap());
+            scope.spawn(move || {
+                for _ in 0..10 {
+                    let sandbox = client.create(format!("s{n}"), SandboxSpec::new()).unwrap();
+                    sandbox.exec(Command::shell(tree)).unwrap().check().unwrap();
+                    assert!(sandbox.delete().unwrap());
+                }
+            });
+        }
+    });
+    assert_eq!(fs::read_dir(state.join("removed")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_sandbox_that_closed_its_own_directory_is_deleted() {
+    let (client, dir) = local_client();
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    let close = r#"chmod 500 "$NOX_WORKSPACE/../.." && chmod 000 "$NOX_WORKSPACE""#;
+    sandbox
+        .exec(Command::shell(close))
+        .unwrap()
+        .check()
+        .unwrap();
+    if !noxrunner_tests_run_as_root() {
+        let error = sandbox.exec(["true"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+        assert!(error.to_string().contains("workdir"), "{error}");
+    }
+    assert!(sandbox.delete().unwrap());
+    assert_eq!(
+        fs::read_dir(dir.path().join("state/sandboxes"))
+            .unwrap()
+            .count(),
+        0
+    );
+}
+
+#[test]
+fn what_was_cancelled_before_does_not_run() {
+    let (client, _dir) = local_client();
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let error = sandbox
+        .exec(Command::from(["touch", "ran"]).cancel_on(&cancel))
+        .unwrap_err();
+    assert!(error.to_string().contains("cancelled"), "{error}");
+    assert!(!sandbox.exists("ran").unwrap());
+}
+
+#[test]
+fn a_destination_is_made_below_a_link_of_the_sandbox() {
+    let (client, _dir) = local_client();
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    sandbox
+        .exec(["sh", "-c", "mkdir dir; ln -s dir link"])
+        .unwrap();
+    sandbox.write("link/new/deep/f", "x").unwrap();
+    assert_eq!(sandbox.read("dir/new/deep/f").unwrap(), b"x");
+}
+
+#[test]
+fn what_a_killed_upload_has_left_is_swept() {
+    let (client, dir) = local_client();
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    let stages = dir.path().join("state/sandboxes/x/stages");
+    for (name, age) in [("old", 3600), ("new", 0)] {
+        fs::create_dir_all(stages.join(name).join("sub")).unwrap();
+        let made = std::time::SystemTime::now() - Duration::from_secs(age);
+        fs::File::open(stages.join(name))
+            .unwrap()
+            .set_modified(made)
+            .unwrap();
+    }
+    sandbox.write("f", "x").unwrap();
+    assert!(!stages.join("old").exists() && stages.join("new").exists());
+}
+
+#[test]
+fn a_fifo_of_a_sandbox_is_refused_by_name_and_its_socket_is_left_out() {
+    let (client, dir) = local_client();
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    sandbox
+        .exec(["sh", "-c", "mkfifo pipe; echo x > f"])
+        .unwrap()
+        .check()
+        .unwrap();
+    let workspace = dir.path().join("state/sandboxes/x/root/workspace");
+    let _socket = std::os::unix::net::UnixListener::bind(workspace.join("socket")).unwrap();
+    let error = sandbox
+        .download_dir("/workspace", dir.path().join("out"))
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Archive);
+    assert!(
+        error
+            .to_string()
+            .contains("\"pipe\" is refused: it is a FIFO"),
+        "{error}"
+    );
+    let extract = noxrunner::Extract::new().skip_refused(true);
+    let done = sandbox
+        .download_dir_with("/workspace", dir.path().join("out"), &extract)
+        .unwrap();
+    assert_eq!((done.entries, done.refused.len()), (1, 1));
+    assert!(sandbox.read("pipe").is_err(), "nobody writes to it");
 }

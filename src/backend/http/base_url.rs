@@ -28,11 +28,7 @@ pub(super) struct BaseUrl {
 
 impl BaseUrl {
     pub(super) fn new(given: &str) -> Result<BaseUrl> {
-        // A password would be shown here, before it is known to be one.
-        let shown = || match given.contains('@') {
-            true => "base URL with an '@'".to_owned(),
-            false => format!("base URL {:?}", one_line(given)),
-        };
+        let shown = || format!("base URL {:?}", shown_url(given));
         let refuse = |why: &str| Err(Error::invalid(format!("{}: {why}", shown())));
         let given = given.trim();
         let Some((scheme, rest)) = given.split_once("://") else {
@@ -50,10 +46,8 @@ impl BaseUrl {
         if rest.contains(['?', '#']) {
             return refuse("it must have no query and no fragment");
         }
-        if rest
-            .chars()
-            .any(|c| c.is_whitespace() || c.is_control() || !c.is_ascii())
-        {
+        let odd = |c: char| !c.is_ascii_graphic() || "\"<>\\^`{|}".contains(c);
+        if rest.chars().any(odd) {
             return refuse("it has a character that must be percent-encoded");
         }
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -178,6 +172,18 @@ impl fmt::Display for BaseUrl {
     }
 }
 
+/// A URL without what may be a secret in it: credentials, query, fragment.
+pub(super) fn shown_url(url: &str) -> String {
+    let end = url.find(['?', '#']).unwrap_or(url.len());
+    let start = url[..end].rfind('@').map_or(0, |at| at + 1);
+    let cut = if start > 0 { "…@" } else { "" };
+    format!(
+        "{cut}{}{}",
+        one_line(&url[start..end]),
+        if end < url.len() { "…" } else { "" }
+    )
+}
+
 fn in_network(ip: IpAddr, network: &str, bits: &str) -> bool {
     let (Ok(network), Ok(bits)) = (network.parse::<IpAddr>(), bits.parse::<u32>()) else {
         return false;
@@ -254,6 +260,7 @@ mod tests {
             ("http://[::1", "host or port"),
             ("http://h/a b", "percent-encoded"),
             ("http://h/ä", "percent-encoded"),
+            ("http://h/<team>", "percent-encoded"),
             ("http://h?x=1", "no query"),
             ("http://h#x", "no fragment"),
             ("http://me:secret@h", "token()"),

@@ -4,9 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use super::HttpBackend;
-use super::base_url::BaseUrl;
+use super::base_url::{BaseUrl, shown_url};
 use super::retry::Retry;
-use super::transport::{Http, Settings};
+use super::transport::{Http, Settings, shown_name};
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::exec::check_time;
@@ -178,6 +178,14 @@ impl ClientBuilder {
             if token.is_empty() {
                 return Err(Error::invalid("the token is empty"));
             }
+            if headers
+                .iter()
+                .any(|(name, _)| name.eq_ignore_ascii_case("authorization"))
+            {
+                return Err(Error::invalid(
+                    "there is both a token and a header \"authorization\"",
+                ));
+            }
             headers.push(("authorization".to_owned(), format!("Bearer {token}")));
         }
         let settings = Settings {
@@ -224,9 +232,13 @@ fn choose_proxy(choice: ProxyChoice, base: &BaseUrl) -> Result<Option<String>> {
 impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Values of headers, the token and the proxy's URL may be secrets.
-        let names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> = self
+            .headers
+            .iter()
+            .map(|(name, _)| shown_name(name))
+            .collect();
         f.debug_struct("ClientBuilder")
-            .field("base_url", &self.base_url.rsplit('@').next())
+            .field("base_url", &shown_url(&self.base_url))
             .field("timeout", &self.timeout)
             .field("connect_timeout", &self.connect_timeout)
             .field("transfer_timeout", &self.transfer_timeout)

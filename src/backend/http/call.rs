@@ -13,6 +13,9 @@ use crate::backend::Upload;
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, Result, one_line};
 
+/// How long the body of a refusal is waited for.
+const ERROR_BODY_TIME: Duration = Duration::from_secs(2);
+
 /// The largest JSON answer that is read, in bytes. Two streams of 1 MiB, each byte written as
 /// `\u0000`, are 12 MiB.
 const MAX_JSON: u64 = 16 * 1024 * 1024;
@@ -120,31 +123,27 @@ impl HttpBackend {
                 Err(failure) => Err(failure),
             };
             self.log(call, status, outcome.as_ref().err(), started, attempt);
-            let pause = match &outcome {
-                Ok(Outcome::Good(_)) => None,
+            let (pause, error) = match outcome {
+                Ok(Outcome::Good(value)) => return Ok(value),
                 Ok(Outcome::Refused(answer)) => {
-                    let wait = retry_after(answer);
-                    retry::after_status(self.retry, attempt, repeat, answer.status, wait)
+                    let (status, wait) = (answer.status, retry_after(&answer));
+                    let pause = retry::after_status(self.retry, attempt, repeat, status, wait);
+                    (pause, refusal(answer, call.name))
                 }
-                Err(failure) => retry::after_failure(self.retry, attempt, repeat, failure),
-            };
-            let in_time = |pause: &Duration| {
-                call.last_start
-                    .is_none_or(|end| Instant::now() + *pause < end)
-            };
-            match (pause.filter(in_time), outcome) {
-                (_, Ok(Outcome::Good(value))) => return Ok(value),
-                (None, Ok(Outcome::Refused(answer))) => return Err(refusal(answer)),
-                (None, Err(failure)) => return Err(failed(failure, call.name, first.elapsed())),
-                (Some(pause), outcome) => {
-                    if let Ok(Outcome::Refused(answer)) = outcome {
-                        // Read to its end, so that the connection can be used again.
-                        let _ = read_capped(answer, MAX_ERROR_BODY as u64);
-                    }
-                    self.wait(pause, call)?;
-                    attempt += 1;
+                Err(failure) => {
+                    let pause = retry::after_failure(self.retry, attempt, repeat, &failure);
+                    (pause, failed(failure, call.name, first.elapsed()))
                 }
-            }
+            };
+            let in_time = |pause: &Duration| match call.last_start {
+                Some(end) => Instant::now() + *pause < end,
+                None => *pause < call.bounds.stall,
+            };
+            let Some(pause) = pause.filter(in_time) else {
+                return Err(error);
+            };
+            self.wait(pause, call)?;
+            attempt += 1;
         }
     }
 
@@ -209,11 +208,10 @@ impl HttpBackend {
                 Name::Exec if e.is_eof() => ErrorKind::OutcomeUnknown,
                 _ => ErrorKind::Protocol,
             };
-            let text = format!("the answer is not the JSON of NoxRunner v1: {e}");
-            Error::new(kind, text)
-                .with_status(status)
-                .with_body(&body)
-                .with_source(e)
+            // It may quote all of the answer.
+            let why = one_line(&e.to_string());
+            let text = format!("the answer is not the JSON of NoxRunner v1: {why}");
+            Error::new(kind, text).with_status(status).with_body(&body)
         })
     }
 }
@@ -290,20 +288,24 @@ struct ErrorBody {
     error: String,
 }
 
-fn refusal(answer: Answer) -> Error {
+fn refusal(answer: Answer, name: Name) -> Error {
     let status = answer.status;
     let kind = match status {
         401 | 403 => ErrorKind::Unauthorized,
         404 => ErrorKind::NotFound,
         503 => ErrorKind::NotReady,
+        // A gateway's words for a backend that it lost, perhaps in the middle of the command.
+        502 | 504 if name == Name::Exec => ErrorKind::OutcomeUnknown,
         _ => ErrorKind::Status,
     };
     let wait = retry_after(&answer);
     let location = answer.header("location").map(one_line);
-    // As much as came of it; the status alone says what matters.
+    // As much as comes of it in a moment; the status alone says what matters. Once it is read to
+    // its end, the connection can be used again.
     let mut body = Vec::new();
     let _ = answer
         .body
+        .within(ERROR_BODY_TIME)
         .take(MAX_ERROR_BODY as u64)
         .read_to_end(&mut body);
     let words = match serde_json::from_slice::<ErrorBody>(&body) {

@@ -52,9 +52,20 @@ impl Connector<()> for Begin {
 }
 
 /// The link that opens a socket, unless there is a tunnel through a proxy already.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct SocketConnector {
+    plain: bool,
     keeps: Arc<AtomicBool>,
+}
+
+impl SocketConnector {
+    /// `plain` says that there is no TLS on the way.
+    pub(super) fn new(plain: bool) -> SocketConnector {
+        SocketConnector {
+            plain,
+            keeps: Arc::default(),
+        }
+    }
 }
 
 impl<In: Transport> Connector<In> for SocketConnector {
@@ -82,6 +93,7 @@ impl<In: Transport> Connector<In> for SocketConnector {
         Ok(Some(Either::B(Socket::new(
             stream,
             buffers,
+            self.plain,
             Arc::clone(&self.keeps),
         ))))
     }

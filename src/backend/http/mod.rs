@@ -72,6 +72,7 @@ impl HttpBackend {
         let deadline = Some(Instant::now() + total);
         Bounds {
             connect: self.connect_timeout,
+            connect_by: None,
             stall: total,
             deadline,
             once: false,
@@ -83,6 +84,7 @@ impl HttpBackend {
         let deadline = self.transfer_timeout.map(|total| Instant::now() + total);
         Bounds {
             connect: self.connect_timeout,
+            connect_by: None,
             stall: self.timeout,
             deadline,
             once: false,
@@ -161,6 +163,7 @@ impl Backend for HttpBackend {
     }
 
     fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
+        spec.check()?;
         let body = CreateBody {
             ttl_seconds: whole_seconds(spec.time_to_live()),
             image: spec.image_name(),
@@ -183,6 +186,7 @@ impl Backend for HttpBackend {
     }
 
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
+        command.check()?;
         let seconds = whole_seconds(command.time_limit());
         let body = ExecBody {
             cmd: command.args(),
@@ -195,15 +199,16 @@ impl Backend for HttpBackend {
         let limit = command
             .give_up_after
             .map_or(total, |limit| limit.min(total));
+        // What begins later could be cut off before the command's own time is over.
+        let grace = Instant::now() + EXEC_GRACE.min(limit);
         let bounds = Bounds {
             once: true,
+            connect_by: Some(grace),
             ..self.call(limit)
         };
         let mut call = Call::new(Name::Exec, "POST", url, bounds).json(&body)?;
         call.cancel = command.cancellation();
-        // A try that began later could be cut off before the command's own time is over.
-        let grace = Instant::now() + EXEC_GRACE;
-        call.last_start = Some(bounds.deadline.map_or(grace, |end| end.min(grace)));
+        call.last_start = Some(grace);
         let answer: ExecAnswer = self.send_json(call)?;
         let duration = Duration::from_millis(answer.duration_ms);
         let mut output = Output::new(answer.exit_code, answer.stdout, answer.stderr, duration);

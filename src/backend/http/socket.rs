@@ -25,8 +25,10 @@ const CLOSES_WITHIN: Duration = Duration::from_millis(10);
 /// How long one attempt may take, by phase.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
-    /// Name resolution, TCP and TLS, each.
+    /// Making a connection: name resolution, TCP, proxy and TLS together.
     pub(super) connect: Duration,
+    /// When a connection must be there, if that is known.
+    pub(super) connect_by: Option<Instant>,
     /// Without a byte in either direction.
     pub(super) stall: Duration,
     /// The end of it all; transfers may have none.
@@ -64,6 +66,8 @@ pub(super) struct State {
     number: u64,
     /// Whether the headers that ureq must not see were put into the request.
     pub(super) completed: bool,
+    /// Whether the peer takes no more of the request.
+    deaf: bool,
     reach: Reach,
     /// Not zero while a connection is being made: to a proxy, through it, and TLS included.
     pub(super) connecting: u32,
@@ -77,6 +81,7 @@ impl State {
     /// When the connection must be there.
     pub(super) fn connect_end(&mut self) -> Instant {
         let end = Instant::now() + self.bounds.left(self.bounds.connect);
+        let end = self.bounds.connect_by.map_or(end, |by| by.min(end));
         *self.connect_end.get_or_insert(end)
     }
 
@@ -88,6 +93,7 @@ impl State {
         State {
             bounds: Bounds {
                 connect: Duration::ZERO,
+                connect_by: None,
                 stall: Duration::ZERO,
                 deadline: None,
                 once: false,
@@ -95,6 +101,7 @@ impl State {
             cancel: None,
             number: 0,
             completed: false,
+            deaf: false,
             reach: Reach::Nowhere,
             connecting: 0,
             connect_end: None,
@@ -134,6 +141,11 @@ impl Call {
         CALL.with_borrow(State::is_cancelled)
     }
 
+    /// Whether the rest of the request goes nowhere: then it need not be read either.
+    pub(super) fn is_deaf() -> bool {
+        CALL.with_borrow(|state| state.deaf)
+    }
+
     pub(super) fn cancel() -> Option<Cancel> {
         CALL.with_borrow(|state| state.cancel.clone())
     }
@@ -170,6 +182,8 @@ pub(super) struct Socket {
     written_before: u64,
     /// The peer takes no more of the request; it may have answered already.
     deaf: bool,
+    /// Whether what the peer sends is HTTP, and not TLS around it.
+    plain: bool,
     /// Since when it waits for another request.
     idle_since: Option<Instant>,
     /// Whether the server was seen to keep connections after an answer. Known once for all sockets.
@@ -177,7 +191,12 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, buffers: LazyBuffers, keeps: Arc<AtomicBool>) -> Socket {
+    pub(super) fn new(
+        stream: TcpStream,
+        buffers: LazyBuffers,
+        plain: bool,
+        keeps: Arc<AtomicBool>,
+    ) -> Socket {
         Socket {
             stream: Arc::new(stream),
             buffers,
@@ -186,6 +205,7 @@ impl Socket {
             written: 0,
             written_before: 0,
             deaf: false,
+            plain,
             idle_since: None,
             keeps,
         }
@@ -250,6 +270,11 @@ impl Socket {
         open
     }
 
+    fn stop_writing(&mut self) {
+        self.deaf = true;
+        CALL.with_borrow_mut(|state| state.deaf = true);
+    }
+
     fn write(&mut self, from: usize, to: usize, left: Duration) -> io::Result<usize> {
         self.set_timeout(true, left)?;
         let mut stream = &*self.stream;
@@ -287,10 +312,12 @@ impl Socket {
     }
 }
 
-fn would_block(e: &io::Error) -> bool {
+/// The socket's own time-out, a tick. `TimedOut` is another thing: the kernel has given the
+/// connection up.
+fn is_tick(e: &io::Error) -> bool {
     matches!(
         e.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
 }
 
@@ -321,10 +348,13 @@ impl Transport for Socket {
                     });
                     moved = Instant::now();
                 }
-                // It may have answered without reading on, say with 413.
-                Err(e) if would_block(&e) => {
-                    self.deaf = sys::peek(self.stream.as_fd()) != Waiting::Nothing
-                }
+                // It may have answered without reading on, say with 413. Below TLS, what waits may
+                // as well be a part of the handshake.
+                Err(e) if is_tick(&e) => match sys::peek(self.stream.as_fd()) {
+                    Waiting::End => self.stop_writing(),
+                    Waiting::Bytes if self.plain => self.stop_writing(),
+                    _ => {}
+                },
                 // It has closed; what it said before can still be read.
                 Err(e)
                     if matches!(
@@ -332,7 +362,7 @@ impl Transport for Socket {
                         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
                     ) =>
                 {
-                    self.deaf = true;
+                    self.stop_writing();
                 }
                 Err(e) => return Err(e.into()),
             }
@@ -360,7 +390,7 @@ impl Transport for Socket {
                     self.buffers.input_appended(count);
                     return Ok(true);
                 }
-                Err(e) if would_block(&e) => {}
+                Err(e) if is_tick(&e) => {}
                 Err(e) => return Err(e.into()),
             }
         }
@@ -375,7 +405,11 @@ impl Transport for Socket {
             Some(since) => self.is_kept(since.elapsed()),
             None => {
                 self.idle_since = Some(Instant::now());
-                sys::peek(self.stream.as_fd()) == Waiting::Nothing
+                // A cancellation that comes late must not end what another call does with it.
+                let (guard, cancelled) =
+                    CALL.with_borrow_mut(|state| (state.cancel_guard.take(), state.is_cancelled()));
+                drop(guard);
+                !cancelled && sys::peek(self.stream.as_fd()) == Waiting::Nothing
             }
         }
     }

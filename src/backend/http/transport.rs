@@ -2,7 +2,7 @@
 //! all that name ureq.
 
 use std::io::{self, Read};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ureq::http::{self, HeaderMap, HeaderName, HeaderValue};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
@@ -65,6 +65,19 @@ pub(super) struct AnswerBody {
     cancel: Option<Cancel>,
 }
 
+impl AnswerBody {
+    /// Gives up after so long.
+    pub(super) fn within(mut self, limit: Duration) -> AnswerBody {
+        let end = Instant::now() + limit;
+        self.bounds.deadline = Some(
+            self.bounds
+                .deadline
+                .map_or(end, |deadline| deadline.min(end)),
+        );
+        self
+    }
+}
+
 impl Read for AnswerBody {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let _call = Call::begin(self.bounds, self.cancel.as_ref());
@@ -110,6 +123,12 @@ pub(super) struct Http {
 
 impl Http {
     pub(super) fn new(base: &BaseUrl, settings: &Settings) -> Result<Http> {
+        let too_odd = |_| Error::invalid("the user agent has a character that no header can have");
+        HeaderValue::from_str(&settings.user_agent).map_err(too_odd)?;
+        base.health()
+            .parse::<http::Uri>()
+            .map_err(|e| Error::invalid(format!("base URL {base}: {e}")).with_source(e))?;
+        let https_proxy = settings.proxy.as_deref().is_some_and(is_https);
         let mut config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -120,13 +139,13 @@ impl Http {
             .max_idle_connections(MAX_IDLE)
             .max_idle_connections_per_host(MAX_IDLE)
             .max_idle_age(MAX_IDLE_AGE);
-        if base.is_https() {
+        if base.is_https() || https_proxy {
             config = with_tls(config, settings.ca_pem.as_deref())?;
         }
-        let connector =
-            ().chain(Begin)
-                .chain(ConnectProxyConnector::default())
-                .chain(SocketConnector::default());
+        let connector = ()
+            .chain(Begin)
+            .chain(ConnectProxyConnector::default())
+            .chain(SocketConnector::new(!base.is_https() && !https_proxy));
         #[cfg(feature = "tls")]
         let connector = connector.chain(ureq::unversioned::transport::RustlsConnector::default());
         let end = End::new(&header_lines(&settings.headers)?);
@@ -196,8 +215,15 @@ impl Http {
 impl Failure {
     /// The answer began and did not end.
     pub(super) fn cut_off(e: io::Error) -> Failure {
+        let protocol = |e: &io::Error| {
+            let inner = e
+                .get_ref()
+                .and_then(|inner| inner.downcast_ref::<ureq::Error>());
+            matches!(inner, Some(ureq::Error::Protocol(_)))
+        };
         let what = match e.kind() {
             io::ErrorKind::TimedOut => What::TimedOut,
+            _ if protocol(&e) => What::NotHttp,
             _ => What::Broken,
         };
         let message = format!("the answer was cut off: {}", io_reason(&e));
@@ -220,6 +246,11 @@ impl Failure {
     }
 }
 
+fn is_https(url: &str) -> bool {
+    url.get(..8)
+        .is_some_and(|start| start.eq_ignore_ascii_case("https://"))
+}
+
 fn proxy(url: &str) -> Result<ureq::Proxy> {
     ureq::Proxy::new(url).map_err(|_| Error::invalid("the proxy is not an http or https URL"))
 }
@@ -237,7 +268,12 @@ fn header_lines(headers: &[(String, String)]) -> Result<Vec<u8>> {
     ];
     let mut lines = Vec::new();
     for (name, value) in headers {
-        let refuse = |why: &str| Err(Error::invalid(format!("header {name:?}: {why}")));
+        let refuse = |why: &str| {
+            Err(Error::invalid(format!(
+                "header {:?}: {why}",
+                shown_name(name)
+            )))
+        };
         let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
             return refuse("its name has a character that no header can have");
         };
@@ -258,6 +294,12 @@ fn header_lines(headers: &[(String, String)]) -> Result<Vec<u8>> {
         ))),
         false => Ok(lines),
     }
+}
+
+/// A header's name as far as it is one: what follows may be a secret, as in `Name: value`.
+pub(super) fn shown_name(name: &str) -> &str {
+    let end = name.find(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c));
+    &name[..end.unwrap_or(name.len())]
 }
 
 type Builder = ureq::config::ConfigBuilder<ureq::typestate::AgentScope>;
@@ -302,6 +344,14 @@ struct ExactBody<'a> {
 
 impl Read for ExactBody<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if Call::is_deaf() {
+            // ureq must get as much as was said, if only to drop it.
+            let want = self.left.map_or(0, |left| {
+                buf.len().min(usize::try_from(left).unwrap_or(usize::MAX))
+            });
+            self.left = self.left.map(|left| left - want as u64);
+            return Ok(want);
+        }
         let Some(left) = self.left else {
             return self.reader.read(buf).map_err(unreadable);
         };

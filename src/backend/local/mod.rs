@@ -35,14 +35,17 @@ pub enum Isolation {
 /// from nothing**. A sandbox is a directory in the user's state directory, there for all processes
 /// of this user until its TTL is over or it is deleted.
 ///
-/// - A command gets `PATH`, `LANG`, `LC_ALL`, `LC_CTYPE` and `TZ` of this process, `HOME` and
-///   `TMPDIR` in the sandbox, and its own variables; nothing else. Its stdin is empty.
+/// - A command gets `PATH`, `LANG`, `LC_ALL`, `LC_CTYPE` and `TZ` of this process, `HOME`,
+///   `TMPDIR` and `NOX_WORKSPACE` in the sandbox, two variables that mark its processes, and its own;
+///   nothing else. Its stdin is empty.
 /// - `/workspace` and `/tmp` in `workdir`, `dest` and `src` are directories of the sandbox.
 ///   Arguments are not changed: use relative paths there, or `$NOX_WORKSPACE` in a shell.
 /// - Each stream is kept up to 1 MiB. A command that runs out of time is ended with its process
 ///   group (on Linux, with all that it started), and answers 124.
 /// - A background process lives on after its command, until the sandbox ends (known on Linux by
 ///   its environment).
+/// - If this process is killed while a command runs, its time limit is not kept: it ends with the
+///   sandbox.
 /// - The image and the limits of the spec are ignored, and [`SandboxInfo::ignored`] says so.
 /// - An expired sandbox is no longer there for any call; what it leaves on disk is removed by the
 ///   next creation of any sandbox.
@@ -151,6 +154,7 @@ impl Backend for LocalBackend {
     }
 
     fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
+        spec.check()?;
         let (name, expires) = self.store.create(id, spec.time_to_live())?;
         let asked = [
             ("image", spec.image_name()),
@@ -170,6 +174,7 @@ impl Backend for LocalBackend {
     }
 
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
+        command.check()?;
         let place = self.store.find(id)?;
         let workdir = command.working_directory();
         let found = place.resolve(&workdir).and_then(|dir| match dir.is_dir() {
@@ -282,11 +287,22 @@ impl Place {
         }
     }
 
+    /// Makes what is missing of a path below the part of it that is there.
     fn make_missing(&self, path: &str) -> io::Result<std::os::fd::OwnedFd> {
-        let mut dir = self.root()?;
-        for part in path.split('/').filter(|part| !matches!(*part, "" | ".")) {
-            if part == ".." {
-                return Err(Error::invalid("a \"..\" in a path that does not exist yet").into_io());
+        let parts: Vec<&str> = path
+            .split('/')
+            .filter(|part| !matches!(*part, "" | "."))
+            .collect();
+        let there = (1..parts.len()).rev().find_map(|count| {
+            let found = self.resolve(&parts[..count].join("/")).ok()?;
+            Some((count, sys::open_dir_at(found.fd.as_fd(), b".")))
+        });
+        let (count, dir) = there.unwrap_or_else(|| (0, self.root()));
+        let mut dir = dir?;
+        for part in &parts[count..] {
+            if *part == ".." {
+                let text = "a \"..\" after a directory that does not exist yet";
+                return Err(Error::invalid(text).into_io());
             }
             match sys::mkdirat(dir.as_fd(), part.as_bytes(), 0o777) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),

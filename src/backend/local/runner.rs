@@ -1,6 +1,7 @@
 //! Runs one command to its end or its time limit, and keeps what it said.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,8 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use super::path_failed;
 use super::store::Place;
-use crate::error::{Error, Result, one_line};
+use crate::cancel::Cancel;
+use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::exec::{Command, Output, WORKSPACE};
 use crate::sys;
 
@@ -42,6 +45,12 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 pub(super) fn run(command: &Command, workdir: &Path, place: &Place) -> Result<Output> {
     let started = Instant::now();
+    if command.cancellation().is_some_and(Cancel::is_cancelled) {
+        return Err(Error::new(
+            ErrorKind::OutcomeUnknown,
+            "cancelled before it started",
+        ));
+    }
     let exec_token = format!("{:016x}{:016x}", crate::unique(), crate::unique());
     let env = environment(command, place, &exec_token);
     let name = command
@@ -55,12 +64,19 @@ pub(super) fn run(command: &Command, workdir: &Path, place: &Place) -> Result<Ou
             .with_timed_out(false)
             .with_truncated(false))
     };
-    let Some(program) = find_program(name, env.get("PATH").map_or("", String::as_str)) else {
+    let path = env
+        .get(OsStr::new("PATH"))
+        .map_or(OsStr::new(""), OsString::as_os_str);
+    let Some(program) = find_program(name, path) else {
         return not_run(NOT_FOUND, "command not found");
     };
     let mut child = match spawn(&program, command, workdir, &env) {
         Ok(child) => child,
         Err(e) => {
+            // The same errors come from a workdir that is gone, or closed.
+            if let Err(e) = fs::metadata(workdir.join(".")) {
+                return Err(path_failed("workdir", &command.working_directory(), e));
+            }
             return match (e.kind(), e.raw_os_error()) {
                 (io::ErrorKind::NotFound, _) => not_run(NOT_FOUND, "no such file or interpreter"),
                 (io::ErrorKind::PermissionDenied, _) => {
@@ -74,6 +90,12 @@ pub(super) fn run(command: &Command, workdir: &Path, place: &Place) -> Result<Ou
             };
         }
     };
+    if !place.is_there() {
+        // Deleted while this started: nobody else would end it.
+        kill(&mut child, &exec_token);
+        reap(&mut child);
+        return Err(Error::new(ErrorKind::NotFound, "no such sandbox"));
+    }
     let mut streams = Streams::take(&mut child)?;
     let end = watch(&mut child, &mut streams, command, started);
     if !matches!(end, Ok(End::Exited(_))) {
@@ -101,27 +123,33 @@ pub(super) fn run(command: &Command, workdir: &Path, place: &Place) -> Result<Ou
     )
 }
 
-fn environment(command: &Command, place: &Place, exec_token: &str) -> BTreeMap<String, String> {
+type Environment = BTreeMap<OsString, OsString>;
+
+fn environment(command: &Command, place: &Place, exec_token: &str) -> Environment {
     let root = place.root_path();
-    let own = |path: &str| root.join(path).display().to_string();
-    let mut env: BTreeMap<String, String> = PASSED_ON
+    let workspace = root.join(WORKSPACE.trim_start_matches('/'));
+    let passed_on = PASSED_ON
         .iter()
-        .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
-        .collect();
-    env.entry("PATH".to_owned())
-        .or_insert_with(|| DEFAULT_PATH.to_owned());
-    let workspace = own(WORKSPACE.trim_start_matches('/'));
-    env.insert("HOME".to_owned(), workspace.clone());
-    env.insert("NOX_WORKSPACE".to_owned(), workspace);
-    env.insert("TMPDIR".to_owned(), own("tmp"));
-    env.extend(command.environment().clone());
-    env.insert(SANDBOX_MARK.to_owned(), place.token.clone());
-    env.insert(EXEC_MARK.to_owned(), exec_token.to_owned());
+        .filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
+    let mut env: Environment = passed_on.collect();
+    env.entry("PATH".into())
+        .or_insert_with(|| DEFAULT_PATH.into());
+    env.insert("HOME".into(), workspace.clone().into());
+    env.insert("NOX_WORKSPACE".into(), workspace.into());
+    env.insert("TMPDIR".into(), root.join("tmp").into());
+    env.extend(
+        command
+            .environment()
+            .iter()
+            .map(|(name, value)| (name.into(), value.into())),
+    );
+    env.insert(SANDBOX_MARK.into(), (&place.token).into());
+    env.insert(EXEC_MARK.into(), exec_token.into());
     env
 }
 
 /// Looks a plain name up as a shell does, but in absolute directories only. None is not found.
-fn find_program(name: &str, path: &str) -> Option<PathBuf> {
+fn find_program(name: &str, path: &OsStr) -> Option<PathBuf> {
     // Relative to the working directory, where the system looks once it is there.
     if name.contains('/') {
         return Some(name.into());
@@ -130,9 +158,9 @@ fn find_program(name: &str, path: &str) -> Option<PathBuf> {
         fs::metadata(path)
             .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
     };
-    path.split(':')
-        .filter(|dir| dir.starts_with('/'))
-        .map(|dir| Path::new(dir).join(name))
+    std::env::split_paths(path)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join(name))
         .find(is_program)
 }
 
@@ -140,7 +168,7 @@ fn spawn(
     program: &Path,
     command: &Command,
     workdir: &Path,
-    env: &BTreeMap<String, String>,
+    env: &Environment,
 ) -> io::Result<Child> {
     let mut args = command.args().iter();
     process::Command::new(program)

@@ -1,9 +1,9 @@
 //! Which sandboxes there are: a directory each, and a file that says until when.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -151,7 +151,7 @@ impl Store {
         let lock = self.lock()?;
         let expired = self.take_expired();
         let dir = self.dir.join("sandboxes").join(&name);
-        let (mut record, new) = match read_record(&dir) {
+        let (mut record, new) = match read_record(&dir)? {
             Some(record) => (record, false),
             None => (Record::new(id), true),
         };
@@ -189,7 +189,11 @@ impl Store {
 
     pub(super) fn delete(&self, id: &SessionId) -> Result<bool> {
         let lock = self.lock()?;
-        let existed = self.living(id).is_ok();
+        let existed = match self.living(id) {
+            Ok(_) => true,
+            Err(e) if e.is_not_found() => false,
+            Err(e) => return Err(e),
+        };
         let dir = self.dir.join("sandboxes").join(dir_name(id)?);
         let gone = match dir.exists() {
             true => Some(self.set_aside(&dir)?),
@@ -204,20 +208,28 @@ impl Store {
 
     fn living(&self, id: &SessionId) -> Result<(PathBuf, Record)> {
         let dir = self.dir.join("sandboxes").join(dir_name(id)?);
-        match read_record(&dir) {
+        match read_record(&dir)? {
             Some(record) if !record.is_expired() => Ok((dir, record)),
             _ => Err(Error::new(ErrorKind::NotFound, "no such sandbox")),
         }
     }
 
     /// Moves a sandbox out of the way in one step, so that its id is free at once.
-    fn set_aside(&self, dir: &Path) -> Result<PathBuf> {
-        let gone = self
+    fn set_aside(&self, dir: &Path) -> Result<Gone> {
+        let path = self
             .dir
             .join("removed")
             .join(format!("{:016x}", crate::unique()));
-        match fs::rename(dir, &gone) {
-            Ok(()) => Ok(gone),
+        let aside = || {
+            // A directory that its owner may not write to can't be moved.
+            fs::set_permissions(dir, Permissions::from_mode(0o700))?;
+            let held = File::open(dir)?;
+            sys::lock(held.as_fd(), true)?;
+            fs::rename(dir, &path)?;
+            Ok(held)
+        };
+        match aside() {
+            Ok(held) => Ok(Gone { path, _held: held }),
             Err(e) => Err(Error::io(
                 format_args!("cannot remove {}", dir.display()),
                 e,
@@ -225,32 +237,41 @@ impl Store {
         }
     }
 
-    /// Sets aside what has expired or was never finished, and names what an earlier process has
-    /// left there. What can't be looked at is left for the next time.
-    fn take_expired(&self) -> Vec<PathBuf> {
+    /// Sets aside what has expired or was never finished, and what an earlier process has left
+    /// there. What can't be looked at is left alone.
+    fn take_expired(&self) -> Vec<Gone> {
         let list = |name: &str| {
             let entries = fs::read_dir(self.dir.join(name)).ok().into_iter().flatten();
             entries
                 .filter_map(|entry| Some(entry.ok()?.path()))
                 .collect::<Vec<_>>()
         };
-        let mut gone = list("removed");
+        let mut gone: Vec<Gone> = list("removed")
+            .into_iter()
+            .filter_map(Gone::left_behind)
+            .collect();
         for dir in list("sandboxes") {
-            if read_record(&dir).is_none_or(|record| record.is_expired()) {
-                gone.extend(self.set_aside(&dir).ok());
+            let over = match read_record(&dir) {
+                Ok(record) => record.is_none_or(|record| record.is_expired()),
+                Err(_) => false,
+            };
+            match over.then(|| self.set_aside(&dir)) {
+                Some(Ok(aside)) => gone.push(aside),
+                Some(Err(e)) => log::warn!("{e}"),
+                None => {}
             }
         }
         gone
     }
 
     /// Ends the processes of a sandbox that was set aside, then removes its files.
-    fn remove(&self, gone: &Path) -> Result<()> {
-        if let Some(record) = read_record(gone) {
+    fn remove(&self, gone: &Gone) -> Result<()> {
+        if let Ok(Some(record)) = read_record(&gone.path) {
             runner::kill_marked(runner::SANDBOX_MARK, &record.token);
         }
-        let failed = |e| Error::io(format_args!("cannot remove {}", gone.display()), e);
+        let failed = |e| Error::io(format_args!("cannot remove {}", gone.path.display()), e);
         let parent = File::open(self.dir.join("removed")).map_err(failed)?;
-        let name = gone.file_name().unwrap_or_default();
+        let name = gone.path.file_name().unwrap_or_default();
         match remove_at(parent.as_fd(), name.as_encoded_bytes()) {
             // Another process was faster.
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -259,7 +280,28 @@ impl Store {
     }
 }
 
+/// A sandbox that was set aside. Whoever removes it holds its lock: two at once would be in each
+/// other's way.
+struct Gone {
+    path: PathBuf,
+    _held: File,
+}
+
+impl Gone {
+    /// None where somebody is at it.
+    fn left_behind(path: PathBuf) -> Option<Gone> {
+        let held = File::open(&path).ok()?;
+        let ours = sys::lock(held.as_fd(), false).ok()?;
+        ours.then_some(Gone { path, _held: held })
+    }
+}
+
 impl Place {
+    /// Whether the sandbox was not deleted meanwhile.
+    pub(super) fn is_there(&self) -> bool {
+        self.dir.join("sandbox.json").exists()
+    }
+
     /// The directory that is `/` for paths in the sandbox.
     pub(super) fn root_path(&self) -> PathBuf {
         self.dir.join("root")
@@ -269,11 +311,29 @@ impl Place {
         File::open(self.root_path()).map(OwnedFd::from)
     }
 
+    /// Where uploads are unpacked first. What a killed process has left there is removed.
     pub(super) fn stages(&self) -> Result<OwnedFd> {
+        const LEFT_BEHIND: Duration = Duration::from_secs(60);
         let dir = self.dir.join("stages");
-        File::open(&dir)
-            .map(OwnedFd::from)
-            .map_err(|e| Error::io(format_args!("cannot open {}", dir.display()), e))
+        let failed = |e| Error::io(format_args!("cannot open {}", dir.display()), e);
+        let stages = File::open(&dir).map_err(failed)?;
+        for stage in fs::read_dir(&dir).map_err(failed)?.flatten() {
+            // Those in use are locked, but for a moment after they were made.
+            let old = stage
+                .metadata()
+                .ok()
+                .and_then(|found| found.modified().ok()?.elapsed().ok());
+            let held = File::open(stage.path()).ok();
+            let unused = held
+                .as_ref()
+                .is_some_and(|held| sys::lock(held.as_fd(), false).is_ok_and(|ours| ours));
+            if unused && old.is_some_and(|old| old > LEFT_BEHIND) {
+                remove_at(stages.as_fd(), stage.file_name().as_encoded_bytes()).unwrap_or_else(
+                    |e| log::warn!("cannot remove {}: {e}", stage.path().display()),
+                );
+            }
+        }
+        Ok(stages.into())
     }
 
     /// Finds a path of the sandbox. No `..` and no link leads out of it.
@@ -344,8 +404,24 @@ fn make_dirs(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn read_record(dir: &Path) -> Option<Record> {
-    serde_json::from_slice(&fs::read(dir.join("sandbox.json")).ok()?).ok()
+/// None where a sandbox is not there or was never finished.
+fn read_record(dir: &Path) -> Result<Option<Record>> {
+    let path = dir.join("sandbox.json");
+    let failed = |e| Error::io(format_args!("cannot read {}", path.display()), e);
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| failed(e.into())),
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(e) => Err(failed(e)),
+    }
 }
 
 /// Replaces the file in one step: a reader sees the old one or the new one.

@@ -108,8 +108,9 @@ impl Backend for DirectoriesOnly {
     }
 
     fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>> {
-        let relative = format!(".{}", src.strip_prefix("/workspace").unwrap());
-        let test = Command::new("test").arg("-d").arg(relative);
+        let (workdir, relative) = src.split_at(src[1..].find('/').map_or(src.len(), |at| at + 1));
+        let test = Command::new("test").arg("-d").arg(format!(".{relative}"));
+        let test = test.workdir(workdir);
         match self.inner.exec(id, &test)?.success() {
             true => self.inner.download(id, src),
             false => Err((self.otherwise)()),
@@ -132,7 +133,9 @@ fn where_only_directories_can_be_had_a_copy_is_staged() {
             inner: local_backend(&dir),
             otherwise,
         };
-        let client = Client::with_backend(backend);
+        // Only what a server answers may mean something else than it says.
+        let server = crate::support::v1_server::serve(backend);
+        let client = Client::new(server.url()).unwrap();
         let sandbox = client.create("s", SandboxSpec::new()).unwrap();
         let mut binary: Vec<u8> = (0..=255).collect();
         binary.extend(noise(100_000));
@@ -146,6 +149,8 @@ fn where_only_directories_can_be_had_a_copy_is_staged() {
         assert!(read("d/bin").unwrap() == binary);
         assert!(read("link").unwrap() == binary);
         assert_eq!(read("-rf").unwrap(), b"dash");
+        sandbox.write("/tmp/t", "in tmp").unwrap();
+        assert_eq!(read("/tmp/t").unwrap(), b"in tmp");
         let after = sandbox.exec(["ls", "-A"]).unwrap();
         assert_eq!(before.stdout(), after.stdout());
     }
@@ -234,4 +239,22 @@ proptest! {
         }
         assert_survives(&top);
     }
+}
+
+#[test]
+fn what_is_below_tmp_is_the_sandboxes_own() {
+    let (sandbox, _dir) = local();
+    let name = format!("/tmp/noxrunner-{}", std::process::id());
+    sandbox.write(&name, "inside").unwrap();
+    assert!(sandbox.exists(&name).unwrap() && !Path::new(&name).exists());
+    assert_eq!(sandbox.read(&name).unwrap(), b"inside");
+    // A file of this machine with a name of the sandbox is not the sandbox's.
+    let outside = format!("{name}-outside");
+    fs::write(&outside, "outside").unwrap();
+    let (there, read) = (sandbox.exists(&outside), sandbox.read(&outside));
+    fs::remove_file(&outside).unwrap();
+    assert!(!there.unwrap());
+    fails(read, ErrorKind::NotFound, &["does not exist"]);
+    sandbox.exec(["ln", "-s", "/etc/hostname", "l"]).unwrap();
+    fails(sandbox.read("l"), ErrorKind::NotFound, &["does not exist"]);
 }

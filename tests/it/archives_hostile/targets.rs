@@ -255,3 +255,47 @@ proptest! {
         prop_assert_eq!(fs::read(place.dir.join(os(b"outside/secret"))).unwrap(), b"untouched");
     }
 }
+
+#[test]
+fn directories_that_names_stand_for_count_as_entries() {
+    let name = |n: usize| format!("{n}/{}f", "d/".repeat(40));
+    let mut raw = Raw::new();
+    for n in 0..30 {
+        raw = raw.file(&name(n), b"x");
+    }
+    let place = Place::new();
+    let done = place.unpack_with(raw.done(), &Extract::new().max_entries(1000));
+    fails(done, ErrorKind::Archive, &["1000 entries", "max_entries"]);
+}
+
+#[test]
+fn a_refused_download_leaves_no_parents() {
+    let place = Place::new();
+    let target = place.target.join("a/b/out");
+    let raw = Raw::new().file("../x", b"x");
+    let done = sending(raw.done()).download_dir("/workspace", &target);
+    fails(done, ErrorKind::Archive, &["../x"]);
+    assert!(!place.target.exists());
+}
+
+#[test]
+fn a_closed_directory_is_filled_again_and_closed() {
+    let place = Place::new();
+    let closed = header(EntryType::Directory, "closed", 0, 0o555);
+    let archive = Raw::new().entry(&closed, b"").file("closed/f", b"x").done();
+    for _ in 0..2 {
+        place.unpack(archive.clone()).unwrap();
+        assert_eq!(place.mode("closed"), 0o555);
+    }
+}
+
+#[test]
+fn directories_that_were_there_keep_their_modes() {
+    let place = Place::new();
+    fs::create_dir_all(place.target.join("private")).unwrap();
+    chmod(place.target.join("private"), 0o2700);
+    let raw = Raw::new().dir("private").file("private/f", b"x");
+    place.unpack(raw.done()).unwrap();
+    assert_eq!(place.mode("private"), 0o2700);
+    assert_eq!(place.read("private/f"), b"x");
+}

@@ -188,3 +188,27 @@ fn a_cancellation_ends_the_pause_before_another_try() {
     assert!(error.to_string().contains("cancelled"), "{error}");
     assert_eq!(server.requests().len(), 1);
 }
+
+#[test]
+fn a_refusal_whose_body_stalls_keeps_the_call_to_its_time() {
+    let server = Scripted::each_request(|_, conn| {
+        conn.write("HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 10\r\n\r\n");
+    });
+    let started = Instant::now();
+    let call = sandbox(builder(&server).timeout(Duration::from_secs(4)));
+    let error = call.touch().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
+    assert!(started.elapsed() < Duration::from_secs(8));
+}
+
+#[test]
+fn a_transfer_does_not_stand_still_longer_than_it_may() {
+    let server = Scripted::each_request(|_, conn| {
+        conn.answer_with(503, &[("Retry-After", "15")], "");
+    });
+    let started = Instant::now();
+    let sandbox = sandbox(builder(&server).timeout(Duration::from_secs(1)));
+    let error = sandbox.download_archive("/workspace").err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
+    assert!(started.elapsed() < SOON);
+}

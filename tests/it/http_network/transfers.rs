@@ -310,3 +310,23 @@ fn a_download_is_read_on_another_thread() {
     });
     assert_eq!(read.join().unwrap().unwrap(), length);
 }
+
+#[test]
+fn an_endless_upload_ends_when_the_server_has_refused_it() {
+    use noxrunner::{Backend, SessionId, Upload};
+    let server = Scripted::start(|mut conn| {
+        let _ = conn.read_head();
+        conn.write(REFUSED_UPLOAD);
+    });
+    let backend = builder(&server).build_backend().unwrap();
+    let id = SessionId::new("a").unwrap();
+    for length in [None, Some(1 << 34)] {
+        let mut endless = io::repeat(b'x');
+        let upload = Upload::from_reader(&mut endless, length);
+        let error = soon(|| backend.upload(&id, "/workspace", upload));
+        assert!(
+            error.status() == Some(413) || error.kind() == ErrorKind::OutcomeUnknown,
+            "{error}"
+        );
+    }
+}

@@ -413,3 +413,33 @@ fn a_server_of_another_protocol_is_named() {
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
     assert!(error.to_string().contains("not an HTTP answer"), "{error}");
 }
+
+#[test]
+fn an_error_does_not_repeat_a_huge_answer() {
+    let body = format!(r#"{{"exitCode":"{}"}}"#, "x".repeat(1 << 20));
+    let server = Scripted::always(200, body);
+    let error = sandbox(&server).exec(["true"]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol);
+    assert!(error.to_string().len() < 2000 && format!("{error:?}").len() < 4000);
+}
+
+#[test]
+fn broken_chunks_are_a_protocol_error() {
+    let server = Scripted::each_request(|_, conn| {
+        conn.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n");
+    });
+    let error = Client::new(server.url()).unwrap().health().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn a_gateway_that_lost_the_backend_leaves_the_outcome_of_an_exec_unknown() {
+    for status in [502, 504] {
+        let server = Scripted::always(status, "bad gateway");
+        let error = sandbox(&server).exec(["true"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+        assert_eq!(error.status(), Some(status));
+        assert_eq!(server.requests().len(), 1);
+    }
+}

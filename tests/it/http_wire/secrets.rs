@@ -163,3 +163,13 @@ fn a_request_without_an_answer_is_one_debug_record_too() {
         "{text}"
     );
 }
+
+#[test]
+fn a_command_shows_names_of_variables_and_not_their_values() {
+    let command = noxrunner::Command::from(["deploy"]).env("API_KEY", "s3cret");
+    let shown = format!("{command:?}");
+    assert!(
+        shown.contains("API_KEY") && !shown.contains("s3cret"),
+        "{shown}"
+    );
+}
