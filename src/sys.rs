@@ -304,11 +304,10 @@ pub(crate) fn set_mtime(fd: BorrowedFd<'_>, seconds: u64) -> io::Result<()> {
     check(unsafe { libc::futimens(fd.as_raw_fd(), times.as_ptr()) }).map(drop)
 }
 
-/// Takes the lock of an open file for as long as it is open. False if another process has it.
-pub(crate) fn lock(fd: BorrowedFd<'_>, wait: bool) -> io::Result<bool> {
-    let flags = libc::LOCK_EX | if wait { 0 } else { libc::LOCK_NB };
+/// Takes the lock of an open file for as long as it is open. False if somebody else has it.
+pub(crate) fn lock(fd: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: no memory is involved.
-    match retry(|| unsafe { libc::flock(fd.as_raw_fd(), flags) }) {
+    match retry(|| unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
         Ok(_) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
         Err(e) => Err(e),

@@ -122,7 +122,7 @@ impl<'a> Stage<'a> {
         };
         let dir = make().map_err(|e| Error::io("cannot make a directory to unpack in", e))?;
         // Tells others that it is in use. Not all file systems can, and it is not needed for more.
-        let _ = sys::lock(dir.as_fd(), false);
+        let _ = sys::lock(dir.as_fd());
         Ok(Stage { parent, name, dir })
     }
 

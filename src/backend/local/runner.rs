@@ -96,7 +96,7 @@ pub(super) fn run(command: &Command, workdir: &Path, place: &Place) -> Result<Ou
         reap(&mut child);
         return Err(Error::new(ErrorKind::NotFound, "no such sandbox"));
     }
-    let mut streams = Streams::take(&mut child)?;
+    let mut streams = Streams::take(&mut child);
     let end = watch(&mut child, &mut streams, command, started);
     if !matches!(end, Ok(End::Exited(_))) {
         kill(&mut child, &exec_token);
@@ -200,11 +200,17 @@ fn watch(
 ) -> io::Result<End> {
     let deadline = started + command.time_limit();
     let pidfd = sys::pidfd_open(child.id());
-    let (wake, waker) = UnixStream::pair()?;
-    let _guard = command.cancellation().map(|cancel| {
-        // The other end is read below; if it is gone, so is the command.
-        cancel.on_cancel(move || drop((&waker).write(&[0])))
-    });
+    for stream in [&streams.out, &streams.err] {
+        stream.fd().map_or(Ok(()), sys::set_nonblocking)?;
+    }
+    let cancelled = match command.cancellation() {
+        Some(cancel) => {
+            let (wake, waker) = UnixStream::pair()?;
+            // If the other end is gone, so is the command.
+            Some((wake, cancel.on_cancel(move || drop((&waker).write(&[0])))))
+        }
+        None => None,
+    };
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(End::Exited(status));
@@ -222,10 +228,10 @@ fn watch(
             streams.out.fd(),
             streams.err.fd(),
             pidfd.as_ref().map(AsFd::as_fd),
-            command.cancellation().map(|_| wake.as_fd()),
+            cancelled.as_ref().map(|(wake, _)| wake.as_fd()),
         ];
-        let [out, err, _, cancelled] = sys::poll_readable(fds, wait)?;
-        if cancelled {
+        let [out, err, _, wake] = sys::poll_readable(fds, wait)?;
+        if wake {
             return Ok(End::Cancelled);
         }
         if out {
@@ -302,7 +308,7 @@ struct Streams {
 }
 
 impl Streams {
-    fn take(child: &mut Child) -> Result<Streams> {
+    fn take(child: &mut Child) -> Streams {
         let out = child
             .stdout
             .take()
@@ -311,12 +317,11 @@ impl Streams {
             .stderr
             .take()
             .map(|pipe| Box::new(pipe) as Box<dyn Pipe>);
-        let failed = |e| Error::io("cannot read the command's output", e);
-        Ok(Streams {
-            out: Stream::new(out).map_err(failed)?,
-            err: Stream::new(err).map_err(failed)?,
+        Streams {
+            out: Stream::new(out),
+            err: Stream::new(err),
             buffer: vec![0; 64 * 1024],
-        })
+        }
     }
 
     /// Takes what is in the pipes, without waiting for more.
@@ -345,15 +350,12 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(pipe: Option<Box<dyn Pipe>>) -> io::Result<Stream> {
-        if let Some(pipe) = &pipe {
-            sys::set_nonblocking(pipe.as_fd())?;
-        }
-        Ok(Stream {
+    fn new(pipe: Option<Box<dyn Pipe>>) -> Stream {
+        Stream {
             pipe,
             kept: Vec::new(),
             truncated: false,
-        })
+        }
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::remove::remove_at;
 use crate::sandboxes::SessionId;
 use crate::sys::{self, FileType};
+
+/// How long to wait for another process that changes something. It takes moments.
+const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
 
 /// The longest file name everywhere, less room for a suffix.
 const MAX_NAME: usize = 240;
@@ -131,19 +134,30 @@ impl Store {
         self.dirs().iter().try_for_each(check_own)
     }
 
-    /// Held while sandboxes come, go or change their time; other processes wait.
+    /// Held while sandboxes come, go or change their time; other processes wait, but not for ever:
+    /// whoever holds it may have been stopped.
     fn lock(&self) -> Result<File> {
-        let take = || {
-            let file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(self.dir.join("lock"))?;
-            sys::lock(file.as_fd(), true)?;
-            Ok(file)
-        };
-        take().map_err(|e| Error::io("cannot lock the state directory", e))
+        let failed = |e| Error::io("cannot lock the state directory", e);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.dir.join("lock"))
+            .map_err(failed)?;
+        let end = Instant::now() + MAX_LOCK_WAIT;
+        while !sys::lock(file.as_fd()).map_err(failed)? {
+            if Instant::now() > end {
+                let text = format!(
+                    "another process has held {} for {} s",
+                    self.dir.join("lock").display(),
+                    MAX_LOCK_WAIT.as_secs()
+                );
+                return Err(Error::new(ErrorKind::Timeout, text));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(file)
     }
 
     pub(super) fn create(&self, id: &SessionId, ttl: Duration) -> Result<(String, SystemTime)> {
@@ -224,7 +238,8 @@ impl Store {
             // A directory that its owner may not write to can't be moved.
             fs::set_permissions(dir, Permissions::from_mode(0o700))?;
             let held = File::open(dir)?;
-            sys::lock(held.as_fd(), true)?;
+            // A command of the sandbox can hold it as well; that keeps nobody from removing it.
+            sys::lock(held.as_fd())?;
             fs::rename(dir, &path)?;
             Ok(held)
         };
@@ -291,7 +306,7 @@ impl Gone {
     /// None where somebody is at it.
     fn left_behind(path: PathBuf) -> Option<Gone> {
         let held = File::open(&path).ok()?;
-        let ours = sys::lock(held.as_fd(), false).ok()?;
+        let ours = sys::lock(held.as_fd()).ok()?;
         ours.then_some(Gone { path, _held: held })
     }
 }
@@ -326,7 +341,7 @@ impl Place {
             let held = File::open(stage.path()).ok();
             let unused = held
                 .as_ref()
-                .is_some_and(|held| sys::lock(held.as_fd(), false).is_ok_and(|ours| ours));
+                .is_some_and(|held| sys::lock(held.as_fd()).is_ok_and(|ours| ours));
             if unused && old.is_some_and(|old| old > LEFT_BEHIND) {
                 remove_at(stages.as_fd(), stage.file_name().as_encoded_bytes()).unwrap_or_else(
                     |e| log::warn!("cannot remove {}: {e}", stage.path().display()),
