@@ -8,8 +8,8 @@ use std::io::Read;
 use std::sync::{Arc, Mutex};
 
 use noxrunner::{
-    Backend, Client, Command, Error, ErrorKind, Isolation, LocalBackend, Output, Result,
-    SandboxInfo, SandboxSpec, SessionId, Upload,
+    Backend, Client, Command, Error, ErrorKind, LocalBackend, Output, Result, SandboxInfo,
+    SandboxSpec, SessionId, Upload,
 };
 
 /// Counts the calls, and lets no program but these run.
@@ -72,7 +72,7 @@ impl<B: Backend> Backend for Guarded<B> {
 fn main() -> Result<()> {
     let calls = Arc::default();
     let client = Client::with_backend(Guarded {
-        inner: LocalBackend::builder().isolation(Isolation::None).build()?,
+        inner: LocalBackend::builder().build()?,
         allowed: &["echo", "cat"],
         calls: Arc::clone(&calls),
     });

@@ -4,10 +4,10 @@
 
 use std::fs;
 
-use noxrunner::{Client, Contents, Extract, Files, Isolation, LocalBackend, SandboxSpec};
+use noxrunner::{Client, Contents, Extract, Files, SandboxSpec};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let client = Client::with_backend(LocalBackend::builder().isolation(Isolation::None).build()?);
+    let client = Client::local()?;
     let sandbox = client.create(format!("files-{}", std::process::id()), SandboxSpec::new())?;
     let local = std::env::temp_dir().join(sandbox.id());
     let result = tour(&sandbox, &local);

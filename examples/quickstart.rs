@@ -6,13 +6,13 @@
 
 use std::time::Duration;
 
-use noxrunner::{Client, Command, Isolation, LocalBackend, Result, SandboxSpec};
+use noxrunner::{Client, Command, Result, SandboxSpec};
 
 fn main() -> Result<()> {
     let client = match std::env::args().nth(1) {
         Some(url) => Client::new(url)?,
-        // Plain processes of this user, in a directory of their own. Not a sandbox for strangers.
-        None => Client::with_backend(LocalBackend::builder().isolation(Isolation::None).build()?),
+        // Sandboxes on this machine, in namespaces of their own.
+        None => Client::local()?,
     };
 
     client.health()?;

@@ -58,6 +58,32 @@ impl Client {
         HttpBackend::builder(base_url)
     }
 
+    /// A client of sandboxes on this machine, each isolated in namespaces of its own: no server, no
+    /// daemon, no root and no image needed. Linux only. They end with this process; for those that
+    /// outlive it, and for the other settings, see [`LocalBackend`](crate::LocalBackend).
+    ///
+    /// # Errors
+    ///
+    /// [`Isolation`](crate::ErrorKind::Isolation) where this machine does not let a sandbox be made:
+    /// the text says why, and what can be done. [`Unsupported`](crate::ErrorKind::Unsupported) on
+    /// other systems.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use noxrunner::{Client, SandboxSpec};
+    ///
+    /// let sandbox = Client::local()?.create("demo", SandboxSpec::new())?;
+    /// assert_eq!(sandbox.exec(["id", "-un"])?.stdout(), "sandbox\n");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    #[cfg(feature = "local")]
+    pub fn local() -> Result<Client> {
+        Ok(Client::with_backend(
+            crate::LocalBackend::builder().build()?,
+        ))
+    }
+
     /// A client of any backend, yours included.
     ///
     /// ```

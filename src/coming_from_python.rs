@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `NoxRunnerClient(base_url)` | [`Client::new`](crate::Client::new)`(base_url)?` |
 //! | `NoxRunnerClient(base_url, timeout=5)` | [`Client::builder`](crate::Client::builder)`(base_url).timeout(secs(5)).build()?` |
-//! | `NoxRunnerClient(local_test=True)` | [`LocalBackend`](crate::LocalBackend) with [`Isolation::None`](crate::Isolation::None), by [`Client::with_backend`](crate::Client::with_backend) |
+//! | `NoxRunnerClient(local_test=True)` | [`Client::local`](crate::Client::local)`()?`, which isolates |
 //! | `client.health_check()` | [`client.is_healthy()?`](crate::Client::is_healthy), [`client.health()?`](crate::Client::health) |
 //! | `client.create_sandbox(id, ttl_seconds=900, image=…, cpu_limit=…, memory_limit=…, ephemeral_storage_limit=…)` | [`client.create`](crate::Client::create)`(id, `[`SandboxSpec`](crate::SandboxSpec)`::new().ttl(…).image(…).cpu(…).memory(…).storage(…))?` |
 //! | `client.touch(id)` | [`sandbox.touch()?`](crate::Sandbox::touch) |

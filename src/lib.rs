@@ -2,17 +2,11 @@
 //! dependencies, no async runtime, and honest about what happened.
 //!
 //! ```
-//! use noxrunner::{Client, Command, Isolation, LocalBackend, SandboxSpec};
+//! use noxrunner::{Client, Command, SandboxSpec};
 //! use std::time::Duration;
 //!
-//! # let dir = tempfile::tempdir().unwrap();
-//! // Or Client::new("https://sandboxes.example.com")?
-//! let client = Client::with_backend(
-//!     LocalBackend::builder()
-//! #       .state_dir(dir.path())
-//!         .isolation(Isolation::None)
-//!         .build()?,
-//! );
+//! // Sandboxes on this machine. Or Client::new("https://sandboxes.example.com")?
+//! let client = Client::local()?;
 //! let sandbox = client.create("demo", SandboxSpec::new().ttl(Duration::from_secs(1800)))?;
 //!
 //! sandbox.write("in.txt", "3\n1\n2\n")?;
@@ -44,6 +38,14 @@
 //! create, touch and delete: [`ClientBuilder::timeout`], 30 s by default. An upload or a download
 //! goes on as long as a byte moves within that time, unless [`ClientBuilder::transfer_timeout`]
 //! bounds it; writing one file is an upload, reading one a download.
+//!
+//! # What a local sandbox protects from
+//!
+//! [`Client::local`] runs commands in namespaces of their own, without rights, behind a system call
+//! filter and Landlock, with limits. That keeps mistakes, curious programs and ordinary malice from
+//! this machine's files, processes, network and users. It shares the kernel: a bug in that is a way
+//! out. What is world-readable in `/usr`, the kernel's version and the load can be seen. It is not
+//! for hostile multi-tenant work: use a NoxRunner server or a virtual machine there.
 //!
 //! # What may happen twice
 //!
@@ -89,7 +91,7 @@ mod time;
 pub use archive::{Extract, Extraction, Refusal};
 pub use backend::http::{ClientBuilder, HttpBackend, Retry};
 #[cfg(feature = "local")]
-pub use backend::local::{Isolation, LocalBackend, LocalBackendBuilder};
+pub use backend::local::{Enforced, Isolation, Limit, Limits, LocalBackend, LocalBackendBuilder};
 pub use backend::{Backend, Upload};
 pub use cancel::{Cancel, CancelGuard};
 pub use client::Client;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use noxrunner::{Backend, Client, Command, Contents, ErrorKind, Sandbox, SandboxSpec};
+use noxrunner::{Backend, Client, Command, Contents, ErrorKind, Isolation, Sandbox, SandboxSpec};
 
 use crate::support::{local_backend, v1_server};
 
@@ -46,14 +46,20 @@ fn run_all(client: &Client) {
 }
 
 #[test]
-fn the_local_backend_keeps_the_contract() {
-    let (backend, _dir) = local_backend();
+fn plain_processes_keep_the_contract() {
+    let (backend, _dir) = local_backend(Isolation::None);
+    run_all(&Client::with_backend(backend));
+}
+
+#[test]
+fn sandboxes_in_namespaces_keep_the_contract() {
+    let (backend, _dir) = local_backend(Isolation::Namespaces);
     run_all(&Client::with_backend(backend));
 }
 
 #[test]
 fn the_http_backend_keeps_the_contract() {
-    let (backend, _dir) = local_backend();
+    let (backend, _dir) = local_backend(Isolation::None);
     let server = v1_server::serve(backend);
     run_all(&Client::new(server.url()).unwrap());
 }
@@ -104,13 +110,13 @@ impl<B: Backend> Backend for Own<B> {
 
 #[test]
 fn a_backend_of_ones_own_keeps_the_contract() {
-    let (backend, _dir) = local_backend();
+    let (backend, _dir) = local_backend(Isolation::None);
     run_all(&Client::with_backend(Own(backend)));
 }
 
 #[test]
 fn an_upload_may_be_what_another_sandbox_downloads() {
-    let (backend, _dir) = local_backend();
+    let (backend, _dir) = local_backend(Isolation::None);
     let server = v1_server::serve(backend);
     let client = Client::new(server.url()).unwrap();
     let (from, to) = (fresh(&client, "from"), fresh(&client, "to"));
@@ -442,13 +448,13 @@ fn paths(client: &Client) {
             "{name}"
         );
     }
+    // A working directory is refused, or one of the sandbox's own.
+    let of_host = std::fs::read_to_string("/etc/passwd").unwrap();
     for workdir in ["/workspace/../etc", "/workspace/etc", "/etc", "/"] {
-        assert!(
-            sandbox
-                .exec(Command::from(["true"]).workdir(workdir))
-                .is_err(),
-            "{workdir}"
-        );
+        let look = Command::shell("cat passwd etc/passwd 2>/dev/null").workdir(workdir);
+        if let Ok(found) = sandbox.exec(look) {
+            assert!(!found.stdout().contains(&of_host), "{workdir}");
+        }
     }
 }
 

@@ -38,13 +38,6 @@ fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 #[test]
-fn without_a_chosen_tier_there_is_no_backend() {
-    let error = LocalBackend::builder().build().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Isolation);
-    assert!(error.to_string().contains("Isolation::None"), "{error}");
-}
-
-#[test]
 fn the_state_directory_is_for_its_user_alone() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("a/state");

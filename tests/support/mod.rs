@@ -6,11 +6,11 @@ pub(crate) mod v1_server;
 
 use noxrunner::{Client, Isolation, LocalBackend};
 
-/// A local backend whose state is gone with the returned directory.
-pub(crate) fn local_backend() -> (LocalBackend, tempfile::TempDir) {
+/// A backend of local sandboxes; state, if there is any, is gone with the returned directory.
+pub(crate) fn local_backend(isolation: Isolation) -> (LocalBackend, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let backend = LocalBackend::builder()
-        .isolation(Isolation::None)
+        .isolation(isolation)
         .state_dir(dir.path().join("state"))
         .build()
         .unwrap();
@@ -18,6 +18,6 @@ pub(crate) fn local_backend() -> (LocalBackend, tempfile::TempDir) {
 }
 
 pub(crate) fn local_client() -> (Client, tempfile::TempDir) {
-    let (backend, dir) = local_backend();
+    let (backend, dir) = local_backend(Isolation::None);
     (Client::with_backend(backend), dir)
 }

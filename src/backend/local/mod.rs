@@ -1,69 +1,98 @@
 //! Sandboxes on this machine.
 
-mod runner;
-mod store;
+mod files;
+mod isolation;
+mod limits;
+#[cfg(target_os = "linux")]
+mod namespaces;
+mod plain;
+mod quantity;
+mod streams;
 
-use std::ffi::OsStr;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use self::store::{Place, Store};
+use self::files::Files;
+pub use self::isolation::Isolation;
+pub use self::limits::{Enforced, Limit, Limits};
+use self::plain::Plain;
 use super::{Backend, Upload};
-use crate::archive::{Encoder, Extract, Links, Specials, Spooled, Tree, add_file, add_root};
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::exec::{Command, Output};
 use crate::sandboxes::{SandboxInfo, SandboxSpec, SessionId};
-use crate::sys;
 
-/// How far a local sandbox is kept apart from the machine it runs on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Isolation {
-    /// Not at all: commands are plain processes of this user, with a directory and a clean
-    /// environment of their own. For code that you would run yourself, or where the whole
-    /// machine is the sandbox.
-    None,
-}
+/// Exit codes as shells have them.
+const TIMED_OUT: i32 = 124;
+const NOT_EXECUTABLE: i32 = 126;
+const NOT_FOUND: i32 = 127;
+const KILLED: i32 = 128 + libc::SIGKILL;
 
-/// Sandboxes on this machine, without a server.
+/// Sandboxes on this machine, without a server, a daemon, root, an image or any set-up.
 ///
-/// In this version there is one tier, [`Isolation::None`], and it must be asked for: **it protects
-/// from nothing**. A sandbox is a directory in the user's state directory, there for all processes
-/// of this user until its TTL is over or it is deleted.
+/// # What a sandbox is
 ///
-/// - A command gets `PATH`, `LANG`, `LC_ALL`, `LC_CTYPE` and `TZ` of this process, `HOME`,
-///   `TMPDIR` and `NOX_WORKSPACE` in the sandbox, two variables that mark its processes, and its own;
-///   nothing else. Its stdin is empty.
-/// - `/workspace` and `/tmp` in `workdir`, `dest` and `src` are directories of the sandbox.
-///   Arguments are not changed: use relative paths there, or `$NOX_WORKSPACE` in a shell.
-/// - Each stream is kept up to 1 MiB. A command that runs out of time is ended with its process
-///   group (on Linux, with all that it started), and answers 124.
-/// - A background process lives on after its command, until the sandbox ends (known on Linux by
-///   its environment).
-/// - If this process is killed while a command runs, its time limit is not kept: it ends with the
-///   sandbox.
-/// - The image and the limits of the spec are ignored, and [`SandboxInfo::ignored`] says so.
-/// - An expired sandbox is no longer there for any call; what it leaves on disk is removed by the
-///   next creation of any sandbox.
+/// - `/workspace` is empty at first and the working directory. It, `/tmp` and background processes stay
+///   from one exec to the next, as in a pod, until the sandbox ends.
+/// - `/usr` and the other directories of programs are the machine's own, read-only. `/etc` has what
+///   programs look up, and nothing of the machine's users, name or network. The image of a spec means
+///   nothing here, and [`SandboxInfo::ignored`] says so.
+/// - A command runs as user `sandbox`, 1000, without rights. It gets `LANG`, `LC_ALL`, `LC_CTYPE` and
+///   `TZ` of this process, `PATH`, `HOME`, `TMPDIR`, `USER`, `LOGNAME` and `NOX_WORKSPACE` of the
+///   sandbox, and its own variables; nothing else. Its stdin is empty, and it has no terminal.
+/// - There is no network but loopback, and each sandbox has its own.
+/// - Each stream is kept up to 1 MiB. A command that runs out of time is ended with all that it has
+///   started, whatever that did to escape, and answers 124; background processes of earlier commands
+///   live on.
+/// - A command may kill what watches over it; then all processes of the sandbox are killed, and the
+///   answer is 137. Its files stay.
+/// - Sandboxes are found by id in the backend that has made them. They end with the process that has
+///   made them, however that ends, with their TTL, or when the backend is dropped; the end of a thread
+///   changes nothing.
+///
+/// # Limits
+///
+/// Memory (by default 1 GiB, or half of the machine's if that is less) is that of all processes
+/// together, files in memory included. It is watched from outside, several times a second at most: a
+/// sandbox can pass it for a few milliseconds before its largest process is killed. One process alone
+/// can't have more. Storage (by default 512 MiB, or half of the memory limit if that is less) is the
+/// size of all files in `/workspace` and `/tmp`, which are in memory. A CPU limit is rounded up to
+/// whole CPUs. [`limits`](LocalBackend::limits) says what holds for a spec.
+///
+/// # What it protects from
+///
+/// Mistakes, curious programs and ordinary malice: commands reach no files, processes, sockets, keys or
+/// devices of this machine. It shares the kernel, and a bug in that is a way out. What is
+/// world-readable in `/usr`, the kernel's version and the load can be seen. It is not for hostile
+/// multi-tenant work.
+///
+/// # Without isolation
+///
+/// [`Isolation::None`] **protects from nothing**: a sandbox is a directory, and commands are plain
+/// processes of this user.
+///
+/// - A sandbox is there for all processes of this user until its TTL is over or it is deleted.
+/// - `/workspace` and `/tmp` in `workdir`, `dest` and `src` are directories of the sandbox. Arguments are
+///   not changed: use relative paths there, or `$NOX_WORKSPACE` in a shell.
+/// - A command that runs out of time is ended with its process group (on Linux, with all that it
+///   started). If this process is killed while a command runs, its time limit is not kept: it ends with
+///   the sandbox.
+/// - The limits of the spec are ignored, and [`SandboxInfo::ignored`] says so.
+/// - An expired sandbox is no longer there for any call; what it leaves on disk is removed by the next
+///   creation of any sandbox.
 ///
 /// ```
 /// use noxrunner::{Client, Isolation, LocalBackend, SandboxSpec};
 ///
-/// # let dir = tempfile::tempdir().unwrap();
-/// let backend = LocalBackend::builder()
-///     .isolation(Isolation::None)
-/// #   .state_dir(dir.path())
-///     .build()?;
+/// let backend = LocalBackend::builder().build()?;
+/// assert_eq!(backend.isolation(), Isolation::Namespaces);
 /// let sandbox = Client::with_backend(backend).create("demo", SandboxSpec::new())?;
 /// assert_eq!(sandbox.exec(["echo", "hi"])?.stdout(), "hi\n");
 /// # Ok::<_, noxrunner::Error>(())
 /// ```
 pub struct LocalBackend {
-    store: Store,
+    tier: Box<dyn Tier>,
     isolation: Isolation,
 }
 
@@ -71,7 +100,7 @@ pub struct LocalBackend {
 #[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct LocalBackendBuilder {
-    isolation: Option<Isolation>,
+    isolation: Isolation,
     state_dir: Option<PathBuf>,
 }
 
@@ -86,17 +115,48 @@ impl LocalBackend {
     pub fn isolation(&self) -> Isolation {
         self.isolation
     }
+
+    /// What a sandbox with this spec may take, and how far it is held to that here.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a limit that is not in Kubernetes notation.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use noxrunner::{Enforced, LocalBackend, SandboxSpec};
+    ///
+    /// let backend = LocalBackend::builder().build()?;
+    /// let limits = backend.limits(&SandboxSpec::new().memory("256Mi"))?;
+    /// assert_eq!(limits.memory.amount, Some(256 << 20));
+    /// assert_ne!(limits.memory.enforced, Enforced::No);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    pub fn limits(&self, spec: &SandboxSpec) -> Result<Limits> {
+        spec.check()?;
+        self.tier.limits(spec)
+    }
+
+    /// What this machine could not give to the sandboxes, and they are made without: `landlock`
+    /// where the kernel has none (before 5.19), `proc` where it may not be mounted (in a container
+    /// that hides parts of its own).
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        self.tier.missing()
+    }
 }
 
 impl LocalBackendBuilder {
-    /// The tier that commands run in. It has no default: nobody gets a weaker one than was asked for.
+    /// The tier that commands run in. Defaults to [`Isolation::Namespaces`]; nobody gets a weaker
+    /// one than was asked for.
     pub fn isolation(mut self, isolation: Isolation) -> LocalBackendBuilder {
-        self.isolation = Some(isolation);
+        self.isolation = isolation;
         self
     }
 
-    /// Where sandboxes are kept: a directory of this user's own that others can't write to. It is
-    /// made if need be, and all below it is made with mode 0700.
+    /// Where sandboxes that outlive this process are kept: a directory of this user's own that
+    /// others can't write to. It is made if need be, and all below it is made with mode 0700.
     /// Defaults to `noxrunner` in `$XDG_STATE_HOME`, or in `~/.local/state`.
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> LocalBackendBuilder {
         self.state_dir = Some(dir.into());
@@ -107,31 +167,27 @@ impl LocalBackendBuilder {
     ///
     /// # Errors
     ///
-    /// [`Isolation`](ErrorKind::Isolation) if no tier was chosen; [`Io`](ErrorKind::Io) if the
-    /// state directory can't be made, belongs to another user or is open to others.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// use noxrunner::{ErrorKind, LocalBackend};
-    ///
-    /// let error = LocalBackend::builder().build().unwrap_err();
-    /// assert_eq!(error.kind(), ErrorKind::Isolation);
-    /// ```
+    /// [`Isolation`](ErrorKind::Isolation) where this machine does not let the tier be made: the
+    /// text names the step, the system's answer, its probable cause and the way out.
+    /// [`Io`](ErrorKind::Io) if the state directory can't be made, belongs to another user or is
+    /// open to others.
     pub fn build(self) -> Result<LocalBackend> {
-        let Some(isolation) = self.isolation else {
-            return Err(Error::new(
-                ErrorKind::Isolation,
-                "no isolation tier was chosen: isolation(Isolation::None) runs commands as plain processes of this user",
-            ));
+        let state_dir = || match self.state_dir.clone() {
+            Some(dir) => Ok(dir),
+            None => default_state_dir(),
         };
-        let dir = match self.state_dir {
-            Some(dir) => dir,
-            None => default_state_dir()?,
+        let tier: Box<dyn Tier> = match self.isolation {
+            Isolation::None => Box::new(Plain::open(&state_dir()?)?),
+            #[cfg(target_os = "linux")]
+            Isolation::Namespaces => Box::new(namespaces::Namespaces::open()?),
+            #[cfg(not(target_os = "linux"))]
+            Isolation::Namespaces => {
+                return Err(isolation::unsupported("sandboxes need Linux namespaces"));
+            }
         };
         Ok(LocalBackend {
-            store: Store::open(&dir)?,
-            isolation,
+            tier,
+            isolation: self.isolation,
         })
     }
 }
@@ -148,110 +204,56 @@ fn default_state_dir() -> Result<PathBuf> {
     })
 }
 
+/// What a tier does; its arguments were checked.
+trait Tier: Send + Sync {
+    fn health(&self) -> Result<()>;
+    fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo>;
+    fn touch(&self, id: &SessionId) -> Result<()>;
+    fn exec(&self, id: &SessionId, command: &Command) -> Result<Output>;
+    fn files(&self, id: &SessionId) -> Result<Files>;
+    fn delete(&self, id: &SessionId) -> Result<bool>;
+    fn limits(&self, spec: &SandboxSpec) -> Result<Limits>;
+    fn missing(&self) -> Vec<&'static str>;
+}
+
 impl Backend for LocalBackend {
     fn health(&self) -> Result<()> {
-        self.store.check()
+        self.tier.health()
     }
 
     fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
         spec.check()?;
-        let (name, expires) = self.store.create(id, spec.time_to_live())?;
-        let asked = [
-            ("image", spec.image_name()),
-            ("cpu", spec.cpu_limit()),
-            ("memory", spec.memory_limit()),
-            ("storage", spec.storage_limit()),
-        ];
-        let ignored = asked
-            .iter()
-            .filter(|(_, value)| value.is_some())
-            .map(|(name, _)| (*name).to_owned());
-        Ok(SandboxInfo::expiring(format!("local-{name}"), expires).with_ignored(ignored.collect()))
+        self.tier.create(id, spec)
     }
 
     fn touch(&self, id: &SessionId) -> Result<()> {
-        self.store.touch(id)
+        self.tier.touch(id)
     }
 
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
         command.check()?;
-        let place = self.store.find(id)?;
-        let workdir = command.working_directory();
-        let found = place.resolve(&workdir).and_then(|dir| match dir.is_dir() {
-            true => Ok(dir),
-            false => Err(io::ErrorKind::NotADirectory.into()),
-        });
-        let found = found.map_err(|e| path_failed("workdir", &workdir, e))?;
-        runner::run(command, &found.path, &place)
+        self.tier.exec(id, command)
     }
 
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
-        let place = self.store.find(id)?;
-        let target = place
-            .make_dir(dest)
-            .map_err(|e| path_failed("dest", dest, e))?;
-        let stages = place.stages()?;
-        Extract::any_size().unpack_to_dir(archive, target.as_fd(), stages.as_fd(), Links::Any)?;
-        Ok(())
+        self.tier.files(id)?.upload(dest, archive)
     }
 
     fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>> {
-        let place = self.store.find(id)?;
-        let failed = |e| path_failed("src", src, e);
-        let found = place.resolve(src).map_err(failed)?;
-        let archive = if found.is_dir() {
-            let dir = sys::open_dir_at(found.fd.as_fd(), b".").map_err(failed)?;
-            let mut tree = Tree::list(dir, Path::new(src), Specials::Keep)?;
-            let mut encoder = Encoder::new(&tree.sample());
-            add_root(&mut encoder).map_err(failed)?;
-            tree.write(&mut encoder)?;
-            encoder.finish()?
-        } else {
-            let mut file = found.open_file().map_err(failed)?;
-            one_file(&mut file, src).map_err(failed)?
-        };
-        archive.into_reader()
+        self.tier.files(id)?.download(src)
     }
 
     fn delete(&self, id: &SessionId) -> Result<bool> {
-        self.store.delete(id)
+        self.tier.delete(id)
     }
 }
 
-/// The archive of a path that is a file: one entry, and none for a directory.
-fn one_file(file: &mut File, src: &str) -> io::Result<Spooled> {
-    let stat = sys::stat_fd(file.as_fd())?;
-    let name = Path::new(src).file_name().unwrap_or(OsStr::new("file"));
-    let mut sample = Vec::new();
-    file.try_clone()?
-        .take(256 * 1024)
-        .read_to_end(&mut sample)?;
-    io::Seek::rewind(file)?;
-    let mut encoder = Encoder::new(&sample);
-    add_file(
-        &mut encoder,
-        name.as_bytes(),
-        stat.mode,
-        stat.mtime,
-        stat.size,
-        file,
-    )?;
-    encoder.finish().map_err(Error::into_io)
-}
-
-fn path_failed(what: &str, path: &str, e: io::Error) -> Error {
-    let shown = one_line(path);
-    Error::from_io(e).unwrap_or_else(|e| match e.kind() {
-        io::ErrorKind::NotFound => Error::new(
-            ErrorKind::NotFound,
-            format!("{what} {shown:?} does not exist"),
-        )
-        .with_source(e),
-        io::ErrorKind::NotADirectory => {
-            Error::invalid(format!("{what} {shown:?} is not a directory")).with_source(e)
-        }
-        _ => Error::io(format_args!("{what} {shown:?}"), e),
-    })
+/// What a shell would say of a command that can't be run.
+fn not_run(name: &str, code: i32, why: &str, took: Duration) -> Output {
+    let stderr = format!("{}: {why}\n", one_line(name));
+    Output::new(code, "", stderr, took)
+        .with_timed_out(false)
+        .with_truncated(false)
 }
 
 impl fmt::Debug for LocalBackend {
@@ -259,56 +261,5 @@ impl fmt::Debug for LocalBackend {
         f.debug_struct("LocalBackend")
             .field("isolation", &self.isolation)
             .finish_non_exhaustive()
-    }
-}
-
-/// Refuses a path that is not in one of the sandbox's own directories.
-fn own_path(path: &str) -> io::Result<()> {
-    let first = path.split('/').find(|part| !matches!(*part, "" | "."));
-    match first {
-        Some("workspace" | "tmp") => Ok(()),
-        _ => {
-            let text = format!(
-                "path {:?} is not in the sandbox: without isolation, /workspace and /tmp are its own",
-                one_line(path)
-            );
-            Err(Error::invalid(text).into_io())
-        }
-    }
-}
-
-impl Place {
-    fn make_dir(&self, path: &str) -> io::Result<std::os::fd::OwnedFd> {
-        match self.resolve(path) {
-            Ok(found) if found.is_dir() => sys::open_dir_at(found.fd.as_fd(), b"."),
-            Ok(_) => Err(io::ErrorKind::NotADirectory.into()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => self.make_missing(path),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Makes what is missing of a path below the part of it that is there.
-    fn make_missing(&self, path: &str) -> io::Result<std::os::fd::OwnedFd> {
-        let parts: Vec<&str> = path
-            .split('/')
-            .filter(|part| !matches!(*part, "" | "."))
-            .collect();
-        let there = (1..parts.len()).rev().find_map(|count| {
-            let found = self.resolve(&parts[..count].join("/")).ok()?;
-            Some((count, sys::open_dir_at(found.fd.as_fd(), b".")))
-        });
-        let (count, dir) = there.unwrap_or_else(|| (0, self.root()));
-        let mut dir = dir?;
-        for part in &parts[count..] {
-            if *part == ".." {
-                let text = "a \"..\" after a directory that does not exist yet";
-                return Err(Error::invalid(text).into_io());
-            }
-            match sys::mkdirat(dir.as_fd(), part.as_bytes(), 0o777) {
-                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-                _ => dir = sys::open_dir_at(dir.as_fd(), part.as_bytes())?,
-            }
-        }
-        Ok(dir)
     }
 }

@@ -2,18 +2,19 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{own_path, runner};
+use super::super::files::Files;
+use super::runner;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remove::remove_at;
 use crate::sandboxes::SessionId;
-use crate::sys::{self, FileType};
+use crate::sys;
 
 /// How long to wait for another process that changes something. It takes moments.
 const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -72,32 +73,6 @@ fn millis(time: Duration) -> u64 {
 pub(super) struct Place {
     dir: PathBuf,
     pub(super) token: String,
-}
-
-/// Something in a sandbox, for sure.
-pub(super) struct Found {
-    /// Names it without giving access to its content.
-    pub(super) fd: OwnedFd,
-    /// Where it is on this machine.
-    pub(super) path: PathBuf,
-}
-
-impl Found {
-    pub(super) fn is_dir(&self) -> bool {
-        sys::stat_fd(self.fd.as_fd()).is_ok_and(|stat| stat.kind == FileType::Directory)
-    }
-
-    /// Opens a file for reading, without waiting for the other end of a FIFO.
-    pub(super) fn open_file(&self) -> io::Result<File> {
-        let kind = sys::stat_fd(self.fd.as_fd())?.kind;
-        if kind != FileType::File {
-            return Err(io::Error::other("neither a file nor a directory"));
-        }
-        OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(&self.path)
-    }
 }
 
 impl Store {
@@ -322,12 +297,21 @@ impl Place {
         self.dir.join("root")
     }
 
-    pub(super) fn root(&self) -> io::Result<OwnedFd> {
-        File::open(self.root_path()).map(OwnedFd::from)
+    pub(super) fn files(&self) -> Result<Files> {
+        let open = |path: PathBuf| {
+            let dir = File::open(&path);
+            dir.map_err(|e| Error::io(format_args!("cannot open {}", path.display()), e))
+        };
+        Ok(Files {
+            root: open(self.root_path())?.into(),
+            stages: open(self.dir.join("stages"))?.into(),
+            root_path: Some(self.root_path()),
+            user: None,
+        })
     }
 
-    /// Where uploads are unpacked first. What a killed process has left there is removed.
-    pub(super) fn stages(&self) -> Result<OwnedFd> {
+    /// Removes what a killed process has left where uploads are unpacked first.
+    pub(super) fn sweep_stages(&self) -> Result<()> {
         const LEFT_BEHIND: Duration = Duration::from_secs(60);
         let dir = self.dir.join("stages");
         let failed = |e| Error::io(format_args!("cannot open {}", dir.display()), e);
@@ -348,35 +332,7 @@ impl Place {
                 );
             }
         }
-        Ok(stages.into())
-    }
-
-    /// Finds a path of the sandbox. No `..` and no link leads out of it.
-    pub(super) fn resolve(&self, path: &str) -> io::Result<Found> {
-        own_path(path)?;
-        match sys::open_in_root(self.root()?.as_fd(), path.as_bytes()) {
-            Some(Ok(fd)) => {
-                use std::os::fd::AsRawFd;
-                let path = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
-                Ok(Found { fd, path })
-            }
-            Some(Err(e)) => Err(e),
-            // Older kernels and other systems: nothing here keeps a race out, nor does this tier.
-            None => {
-                let root = self.root_path().canonicalize()?;
-                let path = root.join(path.trim_start_matches('/')).canonicalize()?;
-                if !path.starts_with(&root) {
-                    return Err(io::ErrorKind::NotFound.into());
-                }
-                let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-                let fd = OpenOptions::new()
-                    .read(true)
-                    .custom_flags(flags)
-                    .open(&path)?
-                    .into();
-                Ok(Found { fd, path })
-            }
-        }
+        Ok(())
     }
 }
 

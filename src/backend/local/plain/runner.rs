@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -12,27 +12,20 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use super::path_failed;
+use super::super::files::path_failed;
+use super::super::streams::Streams;
+use super::super::{KILLED, NOT_EXECUTABLE, NOT_FOUND, TIMED_OUT, not_run};
 use super::store::Place;
 use crate::cancel::Cancel;
-use crate::error::{Error, ErrorKind, Result, one_line};
+use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Command, Output, WORKSPACE};
 use crate::sys;
-
-/// How much of each stream is kept, in bytes.
-const STREAM_CAP: usize = 1024 * 1024;
 
 /// How long a killed process may take to be gone; one that waits for a disk takes its time.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
 /// Where the kernel has no pidfd, how often to ask whether the command has ended.
 const TICK: Duration = Duration::from_millis(20);
-
-/// Exit codes as shells have them.
-const TIMED_OUT: i32 = 124;
-const NOT_EXECUTABLE: i32 = 126;
-const NOT_FOUND: i32 = 127;
-const KILLED: i32 = 128 + libc::SIGKILL;
 
 /// Marks all processes of a sandbox, and all of one exec, in their environment.
 pub(super) const SANDBOX_MARK: &str = "NOXRUNNER_SANDBOX";
@@ -58,12 +51,7 @@ pub(super) fn run(command: &Command, workdir: &Path, place: &Place) -> Result<Ou
         .first()
         .map(String::as_str)
         .unwrap_or_default();
-    let not_run = |code, why: &str| {
-        let stderr = format!("{}: {why}\n", one_line(name));
-        Ok(Output::new(code, "", stderr, started.elapsed())
-            .with_timed_out(false)
-            .with_truncated(false))
-    };
+    let not_run = |code, why| Ok(not_run(name, code, why, started.elapsed()));
     let path = env
         .get(OsStr::new("PATH"))
         .map_or(OsStr::new(""), OsString::as_os_str);
@@ -96,29 +84,38 @@ pub(super) fn run(command: &Command, workdir: &Path, place: &Place) -> Result<Ou
         reap(&mut child);
         return Err(Error::new(ErrorKind::NotFound, "no such sandbox"));
     }
-    let mut streams = Streams::take(&mut child);
-    let end = watch(&mut child, &mut streams, command, started);
-    if !matches!(end, Ok(End::Exited(_))) {
-        kill(&mut child, &exec_token);
-    }
-    let code = match end {
-        Ok(End::Exited(status)) => exit_code(status),
-        Ok(End::TimedOut) => {
-            reap(&mut child);
-            TIMED_OUT
-        }
-        Ok(End::Cancelled) => reap(&mut child).map_or(KILLED, exit_code),
+    let streams = match (child.stdout.take(), child.stderr.take()) {
+        (Some(out), Some(err)) => Streams::new(out.into(), err.into()),
+        _ => Err(io::ErrorKind::BrokenPipe.into()),
+    };
+    let watched = streams.and_then(|mut streams| {
+        let end = watch(&mut child, &mut streams, command, started)?;
+        Ok((end, streams))
+    });
+    let (end, mut streams) = match watched {
+        Ok(watched) => watched,
         Err(e) => {
+            kill(&mut child, &exec_token);
             reap(&mut child);
             return Err(Error::io(format_args!("cannot watch {name}"), e));
         }
     };
+    if !matches!(end, End::Exited(_)) {
+        kill(&mut child, &exec_token);
+    }
+    let code = match end {
+        End::Exited(status) => exit_code(status),
+        End::TimedOut => {
+            reap(&mut child);
+            TIMED_OUT
+        }
+        End::Cancelled => reap(&mut child).map_or(KILLED, exit_code),
+    };
     streams.drain();
-    let timed_out = matches!(end, Ok(End::TimedOut));
-    let truncated = streams.out.truncated || streams.err.truncated;
+    let truncated = streams.truncated();
     Ok(
         Output::new(code, streams.out.kept, streams.err.kept, started.elapsed())
-            .with_timed_out(timed_out)
+            .with_timed_out(matches!(end, End::TimedOut))
             .with_truncated(truncated),
     )
 }
@@ -200,9 +197,6 @@ fn watch(
 ) -> io::Result<End> {
     let deadline = started + command.time_limit();
     let pidfd = sys::pidfd_open(child.id());
-    for stream in [&streams.out, &streams.err] {
-        stream.fd().map_or(Ok(()), sys::set_nonblocking)?;
-    }
     let cancelled = match command.cancellation() {
         Some(cancel) => {
             let (wake, waker) = UnixStream::pair()?;
@@ -234,12 +228,7 @@ fn watch(
         if wake {
             return Ok(End::Cancelled);
         }
-        if out {
-            streams.out.read_some(&mut streams.buffer);
-        }
-        if err {
-            streams.err.read_some(&mut streams.buffer);
-        }
+        streams.read(out, err);
     }
 }
 
@@ -299,86 +288,4 @@ fn marked_processes(wanted: &[u8]) -> Vec<u32> {
                 .any(|variable| variable == wanted)
         })
         .collect()
-}
-
-struct Streams {
-    out: Stream,
-    err: Stream,
-    buffer: Vec<u8>,
-}
-
-impl Streams {
-    fn take(child: &mut Child) -> Streams {
-        let out = child
-            .stdout
-            .take()
-            .map(|pipe| Box::new(pipe) as Box<dyn Pipe>);
-        let err = child
-            .stderr
-            .take()
-            .map(|pipe| Box::new(pipe) as Box<dyn Pipe>);
-        Streams {
-            out: Stream::new(out),
-            err: Stream::new(err),
-            buffer: vec![0; 64 * 1024],
-        }
-    }
-
-    /// Takes what is in the pipes, without waiting for more.
-    fn drain(&mut self) {
-        // A background process may write as fast as this reads: a pipe holds 1 MiB at most.
-        for _ in 0..(2 * STREAM_CAP / self.buffer.len()) {
-            let more = [
-                self.out.read_some(&mut self.buffer),
-                self.err.read_some(&mut self.buffer),
-            ];
-            if more == [false, false] {
-                return;
-            }
-        }
-    }
-}
-
-trait Pipe: Read + AsFd {}
-impl<T: Read + AsFd> Pipe for T {}
-
-/// One stream of the command, read to its end and kept up to the cap.
-struct Stream {
-    pipe: Option<Box<dyn Pipe>>,
-    kept: Vec<u8>,
-    truncated: bool,
-}
-
-impl Stream {
-    fn new(pipe: Option<Box<dyn Pipe>>) -> Stream {
-        Stream {
-            pipe,
-            kept: Vec::new(),
-            truncated: false,
-        }
-    }
-
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.pipe.as_ref().map(|pipe| pipe.as_fd())
-    }
-
-    /// Reads once. False if there is nothing more for now.
-    fn read_some(&mut self, buffer: &mut [u8]) -> bool {
-        let Some(pipe) = &mut self.pipe else {
-            return false;
-        };
-        match pipe.read(buffer) {
-            Ok(0) => self.pipe = None,
-            Ok(got) => {
-                let kept = got.min(STREAM_CAP - self.kept.len());
-                self.kept.extend_from_slice(&buffer[..kept]);
-                self.truncated |= kept < got;
-                return true;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => return true,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.pipe = None,
-        }
-        false
-    }
 }

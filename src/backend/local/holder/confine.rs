@@ -1,0 +1,335 @@
+//! The system calls that shut a process in, as safe functions.
+#![expect(
+    unsafe_code,
+    reason = "the only door to the system calls that std does not offer"
+)]
+
+use std::ffi::{CString, c_char, c_int, c_uint, c_ulong, c_void};
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::ptr::null;
+
+use crate::c::{self, number};
+use crate::sys::{check, check_long};
+
+fn c_text(text: &str) -> io::Result<CString> {
+    CString::new(text).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+/// Becomes another user and group, with no other groups, and stays readable to itself.
+pub(crate) fn become_id(id: u32) -> io::Result<()> {
+    const PR_SET_DUMPABLE: c_int = 4;
+    // The system calls themselves: this process has one thread.
+    // SAFETY: an empty list of groups is not looked at, the others take numbers only.
+    unsafe {
+        check_long(c::syscall(number::SETGROUPS, 0_usize, null::<u32>()))?;
+        check_long(c::syscall(number::SETRESGID, id, id, id))?;
+        check_long(c::syscall(number::SETRESUID, id, id, id))?;
+        // Else the files of this process in /proc belong to root, and its maps can't be written.
+        check(c::prctl(PR_SET_DUMPABLE, 1 as c_ulong))?;
+    }
+    Ok(())
+}
+
+/// The user and the group that this process is.
+pub(crate) fn own_ids() -> (u32, u32) {
+    // SAFETY: they never fail, no memory is involved.
+    unsafe { (c::geteuid(), c::getegid()) }
+}
+
+/// This process and its children run on these CPUs only.
+pub(crate) fn use_cpus(cpus: &[u32]) -> io::Result<()> {
+    let mut mask = [0_u8; 1024];
+    for cpu in cpus {
+        if let Some(byte) = mask.get_mut(*cpu as usize / 8) {
+            *byte |= 1 << (cpu % 8);
+        }
+    }
+    // SAFETY: the mask is as long as it is said to be.
+    check(unsafe { c::sched_setaffinity(0, mask.len(), mask.as_ptr()) }).map(drop)
+}
+
+/// Names a file or directory without access to its content.
+pub(crate) fn open_path(path: &str) -> io::Result<OwnedFd> {
+    const O_PATH: c_int = 0o10_000_000;
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(O_PATH).open(path)?;
+    Ok(file.into())
+}
+
+pub(crate) const MS_NOSUID: u64 = 2;
+pub(crate) const MS_NODEV: u64 = 4;
+pub(crate) const MS_NOEXEC: u64 = 8;
+pub(crate) const MS_BIND: u64 = 4096;
+pub(crate) const MS_REC: u64 = 16384;
+pub(crate) const MS_PRIVATE: u64 = 1 << 18;
+
+pub(crate) fn mount(
+    source: &str,
+    target: &str,
+    kind: &str,
+    flags: u64,
+    options: &str,
+) -> io::Result<()> {
+    let (source, target, kind) = (c_text(source)?, c_text(target)?, c_text(kind)?);
+    let options = c_text(options)?;
+    // SAFETY: all texts are NUL-terminated and live through the call.
+    let result = unsafe {
+        c::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            flags as c_ulong,
+            options.as_ptr(),
+        )
+    };
+    check(result).map(drop)
+}
+
+pub(crate) const ATTR_READ_ONLY: u64 = 1;
+pub(crate) const ATTR_NOSUID: u64 = 2;
+pub(crate) const ATTR_NODEV: u64 = 4;
+pub(crate) const ATTR_NOEXEC: u64 = 8;
+
+/// Adds attributes to the mount at a path, and to all below it if wanted.
+pub(crate) fn set_mount_attributes(path: &str, attributes: u64, below: bool) -> io::Result<()> {
+    const AT_FDCWD: c_int = -100;
+    const AT_RECURSIVE: c_int = 0x8000;
+    let path = c_text(path)?;
+    let attr = c::MountAttr {
+        set: attributes,
+        clear: 0,
+        propagation: 0,
+        userns: 0,
+    };
+    let flags = if below { AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is NUL-terminated, attr is as long as it is said to be.
+    check_long(unsafe {
+        c::syscall(
+            number::MOUNT_SETATTR,
+            AT_FDCWD,
+            path.as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<c::MountAttr>(),
+        )
+    })
+    .map(drop)
+}
+
+/// Makes the current directory the root, and lets go of the old one.
+pub(crate) fn pivot_here() -> io::Result<()> {
+    const MNT_DETACH: c_int = 2;
+    let here = c".".as_ptr();
+    let root = c"/".as_ptr();
+    // SAFETY: both texts are constants.
+    unsafe {
+        check_long(c::syscall(number::PIVOT_ROOT, here, here))?;
+        check(c::umount2(here, MNT_DETACH))?;
+        check(c::chdir(root))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn set_hostname(name: &str) -> io::Result<()> {
+    // SAFETY: the name is as long as it is said to be.
+    check(unsafe { c::sethostname(name.as_ptr().cast(), name.len()) }).map(drop)
+}
+
+/// Switches the loopback interface on.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    const AF_INET: c_int = 2;
+    const SOCK_DGRAM_CLOEXEC: c_int = 2 | 0o2_000_000;
+    const SIOCSIFFLAGS: c_ulong = 0x8914;
+    const IFF_UP_RUNNING: i16 = 0x41;
+    let mut request = c::IfReq {
+        name: [0; 16],
+        flags: IFF_UP_RUNNING,
+        rest: [0; 22],
+    };
+    request.name[..2].copy_from_slice(b"lo");
+    // SAFETY: no memory is involved; the new descriptor has no other owner; the request is what
+    // this ioctl reads.
+    unsafe {
+        let socket = OwnedFd::from_raw_fd(check(c::socket(AF_INET, SOCK_DGRAM_CLOEXEC, 0))?);
+        check(c::ioctl(
+            socket.as_raw_fd(),
+            SIOCSIFFLAGS,
+            &raw const request,
+        ))?;
+    }
+    Ok(())
+}
+
+/// Leaves the keys of the user behind.
+pub(crate) fn new_keyring() {
+    const KEYCTL_JOIN_SESSION_KEYRING: c_int = 1;
+    // SAFETY: without a name no memory is involved. Where there are no keyrings, nothing is left
+    // behind either.
+    unsafe {
+        c::syscall(
+            number::KEYCTL,
+            KEYCTL_JOIN_SESSION_KEYRING,
+            null::<c_char>(),
+        )
+    };
+}
+
+/// Gives up every capability, for good.
+pub(crate) fn drop_capabilities() -> io::Result<()> {
+    const PR_CAPBSET_DROP: c_int = 24;
+    const PR_SET_SECUREBITS: c_int = 28;
+    const PR_CAP_AMBIENT: c_int = 47;
+    const PR_CAP_AMBIENT_CLEAR_ALL: c_ulong = 4;
+    // NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each locked.
+    const SECUREBITS: c_ulong = 0x3 | 0xc | 0xc0;
+    const VERSION_3: u32 = 0x2008_0522;
+    let header: [u32; 2] = [VERSION_3, 0];
+    let none = [0_u32; 6];
+    // SAFETY: prctl takes numbers only; header and data have the sizes that version 3 reads.
+    unsafe {
+        for capability in 0..64 as c_ulong {
+            // Past the last one that the kernel knows; or there is nothing to give up.
+            if c::prctl(PR_CAPBSET_DROP, capability) != 0 {
+                break;
+            }
+        }
+        c::prctl(PR_SET_SECUREBITS, SECUREBITS);
+        c::prctl(
+            PR_CAP_AMBIENT,
+            PR_CAP_AMBIENT_CLEAR_ALL,
+            0_usize,
+            0_usize,
+            0_usize,
+        );
+        check_long(c::syscall(number::CAPSET, header.as_ptr(), none.as_ptr()))?;
+    }
+    Ok(())
+}
+
+/// Neither a setuid program nor anything else gives rights from here on.
+pub(crate) fn no_new_privileges() -> io::Result<()> {
+    const PR_SET_NO_NEW_PRIVS: c_int = 38;
+    // SAFETY: numbers only.
+    check(unsafe { c::prctl(PR_SET_NO_NEW_PRIVS, 1 as c_ulong, 0_usize, 0_usize, 0_usize) })
+        .map(drop)
+}
+
+/// Others of the same user can't look into this process or trace it.
+pub(crate) fn hide() -> io::Result<()> {
+    const PR_SET_DUMPABLE: c_int = 4;
+    // SAFETY: numbers only.
+    check(unsafe { c::prctl(PR_SET_DUMPABLE, 0 as c_ulong) }).map(drop)
+}
+
+/// Filters the system calls of this process and all that it starts.
+pub(crate) fn filter_calls(filter: &[u8]) -> io::Result<()> {
+    const PR_SET_SECCOMP: c_int = 22;
+    const SECCOMP_MODE_FILTER: c_ulong = 2;
+    // Copied, as the kernel wants it aligned.
+    let aligned: Vec<u64> = filter
+        .chunks_exact(8)
+        .filter_map(|chunk| Some(u64::from_ne_bytes(*chunk.first_chunk()?)))
+        .collect();
+    let program = c::FilterProgram {
+        count: u16::try_from(aligned.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        instructions: aligned.as_ptr().cast(),
+    };
+    // SAFETY: the program has as many instructions of 8 bytes as it says, and lives through the
+    // call.
+    check(unsafe { c::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &raw const program) }).map(drop)
+}
+
+/// The Landlock version of the kernel; 0 for none.
+pub(crate) fn landlock_version() -> u32 {
+    const VERSION: c_uint = 1;
+    // SAFETY: with this flag no memory is involved.
+    let version = unsafe {
+        c::syscall(
+            number::LANDLOCK_CREATE_RULESET,
+            null::<c_void>(),
+            0_usize,
+            VERSION,
+        )
+    };
+    u32::try_from(version).unwrap_or(0)
+}
+
+pub(crate) fn landlock_ruleset(files: u64, scoped: u64, version: u32) -> io::Result<OwnedFd> {
+    let rules = c::LandlockRules {
+        files,
+        network: 0,
+        scoped,
+    };
+    // Each version knows a longer struct.
+    let size: usize = match version {
+        0..=3 => 8,
+        4 | 5 => 16,
+        _ => 24,
+    };
+    // SAFETY: rules is at least as long as said.
+    let fd = check_long(unsafe {
+        c::syscall(
+            number::LANDLOCK_CREATE_RULESET,
+            &raw const rules,
+            size,
+            0 as c_uint,
+        )
+    })?;
+    // SAFETY: the kernel just made this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+pub(crate) fn landlock_allow(
+    ruleset: BorrowedFd<'_>,
+    path: BorrowedFd<'_>,
+    allowed: u64,
+) -> io::Result<()> {
+    const PATH_BENEATH: c_int = 1;
+    let rule = c::LandlockPath {
+        allowed,
+        parent: path.as_raw_fd(),
+    };
+    // SAFETY: rule is what this kind of rule is read as.
+    check_long(unsafe {
+        c::syscall(
+            number::LANDLOCK_ADD_RULE,
+            ruleset.as_raw_fd(),
+            PATH_BENEATH,
+            &raw const rule,
+            0 as c_uint,
+        )
+    })
+    .map(drop)
+}
+
+pub(crate) fn landlock_enforce(ruleset: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: numbers only.
+    check_long(unsafe {
+        c::syscall(
+            number::LANDLOCK_RESTRICT_SELF,
+            ruleset.as_raw_fd(),
+            0 as c_uint,
+        )
+    })
+    .map(drop)
+}
+
+/// In bytes.
+pub(crate) struct Space {
+    pub(crate) used: u64,
+}
+
+/// Of the file system that the descriptor is on.
+pub(crate) fn space(fd: BorrowedFd<'_>) -> io::Result<Space> {
+    let mut answer = c::StatFs::default();
+    // SAFETY: answer is at least as long as the struct of any 64-bit system.
+    check(unsafe { c::fstatfs(fd.as_raw_fd(), &raw mut answer) })?;
+    let block = u64::try_from(answer.block_size).unwrap_or(0);
+    let used = answer.blocks.saturating_sub(answer.free);
+    Ok(Space {
+        used: used.saturating_mul(block),
+    })
+}

@@ -1,0 +1,188 @@
+//! Sandboxes in namespaces of their own, each held by a process of its own.
+
+mod policy;
+#[path = "../holder/protocol.rs"]
+#[allow(dead_code, reason = "each side uses its half")]
+mod protocol;
+mod registry;
+mod sandbox;
+mod seccomp;
+mod sys;
+
+pub(super) use sys::FileUser;
+
+use std::os::fd::AsFd;
+use std::time::{Duration, SystemTime};
+
+use self::protocol::{Found, Setup, Step};
+use self::registry::Registry;
+use self::sandbox::{NotMade, Sandbox};
+use super::Tier;
+use super::files::Files;
+use super::isolation;
+use super::limits::{Amounts, Enforced, Limit, Limits, OPEN_FILES, PROCESSES};
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::{Command, Output};
+use crate::sandboxes::{SandboxInfo, SandboxSpec, SessionId};
+
+pub(super) struct Namespaces {
+    registry: Registry,
+    root: Vec<Step>,
+    found: Found,
+}
+
+impl Namespaces {
+    /// Makes one sandbox and runs a program in it: nothing less tells whether that can be done here.
+    pub(super) fn open() -> Result<Namespaces> {
+        if !cfg!(noxrunner_holder) {
+            return Err(isolation::unsupported(
+                "this build has no holder for local sandboxes",
+            ));
+        }
+        let mut tier = Namespaces {
+            registry: Registry::new(),
+            root: policy::root("size=64m,nr_inodes=4k,mode=1777"),
+            found: Found::default(),
+        };
+        let trial = tier.make(&SandboxSpec::new())?;
+        let ran = trial.exec(&Command::from(["true"]))?;
+        trial.end();
+        if !ran.success() {
+            let text = format!("cannot run a program in a sandbox: true: {}", ran.stderr());
+            return Err(Error::new(ErrorKind::Isolation, text.trim_end()));
+        }
+        tier.found = trial.found;
+        Ok(tier)
+    }
+
+    fn setup(&self, amounts: &Amounts, ttl: Duration) -> Setup {
+        let cpus = amounts.cpu_millis.map(choose_cpus).unwrap_or_default();
+        let filter = seccomp::program(&seccomp::Options {
+            sockets: true,
+            other_processes: true,
+            // The watcher would see such a file only while it is mapped.
+            memfd: false,
+            affinity: cpus.is_empty(),
+        });
+        // A block of files in memory is a page. Each file takes one, and about a quarter of
+        // another one that is not counted.
+        let inodes = (amounts.storage / 4096).max(1024);
+        Setup {
+            tied: true,
+            become_id: (crate::sys::effective_uid() == 0).then(random_id),
+            ttl_millis: millis(ttl),
+            hostname: "sandbox".to_owned(),
+            steps: self.root.clone(),
+            data_options: format!("size={},nr_inodes={inodes},mode=755", amounts.storage),
+            rules: policy::rules(),
+            filter,
+            rlimits: rlimits(amounts),
+            cpus,
+            watched_memory: Some(amounts.memory),
+            ..Setup::default()
+        }
+    }
+
+    fn make(&self, spec: &SandboxSpec) -> Result<Sandbox> {
+        let setup = self.setup(&Amounts::of(spec)?, spec.time_to_live());
+        let this = crate::sys::pidfd_open(std::process::id())
+            .ok_or_else(|| isolation::unsupported("this kernel has no pidfds (Linux 5.3)"))?;
+        Sandbox::start(&setup, &[this.as_fd()])
+            .map_err(|NotMade { step, error }| isolation::refused(&step, error))
+    }
+}
+
+#[allow(clippy::unnecessary_cast, reason = "the numbers are signed with musl")]
+fn rlimits(amounts: &Amounts) -> Vec<(u32, u64)> {
+    vec![
+        (libc::RLIMIT_DATA as u32, amounts.memory),
+        (libc::RLIMIT_NPROC as u32, PROCESSES),
+        (libc::RLIMIT_NOFILE as u32, OPEN_FILES),
+        (libc::RLIMIT_CORE as u32, 0),
+        (libc::RLIMIT_MEMLOCK as u32, 64 * 1024),
+        (libc::RLIMIT_SIGPENDING as u32, 1024),
+        (libc::RLIMIT_RTPRIO as u32, 0),
+        (libc::RLIMIT_NICE as u32, 0),
+    ]
+}
+
+/// As many CPUs as it takes, of those that this process may use; not always the same ones. All
+/// where that is all of them.
+fn choose_cpus(millis: u64) -> Vec<u32> {
+    let mut cpus = sys::usable_cpus();
+    let count = usize::try_from(millis.div_ceil(1000)).unwrap_or(usize::MAX);
+    if count >= cpus.len() {
+        return Vec::new();
+    }
+    let first = crate::unique() as usize % cpus.len();
+    cpus.rotate_left(first);
+    cpus.truncate(count);
+    cpus
+}
+
+/// An id that nobody has: each sandbox gets its own, so that not even their limits are shared.
+fn random_id() -> u32 {
+    const FIRST: u64 = 0x4000_0000;
+    const COUNT: u64 = 0x3000_0000;
+    (FIRST + crate::unique() % COUNT) as u32
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Tier for Namespaces {
+    fn health(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
+        let ttl = spec.time_to_live();
+        let (sandbox, is_new) = self.registry.find_or_make(id, || self.make(spec))?;
+        if !is_new {
+            sandbox.extend(ttl)?;
+        }
+        let info = SandboxInfo::expiring(format!("local-{id}"), SystemTime::now() + ttl);
+        let ignored = spec.image_name().map(|_| "image".to_owned());
+        Ok(info.with_ignored(ignored.into_iter().collect()))
+    }
+
+    fn touch(&self, id: &SessionId) -> Result<()> {
+        self.registry.find(id)?.touch()
+    }
+
+    fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
+        self.registry.find(id)?.exec(command)
+    }
+
+    fn files(&self, id: &SessionId) -> Result<Files> {
+        self.registry.find(id)?.files()
+    }
+
+    fn delete(&self, id: &SessionId) -> Result<bool> {
+        self.registry.delete(id)
+    }
+
+    fn limits(&self, spec: &SandboxSpec) -> Result<Limits> {
+        let amounts = Amounts::of(spec)?;
+        let cpu_millis = amounts.cpu_millis.map_or(Limit::NONE, |millis| {
+            Limit::new(millis, Enforced::Approximate)
+        });
+        Ok(Limits {
+            cpu_millis,
+            memory: Limit::new(amounts.memory, Enforced::Approximate),
+            storage: Limit::new(amounts.storage, Enforced::Exact),
+            processes: Limit::new(PROCESSES, Enforced::Exact),
+            open_files: Limit::new(OPEN_FILES, Enforced::Exact),
+        })
+    }
+
+    fn missing(&self) -> Vec<&'static str> {
+        let parts = [
+            ("landlock", self.found.landlock > 0),
+            ("proc", self.found.proc_mounted),
+        ];
+        let missing = parts.iter().filter(|(_, there)| !there);
+        missing.map(|(name, _)| *name).collect()
+    }
+}

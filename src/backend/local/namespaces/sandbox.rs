@@ -1,0 +1,455 @@
+//! One sandbox, as the process that holds it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{self, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::super::files::{Files, path_failed};
+use super::super::streams::Streams;
+use super::super::{KILLED, NOT_EXECUTABLE, NOT_FOUND, TIMED_OUT, not_run};
+use super::protocol::{Answer, Found, MAX_MESSAGE, Payload, Request, Setup, Stage, Start};
+use super::sys as own_sys;
+use crate::cancel::Cancel;
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::{Command, Output};
+use crate::sys;
+
+/// The program that becomes the first process of a sandbox.
+#[cfg(noxrunner_holder)]
+const HOLDER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/holder"));
+#[cfg(not(noxrunner_holder))]
+const HOLDER: &[u8] = &[];
+
+/// How long a sandbox may take to be made.
+const START_WAIT: Duration = Duration::from_secs(10);
+
+/// How long the holder may take to answer what it can answer at once.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+
+/// How long after its deadline a command's end may take to be told. Then the sandbox is ended.
+const END_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a killed sandbox may take to be gone.
+const KILL_WAIT: Duration = Duration::from_secs(5);
+
+/// What a command gets of this process's environment.
+const PASSED_ON: [&str; 4] = ["LANG", "LC_ALL", "LC_CTYPE", "TZ"];
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why there is no sandbox.
+#[derive(Debug)]
+pub(super) struct NotMade {
+    pub(super) step: String,
+    pub(super) error: io::Error,
+}
+
+pub(super) struct Sandbox {
+    control: OwnedFd,
+    pub(super) pidfd: Arc<OwnedFd>,
+    /// Whom the files belong to, if not to the user of this process.
+    user: Option<u32>,
+    pub(super) found: Found,
+    ttl_millis: AtomicU64,
+}
+
+impl Sandbox {
+    /// Starts a holder and waits until it is ready.
+    pub(super) fn start(setup: &Setup, fds: &[BorrowedFd<'_>]) -> Result<Sandbox, NotMade> {
+        let failed = |step: &str| {
+            let step = step.to_owned();
+            |error| NotMade { step, error }
+        };
+        let (control, theirs) = own_sys::connection().map_err(failed("make a socket"))?;
+        let program = program().map_err(failed("write the holder's program"))?;
+        own_sys::send(control.as_fd(), &setup.encode(), fds)
+            .map_err(failed("send the setup to the holder"))?;
+        let mut first = process::Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+            .arg0("noxrunner-sandbox")
+            .env_clear()
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(failed("start the holder"))?;
+        // Two processes tell of themselves, and either may be the first.
+        let mut pidfd = None;
+        let mut outcome = None;
+        let until = Instant::now() + START_WAIT;
+        while pidfd.is_none() || outcome.is_none() {
+            match next_start(&control, until) {
+                Ok((Start::Born(_), fd)) => pidfd = fd,
+                Ok((Start::Ready(found), _)) => outcome = Some(Ok(found)),
+                Ok((Start::Failed { step, errno }, _)) => {
+                    let error = io::Error::from_raw_os_error(errno);
+                    outcome = Some(Err(NotMade { step, error }));
+                }
+                Err(error) => {
+                    outcome.get_or_insert(Err(failed("start the holder")(error)));
+                    break;
+                }
+            }
+        }
+        if pidfd.is_none() {
+            let _ = first.kill();
+        }
+        // It ends right after it has told of the other one. Where somebody else takes in our
+        // children, it is gone as well.
+        let _ = first.wait();
+        match (outcome, pidfd) {
+            (Some(Ok(found)), Some(pidfd)) => Ok(Sandbox {
+                control,
+                pidfd: Arc::new(pidfd),
+                user: setup.become_id,
+                found,
+                ttl_millis: AtomicU64::new(setup.ttl_millis),
+            }),
+            (outcome, pidfd) => {
+                if let Some(pidfd) = pidfd {
+                    end(pidfd.as_fd());
+                }
+                let died = || failed("start the holder")(io::ErrorKind::UnexpectedEof.into());
+                Err(outcome.and_then(Result::err).unwrap_or_else(died))
+            }
+        }
+    }
+
+    /// Makes a request, and a connection for its answer.
+    fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<OwnedFd> {
+        let connect = || {
+            let (ours, theirs) = own_sys::connection()?;
+            let mut all = vec![theirs.as_fd()];
+            all.extend(fds);
+            own_sys::send(self.control.as_fd(), &request.encode(), &all)?;
+            Ok(ours)
+        };
+        connect().map_err(|e: io::Error| match e.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => gone(),
+            _ => Error::io("cannot reach the sandbox", e),
+        })
+    }
+
+    /// Asks for what the holder can answer at once.
+    fn ask(&self, request: &Request) -> Result<Option<OwnedFd>> {
+        let connection = self.request(request, &[])?;
+        let failed = |e| Error::io("cannot reach the sandbox", e);
+        let fds = [Some(connection.as_fd()), None];
+        let [answered, _] = sys::poll_readable(fds, ANSWER_WAIT).map_err(failed)?;
+        if !answered {
+            let text = "the sandbox does not answer: delete it";
+            return Err(Error::new(ErrorKind::Timeout, text));
+        }
+        let mut buffer = [0; 16];
+        match own_sys::receive(connection.as_fd(), &mut buffer) {
+            Ok((length, fd)) if Answer::decode(&buffer[..length]) == Some(Answer::Done) => Ok(fd),
+            // Its end.
+            _ => Err(gone()),
+        }
+    }
+
+    /// Its time starts again.
+    pub(super) fn touch(&self) -> Result<()> {
+        self.extend(Duration::from_millis(self.ttl_millis.load(Relaxed)))
+    }
+
+    /// Its time starts again, with this length from now on.
+    pub(super) fn extend(&self, ttl: Duration) -> Result<()> {
+        let millis = super::millis(ttl);
+        self.ttl_millis.store(millis, Relaxed);
+        self.ask(&Request::Touch(millis)).map(drop)
+    }
+
+    pub(super) fn files(&self) -> Result<Files> {
+        let root = self.ask(&Request::Root)?.ok_or_else(gone)?;
+        let _user = self.user.map(own_sys::FileUser::new);
+        let stages = sys::open_dir_at(root.as_fd(), b"stages");
+        let stages = stages.map_err(|e| Error::io("cannot open the sandbox's files", e))?;
+        Ok(Files {
+            root,
+            stages,
+            root_path: None,
+            user: self.user,
+        })
+    }
+
+    pub(super) fn exec(&self, command: &Command) -> Result<Output> {
+        let started = Instant::now();
+        if command.cancellation().is_some_and(Cancel::is_cancelled) {
+            return Err(Error::new(
+                ErrorKind::OutcomeUnknown,
+                "cancelled before it started",
+            ));
+        }
+        let (connection, mut streams) = self.start_command(command)?;
+        let ended = watch(&connection, &mut streams, command, started);
+        let ended = ended.map_err(|e| Error::io("cannot watch the command", e))?;
+        let code = match ended {
+            Ended::Answered(Answer::Exited(code)) => code,
+            Ended::Answered(Answer::Signaled(signal)) => 128 + signal,
+            Ended::Answered(Answer::TimedOut) => TIMED_OUT,
+            Ended::Answered(Answer::NotStarted(stage, errno)) => {
+                return not_started(command, stage, errno, started);
+            }
+            Ended::Answered(Answer::Done) => return Err(gone()),
+            Ended::Silent => {
+                // Not even its first process could end the command: it was stopped from outside.
+                end(self.pidfd.as_fd());
+                TIMED_OUT
+            }
+            Ended::Closed if self.ends_within(Duration::from_millis(100)) => {
+                let text = "the sandbox ended while the command ran";
+                return Err(Error::new(ErrorKind::OutcomeUnknown, text));
+            }
+            // The command has killed its supervisor, and was killed for it.
+            Ended::Closed if started.elapsed() < command.time_limit() => KILLED,
+            Ended::Closed => TIMED_OUT,
+        };
+        streams.drain();
+        let truncated = streams.truncated();
+        Ok(
+            Output::new(code, streams.out.kept, streams.err.kept, started.elapsed())
+                .with_timed_out(
+                    code == TIMED_OUT && !matches!(ended, Ended::Answered(Answer::Exited(_))),
+                )
+                .with_truncated(truncated),
+        )
+    }
+
+    fn start_command(&self, command: &Command) -> Result<(OwnedFd, Streams)> {
+        let failed = |e| Error::io("cannot make a pipe", e);
+        let (out, their_out) = own_sys::pipe().map_err(failed)?;
+        let (err, their_err) = own_sys::pipe().map_err(failed)?;
+        let streams = Streams::new(out, err).map_err(failed)?;
+        let millis = u64::try_from(command.time_limit().as_millis()).unwrap_or(u64::MAX);
+        let mut request = Request::Exec {
+            millis,
+            payload: Some(payload(command)),
+        };
+        let mut fds = vec![their_out.as_fd(), their_err.as_fd()];
+        let file;
+        if let (true, Request::Exec { payload, .. }) =
+            (request.encode().len() > MAX_MESSAGE, &mut request)
+        {
+            let bytes = payload.take().map(|payload| payload.encode());
+            file = own_sys::sealed_file("payload", &bytes.unwrap_or_default(), false)
+                .map_err(|e| Error::io("cannot write the command to memory", e))?;
+            fds.push(file.as_fd());
+        }
+        Ok((self.request(&request, &fds)?, streams))
+    }
+
+    /// Whether it was running a moment ago.
+    pub(super) fn is_running(&self) -> bool {
+        !self.ends_within(Duration::ZERO)
+    }
+
+    fn ends_within(&self, time: Duration) -> bool {
+        let fds = [Some(self.pidfd.as_fd())];
+        sys::poll_readable(fds, time).is_ok_and(|[ended]| ended)
+    }
+
+    /// Ends all its processes; with them go its files.
+    pub(super) fn end(&self) {
+        end(self.pidfd.as_fd());
+    }
+}
+
+fn end(pidfd: BorrowedFd<'_>) {
+    own_sys::kill(pidfd);
+    // One that waits for a disk takes its time; nothing could hurry it.
+    let _ = sys::poll_readable([Some(pidfd)], KILL_WAIT);
+    own_sys::reap(pidfd);
+}
+
+pub(super) fn gone() -> Error {
+    Error::new(ErrorKind::NotFound, "no such sandbox")
+}
+
+/// The holder's program as a file, made once and kept.
+fn program() -> io::Result<&'static OwnedFd> {
+    static PROGRAM: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(program) = PROGRAM.get() {
+        return Ok(program);
+    }
+    let made = match own_sys::sealed_file("noxrunner-sandbox", HOLDER, true) {
+        Ok(file) if can_run(&file) => file,
+        // Where files in memory may not be run.
+        _ => unlinked_program()?,
+    };
+    Ok(PROGRAM.get_or_init(|| made))
+}
+
+fn can_run(program: &OwnedFd) -> bool {
+    // Without a socket as its stdin it ends at once.
+    let path = format!("/proc/self/fd/{}", program.as_raw_fd());
+    let mut command = process::Command::new(path);
+    let command = command.env_clear().stdin(Stdio::null());
+    let spawned = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    spawned.is_ok_and(|mut child| {
+        let _ = child.wait();
+        true
+    })
+}
+
+/// A file that only its descriptor leads to.
+fn unlinked_program() -> io::Result<OwnedFd> {
+    let dir = std::env::temp_dir().join(format!("noxrunner-{:016x}", crate::unique()));
+    DirBuilder::new().mode(0o700).create(&dir)?;
+    let path = dir.join("holder");
+    let write = || {
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o500)
+            .open(&path)?;
+        file.write_all(HOLDER)?;
+        // Nothing that is open for writing can be run.
+        drop(file);
+        File::open(&path)
+    };
+    let file = write();
+    let _ = fs::remove_file(&path);
+    let _ = fs::remove_dir(&dir);
+    file.map(OwnedFd::from)
+}
+
+fn next_start(control: &OwnedFd, until: Instant) -> io::Result<(Start, Option<OwnedFd>)> {
+    let left = until.saturating_duration_since(Instant::now());
+    let [ready] = sys::poll_readable([Some(control.as_fd())], left)?;
+    if !ready {
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        return next_start(control, until);
+    }
+    let mut buffer = [0; 4096];
+    match own_sys::receive(control.as_fd(), &mut buffer)? {
+        (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
+        (length, fd) => {
+            let start = Start::decode(&buffer[..length]).ok_or(io::ErrorKind::InvalidData)?;
+            Ok((start, fd))
+        }
+    }
+}
+
+fn payload(command: &Command) -> Payload {
+    let mut env = std::collections::BTreeMap::from([
+        ("PATH", PATH.to_owned()),
+        ("HOME", "/workspace".to_owned()),
+        ("TMPDIR", "/tmp".to_owned()),
+        ("NOX_WORKSPACE", "/workspace".to_owned()),
+        ("USER", "sandbox".to_owned()),
+        ("LOGNAME", "sandbox".to_owned()),
+    ]);
+    for name in PASSED_ON {
+        if let Ok(value) = std::env::var(name) {
+            env.insert(name, value);
+        }
+    }
+    for (name, value) in command.environment() {
+        env.insert(name, value.clone());
+    }
+    let path = env.get("PATH").map(String::as_str).unwrap_or_default();
+    let absolute = path.split(':').filter(|dir| dir.starts_with('/'));
+    Payload {
+        workdir: command.working_directory(),
+        args: command.args().to_vec(),
+        path: absolute.map(str::to_owned).collect(),
+        env: env
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect(),
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Ended {
+    Answered(Answer),
+    /// Whoever should have answered is gone.
+    Closed,
+    /// No answer long after the deadline.
+    Silent,
+}
+
+/// Waits for the command's own end, not for that of the pipes: a background process may hold them
+/// for as long as it likes.
+fn watch(
+    connection: &OwnedFd,
+    streams: &mut Streams,
+    command: &Command,
+    started: Instant,
+) -> io::Result<Ended> {
+    let mut until = started + command.time_limit() + END_WAIT;
+    let mut cancelled = match command.cancellation() {
+        Some(cancel) => {
+            let (wake, waker) = UnixStream::pair()?;
+            // If the other end is gone, so is the command.
+            Some((wake, cancel.on_cancel(move || drop((&waker).write(&[0])))))
+        }
+        None => None,
+    };
+    loop {
+        let fds = [
+            Some(connection.as_fd()),
+            streams.out.fd(),
+            streams.err.fd(),
+            cancelled.as_ref().map(|(wake, _)| wake.as_fd()),
+        ];
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(Ended::Silent);
+        }
+        let [answered, out, err, wake] = sys::poll_readable(fds, left)?;
+        streams.read(out, err);
+        if answered {
+            let mut buffer = [0; 16];
+            let received = own_sys::receive(connection.as_fd(), &mut buffer);
+            let answer = received
+                .ok()
+                .and_then(|(length, _)| Answer::decode(&buffer[..length]));
+            return Ok(answer.map_or(Ended::Closed, Ended::Answered));
+        }
+        if wake {
+            // Any message means that it is to end.
+            let _ = own_sys::send(connection.as_fd(), b"e", &[]);
+            cancelled = None;
+            until = Instant::now() + END_WAIT;
+        }
+    }
+}
+
+fn not_started(command: &Command, stage: Stage, errno: i32, started: Instant) -> Result<Output> {
+    let name = command.args().first().map_or("", String::as_str);
+    let error = io::Error::from_raw_os_error(errno);
+    let shown = error.to_string();
+    let (code, why) = match (stage, errno) {
+        (Stage::Workdir, _) => {
+            return Err(path_failed("workdir", &command.working_directory(), error));
+        }
+        (Stage::Fork, _) => {
+            return Err(Error::io("the sandbox can't start another process", error));
+        }
+        (_, libc::E2BIG) => {
+            return Err(Error::invalid(
+                "arguments and environment together are too long for this system: write them to a file",
+            ));
+        }
+        (Stage::Lookup, _) => (NOT_FOUND, "command not found"),
+        (_, libc::ENOENT | libc::ENOTDIR) if name.contains('/') => {
+            (NOT_FOUND, "no such file or interpreter")
+        }
+        (_, libc::ENOENT | libc::ENOTDIR) => (NOT_FOUND, "command not found"),
+        (_, libc::EACCES) => (NOT_EXECUTABLE, "permission denied"),
+        (_, libc::ENOEXEC) => (NOT_EXECUTABLE, "not an executable format"),
+        (Stage::Exec, _) => (NOT_EXECUTABLE, shown.as_str()),
+    };
+    Ok(not_run(name, code, why, started.elapsed()))
+}
