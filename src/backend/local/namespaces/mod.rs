@@ -1,5 +1,6 @@
 //! Sandboxes in namespaces of their own, each held by a process of its own.
 
+mod identity;
 mod policy;
 #[path = "../holder/protocol.rs"]
 #[allow(dead_code, reason = "each side uses its half")]
@@ -11,6 +12,7 @@ mod sys;
 
 pub(super) use sys::FileUser;
 
+use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime};
 
@@ -55,7 +57,7 @@ impl Namespaces {
         Ok(tier)
     }
 
-    fn setup(&self, amounts: &Amounts, ttl: Duration) -> Setup {
+    fn setup(&self, amounts: &Amounts, ttl: Duration, become_id: Option<u32>) -> Setup {
         let cpus = amounts.cpu_millis.map(choose_cpus).unwrap_or_default();
         let filter = seccomp::program(&seccomp::Options {
             sockets: true,
@@ -69,7 +71,7 @@ impl Namespaces {
         let inodes = (amounts.storage / 4096).max(1024);
         Setup {
             tied: true,
-            become_id: (crate::sys::effective_uid() == 0).then(random_id),
+            become_id,
             ttl_millis: millis(ttl),
             hostname: "sandbox".to_owned(),
             steps: self.root.clone(),
@@ -84,7 +86,9 @@ impl Namespaces {
     }
 
     fn make(&self, spec: &SandboxSpec) -> Result<Sandbox> {
-        let setup = self.setup(&Amounts::of(spec)?, spec.time_to_live());
+        let id = identity::choose()
+            .map_err(|why| isolation::refused(why, io::Error::from_raw_os_error(libc::EPERM)))?;
+        let setup = self.setup(&Amounts::of(spec)?, spec.time_to_live(), id);
         let this = crate::sys::pidfd_open(std::process::id())
             .ok_or_else(|| isolation::unsupported("this kernel has no pidfds (Linux 5.3)"))?;
         Sandbox::start(&setup, &[this.as_fd()])
@@ -118,13 +122,6 @@ fn choose_cpus(millis: u64) -> Vec<u32> {
     cpus.rotate_left(first);
     cpus.truncate(count);
     cpus
-}
-
-/// An id that nobody has: each sandbox gets its own, so that not even their limits are shared.
-fn random_id() -> u32 {
-    const FIRST: u64 = 0x4000_0000;
-    const COUNT: u64 = 0x3000_0000;
-    (FIRST + crate::unique() % COUNT) as u32
 }
 
 fn millis(time: Duration) -> u64 {

@@ -1,0 +1,141 @@
+//! Reads the table of attacks, and says what an outcome has to do with what was expected.
+
+use regex_lite::Regex;
+
+pub(crate) struct Row {
+    pub(crate) id: String,
+    pub(crate) kind: String,
+    pub(crate) tier: String,
+    /// The time limit; none where the row is a procedure.
+    pub(crate) seconds: Option<u64>,
+    pub(crate) command: String,
+    pub(crate) expect: Vec<Clause>,
+}
+
+pub(crate) enum Clause {
+    Code(i32),
+    NotCode(i32),
+    Output(Regex),
+    NotOutput(Regex),
+    MillisBelow(u128),
+    /// A check that the test has under the row's id.
+    Host,
+}
+
+/// What came of a command.
+pub(crate) struct Outcome {
+    pub(crate) code: i32,
+    pub(crate) output: String,
+    pub(crate) millis: u128,
+}
+
+impl Clause {
+    fn parse(text: &str) -> Clause {
+        let regex = |rest: &str| {
+            // It ends with the first slash that is not escaped.
+            let rest = rest.replace("\\/", "\0");
+            let end = rest.find('/').expect("a regex ends with a slash");
+            let regex = rest[..end].replace('\0', "/");
+            Regex::new(&format!("(?m){regex}")).expect(&regex)
+        };
+        let number = |rest: &str| {
+            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            digits.parse::<u32>().expect(rest)
+        };
+        if let Some(rest) = text.strip_prefix("rc=") {
+            Clause::Code(number(rest) as i32)
+        } else if let Some(rest) = text.strip_prefix("rc!=") {
+            Clause::NotCode(number(rest) as i32)
+        } else if let Some(rest) = text.strip_prefix("out~/") {
+            Clause::Output(regex(rest))
+        } else if let Some(rest) = text.strip_prefix("out!~/") {
+            Clause::NotOutput(regex(rest))
+        } else if let Some(rest) = text.strip_prefix("ms<") {
+            Clause::MillisBelow(number(rest).into())
+        } else {
+            // Rows that are procedures have words only.
+            Clause::Host
+        }
+    }
+
+    /// None if it holds, else what did not.
+    pub(crate) fn broken(&self, outcome: &Outcome) -> Option<String> {
+        let (holds, wanted) = match self {
+            Clause::Code(code) => (outcome.code == *code, format!("exit code {code}")),
+            Clause::NotCode(code) => (outcome.code != *code, format!("no exit code {code}")),
+            Clause::Output(regex) => (regex.is_match(&outcome.output), format!("{regex}")),
+            Clause::NotOutput(regex) => (!regex.is_match(&outcome.output), format!("no {regex}")),
+            Clause::MillisBelow(most) => (outcome.millis < *most, format!("less than {most} ms")),
+            Clause::Host => (true, String::new()),
+        };
+        (!holds).then(|| {
+            let shown: String = outcome.output.chars().take(600).collect();
+            format!(
+                "expected {wanted}; exit code {}, {} ms, output {shown:?}",
+                outcome.code, outcome.millis
+            )
+        })
+    }
+}
+
+pub(crate) fn rows(text: &str) -> Vec<Row> {
+    let lines = text.lines().filter(|line| line.starts_with("| "));
+    let rows = lines.map(cells).filter(|cells| cells[0] != "id");
+    rows.map(|cells| {
+        let [id, _area, kind, tier, seconds, command, expect] = &cells[..] else {
+            panic!("a row has seven columns: {cells:?}");
+        };
+        Row {
+            id: id.clone(),
+            kind: kind.clone(),
+            tier: tier.clone(),
+            seconds: seconds.parse().ok(),
+            // Between the back-ticks; words may follow.
+            command: command
+                .split('`')
+                .nth(1)
+                .unwrap_or_default()
+                .replace("<NL>", "\n"),
+            expect: expect.split(" && ").map(Clause::parse).collect(),
+        }
+    })
+    .collect()
+}
+
+fn cells(line: &str) -> Vec<String> {
+    let mut cells = vec![String::new()];
+    let mut chars = line.trim().trim_start_matches('|').chars().peekable();
+    while let Some(c) = chars.next() {
+        match (c, chars.peek()) {
+            ('\\', Some('|')) => {
+                chars.next();
+                cells.last_mut().expect("there is a first one").push('|');
+            }
+            ('|', None) => {}
+            ('|', _) => cells.push(String::new()),
+            _ => cells.last_mut().expect("there is a first one").push(c),
+        }
+    }
+    cells.iter().map(|cell| cell.trim().to_owned()).collect()
+}
+
+#[test]
+fn a_row_is_read_as_it_is_meant() {
+    let text = "| id | a |\n|---|---|\n\
+        | R1 | read | exec | N | 5 | `a \\| b<NL>c` | rc!=0 && out~/^x\\|y$/ (why) && ms<25 |\n";
+    let rows = rows(text);
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].command, "a | b\nc");
+    assert_eq!(rows[0].seconds, Some(5));
+    let outcome = |code, output: &str, millis| Outcome {
+        code,
+        output: output.to_owned(),
+        millis,
+    };
+    let broken = |outcome: Outcome| {
+        let broken = rows[0].expect.iter().filter_map(|c| c.broken(&outcome));
+        broken.count()
+    };
+    assert_eq!(broken(outcome(1, "z\ny\n", 24)), 0);
+    assert_eq!(broken(outcome(0, "zz\n", 25)), 3);
+}
