@@ -18,3 +18,6 @@ mod http_wire;
 mod https;
 /// Plain processes on this machine: the store and the runner.
 mod local;
+/// Sandboxes in namespaces: their life, their limits, and what is left of them.
+#[cfg(target_os = "linux")]
+mod sandbox;

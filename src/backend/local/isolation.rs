@@ -85,10 +85,10 @@ fn causes(step: &str, errno: Option<i32>) -> Vec<String> {
     causes
 }
 
-/// Whether this process runs behind a seccomp filter.
+/// Whether this thread, and so all that it starts, runs behind a seccomp filter.
 #[cfg(target_os = "linux")]
 fn is_filtered() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let mode = status
         .lines()
         .find_map(|line| line.strip_prefix("Seccomp:"));
