@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use noxrunner::{Backend, Client, Command, Contents, ErrorKind, Isolation, Sandbox, SandboxSpec};
+use noxrunner::{
+    Backend, Client, Command, Contents, ErrorKind, Isolation, LocalBackend, Sandbox, SandboxSpec,
+};
 
 use crate::support::{local_backend, v1_server};
 
@@ -49,6 +51,15 @@ fn run_all(client: &Client) {
 fn plain_processes_keep_the_contract() {
     let (backend, _dir) = local_backend(Isolation::None);
     run_all(&Client::with_backend(backend));
+}
+
+#[test]
+fn persistent_sandboxes_keep_the_contract() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = LocalBackend::builder().persistent(true);
+    run_all(&Client::with_backend(
+        backend.state_dir(dir.path()).build().unwrap(),
+    ));
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod limits;
 mod namespaces;
 mod plain;
 mod quantity;
+mod state;
 mod streams;
 
 use std::fmt;
@@ -49,7 +50,8 @@ const KILLED: i32 = 128 + libc::SIGKILL;
 ///   answer is 137. Its files stay.
 /// - Sandboxes are found by id in the backend that has made them. They end with the process that has
 ///   made them, however that ends, with their TTL, or when the backend is dropped; the end of a thread
-///   changes nothing.
+///   changes nothing. [Persistent](LocalBackendBuilder::persistent) ones end with their TTL or when they
+///   are deleted.
 ///
 /// # Limits
 ///
@@ -101,6 +103,7 @@ pub struct LocalBackend {
 #[must_use]
 pub struct LocalBackendBuilder {
     isolation: Isolation,
+    persistent: bool,
     state_dir: Option<PathBuf>,
 }
 
@@ -141,8 +144,11 @@ impl LocalBackend {
     /// What this machine could not give to the sandboxes, and they are made without: `landlock`
     /// where the kernel has none (before 5.19), `proc` where it may not be mounted (in a container
     /// that hides parts of its own).
-    #[must_use]
-    pub fn missing(&self) -> Vec<&'static str> {
+    ///
+    /// # Errors
+    ///
+    /// Where a sandbox had to be made to know, and could not be.
+    pub fn missing(&self) -> Result<Vec<&'static str>> {
         self.tier.missing()
     }
 }
@@ -152,6 +158,30 @@ impl LocalBackendBuilder {
     /// one than was asked for.
     pub fn isolation(mut self, isolation: Isolation) -> LocalBackendBuilder {
         self.isolation = isolation;
+        self
+    }
+
+    /// Sandboxes live until their TTL is over or they are deleted, whatever becomes of the process that
+    /// has made them, and all processes of this user reach them by id. By default they end with the
+    /// process that has made them, and only the backend that did knows them. Without isolation they
+    /// are persistent anyway.
+    ///
+    /// ```
+    /// use noxrunner::{Client, LocalBackend, SandboxSpec};
+    ///
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let kept = LocalBackend::builder().persistent(true);
+    /// # let kept = kept.state_dir(dir.path());
+    /// let sandbox = Client::with_backend(kept.clone().build()?).create("kept", SandboxSpec::new())?;
+    /// sandbox.write("note", "hi")?;
+    /// // As another process would:
+    /// let other = Client::with_backend(kept.build()?);
+    /// assert_eq!(other.sandbox("kept")?.read("note")?, b"hi");
+    /// assert!(other.sandbox("kept")?.delete()?);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    pub fn persistent(mut self, persistent: bool) -> LocalBackendBuilder {
+        self.persistent = persistent;
         self
     }
 
@@ -179,7 +209,11 @@ impl LocalBackendBuilder {
         let tier: Box<dyn Tier> = match self.isolation {
             Isolation::None => Box::new(Plain::open(&state_dir()?)?),
             #[cfg(target_os = "linux")]
-            Isolation::Namespaces => Box::new(namespaces::Namespaces::open()?),
+            Isolation::Namespaces if self.persistent => {
+                Box::new(namespaces::Namespaces::persistent(&state_dir()?)?)
+            }
+            #[cfg(target_os = "linux")]
+            Isolation::Namespaces => Box::new(namespaces::Namespaces::tied()?),
             #[cfg(not(target_os = "linux"))]
             Isolation::Namespaces => {
                 return Err(isolation::unsupported("sandboxes need Linux namespaces"));
@@ -213,7 +247,7 @@ trait Tier: Send + Sync {
     fn files(&self, id: &SessionId) -> Result<Files>;
     fn delete(&self, id: &SessionId) -> Result<bool>;
     fn limits(&self, spec: &SandboxSpec) -> Result<Limits>;
-    fn missing(&self) -> Vec<&'static str>;
+    fn missing(&self) -> Result<Vec<&'static str>>;
 }
 
 impl Backend for LocalBackend {

@@ -101,8 +101,8 @@ pub(crate) enum Request {
     },
     /// The directory of the sandbox's files.
     Root,
-    /// The time to live starts again.
-    Touch(u64),
+    /// The time to live starts again; with another length, in milliseconds, if there is one.
+    Touch(Option<u64>),
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -305,7 +305,7 @@ impl Request {
             Request::Root => out.u32(1),
             Request::Touch(millis) => {
                 out.u32(2);
-                out.u64(*millis);
+                out.option(*millis);
             }
         }
         out.0
@@ -322,7 +322,7 @@ impl Request {
                 },
             },
             1 => Request::Root,
-            2 => Request::Touch(input.u64()?),
+            2 => Request::Touch(input.option()?),
             _ => return None,
         })
     }
@@ -530,7 +530,7 @@ mod tests {
             let exec = Request::Exec { millis: 5, payload };
             assert_eq!(Request::decode(&exec.encode()), Some(exec));
         }
-        for request in [Request::Root, Request::Touch(3)] {
+        for request in [Request::Root, Request::Touch(None), Request::Touch(Some(3))] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
         for answer in [

@@ -265,7 +265,9 @@ impl Server {
             }
             Some(Request::Root) => answer(Answer::Done, Some(self.sandbox.data.as_fd())),
             Some(Request::Touch(millis)) => {
-                self.sandbox.expires = Instant::now() + Duration::from_millis(millis);
+                let setup = &mut self.sandbox.setup;
+                setup.ttl_millis = millis.unwrap_or(setup.ttl_millis);
+                self.sandbox.expires = Instant::now() + Duration::from_millis(setup.ttl_millis);
                 answer(Answer::Done, None);
             }
             None => {}

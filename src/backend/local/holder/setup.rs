@@ -67,6 +67,8 @@ pub(crate) fn enter(control: &OwnedFd, stage: &mut &'static str) -> io::Result<S
     }
     let expires = Instant::now() + Duration::from_millis(setup.ttl_millis);
     sys::set_umask(0);
+    // Away from the terminal of whoever made this, and from the signals that come with it.
+    sys::new_session();
     map_ids(ids, stage)?;
     // When memory is short, the sandbox goes before what runs it. Raising it needs no right.
     let _ = fs::write("/proc/self/oom_score_adj", "500");

@@ -285,6 +285,11 @@ pub(crate) fn fork_into_namespaces() -> io::Result<Option<(u32, OwnedFd)>> {
     Ok(Some((pid.unsigned_abs() as u32, pidfd)))
 }
 
+pub(crate) fn new_session() {
+    // SAFETY: no memory is involved. Where it leads a session already, that is as good.
+    unsafe { c::syscall(number::SETSID) };
+}
+
 pub(crate) fn change_dir(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: no memory is involved.
     check(unsafe { c::fchdir(fd.as_raw_fd()) }).map(drop)

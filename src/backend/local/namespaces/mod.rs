@@ -1,10 +1,12 @@
 //! Sandboxes in namespaces of their own, each held by a process of its own.
 
 mod identity;
+mod persistent;
 mod policy;
 #[path = "../holder/protocol.rs"]
 #[allow(dead_code, reason = "each side uses its half")]
 mod protocol;
+mod reaper;
 mod registry;
 mod sandbox;
 mod seccomp;
@@ -13,9 +15,12 @@ mod sys;
 pub(super) use sys::FileUser;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use self::persistent::Persistent;
 use self::protocol::{Found, Setup, Step};
 use self::registry::Registry;
 use self::sandbox::{NotMade, Sandbox};
@@ -28,36 +33,87 @@ use crate::exec::{Command, Output};
 use crate::sandboxes::{SandboxInfo, SandboxSpec, SessionId};
 
 pub(super) struct Namespaces {
-    registry: Registry,
-    root: Vec<Step>,
-    found: Found,
+    maker: Maker,
+    kept: Kept,
+}
+
+/// Where sandboxes are found by id.
+enum Kept {
+    /// In this process, which they end with.
+    Tied(Registry),
+    Persistent(Persistent),
 }
 
 impl Namespaces {
-    /// Makes one sandbox and runs a program in it: nothing less tells whether that can be done here.
-    pub(super) fn open() -> Result<Namespaces> {
+    /// Sandboxes that end with this process. Makes one and runs a program in it: nothing less tells
+    /// whether that can be done here.
+    pub(super) fn tied() -> Result<Namespaces> {
+        let tier = Namespaces {
+            maker: Maker::new()?,
+            kept: Kept::Tied(Registry::new()),
+        };
+        tier.maker.found()?;
+        Ok(tier)
+    }
+
+    /// Sandboxes that are kept for other processes. Whether they can be made, the first one tells.
+    pub(super) fn persistent(state_dir: &Path) -> Result<Namespaces> {
+        Ok(Namespaces {
+            maker: Maker::new()?,
+            kept: Kept::Persistent(Persistent::open(state_dir)?),
+        })
+    }
+
+    fn find(&self, id: &SessionId) -> Result<Arc<Sandbox>> {
+        match &self.kept {
+            Kept::Tied(registry) => registry.find(id),
+            Kept::Persistent(persistent) => persistent.find(id).map(Arc::new),
+        }
+    }
+}
+
+/// What a sandbox is made with.
+struct Maker {
+    root: Vec<Step>,
+    found: OnceLock<Found>,
+}
+
+/// What a sandbox ends with, or is reached by.
+enum Tie {
+    ThisProcess,
+    Listener(OwnedFd),
+}
+
+impl Maker {
+    fn new() -> Result<Maker> {
         if !cfg!(noxrunner_holder) {
             return Err(isolation::unsupported(
                 "this build has no holder for local sandboxes",
             ));
         }
-        let mut tier = Namespaces {
-            registry: Registry::new(),
+        Ok(Maker {
             root: policy::root("size=64m,nr_inodes=4k,mode=1777"),
-            found: Found::default(),
-        };
-        let trial = tier.make(&SandboxSpec::new())?;
-        let ran = trial.exec(&Command::from(["true"]))?;
+            found: OnceLock::new(),
+        })
+    }
+
+    /// What the machine has of that which a sandbox can do without; tried once.
+    fn found(&self) -> Result<Found> {
+        if let Some(found) = self.found.get() {
+            return Ok(*found);
+        }
+        let trial = self.make(&SandboxSpec::new(), Tie::ThisProcess)?;
+        let ran = trial.exec(&Command::from(["true"]));
         trial.end();
+        let ran = ran?;
         if !ran.success() {
             let text = format!("cannot run a program in a sandbox: true: {}", ran.stderr());
             return Err(Error::new(ErrorKind::Isolation, text.trim_end()));
         }
-        tier.found = trial.found;
-        Ok(tier)
+        Ok(*self.found.get_or_init(|| trial.found))
     }
 
-    fn setup(&self, amounts: &Amounts, ttl: Duration, become_id: Option<u32>) -> Setup {
+    fn setup(&self, amounts: &Amounts, ttl: Duration) -> Setup {
         let cpus = amounts.cpu_millis.map(choose_cpus).unwrap_or_default();
         let filter = seccomp::program(&seccomp::Options {
             sockets: true,
@@ -70,8 +126,6 @@ impl Namespaces {
         // another one that is not counted.
         let inodes = (amounts.storage / 4096).max(1024);
         Setup {
-            tied: true,
-            become_id,
             ttl_millis: millis(ttl),
             hostname: "sandbox".to_owned(),
             steps: self.root.clone(),
@@ -85,13 +139,23 @@ impl Namespaces {
         }
     }
 
-    fn make(&self, spec: &SandboxSpec) -> Result<Sandbox> {
-        let id = identity::choose()
+    fn make(&self, spec: &SandboxSpec, tie: Tie) -> Result<Sandbox> {
+        let mut setup = self.setup(&Amounts::of(spec)?, spec.time_to_live());
+        setup.become_id = identity::choose()
             .map_err(|why| isolation::refused(why, io::Error::from_raw_os_error(libc::EPERM)))?;
-        let setup = self.setup(&Amounts::of(spec)?, spec.time_to_live(), id);
-        let this = crate::sys::pidfd_open(std::process::id())
-            .ok_or_else(|| isolation::unsupported("this kernel has no pidfds (Linux 5.3)"))?;
-        Sandbox::start(&setup, &[this.as_fd()])
+        let fd = match tie {
+            Tie::ThisProcess => {
+                setup.tied = true;
+                crate::sys::pidfd_open(std::process::id()).ok_or_else(|| {
+                    isolation::unsupported("this kernel has no pidfds (Linux 5.3)")
+                })?
+            }
+            Tie::Listener(listener) => {
+                setup.listens = true;
+                listener
+            }
+        };
+        Sandbox::start(&setup, &[fd.as_fd()])
             .map_err(|NotMade { step, error }| isolation::refused(&step, error))
     }
 }
@@ -130,14 +194,23 @@ fn millis(time: Duration) -> u64 {
 
 impl Tier for Namespaces {
     fn health(&self) -> Result<()> {
-        Ok(())
+        match &self.kept {
+            Kept::Tied(_) => Ok(()),
+            Kept::Persistent(persistent) => persistent.check(),
+        }
     }
 
     fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
         let ttl = spec.time_to_live();
-        let (sandbox, is_new) = self.registry.find_or_make(id, || self.make(spec))?;
-        if !is_new {
-            sandbox.extend(ttl)?;
+        match &self.kept {
+            Kept::Tied(registry) => {
+                let make = || self.maker.make(spec, Tie::ThisProcess);
+                let (sandbox, is_new) = registry.find_or_make(id, make)?;
+                if !is_new {
+                    sandbox.touch(Some(ttl))?;
+                }
+            }
+            Kept::Persistent(persistent) => persistent.create(id, spec, &self.maker)?,
         }
         let info = SandboxInfo::expiring(format!("local-{id}"), SystemTime::now() + ttl);
         let ignored = spec.image_name().map(|_| "image".to_owned());
@@ -145,19 +218,22 @@ impl Tier for Namespaces {
     }
 
     fn touch(&self, id: &SessionId) -> Result<()> {
-        self.registry.find(id)?.touch()
+        self.find(id)?.touch(None)
     }
 
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
-        self.registry.find(id)?.exec(command)
+        self.find(id)?.exec(command)
     }
 
     fn files(&self, id: &SessionId) -> Result<Files> {
-        self.registry.find(id)?.files()
+        self.find(id)?.files()
     }
 
     fn delete(&self, id: &SessionId) -> Result<bool> {
-        self.registry.delete(id)
+        match &self.kept {
+            Kept::Tied(registry) => registry.delete(id),
+            Kept::Persistent(persistent) => persistent.delete(id),
+        }
     }
 
     fn limits(&self, spec: &SandboxSpec) -> Result<Limits> {
@@ -174,12 +250,13 @@ impl Tier for Namespaces {
         })
     }
 
-    fn missing(&self) -> Vec<&'static str> {
+    fn missing(&self) -> Result<Vec<&'static str>> {
+        let found = self.maker.found()?;
         let parts = [
-            ("landlock", self.found.landlock > 0),
-            ("proc", self.found.proc_mounted),
+            ("landlock", found.landlock > 0),
+            ("proc", found.proc_mounted),
         ];
         let missing = parts.iter().filter(|(_, there)| !there);
-        missing.map(|(name, _)| *name).collect()
+        Ok(missing.map(|(name, _)| *name).collect())
     }
 }

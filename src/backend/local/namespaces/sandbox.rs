@@ -7,7 +7,6 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{self, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -52,12 +51,21 @@ pub(super) struct NotMade {
 }
 
 pub(super) struct Sandbox {
-    control: OwnedFd,
+    reach: Reach,
     pub(super) pidfd: Arc<OwnedFd>,
+    /// The number of the holder.
+    pub(super) process: u32,
     /// Whom the files belong to, if not to the user of this process.
     user: Option<u32>,
     pub(super) found: Found,
-    ttl_millis: AtomicU64,
+}
+
+/// How requests get to the holder.
+enum Reach {
+    /// With a connection for the answer, over the socket that it was started with.
+    Control(OwnedFd),
+    /// By the socket that it listens to, in this directory.
+    Directory(OwnedFd),
 }
 
 impl Sandbox {
@@ -80,12 +88,12 @@ impl Sandbox {
             .spawn()
             .map_err(failed("start the holder"))?;
         // Two processes tell of themselves, and either may be the first.
-        let mut pidfd = None;
+        let mut born = None;
         let mut outcome = None;
         let until = Instant::now() + START_WAIT;
-        while pidfd.is_none() || outcome.is_none() {
+        while born.is_none() || outcome.is_none() {
             match next_start(&control, until) {
-                Ok((Start::Born(_), fd)) => pidfd = fd,
+                Ok((Start::Born(process), fd)) => born = fd.map(|pidfd| (process, pidfd)),
                 Ok((Start::Ready(found), _)) => outcome = Some(Ok(found)),
                 Ok((Start::Failed { step, errno }, _)) => {
                     let error = io::Error::from_raw_os_error(errno);
@@ -97,22 +105,22 @@ impl Sandbox {
                 }
             }
         }
-        if pidfd.is_none() {
+        if born.is_none() {
             let _ = first.kill();
         }
         // It ends right after it has told of the other one. Where somebody else takes in our
         // children, it is gone as well.
         let _ = first.wait();
-        match (outcome, pidfd) {
-            (Some(Ok(found)), Some(pidfd)) => Ok(Sandbox {
-                control,
+        match (outcome, born) {
+            (Some(Ok(found)), Some((process, pidfd))) => Ok(Sandbox {
+                reach: Reach::Control(control),
                 pidfd: Arc::new(pidfd),
+                process,
                 user: setup.become_id,
                 found,
-                ttl_millis: AtomicU64::new(setup.ttl_millis),
             }),
-            (outcome, pidfd) => {
-                if let Some(pidfd) = pidfd {
+            (outcome, born) => {
+                if let Some((_, pidfd)) = born {
                     end(pidfd.as_fd());
                 }
                 let died = || failed("start the holder")(io::ErrorKind::UnexpectedEof.into());
@@ -121,17 +129,44 @@ impl Sandbox {
         }
     }
 
+    /// One that another process has made: its holder, and the directory with its socket.
+    pub(super) fn of_another(
+        dir: OwnedFd,
+        process: u32,
+        pidfd: OwnedFd,
+        user: Option<u32>,
+    ) -> Sandbox {
+        Sandbox {
+            reach: Reach::Directory(dir),
+            pidfd: Arc::new(pidfd),
+            process,
+            user,
+            found: Found::default(),
+        }
+    }
+
     /// Makes a request, and a connection for its answer.
     fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<OwnedFd> {
-        let connect = || {
-            let (ours, theirs) = own_sys::connection()?;
-            let mut all = vec![theirs.as_fd()];
-            all.extend(fds);
-            own_sys::send(self.control.as_fd(), &request.encode(), &all)?;
-            Ok(ours)
+        let connect = || match &self.reach {
+            Reach::Control(control) => {
+                let (ours, theirs) = own_sys::connection()?;
+                let mut all = vec![theirs.as_fd()];
+                all.extend(fds);
+                own_sys::send(control.as_fd(), &request.encode(), &all)?;
+                Ok(ours)
+            }
+            Reach::Directory(dir) => {
+                let connection = own_sys::connect(dir.as_fd())?;
+                own_sys::send(connection.as_fd(), &request.encode(), fds)?;
+                Ok(connection)
+            }
         };
         connect().map_err(|e: io::Error| match e.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => gone(),
+            io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::NotFound => gone(),
+            io::ErrorKind::WouldBlock => no_answer(),
             _ => Error::io("cannot reach the sandbox", e),
         })
     }
@@ -143,8 +178,7 @@ impl Sandbox {
         let fds = [Some(connection.as_fd()), None];
         let [answered, _] = sys::poll_readable(fds, ANSWER_WAIT).map_err(failed)?;
         if !answered {
-            let text = "the sandbox does not answer: delete it";
-            return Err(Error::new(ErrorKind::Timeout, text));
+            return Err(no_answer());
         }
         let mut buffer = [0; 16];
         match own_sys::receive(connection.as_fd(), &mut buffer) {
@@ -154,16 +188,9 @@ impl Sandbox {
         }
     }
 
-    /// Its time starts again.
-    pub(super) fn touch(&self) -> Result<()> {
-        self.extend(Duration::from_millis(self.ttl_millis.load(Relaxed)))
-    }
-
-    /// Its time starts again, with this length from now on.
-    pub(super) fn extend(&self, ttl: Duration) -> Result<()> {
-        let millis = super::millis(ttl);
-        self.ttl_millis.store(millis, Relaxed);
-        self.ask(&Request::Touch(millis)).map(drop)
+    /// Its time starts again, with another length if there is one.
+    pub(super) fn touch(&self, ttl: Option<Duration>) -> Result<()> {
+        self.ask(&Request::Touch(ttl.map(super::millis))).map(drop)
     }
 
     pub(super) fn files(&self) -> Result<Files> {
@@ -245,6 +272,10 @@ impl Sandbox {
         Ok((self.request(&request, &fds)?, streams))
     }
 
+    pub(super) fn user(&self) -> Option<u32> {
+        self.user
+    }
+
     /// Whether it was running a moment ago.
     pub(super) fn is_running(&self) -> bool {
         !self.ends_within(Duration::ZERO)
@@ -266,6 +297,11 @@ fn end(pidfd: BorrowedFd<'_>) {
     // One that waits for a disk takes its time; nothing could hurry it.
     let _ = sys::poll_readable([Some(pidfd)], KILL_WAIT);
     own_sys::reap(pidfd);
+}
+
+fn no_answer() -> Error {
+    let text = "the sandbox does not answer: delete it";
+    Error::new(ErrorKind::Timeout, text)
 }
 
 pub(super) fn gone() -> Error {

@@ -46,6 +46,53 @@ pub(super) fn connection() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((new_fd(fds[0])?, new_fd(fds[1])?))
 }
 
+/// The name of a socket in a directory. Reached by the directory's descriptor, as a socket's path
+/// can't be longer than 107 bytes.
+fn socket_in(dir: BorrowedFd<'_>) -> libc::sockaddr_un {
+    // SAFETY: sockaddr_un is plain data, and all zeros is a valid value of it.
+    let mut address: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let path = format!("/proc/self/fd/{}/socket", dir.as_raw_fd());
+    for (to, from) in address.sun_path.iter_mut().zip(path.bytes()) {
+        *to = from as libc::c_char;
+    }
+    address
+}
+
+const ADDRESS_LENGTH: libc::socklen_t = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+
+/// Makes a socket in a directory and listens to it.
+pub(super) fn listen(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const WAITING: c_int = 128;
+    let address = socket_in(dir);
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: the address is as long as it is said to be.
+    unsafe {
+        let socket = new_fd(libc::socket(libc::AF_UNIX, kind, 0))?;
+        let fd = socket.as_raw_fd();
+        check(libc::bind(fd, (&raw const address).cast(), ADDRESS_LENGTH))?;
+        check(libc::listen(fd, WAITING))?;
+        Ok(socket)
+    }
+}
+
+/// Connects to that socket. Does not wait: where too many others do, that is an error.
+pub(super) fn connect(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let address = socket_in(dir);
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: the address is as long as it is said to be.
+    unsafe {
+        let socket = new_fd(libc::socket(libc::AF_UNIX, kind, 0))?;
+        let fd = socket.as_raw_fd();
+        check(libc::connect(
+            fd,
+            (&raw const address).cast(),
+            ADDRESS_LENGTH,
+        ))?;
+        Ok(socket)
+    }
+}
+
 /// A control message with descriptors, as the kernel lays it out on 64-bit systems.
 #[repr(C, align(8))]
 struct Control {

@@ -81,7 +81,7 @@ impl Tier for Plain {
         })
     }
 
-    fn missing(&self) -> Vec<&'static str> {
-        Vec::new()
+    fn missing(&self) -> Result<Vec<&'static str>> {
+        Ok(Vec::new())
     }
 }

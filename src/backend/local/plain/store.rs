@@ -3,27 +3,22 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::super::files::Files;
+use super::super::state::{StateDir, file_name};
 use super::runner;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remove::remove_at;
 use crate::sandboxes::SessionId;
 use crate::sys;
 
-/// How long to wait for another process that changes something. It takes moments.
-const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
-
-/// The longest file name everywhere, less room for a suffix.
-const MAX_NAME: usize = 240;
-
 pub(super) struct Store {
-    dir: PathBuf,
+    state: StateDir,
 }
 
 /// What is kept of a sandbox beside its files.
@@ -77,69 +72,19 @@ pub(super) struct Place {
 
 impl Store {
     pub(super) fn open(dir: &Path) -> Result<Store> {
-        let failed = |e| Error::io(format_args!("state directory {}", dir.display()), e);
-        let dir = std::path::absolute(dir).map_err(failed)?;
-        let store = Store { dir };
-        for dir in store.dirs() {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir.0);
-            // A link or a file in its place is named by the check.
-            made.or_else(|e| {
-                if dir.0.symlink_metadata().is_ok() {
-                    Ok(())
-                } else {
-                    Err(e)
-                }
-            })
-            .map_err(failed)?;
-            check_own(&dir)?;
-        }
-        Ok(store)
-    }
-
-    /// The directories that must be there, and what others may not have there.
-    fn dirs(&self) -> [(PathBuf, u32); 3] {
-        [
-            (self.dir.clone(), 0o022),
-            (self.dir.join("sandboxes"), 0o077),
-            (self.dir.join("removed"), 0o077),
-        ]
+        let state = StateDir::open(dir, &["sandboxes", "removed"])?;
+        Ok(Store { state })
     }
 
     pub(super) fn check(&self) -> Result<()> {
-        self.dirs().iter().try_for_each(check_own)
-    }
-
-    /// Held while sandboxes come, go or change their time; other processes wait, but not for ever:
-    /// whoever holds it may have been stopped.
-    fn lock(&self) -> Result<File> {
-        let failed = |e| Error::io("cannot lock the state directory", e);
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(self.dir.join("lock"))
-            .map_err(failed)?;
-        let end = Instant::now() + MAX_LOCK_WAIT;
-        while !sys::lock(file.as_fd()).map_err(failed)? {
-            if Instant::now() > end {
-                let text = format!(
-                    "another process has held {} for {} s",
-                    self.dir.join("lock").display(),
-                    MAX_LOCK_WAIT.as_secs()
-                );
-                return Err(Error::new(ErrorKind::Timeout, text));
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(file)
+        self.state.check()
     }
 
     pub(super) fn create(&self, id: &SessionId, ttl: Duration) -> Result<(String, SystemTime)> {
-        let name = dir_name(id)?;
-        let lock = self.lock()?;
+        let name = file_name(id)?;
+        let lock = self.state.lock()?;
         let expired = self.take_expired();
-        let dir = self.dir.join("sandboxes").join(&name);
+        let dir = self.state.path("sandboxes").join(&name);
         let (mut record, new) = match read_record(&dir)? {
             Some(record) => (record, false),
             None => (Record::new(id), true),
@@ -161,7 +106,7 @@ impl Store {
     }
 
     pub(super) fn touch(&self, id: &SessionId) -> Result<()> {
-        let _lock = self.lock()?;
+        let _lock = self.state.lock()?;
         let (dir, mut record) = self.living(id)?;
         record.extend();
         write_record(&dir, &record)
@@ -177,13 +122,13 @@ impl Store {
     }
 
     pub(super) fn delete(&self, id: &SessionId) -> Result<bool> {
-        let lock = self.lock()?;
+        let lock = self.state.lock()?;
         let existed = match self.living(id) {
             Ok(_) => true,
             Err(e) if e.is_not_found() => false,
             Err(e) => return Err(e),
         };
-        let dir = self.dir.join("sandboxes").join(dir_name(id)?);
+        let dir = self.state.path("sandboxes").join(file_name(id)?);
         let gone = match dir.exists() {
             true => Some(self.set_aside(&dir)?),
             false => None,
@@ -196,7 +141,7 @@ impl Store {
     }
 
     fn living(&self, id: &SessionId) -> Result<(PathBuf, Record)> {
-        let dir = self.dir.join("sandboxes").join(dir_name(id)?);
+        let dir = self.state.path("sandboxes").join(file_name(id)?);
         match read_record(&dir)? {
             Some(record) if !record.is_expired() => Ok((dir, record)),
             _ => Err(Error::new(ErrorKind::NotFound, "no such sandbox")),
@@ -206,8 +151,8 @@ impl Store {
     /// Moves a sandbox out of the way in one step, so that its id is free at once.
     fn set_aside(&self, dir: &Path) -> Result<Gone> {
         let path = self
-            .dir
-            .join("removed")
+            .state
+            .path("removed")
             .join(format!("{:016x}", crate::unique()));
         let aside = || {
             // A directory that its owner may not write to can't be moved.
@@ -231,7 +176,10 @@ impl Store {
     /// there. What can't be looked at is left alone.
     fn take_expired(&self) -> Vec<Gone> {
         let list = |name: &str| {
-            let entries = fs::read_dir(self.dir.join(name)).ok().into_iter().flatten();
+            let entries = fs::read_dir(self.state.path(name))
+                .ok()
+                .into_iter()
+                .flatten();
             entries
                 .filter_map(|entry| Some(entry.ok()?.path()))
                 .collect::<Vec<_>>()
@@ -260,7 +208,7 @@ impl Store {
             runner::kill_marked(runner::SANDBOX_MARK, &record.token);
         }
         let failed = |e| Error::io(format_args!("cannot remove {}", gone.path.display()), e);
-        let parent = File::open(self.dir.join("removed")).map_err(failed)?;
+        let parent = File::open(self.state.path("removed")).map_err(failed)?;
         let name = gone.path.file_name().unwrap_or_default();
         match remove_at(parent.as_fd(), name.as_encoded_bytes()) {
             // Another process was faster.
@@ -336,35 +284,6 @@ impl Place {
     }
 }
 
-/// The directory must be ours alone: who can write to it can make our commands theirs.
-fn check_own((dir, forbidden): &(PathBuf, u32)) -> Result<()> {
-    let shown = dir.display();
-    let found = fs::symlink_metadata(dir)
-        .map_err(|e| Error::io(format_args!("state directory {shown}"), e))?;
-    let refuse = |why: String| {
-        Err(Error::new(
-            ErrorKind::Io,
-            format!("state directory {shown} {why}"),
-        ))
-    };
-    if !found.is_dir() {
-        return refuse("is not a directory itself, but a link or a file".to_owned());
-    }
-    if found.uid() != sys::effective_uid() {
-        return refuse(format!(
-            "belongs to user {}: choose another with state_dir()",
-            found.uid()
-        ));
-    }
-    let mode = found.mode() & 0o777;
-    if mode & forbidden != 0 {
-        return refuse(format!(
-            "has mode {mode:03o}, which lets others in: chmod 700 it"
-        ));
-    }
-    Ok(())
-}
-
 fn make_dirs(dir: &Path) -> io::Result<()> {
     for name in ["", "root", "root/workspace", "root/tmp", "stages"] {
         DirBuilder::new()
@@ -406,54 +325,4 @@ fn write_record(dir: &Path, record: &Record) -> io::Result<()> {
         .open(&new)?;
     file.write_all(&serde_json::to_vec(record)?)?;
     fs::rename(new, dir.join("sandbox.json"))
-}
-
-/// The id as a file name: no two ids have the same, also where case does not count.
-fn dir_name(id: &SessionId) -> Result<String> {
-    let mut name = String::new();
-    for byte in id.as_str().bytes() {
-        match byte {
-            b'a'..=b'z' | b'0'..=b'9' | b'-' => name.push(char::from(byte)),
-            _ => name.push_str(&format!("_{byte:02x}")),
-        }
-    }
-    if name.len() > MAX_NAME {
-        return Err(Error::invalid(format!(
-            "the session id is too long for a local sandbox: as a file name it has {} characters, the limit is {MAX_NAME}",
-            name.len()
-        )));
-    }
-    Ok(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn name(id: &str) -> String {
-        dir_name(&SessionId::new(id).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn names_are_plain() {
-        assert_eq!(name("a-1"), "a-1");
-        assert_eq!(name("../x"), "_2e_2e_2fx");
-        assert_eq!(name("A_"), "_41_5f");
-        let long = SessionId::new("x".repeat(300)).unwrap();
-        assert!(
-            dir_name(&long)
-                .unwrap_err()
-                .to_string()
-                .contains("300 characters")
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn no_two_ids_share_a_name(a in "[a-c._A-C/ ]{1,8}", b in "[a-c._A-C/ ]{1,8}") {
-            prop_assume!(![".", ".."].contains(&a.as_str()) && ![".", ".."].contains(&b.as_str()));
-            prop_assert_eq!(a == b, name(&a).to_lowercase() == name(&b).to_lowercase());
-        }
-    }
 }

@@ -1,0 +1,176 @@
+//! Sandboxes that outlive the process that has made them: each has a directory, with the socket that
+//! its holder listens to and a file that says which process that is.
+
+use std::fs::{self, DirBuilder, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::reaper::on_end;
+use super::sandbox::{Sandbox, gone};
+use super::{Maker, Tie, sys as own_sys};
+use crate::backend::local::state::{StateDir, file_name};
+use crate::error::{Error, Result};
+use crate::sandboxes::{SandboxSpec, SessionId};
+use crate::sys;
+
+pub(super) struct Persistent {
+    state: StateDir,
+}
+
+/// Which process holds a sandbox, and whom its files belong to.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Record {
+    id: String,
+    process: u32,
+    /// Tells it from a later process with its number: clock ticks since the machine's start.
+    started: u64,
+    user: Option<u32>,
+}
+
+const RECORD: &str = "sandbox.json";
+
+impl Persistent {
+    pub(super) fn open(state_dir: &Path) -> Result<Persistent> {
+        let state = StateDir::open(state_dir, &["persistent"])?;
+        let persistent = Persistent { state };
+        persistent.sweep()?;
+        Ok(persistent)
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        self.state.check()
+    }
+
+    fn dir(&self, id: &SessionId) -> Result<PathBuf> {
+        Ok(self.state.path("persistent").join(file_name(id)?))
+    }
+
+    pub(super) fn find(&self, id: &SessionId) -> Result<Sandbox> {
+        running(&self.dir(id)?)?.ok_or_else(gone)
+    }
+
+    pub(super) fn create(&self, id: &SessionId, spec: &SandboxSpec, maker: &Maker) -> Result<()> {
+        let dir = self.dir(id)?;
+        let _lock = self.state.lock()?;
+        if let Some(sandbox) = running(&dir)? {
+            return sandbox.touch(Some(spec.time_to_live()));
+        }
+        remove(&dir)?;
+        let made = make(&dir, id, spec, maker);
+        if made.is_err() {
+            let _ = remove(&dir);
+        }
+        made
+    }
+
+    pub(super) fn delete(&self, id: &SessionId) -> Result<bool> {
+        let dir = self.dir(id)?;
+        let _lock = self.state.lock()?;
+        let sandbox = running(&dir)?;
+        if let Some(sandbox) = &sandbox {
+            sandbox.end();
+        }
+        remove(&dir)?;
+        Ok(sandbox.is_some())
+    }
+
+    /// Removes what is left of those that have ended.
+    fn sweep(&self) -> Result<()> {
+        let _lock = self.state.lock()?;
+        let entries = fs::read_dir(self.state.path("persistent"));
+        for entry in entries.into_iter().flatten().flatten() {
+            let dir = entry.path();
+            // What can't be looked at is left alone.
+            if let Ok(None) = running(&dir) {
+                remove(&dir).unwrap_or_else(|e| log::warn!("{e}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn make(dir: &Path, id: &SessionId, spec: &SandboxSpec, maker: &Maker) -> Result<()> {
+    let failed = |e| Error::io(format_args!("cannot make {}", dir.display()), e);
+    DirBuilder::new().mode(0o700).create(dir).map_err(failed)?;
+    let opened: OwnedFd = File::open(dir).map_err(failed)?.into();
+    let listener = own_sys::listen(opened.as_fd()).map_err(failed)?;
+    let sandbox = maker.make(spec, Tie::Listener(listener))?;
+    let record = Record {
+        id: id.as_str().to_owned(),
+        process: sandbox.process,
+        started: start_time(sandbox.process).unwrap_or_default(),
+        user: sandbox.user(),
+    };
+    let written = serde_json::to_vec(&record)
+        .map_err(std::io::Error::from)
+        .and_then(|bytes| fs::write(dir.join(RECORD), bytes));
+    if let Err(e) = written {
+        sandbox.end();
+        return Err(failed(e));
+    }
+    let (dir, process) = (dir.to_owned(), record.process);
+    on_end(Arc::clone(&sandbox.pidfd), move || {
+        // Where this process is gone by then, the next one that opens the directory does it.
+        if read(&dir).is_ok_and(|record| record.is_some_and(|found| found.process == process)) {
+            let _ = remove(&dir);
+        }
+    });
+    Ok(())
+}
+
+fn read(dir: &Path) -> Result<Option<Record>> {
+    let path = dir.join(RECORD);
+    let failed = |e| Error::io(format_args!("cannot read {}", path.display()), e);
+    match fs::read(&path) {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(record) => Ok(Some(record)),
+            // Its writer was killed, and it is no more than a name.
+            Err(e) if e.is_eof() => Ok(None),
+            Err(e) => Err(failed(e.into())),
+        },
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// The sandbox of a directory, if it runs.
+fn running(dir: &Path) -> Result<Option<Sandbox>> {
+    let Some(record) = read(dir)? else {
+        return Ok(None);
+    };
+    // The process is taken first, and then known to be the one: its number is not free meanwhile.
+    let Some(pidfd) = sys::pidfd_open(record.process) else {
+        return Ok(None);
+    };
+    if start_time(record.process) != Some(record.started) {
+        return Ok(None);
+    }
+    let Ok(opened) = File::open(dir) else {
+        return Ok(None);
+    };
+    let sandbox = Sandbox::of_another(opened.into(), record.process, pidfd, record.user);
+    Ok(sandbox.is_running().then_some(sandbox))
+}
+
+/// Field 22 of its stat, which follows the name in brackets that comes second.
+fn start_time(process: u32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{process}/stat")).ok()?;
+    let after_name = stat.rsplit(|byte| *byte == b')').next()?;
+    let field = after_name.split(|byte| *byte == b' ').nth(20)?;
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(
+            format_args!("cannot remove {}", dir.display()),
+            e,
+        )),
+        _ => Ok(()),
+    }
+}
