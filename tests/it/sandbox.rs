@@ -412,6 +412,46 @@ fn storage_is_limited_and_a_full_one_is_an_error() {
 }
 
 #[test]
+fn much_storage_is_on_disk_limited_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = || SandboxSpec::new().memory("64Mi").storage("40Mi");
+    for kept in [false, true] {
+        let backend = LocalBackend::builder()
+            .state_dir(dir.path())
+            .persistent(kept);
+        let backend = backend.build().unwrap();
+        let storage = backend.limits(&spec()).unwrap().storage;
+        assert_eq!(storage.enforced, Enforced::Approximate);
+        let client = Client::with_backend(backend);
+        let sandbox = client.create("disk", spec()).unwrap();
+        sandbox.write("in", "x").unwrap();
+        assert_eq!(
+            shell(&sandbox, "cat in; id -un; stat -c %U in"),
+            "xsandbox\nsandbox\n"
+        );
+        let fs_type = shell(&sandbox, "stat -f -c %T /workspace /usr");
+        let types: Vec<&str> = fs_type.lines().collect();
+        println!("/workspace is on {types:?}");
+        // One file, and then many.
+        let big = sandbox.exec(Command::shell(
+            "head -c 60000000 /dev/zero > big; stat -c %s big",
+        ));
+        assert_eq!(big.unwrap().stdout(), format!("{}\n", 40 << 20));
+        let more =
+            "i=0; while :; do head -c 9000000 /dev/zero > more-$i; i=$((i+1)); sleep 0.1; done";
+        let out = sandbox
+            .exec(Command::shell(more).timeout(Duration::from_secs(20)))
+            .unwrap();
+        assert_eq!((out.exit_code(), out.timed_out()), (137, false));
+        assert_eq!(shell(&sandbox, "rm -f big more-*; ls"), "in\n");
+        shell(&sandbox, "mkdir -p a/b; touch a/b/c; chmod 000 a/b a");
+        assert!(sandbox.delete().unwrap());
+        let part = dir.path().join(if kept { "persistent" } else { "disks" });
+        assert_eq!(fs::read_dir(part).unwrap().count(), 0);
+    }
+}
+
+#[test]
 fn a_cpu_limit_is_whole_cpus() {
     let client = client();
     let spec = SandboxSpec::new().cpu("500m");
@@ -511,7 +551,7 @@ fn use_a_persistent_one() {
     let line = format!("sleep 0.2; echo {number} > n-{number}");
     assert!(sandbox.exec(Command::shell(line)).unwrap().success());
     assert_eq!(
-        sandbox.read(&format!("n-{number}")).unwrap(),
+        sandbox.read(format!("n-{number}")).unwrap(),
         format!("{number}\n").as_bytes()
     );
 }

@@ -73,6 +73,8 @@ pub(super) struct Amounts {
     pub(super) cpu_millis: Option<u64>,
     pub(super) memory: u64,
     pub(super) storage: u64,
+    /// More than should be held in memory.
+    pub(super) on_disk: bool,
 }
 
 impl Amounts {
@@ -85,15 +87,17 @@ impl Amounts {
             None => memory_of_machine("MemTotal:")
                 .map_or(DEFAULT_MEMORY, |total| DEFAULT_MEMORY.min(total / 2)),
         };
+        let free = memory_of_machine("MemAvailable:").unwrap_or(u64::MAX);
+        let in_memory = (memory / 2).min(free / 8);
         let storage = match spec.storage_limit() {
             Some(text) => parse_bytes("storage limit", text)?,
-            // They are in memory, and part of that limit.
-            None => DEFAULT_STORAGE.min(memory / 2),
+            None => DEFAULT_STORAGE.min(in_memory.max(MIB)),
         };
         Ok(Amounts {
             cpu_millis,
             memory,
             storage,
+            on_disk: spec.storage_limit().is_some() && storage > in_memory,
         })
     }
 }

@@ -59,7 +59,10 @@ const KILLED: i32 = 128 + libc::SIGKILL;
 /// together, files in memory included. It is watched from outside, several times a second at most: a
 /// sandbox can pass it for a few milliseconds before its largest process is killed. One process alone
 /// can't have more. Storage (by default 512 MiB, or half of the memory limit if that is less) is the
-/// size of all files in `/workspace` and `/tmp`, which are in memory. A CPU limit is rounded up to
+/// size of all files in `/workspace` and `/tmp`. They are in memory, unless the spec asks for more than
+/// half of the memory limit or an eighth of the memory that is free; then they are in a directory of the
+/// state directory, which is watched as the memory is, and a sandbox that passes its limit has its
+/// processes killed. A CPU limit is rounded up to
 /// whole CPUs. [`limits`](LocalBackend::limits) says what holds for a spec.
 ///
 /// # What it protects from
@@ -185,7 +188,8 @@ impl LocalBackendBuilder {
         self
     }
 
-    /// Where sandboxes that outlive this process are kept: a directory of this user's own that
+    /// Where sandboxes that outlive this process are kept, and files that are too many for the memory: a
+    /// directory of this user's own that
     /// others can't write to. It is made if need be, and all below it is made with mode 0700.
     /// Defaults to `noxrunner` in `$XDG_STATE_HOME`, or in `~/.local/state`.
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> LocalBackendBuilder {
@@ -213,7 +217,9 @@ impl LocalBackendBuilder {
                 Box::new(namespaces::Namespaces::persistent(&state_dir()?)?)
             }
             #[cfg(target_os = "linux")]
-            Isolation::Namespaces => Box::new(namespaces::Namespaces::tied()?),
+            Isolation::Namespaces => {
+                Box::new(namespaces::Namespaces::tied(self.state_dir.clone())?)
+            }
             #[cfg(not(target_os = "linux"))]
             Isolation::Namespaces => {
                 return Err(isolation::unsupported("sandboxes need Linux namespaces"));

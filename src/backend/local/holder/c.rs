@@ -95,6 +95,7 @@ unsafe extern "C" {
         argument: *mut c_void,
         ...
     ) -> c_int;
+    pub(crate) fn fork() -> c_int;
     pub(crate) fn _exit(code: c_int) -> !;
     pub(crate) fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
     pub(crate) fn kill(pid: c_int, signal: c_int) -> c_int;

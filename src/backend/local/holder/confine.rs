@@ -320,6 +320,7 @@ pub(crate) fn landlock_enforce(ruleset: BorrowedFd<'_>) -> io::Result<()> {
 /// In bytes.
 pub(crate) struct Space {
     pub(crate) used: u64,
+    pub(crate) free: u64,
 }
 
 /// Of the file system that the descriptor is on.
@@ -331,5 +332,6 @@ pub(crate) fn space(fd: BorrowedFd<'_>) -> io::Result<Space> {
     let used = answer.blocks.saturating_sub(answer.free);
     Ok(Space {
         used: used.saturating_mul(block),
+        free: answer.free.saturating_mul(block),
     })
 }

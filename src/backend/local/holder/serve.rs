@@ -23,6 +23,10 @@ const KILL_TICK: Duration = Duration::from_millis(2);
 /// How long a new connection may stay without its request.
 const REQUEST_WAIT: Duration = Duration::from_secs(5);
 
+/// How often files on disk are counted: where much was written meanwhile, and in any case.
+const COUNT_PAUSE: Duration = Duration::from_millis(500);
+const COUNT_AGAIN: Duration = Duration::from_secs(10);
+
 /// With nothing to wait for.
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -57,14 +61,32 @@ struct Server {
     /// When to look at the memory next; None while there are no other processes.
     next_look: Option<Instant>,
     cpus: u64,
+    disk: Option<Disk>,
+}
+
+/// Files on a disk that others use as well.
+struct Disk {
+    limit: u64,
+    /// Bytes, when they were last counted. How much less it is by now is how much more they can be.
+    free: u64,
+    counted: Instant,
+    /// The process that counts them.
+    counter: Option<u32>,
 }
 
 /// Serves until the sandbox is to end. All its processes are killed by the kernel when this one
 /// ends.
 pub(crate) fn run(control: &OwnedFd, sandbox: Sandbox) {
     let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    let disk = sandbox.setup.watched_storage.map(|limit| Disk {
+        limit,
+        free: free_space(&sandbox),
+        counted: Instant::now(),
+        counter: None,
+    });
     let mut server = Server {
         sandbox,
+        disk,
         running: Vec::new(),
         waiting: Vec::new(),
         next_look: None,
@@ -75,6 +97,22 @@ pub(crate) fn run(control: &OwnedFd, sandbox: Sandbox) {
         .step(control, &mut buffer)
         .is_ok_and(|goes_on| goes_on)
     {}
+}
+
+impl Disk {
+    /// A child has ended. If it has counted too much, or was kept from it, nobody may write more.
+    fn over(&mut self, process: u32, ended: Ended) {
+        if self.counter == Some(process) {
+            self.counter = None;
+            if ended != Ended::Exited(0) {
+                sys::kill_everything();
+            }
+        }
+    }
+}
+
+fn free_space(sandbox: &Sandbox) -> u64 {
+    confine::space(sandbox.data.as_fd()).map_or(u64::MAX, |space| space.free)
 }
 
 impl Running {
@@ -178,6 +216,7 @@ impl Server {
         }
         self.waiting.retain(|(_, until)| *until > now);
         if self.next_look.is_some_and(|at| at <= now) {
+            self.look_at_disk(now);
             self.look_at_memory();
         }
         Ok(true)
@@ -227,6 +266,9 @@ impl Server {
         loop {
             match sys::take_child() {
                 Child::Ended(process, ended) => {
+                    if let Some(disk) = &mut self.disk {
+                        disk.over(process, ended);
+                    }
                     let is_it = |running: &Running| running.supervisor.process == process;
                     if let Some(at) = self.running.iter().position(is_it) {
                         self.running.swap_remove(at).over(ended);
@@ -308,6 +350,29 @@ impl Server {
         let millis = rest / (PER_CPU_AND_MILLI * self.cpus);
         let pause = Duration::from_millis(millis.clamp(10, 250));
         self.next_look = Some(Instant::now() + pause);
+    }
+
+    fn look_at_disk(&mut self, now: Instant) {
+        let Some(disk) = &mut self.disk else { return };
+        let free = free_space(&self.sandbox);
+        let due = now >= disk.counted + COUNT_AGAIN || disk.free.saturating_sub(free) > disk.limit;
+        // Once a second at most: it takes its time where there are many.
+        if disk.counter.is_some() || !due || now < disk.counted + COUNT_PAUSE {
+            return;
+        }
+        match sys::fork() {
+            Ok(None) => {
+                let fits = watch::files_fit(&["/workspace", "/tmp"], disk.limit);
+                sys::exit(if fits { 0 } else { 1 });
+            }
+            Ok(counter) => {
+                disk.counter = counter;
+                disk.free = free;
+                disk.counted = now;
+            }
+            // Too many processes: again at the next look.
+            Err(_) => {}
+        }
     }
 
     fn look_at_memory(&mut self) {

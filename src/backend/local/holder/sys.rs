@@ -256,6 +256,13 @@ pub(crate) fn exit(code: i32) -> ! {
     unsafe { c::_exit(code) }
 }
 
+/// In the child: None. The holder has one thread, so the child may do what it likes.
+pub(crate) fn fork() -> io::Result<Option<u32>> {
+    // SAFETY: this process has one thread.
+    let pid = check(unsafe { c::fork() })?;
+    Ok((pid != 0).then_some(pid.unsigned_abs()))
+}
+
 /// Makes a copy of this process which is the first one of new namespaces, and not its child but its
 /// sibling. There: None. Here: its number out here and a pidfd of it.
 pub(crate) fn fork_into_namespaces() -> io::Result<Option<(u32, OwnedFd)>> {

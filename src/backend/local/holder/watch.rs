@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 
 use crate::sys;
 
@@ -129,4 +130,40 @@ pub(crate) fn segments() -> u64 {
     resident
         .filter_map(|number| number.parse::<u64>().ok())
         .sum()
+}
+
+/// Whether the files below the directories are within the limit. What can't be looked at counts as
+/// hidden, and so as not.
+pub(crate) fn files_fit(dirs: &[&str], limit: u64) -> bool {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    // A file takes at least this much, also an empty one.
+    const LEAST: u64 = 4096;
+    let mut taken = 0_u64;
+    let mut dirs: Vec<PathBuf> = dirs.iter().map(PathBuf::from).collect();
+    while let Some(dir) = dirs.pop() {
+        let mut entries = fs::read_dir(&dir);
+        if entries.is_err() {
+            let _ = fs::set_permissions(&dir, fs::Permissions::from_mode(0o700));
+            entries = fs::read_dir(&dir);
+        }
+        let entries = match entries {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(_) => return false,
+        };
+        for entry in entries.flatten() {
+            // Gone meanwhile.
+            let Ok(found) = entry.metadata() else {
+                continue;
+            };
+            taken += (found.blocks() * 512).max(LEAST);
+            if found.is_dir() {
+                dirs.push(entry.path());
+            }
+        }
+        if taken > limit {
+            return false;
+        }
+    }
+    true
 }

@@ -1,5 +1,6 @@
 //! Sandboxes in namespaces of their own, each held by a process of its own.
 
+mod disk;
 mod identity;
 mod persistent;
 mod policy;
@@ -16,15 +17,17 @@ pub(super) use sys::FileUser;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use self::disk::Disk;
 use self::persistent::Persistent;
 use self::protocol::{Found, Setup, Step};
 use self::registry::Registry;
 use self::sandbox::{NotMade, Sandbox};
 use super::Tier;
+use super::default_state_dir;
 use super::files::Files;
 use super::isolation;
 use super::limits::{Amounts, Enforced, Limit, Limits, OPEN_FILES, PROCESSES};
@@ -47,9 +50,9 @@ enum Kept {
 impl Namespaces {
     /// Sandboxes that end with this process. Makes one and runs a program in it: nothing less tells
     /// whether that can be done here.
-    pub(super) fn tied() -> Result<Namespaces> {
+    pub(super) fn tied(state_dir: Option<PathBuf>) -> Result<Namespaces> {
         let tier = Namespaces {
-            maker: Maker::new()?,
+            maker: Maker::new(state_dir)?,
             kept: Kept::Tied(Registry::new()),
         };
         tier.maker.found()?;
@@ -59,7 +62,7 @@ impl Namespaces {
     /// Sandboxes that are kept for other processes. Whether they can be made, the first one tells.
     pub(super) fn persistent(state_dir: &Path) -> Result<Namespaces> {
         Ok(Namespaces {
-            maker: Maker::new()?,
+            maker: Maker::new(Some(state_dir.to_owned()))?,
             kept: Kept::Persistent(Persistent::open(state_dir)?),
         })
     }
@@ -76,16 +79,22 @@ impl Namespaces {
 struct Maker {
     root: Vec<Step>,
     found: OnceLock<Found>,
+    /// Where files go that are too many for the memory; None for the usual place.
+    state_dir: Option<PathBuf>,
 }
 
 /// What a sandbox ends with, or is reached by.
-enum Tie {
+enum Tie<'a> {
     ThisProcess,
-    Listener(OwnedFd),
+    Directory {
+        listener: OwnedFd,
+        /// Where it is.
+        dir: &'a Path,
+    },
 }
 
 impl Maker {
-    fn new() -> Result<Maker> {
+    fn new(state_dir: Option<PathBuf>) -> Result<Maker> {
         if !cfg!(noxrunner_holder) {
             return Err(isolation::unsupported(
                 "this build has no holder for local sandboxes",
@@ -94,6 +103,7 @@ impl Maker {
         Ok(Maker {
             root: policy::root("size=64m,nr_inodes=4k,mode=1777"),
             found: OnceLock::new(),
+            state_dir,
         })
     }
 
@@ -135,34 +145,52 @@ impl Maker {
             rlimits: rlimits(amounts),
             cpus,
             watched_memory: Some(amounts.memory),
+            watched_storage: amounts.on_disk.then_some(amounts.storage),
+            on_disk: amounts.on_disk,
             ..Setup::default()
         }
     }
 
-    fn make(&self, spec: &SandboxSpec, tie: Tie) -> Result<Sandbox> {
-        let mut setup = self.setup(&Amounts::of(spec)?, spec.time_to_live());
+    fn make(&self, spec: &SandboxSpec, tie: Tie<'_>) -> Result<Sandbox> {
+        let amounts = Amounts::of(spec)?;
+        let mut setup = self.setup(&amounts, spec.time_to_live());
         setup.become_id = identity::choose()
             .map_err(|why| isolation::refused(why, io::Error::from_raw_os_error(libc::EPERM)))?;
-        let fd = match tie {
+        let mut fds = Vec::new();
+        let mut disk = None;
+        if amounts.on_disk {
+            fds.push(match &tie {
+                Tie::ThisProcess => {
+                    let state_dir = self.state_dir.clone().map_or_else(default_state_dir, Ok)?;
+                    let (own, dir) = Disk::make(&state_dir, setup.become_id)?;
+                    disk = Some(own);
+                    dir
+                }
+                // Goes with the directory.
+                Tie::Directory { dir, .. } => disk::make_dir(&dir.join("files"), setup.become_id)?,
+            });
+        }
+        fds.push(match tie {
             Tie::ThisProcess => {
                 setup.tied = true;
-                crate::sys::pidfd_open(std::process::id()).ok_or_else(|| {
-                    isolation::unsupported("this kernel has no pidfds (Linux 5.3)")
-                })?
+                let this = crate::sys::pidfd_open(std::process::id());
+                this.ok_or_else(|| isolation::unsupported("this kernel has no pidfds (Linux 5.3)"))?
             }
-            Tie::Listener(listener) => {
+            Tie::Directory { listener, .. } => {
                 setup.listens = true;
                 listener
             }
-        };
-        Sandbox::start(&setup, &[fd.as_fd()])
-            .map_err(|NotMade { step, error }| isolation::refused(&step, error))
+        });
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let sandbox = Sandbox::start(&setup, &fds)
+            .map_err(|NotMade { step, error }| isolation::refused(&step, error))?;
+        Ok(sandbox.with_disk(disk))
     }
 }
 
 #[allow(clippy::unnecessary_cast, reason = "the numbers are signed with musl")]
 fn rlimits(amounts: &Amounts) -> Vec<(u32, u64)> {
-    vec![
+    let mut limits = vec![
         (libc::RLIMIT_DATA as u32, amounts.memory),
         (libc::RLIMIT_NPROC as u32, PROCESSES),
         (libc::RLIMIT_NOFILE as u32, OPEN_FILES),
@@ -171,7 +199,11 @@ fn rlimits(amounts: &Amounts) -> Vec<(u32, u64)> {
         (libc::RLIMIT_SIGPENDING as u32, 1024),
         (libc::RLIMIT_RTPRIO as u32, 0),
         (libc::RLIMIT_NICE as u32, 0),
-    ]
+    ];
+    if amounts.on_disk {
+        limits.push((libc::RLIMIT_FSIZE as u32, amounts.storage));
+    }
+    limits
 }
 
 /// As many CPUs as it takes, of those that this process may use; not always the same ones. All
@@ -244,7 +276,13 @@ impl Tier for Namespaces {
         Ok(Limits {
             cpu_millis,
             memory: Limit::new(amounts.memory, Enforced::Approximate),
-            storage: Limit::new(amounts.storage, Enforced::Exact),
+            storage: Limit::new(
+                amounts.storage,
+                match amounts.on_disk {
+                    true => Enforced::Approximate,
+                    false => Enforced::Exact,
+                },
+            ),
             processes: Limit::new(PROCESSES, Enforced::Exact),
             open_files: Limit::new(OPEN_FILES, Enforced::Exact),
         })

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::disk::remove;
 use super::reaper::on_end;
 use super::sandbox::{Sandbox, gone};
 use super::{Maker, Tie, sys as own_sys};
@@ -99,7 +100,7 @@ fn make(dir: &Path, id: &SessionId, spec: &SandboxSpec, maker: &Maker) -> Result
     DirBuilder::new().mode(0o700).create(dir).map_err(failed)?;
     let opened: OwnedFd = File::open(dir).map_err(failed)?.into();
     let listener = own_sys::listen(opened.as_fd()).map_err(failed)?;
-    let sandbox = maker.make(spec, Tie::Listener(listener))?;
+    let sandbox = maker.make(spec, Tie::Directory { listener, dir })?;
     let record = Record {
         id: id.as_str().to_owned(),
         process: sandbox.process,
@@ -163,14 +164,4 @@ fn start_time(process: u32) -> Option<u64> {
     let after_name = stat.rsplit(|byte| *byte == b')').next()?;
     let field = after_name.split(|byte| *byte == b' ').nth(20)?;
     std::str::from_utf8(field).ok()?.parse().ok()
-}
-
-fn remove(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(
-            format_args!("cannot remove {}", dir.display()),
-            e,
-        )),
-        _ => Ok(()),
-    }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::super::files::{Files, path_failed};
 use super::super::streams::Streams;
 use super::super::{KILLED, NOT_EXECUTABLE, NOT_FOUND, TIMED_OUT, not_run};
+use super::disk::Disk;
 use super::protocol::{Answer, Found, MAX_MESSAGE, Payload, Request, Setup, Stage, Start};
 use super::sys as own_sys;
 use crate::cancel::Cancel;
@@ -58,6 +59,8 @@ pub(super) struct Sandbox {
     /// Whom the files belong to, if not to the user of this process.
     user: Option<u32>,
     pub(super) found: Found,
+    /// Its files, if they are not in memory: removed with this.
+    disk: Option<Disk>,
 }
 
 /// How requests get to the holder.
@@ -118,6 +121,7 @@ impl Sandbox {
                 process,
                 user: setup.become_id,
                 found,
+                disk: None,
             }),
             (outcome, born) => {
                 if let Some((_, pidfd)) = born {
@@ -142,7 +146,13 @@ impl Sandbox {
             process,
             user,
             found: Found::default(),
+            disk: None,
         }
+    }
+
+    pub(super) fn with_disk(mut self, disk: Option<Disk>) -> Sandbox {
+        self.disk = disk;
+        self
     }
 
     /// Makes a request, and a connection for its answer.
