@@ -318,7 +318,7 @@ fn upload_through_a_link(host: &Host) -> Check {
     let home = host.home.display();
     shell(
         &sandbox,
-        &format!("ln -s {home} /workspace/up; ln -s /tmp /workspace/tmp"),
+        &format!("ln -s {home} up; ln -s /tmp tmp"),
     )?;
     let _ = sandbox.upload([("up/.ssh/authorized_keys", "x")], "/workspace");
     let _ = sandbox.upload([(".ssh/authorized_keys", "x")], "/workspace/up");

@@ -26,6 +26,13 @@ fn all_rows() -> Vec<Row> {
     table::rows(include_str!("attacks.md"))
 }
 
+/// With those that can't be run.
+fn rows_of(tiers: &str) -> Vec<Row> {
+    let mut rows = all_rows();
+    rows.retain(|row| row.tier == "C" || tiers.contains(&row.tier));
+    rows
+}
+
 /// Whether sandboxes can be had here. Where they must be there, that is no question.
 fn have_sandboxes() -> bool {
     let Err(e) = Client::local() else { return true };
@@ -52,7 +59,7 @@ fn alone() -> MutexGuard<'static, ()> {
 fn one_after_the_other() {
     if have_sandboxes() {
         let _alone = alone();
-        HostProcess::new(None).attack("1");
+        HostProcess::new(None).attack(NAMESPACES, "1");
     }
 }
 
@@ -60,7 +67,7 @@ fn one_after_the_other() {
 fn eight_at_a_time() {
     if have_sandboxes() {
         let _alone = alone();
-        HostProcess::new(None).attack("8");
+        HostProcess::new(None).attack(NAMESPACES, "8");
     }
 }
 
@@ -73,10 +80,29 @@ fn as_a_plain_user() {
         println!("skipped: this is a plain user already");
     } else if have_sandboxes() {
         let _alone = alone();
-        HostProcess::new(Some(PLAIN_USER)).attack("1");
-        HostProcess::new(Some(PLAIN_USER)).attack("8");
+        HostProcess::new(Some(PLAIN_USER)).attack(NAMESPACES, "1");
+        HostProcess::new(Some(PLAIN_USER)).attack(NAMESPACES, "8");
     }
 }
+
+#[test]
+fn without_namespaces() {
+    if have_sandboxes() {
+        let _alone = alone();
+        let users: &[Option<u32>] = match is_root() {
+            true => &[None, Some(PLAIN_USER)],
+            false => &[None],
+        };
+        for user in users {
+            HostProcess::new(*user).attack(LANDLOCK, "1");
+            HostProcess::new(*user).attack(LANDLOCK, "8");
+        }
+    }
+}
+
+/// The columns of the table that a tier has to hold.
+const NAMESPACES: &str = "NLA";
+const LANDLOCK: &str = "LA";
 
 /// A copy of this program in a process of its own, with all that must not be found.
 struct HostProcess {
@@ -157,9 +183,10 @@ impl HostProcess {
         command
     }
 
-    fn attack(&self, at_a_time: &str) {
+    fn attack(&self, tiers: &str, at_a_time: &str) {
         let mut child = self
             .command("attack_from_here")
+            .env("NX_TIERS", tiers)
             .env("NX_AT_A_TIME", at_a_time)
             .spawn()
             .unwrap();
@@ -168,7 +195,7 @@ impl HostProcess {
         std::io::Read::read_to_string(&mut out, &mut report).unwrap();
         child.wait().unwrap();
         let mut failed = Vec::new();
-        for row in all_rows() {
+        for row in rows_of(tiers) {
             let line = report
                 .lines()
                 .find_map(|line| line.strip_prefix(&format!("ROW {} ", row.id)));
@@ -223,7 +250,7 @@ fn attack_from_here() {
         // One that has a fork bomb for a neighbour gets its turn only when that is over.
         slack: if count == 1 { 1 } else { 10 },
     };
-    let rows = Mutex::new(all_rows().into_iter());
+    let rows = Mutex::new(rows_of(&variable("NX_TIERS")).into_iter());
     std::thread::scope(|scope| {
         for _ in 0..count {
             scope.spawn(|| {
@@ -245,7 +272,11 @@ fn attack_from_here() {
 }
 
 pub(crate) fn local_client() -> Client {
-    let backend = LocalBackend::builder().isolation(Isolation::Namespaces);
+    let isolation = match std::env::var("NX_TIERS").as_deref() {
+        Ok(LANDLOCK) => Isolation::Landlock,
+        _ => Isolation::Namespaces,
+    };
+    let backend = LocalBackend::builder().isolation(isolation);
     Client::with_backend(backend.build().unwrap())
 }
 

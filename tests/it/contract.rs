@@ -69,6 +69,12 @@ fn sandboxes_in_namespaces_keep_the_contract() {
 }
 
 #[test]
+fn sandboxes_without_namespaces_keep_the_contract() {
+    let (backend, _dir) = local_backend(Isolation::Landlock);
+    run_all(&Client::with_backend(backend));
+}
+
+#[test]
 fn the_http_backend_keeps_the_contract() {
     let (backend, _dir) = local_backend(Isolation::None);
     let server = v1_server::serve(backend);

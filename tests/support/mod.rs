@@ -4,11 +4,16 @@
 pub(crate) mod scripted;
 pub(crate) mod v1_server;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
 use noxrunner::{Client, Isolation, LocalBackend};
 
 /// A backend of local sandboxes; state, if there is any, is gone with the returned directory.
 pub(crate) fn local_backend(isolation: Isolation) -> (LocalBackend, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
+    // Without namespaces, sandboxes of root have to come there as somebody else.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
     let backend = LocalBackend::builder()
         .isolation(isolation)
         .state_dir(dir.path().join("state"))

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::Upload;
 #[cfg(target_os = "linux")]
-use super::namespaces::FileUser;
+use super::confined::FileUser;
 use crate::archive::{Encoder, Extract, Links, Specials, Spooled, Tree, add_file, add_root};
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::sys::{self, FileType};

@@ -10,6 +10,11 @@ pub enum Isolation {
     /// rights, a filter for system calls and Landlock. Linux only.
     #[default]
     Namespaces,
+    /// The files and system calls of this machine that a command can use are limited, by Landlock and
+    /// a filter, where no namespaces can be had (in a container, or under AppArmor's restriction). It
+    /// sees the machine's processes, has no network at all, and its `/workspace` and `/tmp` are
+    /// directories of this machine. Linux 6.12 or later; 5.19 as root.
+    Landlock,
     /// Not at all: commands are plain processes of this user, with a directory and a clean
     /// environment of their own. For code that you would run yourself, or where the whole
     /// machine is the sandbox.
@@ -26,15 +31,17 @@ pub(super) fn unsupported(why: &str) -> Error {
 
 /// Why a sandbox could not be made, and what can be done about it.
 #[cfg(target_os = "linux")]
-pub(super) fn refused(step: &str, error: std::io::Error) -> Error {
+pub(super) fn refused(isolation: Isolation, step: &str, error: std::io::Error) -> Error {
     let mut text = format!("cannot make a sandbox: {step}: {error}");
     for part in causes(step, error.raw_os_error()) {
         text.push_str("; ");
         text.push_str(&part);
     }
-    text.push_str(
-        "; or use a NoxRunner server, or Isolation::None for code that you would run yourself",
-    );
+    text.push_str("; or use a NoxRunner server, ");
+    if isolation == Isolation::Namespaces {
+        text.push_str("Isolation::Landlock where its weaker isolation will do, ");
+    }
+    text.push_str("or Isolation::None for code that you would run yourself");
     Error::new(ErrorKind::Isolation, text).with_source(error)
 }
 
@@ -74,6 +81,9 @@ fn causes(step: &str, errno: Option<i32>) -> Vec<String> {
                 );
             }
         }
+        Some(libc::EOPNOTSUPP) if step == "restrict by Landlock" => causes.push(
+            "the kernel has no Landlock that could do it: Linux 6.12 or later is needed, or 5.19 as root, with `landlock` in the kernel's `lsm=`".to_owned(),
+        ),
         Some(libc::ENOSYS) => causes.push(
             "the kernel, or what stands in for it (gVisor, an old container runtime), does not know the call: Linux 5.12 or later is needed".to_owned(),
         ),

@@ -1,10 +1,10 @@
 //! Sandboxes on this machine.
 
+#[cfg(target_os = "linux")]
+mod confined;
 mod files;
 mod isolation;
 mod limits;
-#[cfg(target_os = "linux")]
-mod namespaces;
 mod plain;
 mod quantity;
 mod state;
@@ -206,23 +206,22 @@ impl LocalBackendBuilder {
     /// [`Io`](ErrorKind::Io) if the state directory can't be made, belongs to another user or is
     /// open to others.
     pub fn build(self) -> Result<LocalBackend> {
-        let state_dir = || match self.state_dir.clone() {
-            Some(dir) => Ok(dir),
-            None => default_state_dir(),
-        };
         let tier: Box<dyn Tier> = match self.isolation {
-            Isolation::None => Box::new(Plain::open(&state_dir()?)?),
-            #[cfg(target_os = "linux")]
-            Isolation::Namespaces if self.persistent => {
-                Box::new(namespaces::Namespaces::persistent(&state_dir()?)?)
+            Isolation::None => {
+                let state_dir = self.state_dir.map_or_else(default_state_dir, Ok)?;
+                Box::new(Plain::open(&state_dir)?)
             }
             #[cfg(target_os = "linux")]
-            Isolation::Namespaces => {
-                Box::new(namespaces::Namespaces::tied(self.state_dir.clone())?)
+            confined => {
+                let maker = confined::Maker::new(confined, self.state_dir)?;
+                Box::new(match self.persistent {
+                    true => confined::Confined::persistent(maker)?,
+                    false => confined::Confined::tied(maker)?,
+                })
             }
             #[cfg(not(target_os = "linux"))]
-            Isolation::Namespaces => {
-                return Err(isolation::unsupported("sandboxes need Linux namespaces"));
+            Isolation::Namespaces | Isolation::Landlock => {
+                return Err(isolation::unsupported("sandboxes need Linux"));
             }
         };
         Ok(LocalBackend {

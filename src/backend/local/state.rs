@@ -1,8 +1,8 @@
 //! The directory where sandboxes are kept that outlive a process.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,16 +20,43 @@ pub(super) struct StateDir {
     dir: PathBuf,
     /// The directories in it.
     parts: &'static [&'static str],
+    access: Access,
+}
+
+/// What others may do with the directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    None,
+    /// Reach what is in there, by its name.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
+    Pass,
+}
+
+impl Access {
+    /// The mode of a directory.
+    pub(super) fn mode(self) -> u32 {
+        match self {
+            Access::None => 0o700,
+            Access::Pass => 0o711,
+        }
+    }
 }
 
 impl StateDir {
     /// Makes what is not there yet.
-    pub(super) fn open(dir: &Path, parts: &'static [&'static str]) -> Result<StateDir> {
+    pub(super) fn open(
+        dir: &Path,
+        parts: &'static [&'static str],
+        access: Access,
+    ) -> Result<StateDir> {
         let failed = |e| Error::io(format_args!("state directory {}", dir.display()), e);
         let dir = std::path::absolute(dir).map_err(failed)?;
-        let state = StateDir { dir, parts };
+        let state = StateDir { dir, parts, access };
         for dir in state.dirs() {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir.0);
+            let made = DirBuilder::new()
+                .recursive(true)
+                .mode(access.mode())
+                .create(&dir.0);
             // A link or a file in its place is named by the check.
             made.or_else(|e| {
                 if dir.0.symlink_metadata().is_ok() {
@@ -40,6 +67,14 @@ impl StateDir {
             })
             .map_err(failed)?;
             check_own(&dir)?;
+            if access == Access::Pass {
+                let mode = fs::metadata(&dir.0).map_err(failed)?.mode() & 0o777;
+                fs::set_permissions(&dir.0, Permissions::from_mode(mode | 0o011))
+                    .map_err(failed)?;
+            }
+        }
+        if access == Access::Pass {
+            check_reachable(&state.dir)?;
         }
         Ok(state)
     }
@@ -51,7 +86,11 @@ impl StateDir {
     /// The directories that must be there, and what others may not have there.
     fn dirs(&self) -> Vec<(PathBuf, u32)> {
         let mut dirs = vec![(self.dir.clone(), 0o022)];
-        dirs.extend(self.parts.iter().map(|part| (self.path(part), 0o077)));
+        dirs.extend(
+            self.parts
+                .iter()
+                .map(|part| (self.path(part), 0o777 & !self.access.mode())),
+        );
         dirs
     }
 
@@ -109,8 +148,27 @@ fn check_own((dir, forbidden): &(PathBuf, u32)) -> Result<()> {
     let mode = found.mode() & 0o777;
     if mode & forbidden != 0 {
         return refuse(format!(
-            "has mode {mode:03o}, which lets others in: chmod 700 it"
+            "has mode {mode:03o}, which lets others in: chmod {:03o} it",
+            mode & !forbidden
         ));
+    }
+    Ok(())
+}
+
+/// Whoever the sandboxes run as must be able to come there.
+fn check_reachable(dir: &Path) -> Result<()> {
+    for dir in dir.ancestors() {
+        let found = fs::metadata(dir)
+            .map_err(|e| Error::io(format_args!("state directory {}", dir.display()), e))?;
+        if found.mode() & 0o001 == 0 {
+            return Err(Error::new(
+                ErrorKind::Io,
+                format!(
+                    "directory {} lets nobody else pass, and sandboxes without namespaces run as another user: choose another with state_dir()",
+                    dir.display()
+                ),
+            ));
+        }
     }
     Ok(())
 }

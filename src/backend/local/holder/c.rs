@@ -185,6 +185,7 @@ pub(crate) mod number {
     pub(crate) use own::*;
 
     // Since Linux 5.1 a new call has one number everywhere.
+    pub(crate) const PIDFD_OPEN: c_long = 434;
     pub(crate) const PIDFD_SEND_SIGNAL: c_long = 424;
     pub(crate) const CLOSE_RANGE: c_long = 436;
     pub(crate) const MOUNT_SETATTR: c_long = 442;

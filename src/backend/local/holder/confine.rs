@@ -7,7 +7,7 @@
 use std::ffi::{CString, c_char, c_int, c_uint, c_ulong, c_void};
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::ptr::null;
 
@@ -255,6 +255,17 @@ pub(crate) fn landlock_version() -> u32 {
         )
     };
     u32::try_from(version).unwrap_or(0)
+}
+
+/// Abstract sockets and signals to the outside; since version 6 of Landlock.
+pub(crate) const SCOPES: u64 = 0b11;
+
+/// Signals reach only what this process starts from here on, where the kernel can do that.
+pub(crate) fn keep_signals_inside() -> io::Result<()> {
+    match landlock_version() {
+        0..6 => Ok(()),
+        version => landlock_enforce(landlock_ruleset(0, SCOPES, version)?.as_fd()),
+    }
 }
 
 pub(crate) fn landlock_ruleset(files: u64, scoped: u64, version: u32) -> io::Result<OwnedFd> {

@@ -5,6 +5,7 @@
 //!
 //! - `protocol`: what it and the library say to each other; compiled into both.
 //! - `setup`: from a plain process to the locked-up first process of a sandbox.
+//! - `guardian`: ends what is left of a sandbox that has no namespaces.
 //! - `serve`: what that process does from then on.
 //! - `beside`: one process per command, its supervisor, which shares the memory of the first one.
 //! - `watch`: the other processes of the sandbox: who descends from whom, who takes how much.
@@ -13,6 +14,7 @@
 mod beside;
 mod c;
 mod confine;
+mod guardian;
 #[allow(dead_code, reason = "each side uses its half")]
 mod protocol;
 mod serve;
@@ -21,6 +23,10 @@ mod sys;
 mod watch;
 
 use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// With nothing to wait for.
+const LONG: Duration = Duration::from_secs(3600);
 
 fn main() {
     let control = sys::inherited(0);

@@ -10,6 +10,9 @@ pub(crate) const SANDBOX_ID: u32 = 1000;
 /// What a holder is to make of itself. Its descriptors come with it, in the order of the flags.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Setup {
+    /// In namespaces of its own, with a root of its own. Else its files are where they are on the
+    /// machine.
+    pub(crate) own_namespaces: bool,
     /// With a directory for the files of the sandbox; else they are in memory.
     pub(crate) on_disk: bool,
     /// With a pidfd of the process that the sandbox ends with.
@@ -26,6 +29,8 @@ pub(crate) struct Setup {
     pub(crate) data_options: String,
     /// What Landlock lets a command do, by path.
     pub(crate) rules: Vec<Rule>,
+    /// The first version of Landlock that will do; 0 if it is not needed.
+    pub(crate) least_landlock: u32,
     /// Struct `sock_filter`s.
     pub(crate) filter: Vec<u8>,
     /// Resource limits of a command: number and value.
@@ -138,6 +143,7 @@ pub(crate) enum Stage {
 impl Setup {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
+        out.bool(self.own_namespaces);
         out.bool(self.on_disk);
         out.bool(self.tied);
         out.bool(self.listens);
@@ -150,6 +156,7 @@ impl Setup {
             out.bytes(rule.path.as_bytes());
             out.bool(rule.write);
         });
+        out.u32(self.least_landlock);
         out.bytes(&self.filter);
         out.list(&self.rlimits, |out, (resource, value)| {
             out.u32(*resource);
@@ -164,6 +171,7 @@ impl Setup {
     pub(crate) fn decode(bytes: &[u8]) -> Option<Setup> {
         let input = &mut Reader(bytes);
         Some(Setup {
+            own_namespaces: input.bool()?,
             on_disk: input.bool()?,
             tied: input.bool()?,
             listens: input.bool()?,
@@ -181,6 +189,7 @@ impl Setup {
                     write: input.bool()?,
                 })
             })?,
+            least_landlock: input.u32()?,
             filter: input.bytes()?.to_vec(),
             rlimits: input.list(|input| Some((input.u32()?, input.u64()?)))?,
             cpus: input.list(Reader::u32)?,

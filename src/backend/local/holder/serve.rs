@@ -27,9 +27,6 @@ const REQUEST_WAIT: Duration = Duration::from_secs(5);
 const COUNT_PAUSE: Duration = Duration::from_millis(500);
 const COUNT_AGAIN: Duration = Duration::from_secs(10);
 
-/// With nothing to wait for.
-const LONG: Duration = Duration::from_secs(3600);
-
 /// A command that has not ended.
 struct Running {
     supervisor: Supervisor,
@@ -105,7 +102,7 @@ impl Disk {
         if self.counter == Some(process) {
             self.counter = None;
             if ended != Ended::Exited(0) {
-                sys::kill_everything();
+                watch::kill_everything();
             }
         }
     }
@@ -131,12 +128,12 @@ impl Running {
                 match watch::descendants(self.supervisor.process) {
                     Ok(found) => found.into_iter().for_each(sys::kill_process),
                     // Without /proc they can't be told from others.
-                    Err(_) => sys::kill_everything(),
+                    Err(_) => watch::kill_everything(),
                 }
             }
-            Some(_) => sys::kill_everything(),
+            Some(_) => watch::kill_everything(),
             // Answered, and then stopped by what is left of the command.
-            None if now >= self.deadline + GRACE => sys::kill_everything(),
+            None if now >= self.deadline + GRACE => watch::kill_everything(),
             None => {}
         }
     }
@@ -145,7 +142,7 @@ impl Running {
     fn over(self, ended: Ended) {
         // Killed by what it should have ended: nobody else would end that.
         if ended != Ended::Exited(0) {
-            sys::kill_everything();
+            watch::kill_everything();
             let answer = match self.timed_out {
                 true => Answer::TimedOut,
                 false => Answer::Signaled(sys::SIGKILL),
@@ -259,7 +256,7 @@ impl Server {
             .chain(self.next_look)
             .chain([self.sandbox.expires])
             .min();
-        next.map_or(LONG, |next| next.saturating_duration_since(now))
+        next.map_or(crate::LONG, |next| next.saturating_duration_since(now))
     }
 
     fn take_children(&mut self) {
@@ -362,7 +359,7 @@ impl Server {
         }
         match sys::fork() {
             Ok(None) => {
-                let fits = watch::files_fit(&["/workspace", "/tmp"], disk.limit);
+                let fits = watch::files_fit(&["workspace", "tmp"], disk.limit);
                 sys::exit(if fits { 0 } else { 1 });
             }
             Ok(counter) => {
@@ -383,7 +380,12 @@ impl Server {
             true => 0,
             false => confine::space(self.sandbox.data.as_fd()).map_or(0, |space| space.used),
         };
-        let files = in_files + watch::segments();
+        // Without a namespace of its own, a sandbox can have none.
+        let segments = match self.sandbox.setup.own_namespaces {
+            true => watch::segments(),
+            false => 0,
+        };
+        let files = in_files + segments;
         let held = Held::look(false);
         let rest = limit.saturating_sub(held.total(files));
         if rest == 0 {

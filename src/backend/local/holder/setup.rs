@@ -10,6 +10,7 @@ use crate::confine::{
     self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_READ_ONLY, MS_BIND, MS_NODEV, MS_NOEXEC,
     MS_NOSUID, MS_PRIVATE, MS_REC,
 };
+use crate::guardian;
 use crate::protocol::{Found, MAX_MESSAGE, Rule, SANDBOX_ID, Setup, Start, Step};
 use crate::sys;
 
@@ -56,31 +57,34 @@ pub(crate) fn enter(control: &OwnedFd, stage: &mut &'static str) -> io::Result<S
         confine::become_id(id)?;
     }
     let ids = confine::own_ids();
-    *stage = "make the namespaces";
-    if let Some((pid, pidfd)) = sys::fork_into_namespaces()? {
-        let born = Start::Born(pid).encode();
-        let sent = sys::send(control.as_fd(), &born, Some(pidfd.as_fd()));
-        if sent.is_err() {
-            sys::kill_by_fd(pidfd.as_fd());
+    if setup.own_namespaces {
+        *stage = "make the namespaces";
+        if let Some((pid, pidfd)) = sys::fork_into_namespaces()? {
+            let born = Start::Born(pid).encode();
+            let sent = sys::send(control.as_fd(), &born, Some(pidfd.as_fd()));
+            if sent.is_err() {
+                sys::kill_by_fd(pidfd.as_fd());
+            }
+            sys::exit(0);
         }
-        sys::exit(0);
+    } else {
+        *stage = "leave a guardian";
+        guardian::stand_by(control, &signals, host.as_ref())?;
     }
     let expires = Instant::now() + Duration::from_millis(setup.ttl_millis);
     sys::set_umask(0);
     // Away from the terminal of whoever made this, and from the signals that come with it.
     sys::new_session();
-    map_ids(ids, stage)?;
+    if setup.own_namespaces {
+        map_ids(ids, stage)?;
+    }
     // When memory is short, the sandbox goes before what runs it. Raising it needs no right.
     let _ = fs::write("/proc/self/oom_score_adj", "500");
-    *stage = "make all mounts private";
-    confine::mount("", "/", "", MS_REC | MS_PRIVATE, "")?;
-    let data = make_data(&setup, stage)?;
-    let proc_mounted = make_root(&setup.steps, &data, stage)?;
+    let (data, proc_mounted) = match setup.own_namespaces {
+        true => make_world(&setup, stage)?,
+        false => (make_data(&setup, stage)?, true),
+    };
     sys::set_umask(0o022);
-    *stage = "switch the loopback interface on";
-    confine::loopback_up()?;
-    *stage = "set the host name";
-    confine::set_hostname(&setup.hostname)?;
     *stage = "open /dev/null";
     let null = File::open("/dev/null")?;
     let landlock = lock_up(&setup, stage)?;
@@ -99,6 +103,20 @@ pub(crate) fn enter(control: &OwnedFd, stage: &mut &'static str) -> io::Result<S
         null,
         expires,
     })
+}
+
+/// Files, network and name of its own. Answers with the directory of the files, and whether there
+/// is a /proc.
+fn make_world(setup: &Setup, stage: &mut &'static str) -> io::Result<(OwnedFd, bool)> {
+    *stage = "make all mounts private";
+    confine::mount("", "/", "", MS_REC | MS_PRIVATE, "")?;
+    let data = make_data(setup, stage)?;
+    let proc_mounted = make_root(&setup.steps, &data, stage)?;
+    *stage = "switch the loopback interface on";
+    confine::loopback_up()?;
+    *stage = "set the host name";
+    confine::set_hostname(&setup.hostname)?;
+    Ok((data, proc_mounted))
 }
 
 /// One user and one group are known inside.
@@ -232,7 +250,7 @@ fn lock_up(setup: &Setup, stage: &mut &'static str) -> io::Result<u32> {
     *stage = "set no_new_privs";
     confine::no_new_privileges()?;
     *stage = "restrict by Landlock";
-    let landlock = restrict(&setup.rules)?;
+    let landlock = restrict(&setup.rules, setup.least_landlock)?;
     *stage = "hide from debuggers";
     confine::hide()?;
     *stage = "filter the system calls";
@@ -248,11 +266,11 @@ const TRUNCATE: u64 = 1 << 14;
 const DEVICE_IOCTL: u64 = 1 << 15;
 /// Of rights to a directory, those that make sense for a file.
 const OF_FILES: u64 = 0b111 | TRUNCATE | DEVICE_IOCTL;
-/// Abstract sockets and signals to the outside.
-const SCOPES: u64 = 0b11;
-
-fn restrict(rules: &[Rule]) -> io::Result<u32> {
+fn restrict(rules: &[Rule], least: u32) -> io::Result<u32> {
     let version = confine::landlock_version();
+    if version < least {
+        return Err(io::Error::from_raw_os_error(sys::EOPNOTSUPP));
+    }
     // The first version forbids every rename from one directory to another.
     if version < 2 {
         return Ok(0);
@@ -264,7 +282,7 @@ fn restrict(rules: &[Rule]) -> io::Result<u32> {
     if version >= 5 {
         handled |= DEVICE_IOCTL;
     }
-    let scopes = if version >= 6 { SCOPES } else { 0 };
+    let scopes = if version >= 6 { confine::SCOPES } else { 0 };
     let ruleset = confine::landlock_ruleset(handled, scopes, version)?;
     for rule in rules {
         let path = match confine::open_path(&rule.path) {

@@ -17,9 +17,12 @@ pub(crate) const EPERM: i32 = 1;
 pub(crate) const ENOENT: i32 = 2;
 pub(crate) const EACCES: i32 = 13;
 pub(crate) const ENOTDIR: i32 = 20;
+pub(crate) const EOPNOTSUPP: i32 = 95;
 
 pub(crate) const SIGKILL: i32 = 9;
 const SIGCHLD: c_int = 17;
+const SIGTERM: c_int = 15;
+const SIGSTOP: c_int = 19;
 
 pub(crate) fn check(result: c_int) -> io::Result<c_int> {
     match result {
@@ -157,8 +160,8 @@ pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Duration) -> io::Re
     }
 }
 
-/// Every signal as a new program has it; and a descriptor that tells of ended children, whose
-/// signal is held back from here on.
+/// Every signal as a new program has it; and a descriptor that tells of ended children and of the
+/// wish that this process should end, whose signals are held back from here on.
 pub(crate) fn take_signals() -> io::Result<OwnedFd> {
     const SIG_SETMASK: c_int = 2;
     const SFD_CLOEXEC: c_int = 0o2_000_000;
@@ -172,6 +175,7 @@ pub(crate) fn take_signals() -> io::Result<OwnedFd> {
         }
         c::sigemptyset(&raw mut set);
         c::sigaddset(&raw mut set, SIGCHLD);
+        c::sigaddset(&raw mut set, SIGTERM);
         check(c::sigprocmask(SIG_SETMASK, &raw const set, null_mut()))?;
         check(c::signalfd(-1, &raw const set, SFD_CLOEXEC | SFD_NONBLOCK))?
     };
@@ -180,10 +184,17 @@ pub(crate) fn take_signals() -> io::Result<OwnedFd> {
 }
 
 /// Takes the news from the descriptor of [`take_signals`]; which child it was is asked elsewhere.
-pub(crate) fn clear_signals(fd: BorrowedFd<'_>) {
-    let mut buffer = [0_u8; 1024];
+/// Says whether this process should end.
+pub(crate) fn clear_signals(fd: BorrowedFd<'_>) -> bool {
+    /// The size of what tells of one signal. Its number comes first.
+    const ONE: usize = 128;
+    let mut buffer = [0_u8; ONE];
+    let mut asked_to_end = false;
     // SAFETY: the buffer is as long as it is said to be.
-    while unsafe { c::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) } > 0 {}
+    while unsafe { c::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), ONE) } == ONE as isize {
+        asked_to_end |= buffer[..4] == SIGTERM.to_ne_bytes();
+    }
+    asked_to_end
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,16 +228,34 @@ pub(crate) fn take_child() -> Child {
     }
 }
 
-/// 0 and 1 have other meanings to kill(2), and are nobody's to ask for here.
+/// Whether a child has neither ended nor been stopped.
+pub(crate) fn runs(child: u32) -> bool {
+    const WNOHANG_WUNTRACED: c_int = 1 | 2;
+    let mut status = 0;
+    // SAFETY: status has room for the answer.
+    let changed = unsafe { c::waitpid(child as c_int, &raw mut status, WNOHANG_WUNTRACED) };
+    changed == 0
+}
+
 pub(crate) fn kill_process(pid: u32) {
+    signal(pid, SIGKILL);
+}
+
+/// It does nothing more until it is killed.
+pub(crate) fn stop_process(pid: u32) {
+    signal(pid, SIGSTOP);
+}
+
+/// 0 and 1 have other meanings to kill(2), and are nobody's to ask for here.
+fn signal(pid: u32, signal: c_int) {
     if let Some(pid) = c_int::try_from(pid).ok().filter(|pid| *pid > 1) {
         // SAFETY: no memory is involved. That it is gone already is no failure.
-        unsafe { c::kill(pid, SIGKILL) };
+        unsafe { c::kill(pid, signal) };
     }
 }
 
 /// Kills all that this process may signal, but itself. Only for a pid namespace of our own.
-pub(crate) fn kill_everything() {
+pub(crate) fn kill_all() {
     // SAFETY: no memory is involved.
     unsafe { c::kill(-1, SIGKILL) };
 }
@@ -290,6 +319,30 @@ pub(crate) fn fork_into_namespaces() -> io::Result<Option<(u32, OwnedFd)>> {
     // SAFETY: the kernel just made this descriptor, nobody else owns it.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Some((pid.unsigned_abs() as u32, pidfd)))
+}
+
+/// Takes in the descendants whose parents end.
+pub(crate) fn adopt_orphans() -> io::Result<()> {
+    const PR_SET_CHILD_SUBREAPER: c_int = 36;
+    // SAFETY: numbers only.
+    let done = unsafe {
+        c::prctl(
+            PR_SET_CHILD_SUBREAPER,
+            1 as c_ulong,
+            0_usize,
+            0_usize,
+            0_usize,
+        )
+    };
+    check(done).map(drop)
+}
+
+/// Stands for this process.
+pub(crate) fn own_pidfd() -> io::Result<OwnedFd> {
+    // SAFETY: numbers only.
+    let fd = check_long(unsafe { c::syscall(number::PIDFD_OPEN, std::process::id(), 0_usize) })?;
+    // SAFETY: the kernel just made this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 pub(crate) fn new_session() {

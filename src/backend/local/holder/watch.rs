@@ -1,10 +1,33 @@
 //! The other processes of the sandbox: who descends from whom, and who takes how much memory.
 
-use std::fs;
-use std::io;
+use std::collections::HashSet;
 use std::path::PathBuf;
+use std::{fs, io, process};
 
 use crate::sys;
+
+/// Kills all of the sandbox but this process.
+pub(crate) fn kill_everything() {
+    if is_first() {
+        sys::kill_all();
+        return;
+    }
+    // What is stopped starts nothing, and counts: at the latest, the rest come to the limit.
+    let mut stopped = HashSet::new();
+    while let Ok(found) = descendants(process::id()) {
+        let new: Vec<u32> = found.into_iter().filter(|p| stopped.insert(*p)).collect();
+        if new.is_empty() {
+            break;
+        }
+        new.into_iter().for_each(sys::stop_process);
+    }
+    stopped.into_iter().for_each(sys::kill_process);
+}
+
+/// Whether this is the first process of a namespace, in which there is nothing but the sandbox.
+fn is_first() -> bool {
+    process::id() == 1
+}
 
 /// Each process with its parent. An error where there is no /proc.
 fn processes() -> io::Result<Vec<(u32, u32)>> {
@@ -40,6 +63,17 @@ pub(crate) fn descendants(of: u32) -> io::Result<Vec<u32>> {
     Ok(found)
 }
 
+fn of_the_sandbox() -> Vec<u32> {
+    let found = match is_first() {
+        true => processes().map(|all| all.into_iter().map(|(process, _)| process).collect()),
+        false => descendants(process::id()).map(|mut found| {
+            found.push(process::id());
+            found
+        }),
+    };
+    found.unwrap_or_default()
+}
+
 #[derive(Clone, Copy, Default)]
 struct Memory {
     own: u64,
@@ -62,13 +96,13 @@ impl Held {
             shared: 0,
             by_process: Vec::new(),
         };
-        for (process, _) in processes().unwrap_or_default() {
-            let exact = exactly.then(|| Memory::exact(process)).flatten();
-            let memory = exact.unwrap_or_else(|| Memory::quick(process));
+        for number in of_the_sandbox() {
+            let exact = exactly.then(|| Memory::exact(number)).flatten();
+            let memory = exact.unwrap_or_else(|| Memory::quick(number));
             held.own += memory.own;
             held.shared += memory.shared;
-            if process != 1 {
-                held.by_process.push((memory.own + memory.shared, process));
+            if number != process::id() {
+                held.by_process.push((memory.own + memory.shared, number));
             }
         }
         held.by_process.sort_unstable();

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::super::files::Files;
-use super::super::state::{StateDir, file_name};
+use super::super::state::{Access, StateDir, file_name};
 use super::runner;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remove::remove_at;
@@ -72,7 +72,7 @@ pub(super) struct Place {
 
 impl Store {
     pub(super) fn open(dir: &Path) -> Result<Store> {
-        let state = StateDir::open(dir, &["sandboxes", "removed"])?;
+        let state = StateDir::open(dir, &["sandboxes", "removed"], Access::None)?;
         Ok(Store { state })
     }
 

@@ -149,6 +149,25 @@ pub(super) fn rules() -> Vec<Rule> {
     rules
 }
 
+/// The same without a root of the sandbox's own, where its files are at this place.
+pub(super) fn rules_at(place: &Path) -> Vec<Rule> {
+    let rule = |path: String, write| Rule { path, write };
+    let mut rules = vec![rule("/proc".to_owned(), false)];
+    for name in PROGRAMS {
+        rules.push(rule(format!("/{name}"), false));
+    }
+    for name in SETTINGS.iter().chain(&["nsswitch.conf"]) {
+        rules.push(rule(format!("/etc/{name}"), false));
+    }
+    for name in DEVICES {
+        rules.push(rule(format!("/dev/{name}"), true));
+    }
+    for name in ["workspace", "tmp"] {
+        rules.push(rule(place.join(name).to_string_lossy().into_owned(), true));
+    }
+    rules
+}
+
 /// Steps with each directory made once, before what is in it.
 #[derive(Default)]
 struct Steps(Vec<Step>);

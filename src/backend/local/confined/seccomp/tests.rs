@@ -9,14 +9,12 @@ const NO: Answer = Answer::Errno(EPERM);
 const ABSENT: Answer = Answer::Errno(ENOSYS);
 
 const LOOSE: Options = Options {
-    sockets: true,
-    other_processes: true,
+    own_namespaces: true,
     memfd: true,
     affinity: true,
 };
 const TIGHT: Options = Options {
-    sockets: false,
-    other_processes: false,
+    own_namespaces: false,
     memfd: false,
     affinity: false,
 };
@@ -94,7 +92,6 @@ fn ordinary_calls_are_allowed_and_cheap() {
         SYS_getdents64,
         SYS_epoll_pwait,
         SYS_kill,
-        SYS_connect,
         SYS_seccomp,
         SYS_prctl,
         SYS_setrlimit,
@@ -307,8 +304,16 @@ fn sockets_are_of_the_usual_families() {
         );
         assert_eq!(ask(TIGHT, family, protocol), NO, "{family} {protocol}");
     }
-    let pairs = [AF_UNIX, AF_INET, AF_TIPC].map(|f| always(SYS_socketpair, &[f as u64]));
-    assert_eq!(pairs, [ALLOW, NO, NO]);
+    let flags = SOCK_CLOEXEC | SOCK_NONBLOCK;
+    for kind in [SOCK_STREAM, SOCK_SEQPACKET] {
+        let pair = |family: i32| always(SYS_socketpair, &[family as u64, (kind | flags) as u64]);
+        assert_eq!([AF_UNIX, AF_INET, AF_TIPC].map(pair), [ALLOW, NO, NO]);
+    }
+    for kind in [SOCK_DGRAM, SOCK_RAW] {
+        let args = [AF_UNIX as u64, (kind | flags) as u64];
+        assert_eq!(tell(LOOSE, SYS_socketpair, &args), ALLOW);
+        assert_eq!(tell(TIGHT, SYS_socketpair, &args), NO);
+    }
 }
 
 #[test]
@@ -318,9 +323,27 @@ fn each_option_forbids_its_calls() {
         (SYS_memfd_create, ABSENT),
         (447, ABSENT),
         (SYS_sched_setaffinity, NO),
+        (SYS_connect, NO),
+        (SYS_setpriority, NO),
+        (SYS_shmat, ABSENT),
+        (SYS_semop, ABSENT),
+        (SYS_mq_open, ABSENT),
     ] {
         assert_eq!(tell(LOOSE, number, &[]), ALLOW, "{number}");
         assert_eq!(tell(TIGHT, number, &[]), tight, "{number}");
+    }
+}
+
+#[test]
+fn among_others_a_process_schedules_only_itself() {
+    for number in [
+        SYS_sched_setscheduler,
+        SYS_sched_setparam,
+        SYS_sched_setattr,
+    ] {
+        assert_eq!(tell(LOOSE, number, &[77]), ALLOW, "{number}");
+        assert_eq!(tell(TIGHT, number, &[77]), NO, "{number}");
+        assert_eq!(tell(TIGHT, number, &[0]), ALLOW, "{number}");
     }
 }
 
@@ -356,10 +379,10 @@ proptest! {
         arch in prop_oneof![Just(ARCH), any::<u32>()],
         number in prop_oneof![0..600_u32, any::<u32>()],
         args in any::<[u64; 6]>(),
-        bits in any::<[bool; 4]>(),
+        bits in any::<[bool; 3]>(),
     ) {
-        let [sockets, other_processes, memfd, affinity] = bits;
-        let options = Options { sockets, other_processes, memfd, affinity };
+        let [own_namespaces, memfd, affinity] = bits;
+        let options = Options { own_namespaces, memfd, affinity };
         let (answer, steps) = run(&program(&options), arch, number, args);
         prop_assert!(steps <= 30);
         prop_assert_eq!(answer == Answer::Kill, arch != ARCH);

@@ -12,10 +12,9 @@ use libc::{SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS};
 /// What depends on the sandbox.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Options {
-    /// `socket()` of the usual families; without it only pairs of Unix sockets can be had.
-    pub(crate) sockets: bool,
-    /// A handle of any process by its number. False where processes of others can be seen.
-    pub(crate) other_processes: bool,
+    /// Its processes, network and IPC are its own. Where they are not, sockets can only be had in
+    /// pairs, and nothing is shared or changed by a name or number that others have as well.
+    pub(crate) own_namespaces: bool,
     /// Files in memory that no limit of the workspace counts.
     pub(crate) memfd: bool,
     /// The choice of CPUs. False where that choice is the limit.
@@ -197,10 +196,10 @@ fn rules(options: &Options) -> BTreeMap<u32, Code> {
     named(libc::SYS_ioctl, except(1, !0, &requests));
     // Limits of other processes, the holder's among them.
     named(libc::SYS_prlimit64, only(0, &[0]));
-    named(libc::SYS_socket, socket(options.sockets));
+    named(libc::SYS_socket, usual_sockets());
     named(libc::SYS_socketpair, only(0, &[AF_UNIX as u32]));
-    if !options.other_processes {
-        rules.insert(number::PIDFD_OPEN, errno(EPERM));
+    if !options.own_namespaces {
+        rules.extend(shared_with_others());
     }
     if !options.memfd {
         rules.insert(libc::SYS_memfd_create as u32, errno(ENOSYS));
@@ -217,10 +216,7 @@ fn rules(options: &Options) -> BTreeMap<u32, Code> {
 }
 
 /// The families that programs use; of netlink the part that lists the network's interfaces.
-fn socket(allowed: bool) -> Code {
-    if !allowed {
-        return errno(EPERM);
-    }
+fn usual_sockets() -> Code {
     let usual = [AF_UNIX as u32, AF_INET as u32, AF_INET6 as u32];
     let mut code = load_argument(0);
     let netlink = only(2, &[libc::NETLINK_ROUTE as u32]);
@@ -230,6 +226,54 @@ fn socket(allowed: bool) -> Code {
         netlink,
     ));
     code
+}
+
+/// What reaches others where the network, the processes and the IPC are the machine's.
+fn shared_with_others() -> Vec<(u32, Code)> {
+    let mut rules = vec![(number::PIDFD_OPEN, errno(EPERM))];
+    for number in [
+        libc::SYS_socket,
+        libc::SYS_connect,
+        libc::SYS_setpriority,
+        libc::SYS_ioprio_set,
+    ] {
+        rules.push((number as u32, errno(EPERM)));
+    }
+    // One of a pair of datagram sockets can send to any name.
+    let nameless = [libc::SOCK_DGRAM as u32, libc::SOCK_RAW as u32];
+    let mut pair = load_argument(0);
+    pair.extend(one_of(
+        &[AF_UNIX as u32],
+        errno(EPERM),
+        except(1, 0xf, &nameless),
+    ));
+    rules.push((libc::SYS_socketpair as u32, pair));
+    for number in [
+        libc::SYS_shmget,
+        libc::SYS_shmat,
+        libc::SYS_shmctl,
+        libc::SYS_semget,
+        libc::SYS_semop,
+        libc::SYS_semtimedop,
+        libc::SYS_semctl,
+        libc::SYS_msgget,
+        libc::SYS_msgsnd,
+        libc::SYS_msgrcv,
+        libc::SYS_msgctl,
+        libc::SYS_mq_open,
+        libc::SYS_mq_unlink,
+    ] {
+        rules.push((number as u32, errno(ENOSYS)));
+    }
+    for number in [
+        libc::SYS_sched_setaffinity,
+        libc::SYS_sched_setscheduler,
+        libc::SYS_sched_setparam,
+        libc::SYS_sched_setattr,
+    ] {
+        rules.push((number as u32, only(0, &[0])));
+    }
+    rules
 }
 
 /// All numbers as spans with one answer each, by the number that they begin with.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{self, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -53,14 +54,21 @@ pub(super) struct NotMade {
 
 pub(super) struct Sandbox {
     reach: Reach,
-    pub(super) pidfd: Arc<OwnedFd>,
-    /// The number of the holder.
-    pub(super) process: u32,
-    /// Whom the files belong to, if not to the user of this process.
-    user: Option<u32>,
+    pub(super) held: Held,
     pub(super) found: Found,
     /// Its files, if they are not in memory: removed with this.
     disk: Option<Disk>,
+}
+
+/// What there is of a sandbox, however it is reached.
+pub(super) struct Held {
+    /// The process with which it is there: the first one of its namespaces, or its guardian.
+    pub(super) process: u32,
+    pub(super) pidfd: Arc<OwnedFd>,
+    /// Whom the files belong to, if not to the user of this process.
+    pub(super) user: Option<u32>,
+    /// Where its files are also for its commands. None where they have a root of their own.
+    pub(super) place: Option<PathBuf>,
 }
 
 /// How requests get to the holder.
@@ -73,7 +81,12 @@ enum Reach {
 
 impl Sandbox {
     /// Starts a holder and waits until it is ready.
-    pub(super) fn start(setup: &Setup, fds: &[BorrowedFd<'_>]) -> Result<Sandbox, NotMade> {
+    /// `place` is where its files are, if it has no root of its own.
+    pub(super) fn start(
+        setup: &Setup,
+        fds: &[BorrowedFd<'_>],
+        place: Option<PathBuf>,
+    ) -> Result<Sandbox, NotMade> {
         let failed = |step: &str| {
             let step = step.to_owned();
             |error| NotMade { step, error }
@@ -111,21 +124,27 @@ impl Sandbox {
         if born.is_none() {
             let _ = first.kill();
         }
-        // It ends right after it has told of the other one. Where somebody else takes in our
-        // children, it is gone as well.
-        let _ = first.wait();
-        match (outcome, born) {
-            (Some(Ok(found)), Some((process, pidfd))) => Ok(Sandbox {
+        // It ends right after it has told of the other one, if that is another. Where somebody else
+        // takes in our children, it is gone as well.
+        if setup.own_namespaces || born.is_none() {
+            let _ = first.wait();
+        }
+        let held = born.map(|(process, pidfd)| Held {
+            process,
+            pidfd: Arc::new(pidfd),
+            user: setup.become_id,
+            place,
+        });
+        match (outcome, held) {
+            (Some(Ok(found)), Some(held)) => Ok(Sandbox {
                 reach: Reach::Control(control),
-                pidfd: Arc::new(pidfd),
-                process,
-                user: setup.become_id,
+                held,
                 found,
                 disk: None,
             }),
-            (outcome, born) => {
-                if let Some((_, pidfd)) = born {
-                    end(pidfd.as_fd());
+            (outcome, held) => {
+                if let Some(held) = held {
+                    held.end();
                 }
                 let died = || failed("start the holder")(io::ErrorKind::UnexpectedEof.into());
                 Err(outcome.and_then(Result::err).unwrap_or_else(died))
@@ -133,18 +152,11 @@ impl Sandbox {
         }
     }
 
-    /// One that another process has made: its holder, and the directory with its socket.
-    pub(super) fn of_another(
-        dir: OwnedFd,
-        process: u32,
-        pidfd: OwnedFd,
-        user: Option<u32>,
-    ) -> Sandbox {
+    /// One that another process has made, with the directory of its socket.
+    pub(super) fn of_another(dir: OwnedFd, held: Held) -> Sandbox {
         Sandbox {
             reach: Reach::Directory(dir),
-            pidfd: Arc::new(pidfd),
-            process,
-            user,
+            held,
             found: Found::default(),
             disk: None,
         }
@@ -205,14 +217,14 @@ impl Sandbox {
 
     pub(super) fn files(&self) -> Result<Files> {
         let root = self.ask(&Request::Root)?.ok_or_else(gone)?;
-        let _user = self.user.map(own_sys::FileUser::new);
+        let _user = self.held.user.map(own_sys::FileUser::new);
         let stages = sys::open_dir_at(root.as_fd(), b"stages");
         let stages = stages.map_err(|e| Error::io("cannot open the sandbox's files", e))?;
         Ok(Files {
             root,
             stages,
             root_path: None,
-            user: self.user,
+            user: self.held.user,
         })
     }
 
@@ -236,8 +248,8 @@ impl Sandbox {
             }
             Ended::Answered(Answer::Done) => return Err(gone()),
             Ended::Silent => {
-                // Not even its first process could end the command: it was stopped from outside.
-                end(self.pidfd.as_fd());
+                // Not even the holder could end the command: it was stopped.
+                self.end();
                 TIMED_OUT
             }
             Ended::Closed if self.ends_within(Duration::from_millis(100)) => {
@@ -267,7 +279,7 @@ impl Sandbox {
         let millis = u64::try_from(command.time_limit().as_millis()).unwrap_or(u64::MAX);
         let mut request = Request::Exec {
             millis,
-            payload: Some(payload(command)),
+            payload: Some(self.payload(command)?),
         };
         let mut fds = vec![their_out.as_fd(), their_err.as_fd()];
         let file;
@@ -282,8 +294,22 @@ impl Sandbox {
         Ok((self.request(&request, &fds)?, streams))
     }
 
-    pub(super) fn user(&self) -> Option<u32> {
-        self.user
+    fn payload(&self, command: &Command) -> Result<Payload> {
+        let workdir = command.working_directory();
+        let Some(place) = &self.held.place else {
+            return Ok(payload(command, "", workdir));
+        };
+        let failed = |e| path_failed("workdir", &workdir, e);
+        let found = self.files()?.resolve(&workdir).map_err(failed)?;
+        if !found.is_dir() {
+            return Err(failed(io::ErrorKind::NotADirectory.into()));
+        }
+        let text = |path: &Path| {
+            let text = path.to_str().map(str::to_owned);
+            let shown = path.display();
+            text.ok_or_else(|| Error::invalid(format!("{shown} is not UTF-8: choose another path")))
+        };
+        Ok(payload(command, &text(place)?, text(&found.path)?))
     }
 
     /// Whether it was running a moment ago.
@@ -292,21 +318,29 @@ impl Sandbox {
     }
 
     fn ends_within(&self, time: Duration) -> bool {
-        let fds = [Some(self.pidfd.as_fd())];
+        let fds = [Some(self.held.pidfd.as_fd())];
         sys::poll_readable(fds, time).is_ok_and(|[ended]| ended)
     }
 
     /// Ends all its processes; with them go its files.
     pub(super) fn end(&self) {
-        end(self.pidfd.as_fd());
+        self.held.end();
     }
 }
 
-fn end(pidfd: BorrowedFd<'_>) {
-    own_sys::kill(pidfd);
-    // One that waits for a disk takes its time; nothing could hurry it.
-    let _ = sys::poll_readable([Some(pidfd)], KILL_WAIT);
-    own_sys::reap(pidfd);
+impl Held {
+    fn end(&self) {
+        let pidfd = self.pidfd.as_fd();
+        // A guardian ends all else, and then itself.
+        let signal = match self.place {
+            Some(_) => libc::SIGTERM,
+            None => libc::SIGKILL,
+        };
+        own_sys::kill(pidfd, signal);
+        // One that waits for a disk takes its time; nothing could hurry it.
+        let _ = sys::poll_readable([Some(pidfd)], KILL_WAIT);
+        own_sys::reap(pidfd);
+    }
 }
 
 fn no_answer() -> Error {
@@ -386,12 +420,14 @@ fn next_start(control: &OwnedFd, until: Instant) -> io::Result<(Start, Option<Ow
     }
 }
 
-fn payload(command: &Command) -> Payload {
+/// What a command is started with, where the files are at `place`.
+fn payload(command: &Command, place: &str, workdir: String) -> Payload {
+    let workspace = format!("{place}/workspace");
     let mut env = std::collections::BTreeMap::from([
         ("PATH", PATH.to_owned()),
-        ("HOME", "/workspace".to_owned()),
-        ("TMPDIR", "/tmp".to_owned()),
-        ("NOX_WORKSPACE", "/workspace".to_owned()),
+        ("HOME", workspace.clone()),
+        ("TMPDIR", format!("{place}/tmp")),
+        ("NOX_WORKSPACE", workspace),
         ("USER", "sandbox".to_owned()),
         ("LOGNAME", "sandbox".to_owned()),
     ]);
@@ -406,7 +442,7 @@ fn payload(command: &Command) -> Payload {
     let path = env.get("PATH").map(String::as_str).unwrap_or_default();
     let absolute = path.split(':').filter(|dir| dir.starts_with('/'));
     Payload {
-        workdir: command.working_directory(),
+        workdir,
         args: command.args().to_vec(),
         path: absolute.map(str::to_owned).collect(),
         env: env

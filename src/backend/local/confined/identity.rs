@@ -15,6 +15,20 @@ pub(super) fn choose() -> Result<Option<u32>, &'static str> {
     from_map(&map, crate::unique() as u32)
 }
 
+/// How many processes and threads it has already.
+pub(super) fn processes_of_this_user() -> u64 {
+    let user = sys::effective_uid().to_string();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let texts = entries.filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
+    let line = |text: &str, name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.split_whitespace().next().map(str::to_owned))
+    };
+    let own = texts.filter(|text| line(text, "Uid:") == Some(user.clone()));
+    let threads = own.filter_map(|text| line(&text, "Threads:")?.parse::<u64>().ok());
+    threads.sum()
+}
+
 /// From the upper half of the largest range, where the fewest users are.
 fn from_map(map: &str, random: u32) -> Result<Option<u32>, &'static str> {
     let ranges = map.lines().filter_map(|line| {

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::remove;
 use super::reaper::on_end;
-use super::sandbox::{Sandbox, gone};
+use super::sandbox::{Held, Sandbox, gone};
 use super::{Maker, Tie, sys as own_sys};
+use crate::backend::local::Isolation;
 use crate::backend::local::state::{StateDir, file_name};
 use crate::error::{Error, Result};
 use crate::sandboxes::{SandboxSpec, SessionId};
@@ -20,6 +21,9 @@ use crate::sys;
 
 pub(super) struct Persistent {
     state: StateDir,
+    /// Which directory there.
+    part: &'static str,
+    isolation: Isolation,
 }
 
 /// Which process holds a sandbox, and whom its files belong to.
@@ -35,10 +39,22 @@ struct Record {
 
 const RECORD: &str = "sandbox.json";
 
+/// Its files, if they are not in memory.
+pub(super) const FILES: &str = "files";
+
 impl Persistent {
-    pub(super) fn open(state_dir: &Path) -> Result<Persistent> {
-        let state = StateDir::open(state_dir, &["persistent"])?;
-        let persistent = Persistent { state };
+    pub(super) fn open(maker: &Maker) -> Result<Persistent> {
+        // Nobody gets a sandbox of another tier by its id.
+        let parts: &[&str] = match maker.isolation {
+            Isolation::Landlock => &["persistent-landlock"],
+            _ => &["persistent"],
+        };
+        let state = StateDir::open(&maker.state_dir()?, parts, maker.access())?;
+        let persistent = Persistent {
+            state,
+            part: parts[0],
+            isolation: maker.isolation,
+        };
         persistent.sweep()?;
         Ok(persistent)
     }
@@ -48,17 +64,17 @@ impl Persistent {
     }
 
     fn dir(&self, id: &SessionId) -> Result<PathBuf> {
-        Ok(self.state.path("persistent").join(file_name(id)?))
+        Ok(self.state.path(self.part).join(file_name(id)?))
     }
 
     pub(super) fn find(&self, id: &SessionId) -> Result<Sandbox> {
-        running(&self.dir(id)?)?.ok_or_else(gone)
+        self.running(&self.dir(id)?)?.ok_or_else(gone)
     }
 
     pub(super) fn create(&self, id: &SessionId, spec: &SandboxSpec, maker: &Maker) -> Result<()> {
         let dir = self.dir(id)?;
         let _lock = self.state.lock()?;
-        if let Some(sandbox) = running(&dir)? {
+        if let Some(sandbox) = self.running(&dir)? {
             return sandbox.touch(Some(spec.time_to_live()));
         }
         remove(&dir)?;
@@ -72,7 +88,7 @@ impl Persistent {
     pub(super) fn delete(&self, id: &SessionId) -> Result<bool> {
         let dir = self.dir(id)?;
         let _lock = self.state.lock()?;
-        let sandbox = running(&dir)?;
+        let sandbox = self.running(&dir)?;
         if let Some(sandbox) = &sandbox {
             sandbox.end();
         }
@@ -83,29 +99,56 @@ impl Persistent {
     /// Removes what is left of those that have ended.
     fn sweep(&self) -> Result<()> {
         let _lock = self.state.lock()?;
-        let entries = fs::read_dir(self.state.path("persistent"));
+        let entries = fs::read_dir(self.state.path(self.part));
         for entry in entries.into_iter().flatten().flatten() {
             let dir = entry.path();
             // What can't be looked at is left alone.
-            if let Ok(None) = running(&dir) {
+            if let Ok(None) = self.running(&dir) {
                 remove(&dir).unwrap_or_else(|e| log::warn!("{e}"));
             }
         }
         Ok(())
     }
+
+    /// The sandbox of a directory, if it runs.
+    fn running(&self, dir: &Path) -> Result<Option<Sandbox>> {
+        let Some(record) = read(dir)? else {
+            return Ok(None);
+        };
+        // The process is taken first, and then known to be the one: its number is not free meanwhile.
+        let Some(pidfd) = sys::pidfd_open(record.process) else {
+            return Ok(None);
+        };
+        if start_time(record.process) != Some(record.started) {
+            return Ok(None);
+        }
+        let Ok(opened) = File::open(dir) else {
+            return Ok(None);
+        };
+        let place = (self.isolation == Isolation::Landlock).then(|| dir.join(FILES));
+        let held = Held {
+            process: record.process,
+            pidfd: Arc::new(pidfd),
+            user: record.user,
+            place,
+        };
+        let sandbox = Sandbox::of_another(opened.into(), held);
+        Ok(sandbox.is_running().then_some(sandbox))
+    }
 }
 
 fn make(dir: &Path, id: &SessionId, spec: &SandboxSpec, maker: &Maker) -> Result<()> {
     let failed = |e| Error::io(format_args!("cannot make {}", dir.display()), e);
-    DirBuilder::new().mode(0o700).create(dir).map_err(failed)?;
+    let mode = maker.access().mode();
+    DirBuilder::new().mode(mode).create(dir).map_err(failed)?;
     let opened: OwnedFd = File::open(dir).map_err(failed)?.into();
     let listener = own_sys::listen(opened.as_fd()).map_err(failed)?;
     let sandbox = maker.make(spec, Tie::Directory { listener, dir })?;
     let record = Record {
         id: id.as_str().to_owned(),
-        process: sandbox.process,
-        started: start_time(sandbox.process).unwrap_or_default(),
-        user: sandbox.user(),
+        process: sandbox.held.process,
+        started: start_time(sandbox.held.process).unwrap_or_default(),
+        user: sandbox.held.user,
     };
     let written = serde_json::to_vec(&record)
         .map_err(std::io::Error::from)
@@ -115,7 +158,7 @@ fn make(dir: &Path, id: &SessionId, spec: &SandboxSpec, maker: &Maker) -> Result
         return Err(failed(e));
     }
     let (dir, process) = (dir.to_owned(), record.process);
-    on_end(Arc::clone(&sandbox.pidfd), move || {
+    on_end(Arc::clone(&sandbox.held.pidfd), move || {
         // Where this process is gone by then, the next one that opens the directory does it.
         if read(&dir).is_ok_and(|record| record.is_some_and(|found| found.process == process)) {
             let _ = remove(&dir);
@@ -137,25 +180,6 @@ fn read(dir: &Path) -> Result<Option<Record>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(failed(e)),
     }
-}
-
-/// The sandbox of a directory, if it runs.
-fn running(dir: &Path) -> Result<Option<Sandbox>> {
-    let Some(record) = read(dir)? else {
-        return Ok(None);
-    };
-    // The process is taken first, and then known to be the one: its number is not free meanwhile.
-    let Some(pidfd) = sys::pidfd_open(record.process) else {
-        return Ok(None);
-    };
-    if start_time(record.process) != Some(record.started) {
-        return Ok(None);
-    }
-    let Ok(opened) = File::open(dir) else {
-        return Ok(None);
-    };
-    let sandbox = Sandbox::of_another(opened.into(), record.process, pidfd, record.user);
-    Ok(sandbox.is_running().then_some(sandbox))
 }
 
 /// Field 22 of its stat, which follows the name in brackets that comes second.

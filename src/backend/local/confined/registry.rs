@@ -102,7 +102,7 @@ impl Registry {
         let shared = Arc::downgrade(&self.shared);
         let ended = Arc::downgrade(&sandbox);
         let id = id.to_owned();
-        on_end(Arc::clone(&sandbox.pidfd), move || {
+        on_end(Arc::clone(&sandbox.held.pidfd), move || {
             if let Some(shared) = shared.upgrade() {
                 shared.forget(&id, &ended);
             }

@@ -1,4 +1,4 @@
-//! Sandboxes in namespaces of their own, each held by a process of its own.
+//! Sandboxes that the kernel confines, each held by a process of its own.
 
 mod disk;
 mod identity;
@@ -26,16 +26,16 @@ use self::persistent::Persistent;
 use self::protocol::{Found, Setup, Step};
 use self::registry::Registry;
 use self::sandbox::{NotMade, Sandbox};
-use super::Tier;
-use super::default_state_dir;
 use super::files::Files;
 use super::isolation;
 use super::limits::{Amounts, Enforced, Limit, Limits, OPEN_FILES, PROCESSES};
+use super::state::Access;
+use super::{Isolation, Tier, default_state_dir};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Command, Output};
 use crate::sandboxes::{SandboxInfo, SandboxSpec, SessionId};
 
-pub(super) struct Namespaces {
+pub(super) struct Confined {
     maker: Maker,
     kept: Kept,
 }
@@ -47,24 +47,19 @@ enum Kept {
     Persistent(Persistent),
 }
 
-impl Namespaces {
+impl Confined {
     /// Sandboxes that end with this process. Makes one and runs a program in it: nothing less tells
     /// whether that can be done here.
-    pub(super) fn tied(state_dir: Option<PathBuf>) -> Result<Namespaces> {
-        let tier = Namespaces {
-            maker: Maker::new(state_dir)?,
-            kept: Kept::Tied(Registry::new()),
-        };
-        tier.maker.found()?;
-        Ok(tier)
+    pub(super) fn tied(maker: Maker) -> Result<Confined> {
+        maker.found()?;
+        let kept = Kept::Tied(Registry::new());
+        Ok(Confined { maker, kept })
     }
 
     /// Sandboxes that are kept for other processes. Whether they can be made, the first one tells.
-    pub(super) fn persistent(state_dir: &Path) -> Result<Namespaces> {
-        Ok(Namespaces {
-            maker: Maker::new(Some(state_dir.to_owned()))?,
-            kept: Kept::Persistent(Persistent::open(state_dir)?),
-        })
+    pub(super) fn persistent(maker: Maker) -> Result<Confined> {
+        let kept = Kept::Persistent(Persistent::open(&maker)?);
+        Ok(Confined { maker, kept })
     }
 
     fn find(&self, id: &SessionId) -> Result<Arc<Sandbox>> {
@@ -76,10 +71,11 @@ impl Namespaces {
 }
 
 /// What a sandbox is made with.
-struct Maker {
+pub(super) struct Maker {
+    isolation: Isolation,
     root: Vec<Step>,
     found: OnceLock<Found>,
-    /// Where files go that are too many for the memory; None for the usual place.
+    /// Where files go that are not in memory; None for the usual place.
     state_dir: Option<PathBuf>,
 }
 
@@ -94,17 +90,45 @@ enum Tie<'a> {
 }
 
 impl Maker {
-    fn new(state_dir: Option<PathBuf>) -> Result<Maker> {
+    pub(super) fn new(isolation: Isolation, state_dir: Option<PathBuf>) -> Result<Maker> {
         if !cfg!(noxrunner_holder) {
             return Err(isolation::unsupported(
                 "this build has no holder for local sandboxes",
             ));
         }
         Ok(Maker {
+            isolation,
             root: policy::root("size=64m,nr_inodes=4k,mode=1777"),
             found: OnceLock::new(),
             state_dir,
         })
+    }
+
+    fn own_namespaces(&self) -> bool {
+        self.isolation == Isolation::Namespaces
+    }
+
+    /// Commands of root run as somebody else, who must come to the files where they are.
+    fn access(&self) -> Access {
+        match !self.own_namespaces() && crate::sys::effective_uid() == 0 {
+            true => Access::Pass,
+            false => Access::None,
+        }
+    }
+
+    fn state_dir(&self) -> Result<PathBuf> {
+        match (&self.state_dir, self.access()) {
+            (Some(dir), _) => Ok(dir.clone()),
+            (None, Access::None) => default_state_dir(),
+            // Root's own directory lets nobody pass.
+            (None, Access::Pass) => Ok(PathBuf::from("/var/lib/noxrunner")),
+        }
+    }
+
+    fn amounts(&self, spec: &SandboxSpec) -> Result<Amounts> {
+        let amounts = Amounts::of(spec)?;
+        let on_disk = amounts.on_disk || !self.own_namespaces();
+        Ok(Amounts { on_disk, ..amounts })
     }
 
     /// What the machine has of that which a sandbox can do without; tried once.
@@ -126,8 +150,7 @@ impl Maker {
     fn setup(&self, amounts: &Amounts, ttl: Duration) -> Setup {
         let cpus = amounts.cpu_millis.map(choose_cpus).unwrap_or_default();
         let filter = seccomp::program(&seccomp::Options {
-            sockets: true,
-            other_processes: true,
+            own_namespaces: self.own_namespaces(),
             // The watcher would see such a file only while it is mapped.
             memfd: false,
             affinity: cpus.is_empty(),
@@ -136,13 +159,12 @@ impl Maker {
         // another one that is not counted.
         let inodes = (amounts.storage / 4096).max(1024);
         Setup {
+            own_namespaces: self.own_namespaces(),
             ttl_millis: millis(ttl),
             hostname: "sandbox".to_owned(),
-            steps: self.root.clone(),
             data_options: format!("size={},nr_inodes={inodes},mode=755", amounts.storage),
-            rules: policy::rules(),
             filter,
-            rlimits: rlimits(amounts),
+            rlimits: self.rlimits(amounts),
             cpus,
             watched_memory: Some(amounts.memory),
             watched_storage: amounts.on_disk.then_some(amounts.storage),
@@ -152,23 +174,42 @@ impl Maker {
     }
 
     fn make(&self, spec: &SandboxSpec, tie: Tie<'_>) -> Result<Sandbox> {
-        let amounts = Amounts::of(spec)?;
+        let amounts = self.amounts(spec)?;
         let mut setup = self.setup(&amounts, spec.time_to_live());
         setup.become_id = identity::choose()
-            .map_err(|why| isolation::refused(why, io::Error::from_raw_os_error(libc::EPERM)))?;
+            .map_err(|why| self.refused(why, io::Error::from_raw_os_error(libc::EPERM)))?;
         let mut fds = Vec::new();
         let mut disk = None;
+        let mut files = None;
         if amounts.on_disk {
             fds.push(match &tie {
                 Tie::ThisProcess => {
-                    let state_dir = self.state_dir.clone().map_or_else(default_state_dir, Ok)?;
-                    let (own, dir) = Disk::make(&state_dir, setup.become_id)?;
+                    let state_dir = self.state_dir()?;
+                    let (own, dir) = Disk::make(&state_dir, self.access(), setup.become_id)?;
+                    files = Some(own.path().to_owned());
                     disk = Some(own);
                     dir
                 }
-                // Goes with the directory.
-                Tie::Directory { dir, .. } => disk::make_dir(&dir.join("files"), setup.become_id)?,
+                Tie::Directory { dir, .. } => {
+                    // Goes with the directory.
+                    let path = dir.join(persistent::FILES);
+                    let dir = disk::make_dir(&path, setup.become_id)?;
+                    files = Some(path);
+                    dir
+                }
             });
+        }
+        let place = files.filter(|_| !self.own_namespaces());
+        match &place {
+            None => {
+                setup.steps = self.root.clone();
+                setup.rules = policy::rules();
+            }
+            Some(place) => {
+                setup.rules = policy::rules_at(place);
+                // The first with signals; nobody has the id that root's sandboxes get.
+                setup.least_landlock = if setup.become_id.is_some() { 2 } else { 6 };
+            }
         }
         fds.push(match tie {
             Tie::ThisProcess => {
@@ -182,28 +223,37 @@ impl Maker {
             }
         });
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        let sandbox = Sandbox::start(&setup, &fds)
-            .map_err(|NotMade { step, error }| isolation::refused(&step, error))?;
+        let sandbox = Sandbox::start(&setup, &fds, place)
+            .map_err(|NotMade { step, error }| self.refused(&step, error))?;
         Ok(sandbox.with_disk(disk))
     }
-}
 
-#[allow(clippy::unnecessary_cast, reason = "the numbers are signed with musl")]
-fn rlimits(amounts: &Amounts) -> Vec<(u32, u64)> {
-    let mut limits = vec![
-        (libc::RLIMIT_DATA as u32, amounts.memory),
-        (libc::RLIMIT_NPROC as u32, PROCESSES),
-        (libc::RLIMIT_NOFILE as u32, OPEN_FILES),
-        (libc::RLIMIT_CORE as u32, 0),
-        (libc::RLIMIT_MEMLOCK as u32, 64 * 1024),
-        (libc::RLIMIT_SIGPENDING as u32, 1024),
-        (libc::RLIMIT_RTPRIO as u32, 0),
-        (libc::RLIMIT_NICE as u32, 0),
-    ];
-    if amounts.on_disk {
-        limits.push((libc::RLIMIT_FSIZE as u32, amounts.storage));
+    fn refused(&self, step: &str, error: io::Error) -> Error {
+        isolation::refused(self.isolation, step, error)
     }
-    limits
+
+    #[allow(clippy::unnecessary_cast, reason = "the numbers are signed with musl")]
+    fn rlimits(&self, amounts: &Amounts) -> Vec<(u32, u64)> {
+        // Counted per user and namespace, and so those that are there already count as well.
+        let others = match self.own_namespaces() || self.access() == Access::Pass {
+            true => 0,
+            false => identity::processes_of_this_user(),
+        };
+        let mut limits = vec![
+            (libc::RLIMIT_DATA as u32, amounts.memory),
+            (libc::RLIMIT_NPROC as u32, PROCESSES + others),
+            (libc::RLIMIT_NOFILE as u32, OPEN_FILES),
+            (libc::RLIMIT_CORE as u32, 0),
+            (libc::RLIMIT_MEMLOCK as u32, 64 * 1024),
+            (libc::RLIMIT_SIGPENDING as u32, 1024),
+            (libc::RLIMIT_RTPRIO as u32, 0),
+            (libc::RLIMIT_NICE as u32, 0),
+        ];
+        if amounts.on_disk {
+            limits.push((libc::RLIMIT_FSIZE as u32, amounts.storage));
+        }
+        limits
+    }
 }
 
 /// As many CPUs as it takes, of those that this process may use; not always the same ones. All
@@ -224,7 +274,7 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Tier for Namespaces {
+impl Tier for Confined {
     fn health(&self) -> Result<()> {
         match &self.kept {
             Kept::Tied(_) => Ok(()),
@@ -269,7 +319,7 @@ impl Tier for Namespaces {
     }
 
     fn limits(&self, spec: &SandboxSpec) -> Result<Limits> {
-        let amounts = Amounts::of(spec)?;
+        let amounts = self.maker.amounts(spec)?;
         let cpu_millis = amounts.cpu_millis.map_or(Limit::NONE, |millis| {
             Limit::new(millis, Enforced::Approximate)
         });
@@ -283,7 +333,13 @@ impl Tier for Namespaces {
                     false => Enforced::Exact,
                 },
             ),
-            processes: Limit::new(PROCESSES, Enforced::Exact),
+            processes: Limit::new(
+                PROCESSES,
+                match self.maker.own_namespaces() || self.maker.access() == Access::Pass {
+                    true => Enforced::Exact,
+                    false => Enforced::Approximate,
+                },
+            ),
             open_files: Limit::new(OPEN_FILES, Enforced::Exact),
         })
     }

@@ -211,13 +211,13 @@ pub(super) fn sealed_file(name: &str, content: &[u8], is_program: bool) -> io::R
 }
 
 /// That it is gone already is no failure.
-pub(super) fn kill(pidfd: BorrowedFd<'_>) {
+pub(super) fn kill(pidfd: BorrowedFd<'_>, signal: c_int) {
     // SAFETY: without a siginfo no memory is involved.
     unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
             pidfd.as_raw_fd(),
-            libc::SIGKILL,
+            signal,
             null_mut::<c_void>(),
             0,
         );

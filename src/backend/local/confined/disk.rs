@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 
-use crate::backend::local::state::StateDir;
+use crate::backend::local::state::{Access, StateDir};
 use crate::error::{Error, Result};
 use crate::remove::remove_at;
 use crate::sys;
@@ -19,8 +19,12 @@ pub(super) struct Disk {
 
 impl Disk {
     /// Below the state directory. The descriptor is for the holder.
-    pub(super) fn make(state_dir: &Path, user: Option<u32>) -> Result<(Disk, OwnedFd)> {
-        let state = StateDir::open(state_dir, &["disks"])?;
+    pub(super) fn make(
+        state_dir: &Path,
+        access: Access,
+        user: Option<u32>,
+    ) -> Result<(Disk, OwnedFd)> {
+        let state = StateDir::open(state_dir, &["disks"], access)?;
         let disks = state.path("disks");
         let lock = state.lock()?;
         let left: Vec<_> = fs::read_dir(&disks)
@@ -38,6 +42,10 @@ impl Disk {
             remove(&path).unwrap_or_else(|e| log::warn!("{e}"));
         }
         Ok((disk, dir))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 }
 
