@@ -316,10 +316,7 @@ fn links_stay_links(host: &Host) -> Check {
 fn upload_through_a_link(host: &Host) -> Check {
     let sandbox = fresh(host, "attack-F02")?;
     let home = host.home.display();
-    shell(
-        &sandbox,
-        &format!("ln -s {home} up; ln -s /tmp tmp"),
-    )?;
+    shell(&sandbox, &format!("ln -s {home} up; ln -s /tmp tmp"))?;
     let _ = sandbox.upload([("up/.ssh/authorized_keys", "x")], "/workspace");
     let _ = sandbox.upload([(".ssh/authorized_keys", "x")], "/workspace/up");
     let _ = sandbox.upload([("nx_f02", "x")], "/workspace/tmp");

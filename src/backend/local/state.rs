@@ -16,6 +16,7 @@ const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
 /// The longest file name everywhere, less room for a suffix.
 const MAX_NAME: usize = 240;
 
+#[derive(Clone)]
 pub(super) struct StateDir {
     dir: PathBuf,
     /// The directories in it.

@@ -78,7 +78,7 @@ impl Persistent {
             return sandbox.touch(Some(spec.time_to_live()));
         }
         remove(&dir)?;
-        let made = make(&dir, id, spec, maker);
+        let made = self.make(&dir, id, spec, maker);
         if made.is_err() {
             let _ = remove(&dir);
         }
@@ -110,6 +110,37 @@ impl Persistent {
         Ok(())
     }
 
+    fn make(&self, dir: &Path, id: &SessionId, spec: &SandboxSpec, maker: &Maker) -> Result<()> {
+        let failed = |e| Error::io(format_args!("cannot make {}", dir.display()), e);
+        let mode = maker.access().mode();
+        DirBuilder::new().mode(mode).create(dir).map_err(failed)?;
+        let opened: OwnedFd = File::open(dir).map_err(failed)?.into();
+        let listener = own_sys::listen(opened.as_fd()).map_err(failed)?;
+        let sandbox = maker.make(spec, Tie::Directory { listener, dir })?;
+        let record = Record {
+            id: id.as_str().to_owned(),
+            process: sandbox.held.process,
+            started: start_time(sandbox.held.process).unwrap_or_default(),
+            user: sandbox.held.user,
+        };
+        let written = serde_json::to_vec(&record)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| fs::write(dir.join(RECORD), bytes));
+        if let Err(e) = written {
+            sandbox.end();
+            return Err(failed(e));
+        }
+        let (state, dir, process) = (self.state.clone(), dir.to_owned(), record.process);
+        on_end(Arc::clone(&sandbox.held.pidfd), move || {
+            // Where this process is gone by then, the next one that opens the directory does it.
+            let Ok(_lock) = state.lock() else { return };
+            if read(&dir).is_ok_and(|record| record.is_some_and(|found| found.process == process)) {
+                let _ = remove(&dir);
+            }
+        });
+        Ok(())
+    }
+
     /// The sandbox of a directory, if it runs.
     fn running(&self, dir: &Path) -> Result<Option<Sandbox>> {
         let Some(record) = read(dir)? else {
@@ -135,36 +166,6 @@ impl Persistent {
         let sandbox = Sandbox::of_another(opened.into(), held);
         Ok(sandbox.is_running().then_some(sandbox))
     }
-}
-
-fn make(dir: &Path, id: &SessionId, spec: &SandboxSpec, maker: &Maker) -> Result<()> {
-    let failed = |e| Error::io(format_args!("cannot make {}", dir.display()), e);
-    let mode = maker.access().mode();
-    DirBuilder::new().mode(mode).create(dir).map_err(failed)?;
-    let opened: OwnedFd = File::open(dir).map_err(failed)?.into();
-    let listener = own_sys::listen(opened.as_fd()).map_err(failed)?;
-    let sandbox = maker.make(spec, Tie::Directory { listener, dir })?;
-    let record = Record {
-        id: id.as_str().to_owned(),
-        process: sandbox.held.process,
-        started: start_time(sandbox.held.process).unwrap_or_default(),
-        user: sandbox.held.user,
-    };
-    let written = serde_json::to_vec(&record)
-        .map_err(std::io::Error::from)
-        .and_then(|bytes| fs::write(dir.join(RECORD), bytes));
-    if let Err(e) = written {
-        sandbox.end();
-        return Err(failed(e));
-    }
-    let (dir, process) = (dir.to_owned(), record.process);
-    on_end(Arc::clone(&sandbox.held.pidfd), move || {
-        // Where this process is gone by then, the next one that opens the directory does it.
-        if read(&dir).is_ok_and(|record| record.is_some_and(|found| found.process == process)) {
-            let _ = remove(&dir);
-        }
-    });
-    Ok(())
 }
 
 fn read(dir: &Path) -> Result<Option<Record>> {
