@@ -213,7 +213,7 @@ impl LocalBackendBuilder {
             }
             #[cfg(target_os = "linux")]
             confined => {
-                let maker = confined::Maker::new(confined, self.state_dir)?;
+                let maker = confined::Maker::new(confined, self.state_dir, self.persistent)?;
                 Box::new(match self.persistent {
                     true => confined::Confined::persistent(maker)?,
                     false => confined::Confined::tied(maker)?,

@@ -1,5 +1,6 @@
 //! Sandboxes that the kernel confines, each held by a process of its own.
 
+mod cgroup;
 mod disk;
 mod identity;
 mod persistent;
@@ -21,11 +22,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use self::cgroup::Delegated;
 use self::disk::Disk;
 use self::persistent::Persistent;
 use self::protocol::{Found, Setup, Step};
 use self::registry::Registry;
-use self::sandbox::{NotMade, Sandbox};
+use self::sandbox::{Goods, NotMade, Sandbox};
 use super::files::Files;
 use super::isolation;
 use super::limits::{Amounts, Enforced, Limit, Limits, OPEN_FILES, PROCESSES};
@@ -77,6 +79,8 @@ pub(super) struct Maker {
     found: OnceLock<Found>,
     /// Where files go that are not in memory; None for the usual place.
     state_dir: Option<PathBuf>,
+    /// For sandboxes that end with this process: nobody else could remove theirs.
+    cgroups: Option<Delegated>,
 }
 
 /// What a sandbox ends with, or is reached by.
@@ -90,7 +94,11 @@ enum Tie<'a> {
 }
 
 impl Maker {
-    pub(super) fn new(isolation: Isolation, state_dir: Option<PathBuf>) -> Result<Maker> {
+    pub(super) fn new(
+        isolation: Isolation,
+        state_dir: Option<PathBuf>,
+        persistent: bool,
+    ) -> Result<Maker> {
         if !cfg!(noxrunner_holder) {
             return Err(isolation::unsupported(
                 "this build has no holder for local sandboxes",
@@ -101,6 +109,7 @@ impl Maker {
             root: policy::root("size=64m,nr_inodes=4k,mode=1777"),
             found: OnceLock::new(),
             state_dir,
+            cgroups: if persistent { None } else { Delegated::find() },
         })
     }
 
@@ -148,7 +157,8 @@ impl Maker {
     }
 
     fn setup(&self, amounts: &Amounts, ttl: Duration) -> Setup {
-        let cpus = amounts.cpu_millis.map(choose_cpus).unwrap_or_default();
+        let whole_cpus = amounts.cpu_millis.filter(|_| self.cgroups.is_none());
+        let cpus = whole_cpus.map(choose_cpus).unwrap_or_default();
         let filter = seccomp::program(&seccomp::Options {
             own_namespaces: self.own_namespaces(),
             // The watcher would see such a file only while it is mapped.
@@ -166,7 +176,7 @@ impl Maker {
             filter,
             rlimits: self.rlimits(amounts),
             cpus,
-            watched_memory: Some(amounts.memory),
+            watched_memory: self.cgroups.is_none().then_some(amounts.memory),
             watched_storage: amounts.on_disk.then_some(amounts.storage),
             on_disk: amounts.on_disk,
             ..Setup::default()
@@ -223,9 +233,13 @@ impl Maker {
             }
         });
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        let sandbox = Sandbox::start(&setup, &fds, place)
-            .map_err(|NotMade { step, error }| self.refused(&step, error))?;
-        Ok(sandbox.with_disk(disk))
+        let cgroup = self.cgroups.as_ref().map(|cgroups| cgroups.make(&amounts));
+        let cgroup = cgroup
+            .transpose()
+            .map_err(|e| self.refused("make a cgroup", e))?;
+        let goods = Goods { disk, cgroup };
+        Sandbox::start(&setup, &fds, place, goods)
+            .map_err(|NotMade { step, error }| self.refused(&step, error))
     }
 
     fn refused(&self, step: &str, error: io::Error) -> Error {
@@ -320,12 +334,16 @@ impl Tier for Confined {
 
     fn limits(&self, spec: &SandboxSpec) -> Result<Limits> {
         let amounts = self.maker.amounts(spec)?;
-        let cpu_millis = amounts.cpu_millis.map_or(Limit::NONE, |millis| {
-            Limit::new(millis, Enforced::Approximate)
-        });
+        let by_cgroup = match self.maker.cgroups {
+            Some(_) => Enforced::Exact,
+            None => Enforced::Approximate,
+        };
+        let cpu_millis = amounts
+            .cpu_millis
+            .map_or(Limit::NONE, |millis| Limit::new(millis, by_cgroup));
         Ok(Limits {
             cpu_millis,
-            memory: Limit::new(amounts.memory, Enforced::Approximate),
+            memory: Limit::new(amounts.memory, by_cgroup),
             storage: Limit::new(
                 amounts.storage,
                 match amounts.on_disk {

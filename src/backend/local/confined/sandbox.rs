@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::super::files::{Files, path_failed};
 use super::super::streams::Streams;
 use super::super::{KILLED, NOT_EXECUTABLE, NOT_FOUND, TIMED_OUT, not_run};
+use super::cgroup::Cgroup;
 use super::disk::Disk;
 use super::protocol::{Answer, Found, MAX_MESSAGE, Payload, Request, Setup, Stage, Start};
 use super::sys as own_sys;
@@ -56,8 +57,17 @@ pub(super) struct Sandbox {
     reach: Reach,
     pub(super) held: Held,
     pub(super) found: Found,
-    /// Its files, if they are not in memory: removed with this.
-    disk: Option<Disk>,
+    _goods: Goods,
+}
+
+/// What goes with a sandbox that ends with this process.
+#[derive(Default)]
+pub(super) struct Goods {
+    /// Its files, if they are not in memory.
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    pub(super) disk: Option<Disk>,
+    /// Its limits, if they are a cgroup's. After it has ended.
+    pub(super) cgroup: Option<Cgroup>,
 }
 
 /// What there is of a sandbox, however it is reached.
@@ -86,6 +96,7 @@ impl Sandbox {
         setup: &Setup,
         fds: &[BorrowedFd<'_>],
         place: Option<PathBuf>,
+        goods: Goods,
     ) -> Result<Sandbox, NotMade> {
         let failed = |step: &str| {
             let step = step.to_owned();
@@ -93,8 +104,6 @@ impl Sandbox {
         };
         let (control, theirs) = own_sys::connection().map_err(failed("make a socket"))?;
         let program = program().map_err(failed("write the holder's program"))?;
-        own_sys::send(control.as_fd(), &setup.encode(), fds)
-            .map_err(failed("send the setup to the holder"))?;
         let mut first = process::Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
             .arg0("noxrunner-sandbox")
             .env_clear()
@@ -103,6 +112,15 @@ impl Sandbox {
             .stderr(Stdio::null())
             .spawn()
             .map_err(failed("start the holder"))?;
+        let joined = goods.cgroup.as_ref().map(|cgroup| cgroup.add(first.id()));
+        let asked = joined
+            .unwrap_or(Ok(()))
+            .and_then(|()| own_sys::send(control.as_fd(), &setup.encode(), fds));
+        if let Err(e) = asked {
+            let _ = first.kill();
+            let _ = first.wait();
+            return Err(failed("send the setup to the holder")(e));
+        }
         // Two processes tell of themselves, and either may be the first.
         let mut born = None;
         let mut outcome = None;
@@ -140,7 +158,7 @@ impl Sandbox {
                 reach: Reach::Control(control),
                 held,
                 found,
-                disk: None,
+                _goods: goods,
             }),
             (outcome, held) => {
                 if let Some(held) = held {
@@ -158,13 +176,8 @@ impl Sandbox {
             reach: Reach::Directory(dir),
             held,
             found: Found::default(),
-            disk: None,
+            _goods: Goods::default(),
         }
-    }
-
-    pub(super) fn with_disk(mut self, disk: Option<Disk>) -> Sandbox {
-        self.disk = disk;
-        self
     }
 
     /// Makes a request, and a connection for its answer.
