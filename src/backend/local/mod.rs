@@ -65,12 +65,36 @@ const KILLED: i32 = 128 + libc::SIGKILL;
 /// processes killed. A CPU limit is rounded up to
 /// whole CPUs. [`limits`](LocalBackend::limits) says what holds for a spec.
 ///
+/// Where a cgroup v2 with `memory` is delegated to this process alone (as by `systemd-run --user --scope
+/// -p Delegate=yes`), limits of memory and CPU are exact, for sandboxes that are not persistent: each
+/// gets a cgroup of its own, and this process moves to `noxrunner-host` below its present one.
+///
+/// A sandbox may have 512 processes, and nothing but a cgroup keeps them from taking all the CPU time
+/// that the machine has for others meanwhile: where that matters, set a CPU limit.
+///
 /// # What it protects from
 ///
 /// Mistakes, curious programs and ordinary malice: commands reach no files, processes, sockets, keys or
 /// devices of this machine. It shares the kernel, and a bug in that is a way out. What is
 /// world-readable in `/usr`, the kernel's version and the load can be seen. It is not for hostile
 /// multi-tenant work.
+///
+/// # Without namespaces
+///
+/// [`Isolation::Landlock`] is for machines that give nobody namespaces: Docker's default profile,
+/// AppArmor's restriction. What differs:
+///
+/// - `/workspace` and `/tmp` are directories of this machine: in the state directory, as root below
+///   `/var/lib/noxrunner`. They are `/workspace` and `/tmp` in `workdir`, `dest` and `src`, and
+///   `$NOX_WORKSPACE` and `$TMPDIR` to commands, which start in the first. Nothing else can be written
+///   or, but for programs, their settings and `/proc`, be read.
+/// - There are no sockets but connected pairs, and no shared memory of System V or POSIX.
+/// - The machine's processes and their arguments can be seen, but neither looked into nor signalled.
+/// - Commands run as this user; as root, as an id that nobody else has. Landlock does not watch over
+///   `stat`, `chmod`, `chown` and the like: a plain user's own files can be seen to exist and have their
+///   mode changed.
+/// - Memory and storage are watched. The process limit of a plain user is that of all its processes.
+/// - A command can kill or stop the holder: that ends the whole sandbox.
 ///
 /// # Without isolation
 ///
@@ -191,7 +215,8 @@ impl LocalBackendBuilder {
     /// Where sandboxes that outlive this process are kept, and files that are too many for the memory: a
     /// directory of this user's own that
     /// others can't write to. It is made if need be, and all below it is made with mode 0700.
-    /// Defaults to `noxrunner` in `$XDG_STATE_HOME`, or in `~/.local/state`.
+    /// Defaults to `noxrunner` in `$XDG_STATE_HOME`, or in `~/.local/state`; for root without namespaces
+    /// to `/var/lib/noxrunner`, as its sandboxes run as somebody else and must come there.
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> LocalBackendBuilder {
         self.state_dir = Some(dir.into());
         self
