@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::ptr::null_mut;
 
 use libc::{c_int, c_uint, c_void};
@@ -46,14 +47,17 @@ pub(super) fn connection() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((new_fd(fds[0])?, new_fd(fds[1])?))
 }
 
+fn socket_path(dir: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}/socket", dir.as_raw_fd())
+}
+
 /// The name of a socket in a directory. Reached by the directory's descriptor, as a socket's path
 /// can't be longer than 107 bytes.
 fn socket_in(dir: BorrowedFd<'_>) -> libc::sockaddr_un {
     // SAFETY: sockaddr_un is plain data, and all zeros is a valid value of it.
     let mut address: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-    let path = format!("/proc/self/fd/{}/socket", dir.as_raw_fd());
-    for (to, from) in address.sun_path.iter_mut().zip(path.bytes()) {
+    for (to, from) in address.sun_path.iter_mut().zip(socket_path(dir).bytes()) {
         *to = from as libc::c_char;
     }
     address
@@ -71,6 +75,9 @@ pub(super) fn listen(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         let socket = new_fd(libc::socket(libc::AF_UNIX, kind, 0))?;
         let fd = socket.as_raw_fd();
         check(libc::bind(fd, (&raw const address).cast(), ADDRESS_LENGTH))?;
+        // Whatever the umask is. Nobody can connect before the next call.
+        let mode = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(socket_path(dir), mode)?;
         check(libc::listen(fd, WAITING))?;
         Ok(socket)
     }
