@@ -85,6 +85,8 @@ mod files;
 mod health;
 mod remove;
 mod sandboxes;
+#[cfg(feature = "serve")]
+pub mod server;
 mod sys;
 mod time;
 

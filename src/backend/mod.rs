@@ -6,6 +6,7 @@ pub(crate) mod local;
 mod upload;
 
 use std::io::Read;
+use std::sync::Arc;
 
 pub use upload::Upload;
 
@@ -93,4 +94,35 @@ pub trait Backend: Send + Sync {
     ///
     /// Where the sandbox could not be deleted as a whole.
     fn delete(&self, id: &SessionId) -> Result<bool>;
+}
+
+/// A backend that is shared, as [`Client::backend`](crate::Client::backend) gives it.
+impl<B: Backend + ?Sized> Backend for Arc<B> {
+    fn health(&self) -> Result<()> {
+        (**self).health()
+    }
+
+    fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
+        (**self).create(id, spec)
+    }
+
+    fn touch(&self, id: &SessionId) -> Result<()> {
+        (**self).touch(id)
+    }
+
+    fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
+        (**self).exec(id, command)
+    }
+
+    fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
+        (**self).upload(id, dest, archive)
+    }
+
+    fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>> {
+        (**self).download(id, src)
+    }
+
+    fn delete(&self, id: &SessionId) -> Result<bool> {
+        (**self).delete(id)
+    }
 }

@@ -40,7 +40,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("many execs at once", at_once),
 ];
 
-fn run_all(client: &Client) {
+pub(crate) fn run_all(client: &Client) {
     for (name, check) in CHECKS {
         println!("contract: {name}");
         check(client);

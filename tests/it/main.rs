@@ -18,6 +18,9 @@ mod http_wire;
 mod https;
 /// Plain processes on this machine: the store and the runner.
 mod local;
-/// Sandboxes in namespaces: their life, their limits, and what is left of them.
+/// Sandboxes that the kernel confines: their life, their limits, and what is left of them.
 #[cfg(target_os = "linux")]
 mod sandbox;
+/// Our own v1 server, over TCP and a Unix socket.
+#[cfg(feature = "serve")]
+mod server;

@@ -1,0 +1,648 @@
+//! Our own server: the contract through it, its answers, and who is let in.
+
+/// Clients that are slow, rude or gone.
+mod robustness;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use noxrunner::server::{Server, ServerBuilder, Stopper};
+use noxrunner::{
+    Backend, Client, Command, Error, ErrorKind, Isolation, Output, SandboxInfo, SandboxSpec,
+    SessionId, Upload,
+};
+use serde_json::{Value, json};
+
+use crate::contract;
+use crate::support::local_backend;
+
+struct Running {
+    addr: Option<SocketAddr>,
+    token: Option<String>,
+    stopper: Stopper,
+    thread: Option<JoinHandle<noxrunner::Result<()>>>,
+}
+
+impl Running {
+    fn start(builder: ServerBuilder) -> Running {
+        let server = builder.bind().unwrap();
+        Running {
+            addr: server.local_addr(),
+            token: server.token().map(str::to_owned),
+            stopper: server.stopper(),
+            thread: Some(std::thread::spawn(move || server.run())),
+        }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.addr.unwrap()
+    }
+
+    fn client_at(&self, addr: SocketAddr) -> Client {
+        let mut builder = Client::builder(format!("http://{addr}"));
+        if let Some(token) = &self.token {
+            builder = builder.token(token.clone());
+        }
+        builder.build().unwrap()
+    }
+
+    fn client(&self) -> Client {
+        self.client_at(self.addr())
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.addr()).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        stream
+    }
+
+    /// One request on a connection of its own, with the token; its status, head and body.
+    fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        let token = self.token.as_ref();
+        let token = token.map_or(String::new(), |t| format!("Authorization: Bearer {t}\r\n"));
+        self.raw(&format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{token}{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        ))
+    }
+
+    fn raw(&self, request: &str) -> Answer {
+        let mut stream = self.connect();
+        stream.write_all(request.as_bytes()).unwrap();
+        read_answer(&mut stream)
+    }
+
+    fn stop(&mut self) {
+        self.stopper.stop();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap().unwrap();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+/// Up to the end of the connection. Status 0 if there was no answer.
+fn read_answer(stream: &mut TcpStream) -> Answer {
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes);
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+    Answer {
+        status: status.unwrap_or(0),
+        head: head.to_ascii_lowercase(),
+        body: body.to_owned(),
+    }
+}
+
+fn local() -> (ServerBuilder, tempfile::TempDir) {
+    let (backend, dir) = local_backend(Isolation::None);
+    (Server::builder(backend), dir)
+}
+
+#[test]
+fn the_contract_holds_over_tcp() {
+    let (builder, _dir) = local();
+    let server = Running::start(builder.tcp("127.0.0.1:0"));
+    contract::run_all(&server.client());
+}
+
+#[test]
+fn the_contract_holds_over_a_unix_socket() {
+    let (builder, dir) = local();
+    let path = dir.path().join("socket");
+    let server = Running::start(builder.unix(&path));
+    assert_eq!(server.addr, None);
+    contract::run_all(&server.client_at(forward(&path)));
+}
+
+#[test]
+fn the_contract_holds_through_a_gateway() {
+    let (builder, _dir) = local();
+    let behind = Running::start(builder.tcp("127.0.0.1:0"));
+    let token = behind.token.clone().unwrap();
+    let backend = noxrunner::HttpBackend::builder(format!("http://{}", behind.addr()));
+    let backend = backend.token(token).build_backend().unwrap();
+    let gateway = Running::start(Server::builder(backend).tcp("127.0.0.1:0"));
+    contract::run_all(&gateway.client());
+}
+
+/// A port that leads to a Unix socket.
+fn forward(path: &Path) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let path = path.to_owned();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let Ok(server) = UnixStream::connect(&path) else {
+                continue;
+            };
+            let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(std::net::Shutdown::Write);
+            });
+            let (mut from, mut to) = (server, client);
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    addr
+}
+
+/// What a test says of it, for each call.
+#[derive(Default)]
+struct Fake {
+    running: AtomicUsize,
+    cancelled: Arc<AtomicBool>,
+    /// Until a client takes no more of it.
+    endless_ended: Arc<AtomicBool>,
+}
+
+struct Endless(Arc<AtomicBool>);
+
+impl Read for Endless {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        Ok(buf.len())
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+struct Broken;
+
+impl Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        Err(std::io::Error::other("the disk is gone"))
+    }
+}
+
+impl Backend for Fake {
+    fn health(&self) -> noxrunner::Result<()> {
+        Ok(())
+    }
+    fn create(&self, id: &SessionId, spec: &SandboxSpec) -> noxrunner::Result<SandboxInfo> {
+        assert_ne!(id.as_str(), "panic", "as it was told");
+        let ignored = spec.image_name().map(str::to_owned);
+        let info = SandboxInfo::new("pod", "2026-01-02T12:34:56Z");
+        Ok(info.with_ignored(ignored.into_iter().collect()))
+    }
+    fn touch(&self, id: &SessionId) -> noxrunner::Result<()> {
+        let kind = match id.as_str() {
+            "missing" => ErrorKind::NotFound,
+            "not-ready" => ErrorKind::NotReady,
+            "unknown" => ErrorKind::OutcomeUnknown,
+            "late" => ErrorKind::Timeout,
+            "disk" => ErrorKind::Io,
+            "cannot" => ErrorKind::Unsupported,
+            _ => return Ok(()),
+        };
+        Err(Error::new(kind, "as it was told"))
+    }
+    fn exec(&self, _: &SessionId, command: &Command) -> noxrunner::Result<Output> {
+        let cancel = command.cancellation().unwrap().clone();
+        self.running.fetch_add(1, Ordering::SeqCst);
+        let end = Instant::now() + command.time_limit();
+        while Instant::now() < end && !cancel.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        self.cancelled
+            .fetch_or(cancel.is_cancelled(), Ordering::SeqCst);
+        Ok(
+            Output::new(3, "o\n", vec![b'e', 0xff], Duration::from_millis(7))
+                .with_timed_out(true)
+                .with_truncated(false),
+        )
+    }
+    fn upload(&self, id: &SessionId, _: &str, mut archive: Upload<'_>) -> noxrunner::Result<()> {
+        if id.as_str() == "refuses" {
+            return Err(Error::new(ErrorKind::Archive, "not this one"));
+        }
+        let read = std::io::copy(&mut archive, &mut std::io::sink());
+        read.map(drop)
+            .map_err(|e| Error::new(ErrorKind::Archive, e.to_string()))
+    }
+    fn download(&self, id: &SessionId, _: &str) -> noxrunner::Result<Box<dyn Read + Send>> {
+        match id.as_str() {
+            "endless" => Ok(Box::new(Endless(Arc::clone(&self.endless_ended)))),
+            "broken" => Ok(Box::new((&b"half"[..]).chain(Broken))),
+            _ => Err(Error::new(ErrorKind::NotFound, "no such path")),
+        }
+    }
+    fn delete(&self, id: &SessionId) -> noxrunner::Result<bool> {
+        Ok(id.as_str() != "missing")
+    }
+}
+
+fn fake() -> (ServerBuilder, Arc<Fake>) {
+    let fake = Arc::new(Fake::default());
+    let builder = Server::builder(Arc::clone(&fake));
+    (builder.tcp("127.0.0.1:0").token("secret"), fake)
+}
+
+const JSON: &str = "Content-Type: application/json\r\n";
+
+#[test]
+fn answers_are_those_of_v1() {
+    let (builder, _) = fake();
+    let server = Running::start(builder);
+    let health = server.raw("GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert_eq!((health.status, &*health.body), (200, "OK"));
+    assert!(health.head.contains("content-type: text/plain"));
+
+    let create = server.ask("PUT", "/v1/sandboxes/a", JSON, "{}");
+    let json_of = |answer: &Answer| serde_json::from_str::<Value>(&answer.body).unwrap();
+    assert_eq!(create.status, 200);
+    assert_eq!(
+        json_of(&create),
+        json!({"podName": "pod", "expiresAt": "2026-01-02T12:34:56Z"})
+    );
+    let body = r#"{"ttlSeconds": 5, "image": "i", "cpuLimit": null, "other": 1}"#;
+    let create = server.ask("PUT", "/v1/sandboxes/a", JSON, body);
+    assert_eq!(json_of(&create)["ignored"], json!(["i"]));
+
+    let body = r#"{"cmd": ["x"], "timeoutSeconds": 1}"#;
+    let exec = server.ask("POST", "/v1/sandboxes/a/exec", JSON, body);
+    assert_eq!(
+        json_of(&exec),
+        json!({"exitCode": 3, "stdout": "o\n", "stderr": "e\u{fffd}", "durationMs": 7, "timedOut": true, "truncated": false})
+    );
+    assert_eq!(
+        server.ask("POST", "/v1/sandboxes/a/touch", "", "").status,
+        200
+    );
+    // As the Python client sends it.
+    let touch = "POST /v1/sandboxes/a/touch HTTP/1.1\r\nHost: a\r\nAuthorization: bearer secret\r\nConnection: close\r\n\r\n";
+    assert_eq!(server.raw(touch).status, 200);
+    assert_eq!(server.ask("DELETE", "/v1/sandboxes/a", "", "").status, 204);
+    assert_eq!(
+        server.ask("DELETE", "/v1/sandboxes/missing", "", "").status,
+        404
+    );
+}
+
+#[test]
+fn refusals_say_why() {
+    let (builder, _) = fake();
+    let server = Running::start(builder.max_upload(1000));
+    let exec = "/v1/sandboxes/a/exec";
+    let upload = "/v1/sandboxes/a/files/upload";
+    let large = "x".repeat(1001);
+    let tar = "Content-Type: application/x-tar\r\n";
+    for (method, path, headers, body, status, says) in [
+        ("GET", "/v1/nothing", "", "", 404, "/v1/nothing"),
+        ("GET", exec, "", "", 405, "use POST"),
+        ("POST", exec, "", "{}", 415, "application/json"),
+        (
+            "POST",
+            exec,
+            "Content-Type: text/plain\r\n",
+            "{}",
+            415,
+            "text/plain",
+        ),
+        ("POST", exec, JSON, "{\"cmd\": [", 400, "line 1 column 9"),
+        ("POST", exec, JSON, "{\"cmd\": []}", 400, "command is empty"),
+        (
+            "POST",
+            exec,
+            JSON,
+            "{\"cmd\": \"ls\"}",
+            400,
+            "expected a sequence",
+        ),
+        (
+            "POST",
+            exec,
+            JSON,
+            "{\"cmd\": [\"x\"], \"timeoutSeconds\": 0}",
+            400,
+            "timeout",
+        ),
+        (
+            "PUT",
+            "/v1/sandboxes/a",
+            JSON,
+            "{\"ttlSeconds\": 0}",
+            400,
+            "time to live",
+        ),
+        (
+            "PUT",
+            "/v1/sandboxes/a",
+            JSON,
+            "{\"ttlSeconds\": -1}",
+            400,
+            "column 17",
+        ),
+        ("PUT", "/v1/sandboxes/..", JSON, "{}", 400, ".."),
+        ("PUT", "/v1/sandboxes/panic", JSON, "{}", 500, "panicked"),
+        (
+            "POST",
+            upload,
+            "Content-Type: text/plain\r\n",
+            "x",
+            415,
+            "application/x-tar",
+        ),
+        ("POST", upload, tar, &large, 413, "too large"),
+        (
+            "POST",
+            "/v1/sandboxes/refuses/files/upload",
+            tar,
+            "x",
+            400,
+            "not this one",
+        ),
+        (
+            "GET",
+            "/v1/sandboxes/a/files/download",
+            "",
+            "",
+            404,
+            "no such path",
+        ),
+        (
+            "POST",
+            "/v1/sandboxes/missing/touch",
+            "",
+            "",
+            404,
+            "as it was told",
+        ),
+        (
+            "POST",
+            "/v1/sandboxes/not-ready/touch",
+            "",
+            "",
+            503,
+            "as it was told",
+        ),
+        (
+            "POST",
+            "/v1/sandboxes/unknown/touch",
+            "",
+            "",
+            502,
+            "as it was told",
+        ),
+        (
+            "POST",
+            "/v1/sandboxes/late/touch",
+            "",
+            "",
+            504,
+            "as it was told",
+        ),
+        (
+            "POST",
+            "/v1/sandboxes/disk/touch",
+            "",
+            "",
+            500,
+            "as it was told",
+        ),
+        (
+            "POST",
+            "/v1/sandboxes/cannot/touch",
+            "",
+            "",
+            501,
+            "as it was told",
+        ),
+    ] {
+        let answer = server.ask(method, path, headers, body);
+        assert_eq!(
+            answer.status, status,
+            "{method} {path} {body}: {}",
+            answer.body
+        );
+        assert!(answer.body.contains(says), "{path}: {}", answer.body);
+        let is_json = answer.head.contains("application/json");
+        let speaks_json = path == exec || path == "/v1/nothing" || method == "PUT";
+        assert!(!speaks_json || is_json, "{path}: {}", answer.head);
+        if is_json {
+            let value: Value = serde_json::from_str(&answer.body).unwrap();
+            assert!(value["error"].is_string());
+        }
+    }
+    let not_allowed = server.ask("POST", "/v1/sandboxes/a", "", "");
+    assert!(
+        not_allowed.head.contains("allow: put, delete"),
+        "{}",
+        not_allowed.head
+    );
+    // It lives.
+    assert!(server.client().is_healthy().unwrap());
+}
+
+#[test]
+fn who_has_no_token_is_not_let_in() {
+    let (builder, _) = fake();
+    let server = Running::start(builder);
+    let touch = |headers: &str| {
+        server.raw(&format!(
+            "POST /v1/sandboxes/a/touch HTTP/1.1\r\nHost: a\r\n{headers}Connection: close\r\n\r\n"
+        ))
+    };
+    assert_eq!(touch("Authorization: Bearer secret\r\n").status, 200);
+    for wrong in [
+        "",
+        "Authorization: Bearer secre\r\n",
+        "Authorization: Bearer secrets\r\n",
+        "Authorization: Bearer \r\n",
+        "Authorization: Basic secret\r\n",
+        "Authorization: secret\r\n",
+    ] {
+        let answer = touch(wrong);
+        assert_eq!(answer.status, 401, "{wrong}");
+        assert!(answer.head.contains("www-authenticate: bearer"));
+    }
+    assert!(touch("").body.contains("--no-auth"));
+    let page = touch("Authorization: Bearer secret\r\nOrigin: http://evil.example\r\n");
+    assert_eq!(page.status, 403);
+}
+
+#[test]
+fn without_a_token_only_this_machine_is_served() {
+    for addr in ["0.0.0.0:0", "[::]:0"] {
+        let error = fake().0.tcp(addr).no_auth().bind().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("no_auth_anywhere"), "{error}");
+    }
+    drop(fake().0.tcp("0.0.0.0:0").no_auth_anywhere().bind().unwrap());
+    let server = Running::start(fake().0.no_auth());
+    let touch = |host: &str| {
+        let head = format!("POST /v1/sandboxes/a/touch HTTP/1.1\r\nHost: {host}\r\n");
+        server
+            .raw(&format!("{head}Connection: close\r\n\r\n"))
+            .status
+    };
+    assert_eq!(touch("localhost:1"), 200);
+    assert_eq!(touch("127.0.0.1"), 200);
+    // A name that a web page's owner has made to lead here.
+    assert_eq!(touch("rebound.example"), 403);
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    let builder = || Server::builder(Arc::new(Fake::default()));
+    for (builder, says) in [
+        (builder(), "nowhere to listen"),
+        (builder().tcp("127.0.0.1:0").token(""), "token is empty"),
+        (builder().tcp("127.0.0.1:0").token("a b"), "visible ASCII"),
+        (builder().tcp("not an address"), "address to listen at"),
+        (builder().tcp("127.0.0.1:0").max_calls(0), "must not be 0"),
+    ] {
+        let error = builder.bind().unwrap_err();
+        assert!(error.to_string().contains(says), "{error}");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let error = builder()
+        .tcp(taken.local_addr().unwrap())
+        .bind()
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("cannot listen at 127.0.0.1"),
+        "{error}"
+    );
+}
+
+#[test]
+fn made_tokens_differ_and_are_long() {
+    let token = || {
+        let server = Server::bind("127.0.0.1:0", Arc::new(Fake::default())).unwrap();
+        server.token().unwrap().to_owned()
+    };
+    let tokens = [token(), token()];
+    assert_ne!(tokens[0], tokens[1]);
+    assert!(tokens.iter().all(|token| token.len() == 32));
+}
+
+#[test]
+fn a_unix_socket_is_its_owners_alone_and_goes_with_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    // One that nobody listens to.
+    drop(UnixListener::bind(&path).unwrap());
+    let builder = || Server::builder(Arc::new(Fake::default())).unix(&path);
+    let mut server = Running::start(builder());
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    let error = builder().bind().unwrap_err();
+    assert!(error.to_string().contains("another server"), "{error}");
+    server.stop();
+    assert!(!path.exists());
+    std::fs::write(&path, "").unwrap();
+    let error = builder().bind().unwrap_err();
+    assert!(error.to_string().contains("no socket"), "{error}");
+    assert!(path.exists());
+}
+
+fn wait_for(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+const EXEC: &str = "POST /v1/sandboxes/a/exec HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nContent-Type: application/json\r\n";
+
+fn exec_for(seconds: u32) -> String {
+    let body = format!("{{\"cmd\": [\"x\"], \"timeoutSeconds\": {seconds}}}");
+    format!("{EXEC}Content-Length: {}\r\n\r\n{body}", body.len())
+}
+
+#[test]
+fn a_client_that_goes_away_takes_its_command_with_it() {
+    let (builder, fake) = fake();
+    let server = Running::start(builder);
+    let mut stream = server.connect();
+    stream.write_all(exec_for(60).as_bytes()).unwrap();
+    wait_for("it runs", || fake.running.load(Ordering::SeqCst) == 1);
+    drop(stream);
+    wait_for("it is ended", || fake.running.load(Ordering::SeqCst) == 0);
+    assert!(fake.cancelled.load(Ordering::SeqCst));
+}
+
+#[test]
+fn calls_that_run_are_finished_when_it_is_stopped() {
+    let (builder, fake) = fake();
+    let mut server = Running::start(builder);
+    let mut idle = server.connect();
+    let mut stream = server.connect();
+    stream.write_all(exec_for(1).as_bytes()).unwrap();
+    wait_for("it runs", || fake.running.load(Ordering::SeqCst) == 1);
+    server.stop();
+    assert_eq!(read_answer(&mut stream).status, 200);
+    assert_eq!(idle.read(&mut [0]).unwrap(), 0);
+    assert!(TcpStream::connect(server.addr()).is_err());
+}
+
+#[test]
+fn calls_that_do_not_finish_in_time_are_ended() {
+    let (builder, fake) = fake();
+    let mut server = Running::start(builder.grace(Duration::from_millis(100)));
+    let mut stream = server.connect();
+    stream.write_all(exec_for(60).as_bytes()).unwrap();
+    wait_for("it runs", || fake.running.load(Ordering::SeqCst) == 1);
+    let stopped = Instant::now();
+    server.stop();
+    assert!(stopped.elapsed() < Duration::from_secs(20));
+    assert!(fake.cancelled.load(Ordering::SeqCst));
+    assert_eq!(fake.running.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn more_calls_than_it_may_have_are_told_to_come_again() {
+    let (builder, fake) = fake();
+    let server = Running::start(builder.max_calls(1));
+    let mut first = server.connect();
+    first.write_all(exec_for(60).as_bytes()).unwrap();
+    wait_for("it runs", || fake.running.load(Ordering::SeqCst) == 1);
+    let second = server.ask("POST", "/v1/sandboxes/a/exec", JSON, r#"{"cmd": ["x"]}"#);
+    assert_eq!(second.status, 503);
+    assert!(second.head.contains("retry-after: 1"), "{}", second.head);
+}
+
+#[test]
+fn more_connections_than_it_may_have_are_told_so() {
+    let (builder, _) = fake();
+    let server = Running::start(builder.max_connections(2));
+    let kept: Vec<TcpStream> = (0..2).map(|_| server.connect()).collect();
+    let request = "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    wait_for("both are taken", || server.raw(request).status == 503);
+    assert!(server.raw(request).head.contains("retry-after: 1"));
+    drop(kept);
+    wait_for("there is room again", || server.raw(request).status == 200);
+}

@@ -1,0 +1,233 @@
+//! What small servers get wrong, one test for each.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::{Running, fake, read_answer, wait_for};
+
+const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: a\r\n";
+const UPLOAD: &str = "POST /v1/sandboxes/a/files/upload HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nContent-Type: application/x-tar\r\n";
+
+fn server() -> Running {
+    Running::start(fake().0)
+}
+
+#[test]
+fn ambiguous_framing_is_refused() {
+    let server = server();
+    for framing in [
+        "Content-Length: 3\r\nContent-Length: 4\r\n",
+        "Content-Length: +3\r\n",
+        "Content-Length: 3,4\r\n",
+        "Content-Length: -1\r\n",
+        "Content-Length: 0x3\r\n",
+        "Transfer-Encoding: xchunked\r\n",
+        "Transfer-Encoding: identity\r\n",
+    ] {
+        let answer = server.raw(&format!("{UPLOAD}{framing}\r\nabc{HEALTH}\r\n"));
+        assert_eq!(answer.status, 400, "{framing}: {}", answer.head);
+        assert!(
+            !answer.body.contains("HTTP/1.1"),
+            "{framing}: {}",
+            answer.body
+        );
+    }
+}
+
+#[test]
+fn a_length_beside_chunks_is_chunks_and_the_end() {
+    let server = server();
+    let both = "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n";
+    let answer = server.raw(&format!("{UPLOAD}{both}\r\n0\r\n\r\n{HEALTH}\r\n"));
+    assert!([200, 400].contains(&answer.status), "{}", answer.head);
+    // What follows is not taken for another request.
+    assert!(!answer.body.contains("HTTP/1.1"), "{}", answer.body);
+}
+
+#[test]
+fn a_request_has_one_host() {
+    let server = server();
+    for hosts in ["", "Host: a\r\nHost: b\r\n", "Host: a\r\nHost: a\r\n"] {
+        let request = format!("GET /healthz HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
+        assert_eq!(server.raw(&request).status, 400, "{hosts}");
+    }
+    let old = "GET /healthz HTTP/1.0\r\n\r\n";
+    assert_eq!(server.raw(old).status, 200);
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let server = server();
+    let touch = "POST /v1/sandboxes/missing/touch HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\n\r\n";
+    let mut stream = server.connect();
+    let requests = format!("{HEALTH}\r\n{touch}{HEALTH}Connection: close\r\n\r\n");
+    stream.write_all(requests.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let statuses: Vec<&str> = text
+        .split("HTTP/1.1 ")
+        .skip(1)
+        .map(|answer| &answer[..3])
+        .collect();
+    assert_eq!(statuses, ["200", "404", "200"]);
+}
+
+#[test]
+fn who_asks_before_sending_too_much_is_told_not_to() {
+    let server = Running::start(fake().0.max_upload(1000));
+    let expect = format!("{UPLOAD}Expect: 100-continue\r\nContent-Length: 1001\r\n\r\n");
+    let answer = server.raw(&expect);
+    assert_eq!(answer.status, 413);
+    // And who sends what is wanted is asked for it.
+    let mut stream = server.connect();
+    let expect =
+        format!("{UPLOAD}Expect: 100-continue\r\nContent-Length: 3\r\nConnection: close\r\n\r\n");
+    stream.write_all(expect.as_bytes()).unwrap();
+    let mut line = [0; 25];
+    stream.read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"abc").unwrap();
+    assert_eq!(read_answer(&mut stream).status, 200);
+}
+
+#[test]
+fn a_large_upload_that_is_refused_at_once_gets_its_answer() {
+    const LENGTH: usize = 200_000_000;
+    let server = Running::start(fake().0.max_upload(1_000_000));
+    for chunked in [false, true] {
+        let mut stream = server.connect();
+        let framing = match chunked {
+            true => "Transfer-Encoding: chunked\r\n".to_owned(),
+            false => format!("Content-Length: {LENGTH}\r\n"),
+        };
+        let head = format!("{UPLOAD}{framing}Connection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let piece = vec![b'x'; 1 << 20];
+        let mut sent = 0;
+        while sent < LENGTH {
+            let part = &piece[..piece.len().min(LENGTH - sent)];
+            if chunked {
+                write!(stream, "{:x}\r\n", part.len()).unwrap();
+            }
+            stream.write_all(part).unwrap();
+            if chunked {
+                stream.write_all(b"\r\n").unwrap();
+            }
+            sent += part.len();
+        }
+        if chunked {
+            stream.write_all(b"0\r\n\r\n").unwrap();
+        }
+        assert_eq!(read_answer(&mut stream).status, 413, "chunked: {chunked}");
+    }
+}
+
+#[test]
+fn an_endless_head_is_cut() {
+    let server = server();
+    for start in ["GET /healthz HTTP/1.1\r\nHost: a\r\nX: ", "GET /"] {
+        let mut stream = server.connect();
+        stream.write_all(start.as_bytes()).unwrap();
+        let piece = [b'a'; 16 * 1024];
+        let mut sent = 0;
+        // Refused after little more than what the head may have, and what sockets hold.
+        while sent < 64 << 20 && stream.write_all(&piece).is_ok() {
+            sent += piece.len();
+        }
+        assert!(sent < 64 << 20, "it took {sent} bytes");
+        assert!([0, 400, 414, 431].contains(&read_answer(&mut stream).status));
+    }
+}
+
+#[test]
+fn a_slow_head_is_not_waited_for() {
+    let server = server();
+    let mut stream = server.connect();
+    let started = Instant::now();
+    let mut head = HEALTH.bytes().cycle();
+    loop {
+        let byte = [head.next().unwrap()];
+        if stream.write_all(&byte).is_err() {
+            break;
+        }
+        stream
+            .set_read_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
+        match stream.read(&mut [0; 512]) {
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            _ => break,
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(25),
+            "it still waits"
+        );
+    }
+}
+
+#[test]
+fn a_body_that_stalls_is_not_waited_for() {
+    let server = Running::start(fake().0.body_idle(Duration::from_millis(300)));
+    let json = "POST /v1/sandboxes/a/exec HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nContent-Type: application/json\r\n";
+    for (head, start) in [(UPLOAD, "x"), (json, "{\"cmd\"")] {
+        let mut stream = server.connect();
+        let request = format!("{head}Content-Length: 1000\r\n\r\n{start}");
+        stream.write_all(request.as_bytes()).unwrap();
+        assert_eq!(read_answer(&mut stream).status, 408, "{head}");
+    }
+}
+
+#[test]
+fn a_body_that_is_cut_off_is_no_archive() {
+    let server = server();
+    for framing in [
+        "Content-Length: 1000\r\n\r\nx",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+    ] {
+        let mut stream = server.connect();
+        stream
+            .write_all(format!("{UPLOAD}{framing}").as_bytes())
+            .unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_ne!(read_answer(&mut stream).status, 200);
+    }
+    let broken = format!("{UPLOAD}Transfer-Encoding: chunked\r\n\r\nzz\r\n");
+    assert_ne!(server.raw(&broken).status, 200);
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_not_waited_for() {
+    let (builder, fake) = fake();
+    let server = Running::start(builder.body_idle(Duration::from_millis(300)));
+    let mut stream = server.connect();
+    let request = "GET /v1/sandboxes/endless/files/download HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    wait_for("the download is ended", || {
+        fake.endless_ended.load(Ordering::SeqCst)
+    });
+}
+
+#[test]
+fn a_download_that_fails_is_seen_to_be_cut() {
+    let server = server();
+    let request = "GET /v1/sandboxes/broken/files/download HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nConnection: close\r\n\r\n";
+    let answer = server.raw(request);
+    assert_eq!(answer.status, 200);
+    assert!(answer.head.contains("transfer-encoding: chunked"));
+    assert!(!answer.body.ends_with("0\r\n\r\n"), "{}", answer.body);
+}
+
+#[test]
+fn idle_connections_keep_nobody_out() {
+    let server = server();
+    let idle: Vec<TcpStream> = (0..600).map(|_| server.connect()).collect();
+    let request = format!("{HEALTH}Connection: close\r\n\r\n");
+    let started = Instant::now();
+    assert_eq!(server.raw(&request).status, 200);
+    println!(
+        "answered after {:?} beside {} others",
+        started.elapsed(),
+        idle.len()
+    );
+}
