@@ -1,5 +1,7 @@
 //! Our own server: the contract through it, its answers, and who is let in.
 
+/// The Python client, as it is published.
+mod python;
 /// Clients that are slow, rude or gone.
 mod robustness;
 
