@@ -7,6 +7,9 @@ mod support;
 mod archives;
 /// Archives that are cut, damaged or hostile, and the directories they are unpacked into.
 mod archives_hostile;
+/// The command: what it prints where, and what it exits with.
+#[cfg(feature = "cli")]
+mod command;
 /// One suite over every backend: HTTP, local, a user's own.
 mod contract;
 /// Networks and servers that fail in every phase.

@@ -1,0 +1,70 @@
+//! `exec`, and what else runs a command.
+
+use std::process::ExitCode;
+
+use noxrunner::{Command, Output, Result};
+use serde_json::json;
+
+use crate::BACKEND_FAILED;
+use crate::args::{Args, Exec, How};
+use crate::connect::client;
+use crate::say::Say;
+
+pub(crate) fn exec(args: &Args, exec: &Exec, say: &Say) -> ExitCode {
+    let run = || {
+        let sandbox = client(args)?.sandbox(&exec.id)?;
+        sandbox.exec(command(&exec.cmd, &exec.how))
+    };
+    show(run(), &exec.how, say)
+}
+
+pub(crate) fn command(cmd: &[String], how: &How) -> Command {
+    let command: Command = cmd.iter().cloned().collect();
+    command
+        .workdir(&how.workdir)
+        .envs(how.env.iter().cloned())
+        .timeout(how.timeout_seconds)
+}
+
+/// What came of a command, and the code to exit with.
+pub(crate) fn show(result: Result<Output>, how: &How, say: &Say) -> ExitCode {
+    let out = match result {
+        Ok(out) => out,
+        Err(error) => {
+            say.error(&error);
+            return ExitCode::from(BACKEND_FAILED);
+        }
+    };
+    if say.is_json() {
+        say.value(&json!({
+            "exitCode": out.exit_code(),
+            "stdout": out.stdout(),
+            "stderr": out.stderr(),
+            "durationMs": u64::try_from(out.duration().as_millis()).unwrap_or(u64::MAX),
+            "timedOut": out.timed_out(),
+            "truncated": out.truncated(),
+        }));
+    } else {
+        show_streams(&out, say);
+    }
+    match how.ignore_exit_code {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(exit_code(&out)),
+    }
+}
+
+pub(crate) fn show_streams(out: &Output, say: &Say) {
+    say.data(out.stdout_bytes());
+    say.error_data(out.stderr_bytes());
+    if out.truncated() {
+        say.warning("The output was too long, and its end is missing: write it to a file, and download that");
+    }
+    if out.timed_out() {
+        say.warning("The command ran out of time: give it more with --timeout-seconds");
+    }
+}
+
+/// A code that this system can't have is a failure all the same.
+fn exit_code(out: &Output) -> u8 {
+    u8::try_from(out.exit_code()).unwrap_or(u8::MAX)
+}

@@ -1,0 +1,636 @@
+//! The command `noxrc`: what it prints where, and what it exits with.
+
+/// In a real terminal.
+mod terminal;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+const NOXRC: &str = env!("CARGO_BIN_EXE_noxrc");
+
+/// A user with a state directory of their own, whose sandboxes end with this.
+struct User {
+    home: tempfile::TempDir,
+}
+
+struct Ran {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl User {
+    fn new() -> User {
+        User {
+            home: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(NOXRC);
+        command
+            .args(args)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", self.home.path())
+            .current_dir(self.home.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        ran(&mut self.command(args))
+    }
+
+    fn local(&self, args: &[&str]) -> Ran {
+        let all: Vec<&str> = ["--local"].iter().chain(args).copied().collect();
+        self.run(&all)
+    }
+
+    /// With this on its stdin.
+    fn typed(&self, args: &[&str], input: &str) -> Ran {
+        let mut command = self.command(args);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.as_bytes())
+            .unwrap();
+        of(child.wait_with_output().unwrap())
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.home.path().join(name)
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let kept = self.path(".local/state/noxrunner/persistent");
+        for entry in fs::read_dir(kept).into_iter().flatten().flatten() {
+            let Ok(record) = fs::read(entry.path().join("sandbox.json")) else {
+                continue;
+            };
+            let record: Value = serde_json::from_slice(&record).unwrap();
+            self.local(&["delete", record["id"].as_str().unwrap()]);
+        }
+    }
+}
+
+fn ran(command: &mut Command) -> Ran {
+    of(command.output().unwrap())
+}
+
+fn of(out: std::process::Output) -> Ran {
+    Ran {
+        code: out.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+    }
+}
+
+#[track_caller]
+fn expect(ran: &Ran, code: i32, stdout: &str, stderr: &str) {
+    let shown = format!(
+        "{}\nstdout: {}\nstderr: {}",
+        ran.code, ran.stdout, ran.stderr
+    );
+    assert_eq!(ran.code, code, "{shown}");
+    assert_eq!(ran.stdout, stdout, "{shown}");
+    assert!(ran.stderr.contains(stderr), "{shown}");
+    if stderr.is_empty() {
+        assert_eq!(ran.stderr, "", "{shown}");
+    }
+}
+
+#[test]
+fn a_sandbox_of_this_machine_lasts_from_one_run_to_the_next() {
+    let user = User::new();
+    expect(&user.local(&["health"]), 0, "", "✓ Manager is healthy\n");
+    expect(
+        &user.local(&["create", "a", "--ttl", "300"]),
+        0,
+        "",
+        "✓ Sandbox created: local-a\n",
+    );
+    let start = "echo x > f; setsid sleep 341001 >/dev/null 2>&1 & echo started";
+    expect(
+        &user.local(&["exec", "a", "sh", "-c", start]),
+        0,
+        "started\n",
+        "",
+    );
+    expect(&user.local(&["exec", "a", "cat", "f"]), 0, "x\n", "");
+    expect(
+        &user.local(&["exec", "a", "pgrep", "-c", "sleep"]),
+        0,
+        "1\n",
+        "",
+    );
+    expect(&user.run(&["--local-test", "cat", "a", "f"]), 0, "x\n", "");
+    expect(&user.local(&["touch", "a"]), 0, "", "✓ TTL extended\n");
+    expect(&user.local(&["delete", "a"]), 0, "", "✓ Sandbox deleted\n");
+    expect(&user.local(&["delete", "a"]), 1, "", "✗");
+    let gone = user.local(&["exec", "a", "true"]);
+    expect(&gone, 125, "", "noxrc create");
+}
+
+#[test]
+fn exec_exits_with_the_commands_code_and_hands_its_output_on() {
+    let user = User::new();
+    user.local(&["create", "a"]);
+    let both = "printf 'o\\377'; printf 'e' >&2; exit 7";
+    let out = user
+        .command(&["--local", "exec", "a", "sh", "-c", both])
+        .output()
+        .unwrap();
+    assert_eq!(
+        (out.status.code(), &*out.stdout, &*out.stderr),
+        (Some(7), &b"o\xff"[..], &b"e"[..])
+    );
+    expect(
+        &user.local(&["exec", "--ignore-exit-code", "a", "false"]),
+        0,
+        "",
+        "",
+    );
+    expect(
+        &user.local(&["exec", "a", "nosuchcommand"]),
+        127,
+        "",
+        "nosuchcommand",
+    );
+    expect(
+        &user.local(&[
+            "exec",
+            "--env",
+            "A=b c",
+            "--workdir",
+            "/tmp",
+            "a",
+            "sh",
+            "-c",
+            "echo $A; pwd",
+        ]),
+        0,
+        "b c\n/tmp\n",
+        "",
+    );
+    // All that follows the id is the command.
+    expect(
+        &user.local(&["exec", "a", "echo", "--env", "-v", "--help"]),
+        0,
+        "--env -v --help\n",
+        "",
+    );
+    expect(
+        &user.local(&["exec", "--timeout-seconds", "1", "a", "sleep", "9"]),
+        124,
+        "",
+        "--timeout-seconds",
+    );
+    expect(&user.local(&["exec", "a"]), 2, "", "<CMD>");
+    expect(
+        &user.local(&["exec", "--env", "A", "a", "true"]),
+        2,
+        "",
+        "NAME=VALUE",
+    );
+}
+
+#[test]
+fn a_backend_that_fails_is_no_command_that_fails() {
+    let user = User::new();
+    let nobody = ["--base-url", "http://127.0.0.1:1"];
+    let exec = user.run(&[nobody[0], nobody[1], "exec", "a", "true"]);
+    expect(&exec, 125, "", "noxrc serve");
+    assert!(exec.stderr.contains("--local"), "{}", exec.stderr);
+    expect(
+        &user.run(&[nobody[0], nobody[1], "run", "true"]),
+        125,
+        "",
+        "✗",
+    );
+    expect(&user.run(&[nobody[0], nobody[1], "health"]), 1, "", "✗");
+    expect(
+        &user.run(&["--base-url", "nonsense", "health"]),
+        1,
+        "",
+        "nonsense",
+    );
+    let json = user.run(&["--json", nobody[0], nobody[1], "exec", "a", "true"]);
+    let value: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!((json.code, &value["kind"]), (125, &json!("Connect")));
+}
+
+#[test]
+fn help_is_there_and_says_how() {
+    let user = User::new();
+    let none = user.run(&[]);
+    assert_eq!(none.code, 1);
+    assert!(
+        none.stdout.contains("Examples:") && none.stdout.contains("serve"),
+        "{}",
+        none.stdout
+    );
+    for command in ["exec", "run", "upload", "download", "cp", "serve"] {
+        let help = user.run(&[command, "--help"]);
+        assert_eq!(help.code, 0);
+        assert!(
+            help.stdout.contains("Examples:"),
+            "{command}: {}",
+            help.stdout
+        );
+    }
+    let version = user.run(&["--version"]);
+    expect(
+        &version,
+        0,
+        &format!("noxrc {}\n", env!("CARGO_PKG_VERSION")),
+        "",
+    );
+    expect(&user.run(&["nonsense"]), 2, "", "nonsense");
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(user.run(&["completions", shell]).stdout.contains("noxrc"));
+    }
+}
+
+#[test]
+fn files_go_there_and_come_back() {
+    let user = User::new();
+    user.local(&["create", "a"]);
+    fs::create_dir_all(user.path("dir/sub")).unwrap();
+    fs::write(user.path("one.txt"), "1").unwrap();
+    fs::write(user.path("dir/two"), "2").unwrap();
+    fs::write(user.path("dir/sub/three"), [0, 255]).unwrap();
+    expect(
+        &user.local(&["upload", "a", "one.txt", "dir/two"]),
+        0,
+        "",
+        "✓ Uploaded 2 file(s) to /workspace\n",
+    );
+    expect(
+        &user.local(&["upload", "a", "--dir", "dir", "--dest", "/workspace/d"]),
+        0,
+        "",
+        "✓ Uploaded",
+    );
+    expect(
+        &user.local(&["exec", "a", "find", ".", "-type", "f"]),
+        0,
+        &user.local(&["exec", "a", "find", ".", "-type", "f"]).stdout,
+        "",
+    );
+    expect(&user.local(&["upload", "a", "missing"]), 1, "", "missing");
+    expect(&user.local(&["upload", "a", "dir"]), 1, "", "--dir");
+    expect(&user.local(&["upload", "a"]), 1, "", "--dir");
+    expect(
+        &user.local(&["download", "a", "--extract", "out"]),
+        0,
+        "",
+        "✓ Extracted to out\n",
+    );
+    assert_eq!(fs::read(user.path("out/d/sub/three")).unwrap(), [0, 255]);
+    assert_eq!(fs::read(user.path("out/one.txt")).unwrap(), b"1");
+    expect(
+        &user.local(&[
+            "download",
+            "a",
+            "--src",
+            "/workspace/d",
+            "--output",
+            "d.tar.gz",
+        ]),
+        0,
+        "",
+        "✓ Downloaded to d.tar.gz\n",
+    );
+    assert!(fs::metadata(user.path("d.tar.gz")).unwrap().len() > 100);
+
+    for (from, to) in [
+        ("one.txt", "a:copied"),
+        ("one.txt", "a:into/"),
+        ("one.txt", "a:d"),
+        ("dir", "a:"),
+        ("dir", "a:other"),
+    ] {
+        expect(&user.local(&["cp", from, to]), 0, "", "✓ Copied");
+    }
+    let there = user.local(&[
+        "exec",
+        "a",
+        "cat",
+        "copied",
+        "into/one.txt",
+        "d/one.txt",
+        "dir/two",
+        "other/two",
+    ]);
+    expect(&there, 0, "11122", "");
+    expect(
+        &user.local(&["cp", "a:d/sub/three", "back"]),
+        0,
+        "",
+        "✓ Copied",
+    );
+    expect(&user.local(&["cp", "a:d", "."]), 0, "", "✓ Copied");
+    expect(&user.local(&["cp", "a:d", "new"]), 0, "", "✓ Copied");
+    assert_eq!(fs::read(user.path("back")).unwrap(), [0, 255]);
+    for dir in ["d", "new"] {
+        assert_eq!(
+            fs::read(user.path(dir).join("sub/three")).unwrap(),
+            [0, 255]
+        );
+    }
+    expect(&user.local(&["cp", "one.txt", "two.txt"]), 1, "", "ID:PATH");
+    expect(&user.local(&["cp", "a:missing", "x"]), 1, "", "missing");
+    assert!(!user.path("x").exists());
+    expect(&user.local(&["cat", "a", "missing"]), 1, "", "missing");
+}
+
+#[test]
+fn run_makes_uses_and_deletes() {
+    let user = User::new();
+    fs::write(user.path("in"), "3\n1\n2\n").unwrap();
+    let out = user.local(&[
+        "run",
+        "--upload",
+        "in",
+        "--download",
+        "out",
+        "--",
+        "sh",
+        "-c",
+        "sort in | tee out; exit 4",
+    ]);
+    expect(&out, 4, "1\n2\n3\n", "✓ Downloaded out");
+    assert_eq!(fs::read(user.path("out")).unwrap(), b"1\n2\n3\n");
+    let kept = || {
+        fs::read_dir(user.path(".local/state/noxrunner/persistent"))
+            .unwrap()
+            .count()
+    };
+    assert_eq!(kept(), 0);
+    expect(
+        &user.local(&["run", "--upload", "missing", "true"]),
+        125,
+        "",
+        "missing",
+    );
+    assert_eq!(kept(), 0);
+
+    let mut command = user.command(&[
+        "--local",
+        "run",
+        "--timeout-seconds",
+        "60",
+        "sleep",
+        "342001",
+    ]);
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("it runs", || running("342001"));
+    interrupt(&child);
+    let out = of(child.wait_with_output().unwrap());
+    assert_eq!(out.code, 130, "{}", out.stderr);
+    assert_eq!(kept(), 0);
+    assert!(!running("342001"));
+}
+
+fn interrupt(child: &Child) {
+    let pid = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+fn running(argument: &str) -> bool {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let mut lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    let sleeps = format!("sleep\0{argument}\0");
+    lines.any(|line| line == sleeps.as_bytes())
+}
+
+fn wait_for(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn json_is_one_value_on_stdout() {
+    let user = User::new();
+    let json = |args: &[&str]| -> Value {
+        let all: Vec<&str> = ["--json"].iter().chain(args).copied().collect();
+        serde_json::from_str(&user.local(&all).stdout).unwrap()
+    };
+    assert_eq!(json(&["health"]), json!({"healthy": true}));
+    let made = json(&["create", "a", "--image", "i", "--wait"]);
+    assert_eq!(
+        (&made["podName"], &made["ignored"], &made["ready"]),
+        (&json!("local-a"), &json!(["image"]), &json!(true))
+    );
+    let exec = json(&["exec", "a", "sh", "-c", "echo o; exit 3"]);
+    assert_eq!(
+        (&exec["exitCode"], &exec["stdout"], &exec["timedOut"]),
+        (&json!(3), &json!("o\n"), &json!(false))
+    );
+    assert_eq!(json(&["touch", "a"]), json!({"id": "a", "touched": true}));
+    let doctor = json(&["doctor"]);
+    assert_eq!(doctor["isolation"][0]["tier"], "namespaces");
+    assert_eq!(doctor["isolation"][0]["works"], true);
+    assert_eq!(json(&["delete", "a"]), json!({"id": "a", "deleted": true}));
+    assert_eq!(json(&["delete", "a"])["kind"], "NotFound");
+}
+
+#[test]
+fn a_shell_reads_lines_and_keeps_what_lasts() {
+    let user = User::new();
+    user.local(&["create", "a"]);
+    let lines = "mkdir 'a b'\ncd 'a b'\npwd\ncd ~\npwd\ncd -\npwd\nexport A='x y' B=1\nunset B\n\
+        echo \"$A-$B\"\necho 'two\nlines'\nls | wc -l\nfalse\ntouch\nhelp\n\nexit\necho never\n";
+    let out = user.typed(&["--local", "shell", "a"], lines);
+    assert_eq!(out.code, 0);
+    let expected =
+        "/workspace/a b\n/workspace\n/workspace/a b\n/workspace/a b\nx y-\ntwo\nlines\n0\n";
+    assert!(out.stdout.starts_with(expected), "{:?}", out.stdout);
+    assert!(out.stdout.contains("Ctrl-D") && !out.stdout.contains("never"));
+    assert!(
+        out.stderr.contains("⚠ Command exited with code 1\n"),
+        "{}",
+        out.stderr
+    );
+    assert!(out.stderr.contains("✓ TTL extended\n"));
+    let missing = user.typed(&["--local", "shell", "missing"], "true\n");
+    assert!(
+        missing.stderr.contains("no such sandbox"),
+        "{}",
+        missing.stderr
+    );
+}
+
+#[test]
+fn nobody_who_reads_is_no_failure() {
+    let user = User::new();
+    user.local(&["create", "a"]);
+    let line = format!("{NOXRC} --local exec a seq 100000 | head -1; exit ${{PIPESTATUS[0]}}");
+    let mut shell = Command::new("bash");
+    shell
+        .args(["-c", &line])
+        .env("HOME", user.home.path())
+        .env_remove("XDG_STATE_HOME");
+    expect(&ran(&mut shell), 0, "1\n", "");
+}
+
+#[test]
+fn colour_is_for_terminals_and_for_who_asks() {
+    let user = User::new();
+    let with = |name: &str, value: &str| {
+        let mut command = user.command(&["--local", "health"]);
+        ran(command.env(name, value)).stderr
+    };
+    assert_eq!(
+        with("CLICOLOR_FORCE", "1"),
+        "\x1b[32m✓ Manager is healthy\x1b[0m\n"
+    );
+    assert_eq!(with("CLICOLOR_FORCE", "0"), "✓ Manager is healthy\n");
+    let mut command = user.command(&["--local", "health"]);
+    let both = ran(command.env("CLICOLOR_FORCE", "1").env("NO_COLOR", "1")).stderr;
+    assert_eq!(both, "✓ Manager is healthy\n");
+}
+
+/// A server of the command, until it is dropped.
+struct Serving {
+    child: Child,
+    url: String,
+    token: Option<String>,
+}
+
+impl Serving {
+    fn start(user: &User, args: &[&str]) -> Serving {
+        let all: Vec<&str> = ["--json", "serve"].iter().chain(args).copied().collect();
+        let mut command = user.command(&all);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let value: Value = serde_json::from_str(&line).unwrap();
+        Serving {
+            child,
+            url: value["url"].as_str().unwrap_or_default().to_owned(),
+            token: value["token"].as_str().map(str::to_owned),
+        }
+    }
+
+    /// Ends it as a terminal does, and answers with what it has said.
+    fn stop(mut self) -> String {
+        interrupt(&self.child);
+        let mut text = String::new();
+        let mut stderr = self.child.stderr.take().unwrap();
+        std::io::Read::read_to_string(&mut stderr, &mut text).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{text}");
+        text
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn serve_answers_the_other_commands_and_stops() {
+    let user = User::new();
+    let serving = Serving::start(&user, &["--listen", "127.0.0.1:0"]);
+    let token = serving.token.clone().unwrap();
+    let at = |args: &[&str]| {
+        let mut command = user.command(args);
+        ran(command
+            .env("NOXRUNNER_BASE_URL", &serving.url)
+            .env("NOXRUNNER_TOKEN", &token))
+    };
+    expect(&at(&["create", "a"]), 0, "", "✓ Sandbox created: local-a\n");
+    expect(&at(&["exec", "a", "echo", "hi"]), 0, "hi\n", "");
+    expect(&at(&["-v", "exec", "a", "true"]), 0, "", "POST");
+    expect(&at(&["doctor"]), 0, "", "✓ It accepts the token");
+    let refused = user.run(&["--base-url", &serving.url, "exec", "a", "true"]);
+    expect(&refused, 125, "", "NOXRUNNER_TOKEN");
+    expect(
+        &user.run(&["--base-url", &serving.url, "health"]),
+        0,
+        "",
+        "✓",
+    );
+
+    let gateway = Serving::start(
+        &user,
+        &[
+            "--listen",
+            "127.0.0.1:0",
+            "--gateway",
+            &serving.url,
+            "--token",
+            &token,
+        ],
+    );
+    let through = gateway.token.clone().unwrap();
+    let url = gateway.url.clone();
+    expect(
+        &user.run(&[
+            "--base-url",
+            &url,
+            "--token",
+            &through,
+            "exec",
+            "a",
+            "echo",
+            "far",
+        ]),
+        0,
+        "far\n",
+        "",
+    );
+    gateway.stop();
+
+    let said = serving.stop();
+    assert!(said.contains("POST /v1/sandboxes/a/exec 200 "), "{said}");
+    assert!(said.contains("✓ Stopped"), "{said}");
+    assert!(!said.contains("Authorization"), "{said}");
+}
+
+#[test]
+fn serve_refuses_what_is_not_safe() {
+    let user = User::new();
+    expect(
+        &user.run(&["serve", "--listen", "0.0.0.0:0", "--no-auth"]),
+        1,
+        "",
+        "--force",
+    );
+    fs::write(user.path("token"), "\n").unwrap();
+    let empty = user.run(&["serve", "--listen", "127.0.0.1:0", "--token-file", "token"]);
+    expect(&empty, 1, "", "token is empty");
+    expect(&user.run(&["serve", "--force"]), 2, "", "--no-auth");
+    assert!(!Path::new("socket").exists());
+}
