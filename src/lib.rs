@@ -28,6 +28,7 @@
 //! - [`Command`] and [`Output`]: what is run and what came of it.
 //! - [`Backend`] is NoxRunner v1 as seven methods; [`HttpBackend`] and [`LocalBackend`] are two, and
 //!   yours is as good.
+//! - `server`, with the feature `serve`: a v1 server over any backend.
 //! - [`Error`] and its [`ErrorKind`].
 //! - [`coming_from_python`]: the names that users of the Python package know.
 //!

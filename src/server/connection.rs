@@ -132,15 +132,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
         let sleep = this
             .read_end
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
-        if sleep.deadline() != end {
+        // One that is too early is set again when it rings, and not for every request.
+        if sleep.deadline() > end {
             sleep.as_mut().reset(end);
         }
         ready!(sleep.as_mut().poll(cx));
-        // It may have become the server's turn since the clock was set.
-        match this.turns.get() {
-            Turn::Call => Poll::Pending,
-            _ => Poll::Ready(Err(timed_out())),
+        if sleep.deadline() < end {
+            sleep.as_mut().reset(end);
+            ready!(sleep.as_mut().poll(cx));
         }
+        Poll::Ready(Err(timed_out()))
     }
 }
 

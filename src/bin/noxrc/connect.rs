@@ -5,13 +5,15 @@ use std::fs;
 use noxrunner::{Client, ClientBuilder, Error, ErrorKind, LocalBackend, Result};
 
 use crate::args::Args;
+use crate::progress;
 
 pub(crate) fn client(args: &Args) -> Result<Client> {
     // As the Python command has it: an empty URL is this machine.
-    if args.local || args.base_url.is_empty() {
-        return Ok(Client::with_backend(local(args).persistent(true).build()?));
-    }
-    remote(args, &args.base_url)?.build()
+    let client = match args.local || args.base_url.is_empty() {
+        true => Client::with_backend(local(args).persistent(true).build()?),
+        false => remote(args, &args.base_url)?.build()?,
+    };
+    Ok(progress::shown(client, args.json))
 }
 
 pub(crate) fn local(args: &Args) -> noxrunner::LocalBackendBuilder {

@@ -2,6 +2,7 @@
 //!
 //! - `args`: what can be typed.
 //! - `connect`: the client that it asks for.
+//! - `progress`: how far a transfer is.
 //! - `say`: notices, data and errors, each where it belongs.
 //! - `sandboxes`, `exec`, `files`, `run`, `shell`: the commands of those names.
 //! - `serve`, `doctor`: the server, and what works here.
@@ -11,6 +12,7 @@ mod connect;
 mod doctor;
 mod exec;
 mod files;
+mod progress;
 mod run;
 mod sandboxes;
 mod say;

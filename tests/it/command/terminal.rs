@@ -144,3 +144,25 @@ fn notices_have_colours_in_a_terminal() {
     terminal.wait_for("\x1b[32m✓ Manager is healthy\x1b[0m");
     assert!(terminal.child.wait().unwrap().success());
 }
+
+#[test]
+fn a_transfer_that_takes_its_time_shows_how_far_it_is() {
+    let user = User::new();
+    user.local(&["create", "a"]);
+    let mut state = 1_u32;
+    let noise: Vec<u8> = (0..60_000_000)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        })
+        .collect();
+    std::fs::write(user.path("noise"), noise).unwrap();
+    let mut terminal = Terminal::open(&user, &["--local", "upload", "a", "noise"]);
+    terminal.wait_for("MiB of 57");
+    terminal.wait_for(" left");
+    terminal.wait_for("Uploaded 1 file(s)");
+    assert!(terminal.child.wait().unwrap().success());
+    // And elsewhere nothing.
+    let quiet = user.local(&["upload", "a", "noise"]);
+    assert!(!quiet.stderr.contains("left"), "{}", quiet.stderr);
+}
