@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -70,7 +70,7 @@ pub(super) async fn serve(
     let timed = Timed {
         stream,
         turns: turns.clone(),
-        read_end: None,
+        read_end: Alarm::default(),
         write_end: None,
         write_wait: service.body_idle,
     };
@@ -102,9 +102,36 @@ pub(super) async fn serve(
 struct Timed<S> {
     stream: S,
     turns: Turns,
-    read_end: Option<Pin<Box<Sleep>>>,
+    read_end: Alarm,
     write_end: Option<Pin<Box<Sleep>>>,
     write_wait: Duration,
+}
+
+/// A clock that is set again for every request, and so seldom really is.
+#[derive(Default)]
+struct Alarm {
+    sleep: Option<Pin<Box<Sleep>>>,
+    /// Whom it wakes.
+    waker: Option<Waker>,
+}
+
+impl Alarm {
+    /// Ready at that time.
+    fn poll(&mut self, end: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
+        let known = self.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker()));
+        // One that rings too early is set again then.
+        if known && sleep.deadline() <= end && !sleep.is_elapsed() {
+            return Poll::Pending;
+        }
+        if sleep.deadline() > end || (sleep.is_elapsed() && sleep.deadline() < end) {
+            sleep.as_mut().reset(end);
+        }
+        self.waker = Some(cx.waker().clone());
+        sleep.as_mut().poll(cx)
+    }
 }
 
 fn timed_out() -> io::Error {
@@ -129,18 +156,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
             Turn::Head(since) => since + HEAD,
             Turn::Call => return Poll::Pending,
         };
-        let sleep = this
-            .read_end
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
-        // One that is too early is set again when it rings, and not for every request.
-        if sleep.deadline() > end {
-            sleep.as_mut().reset(end);
-        }
-        ready!(sleep.as_mut().poll(cx));
-        if sleep.deadline() < end {
-            sleep.as_mut().reset(end);
-            ready!(sleep.as_mut().poll(cx));
-        }
+        ready!(this.read_end.poll(end, cx));
         Poll::Ready(Err(timed_out()))
     }
 }

@@ -21,10 +21,12 @@ pub(super) enum Route {
 
 impl Route {
     pub(super) fn find(method: &Method, uri: &Uri) -> Result<Route, Refusal> {
+        if uri.path() == "/healthz" {
+            return only(&Method::GET, method, || Ok(Route::Health));
+        }
         // Before anything is decoded: an id may have slashes.
         let parts: Vec<&str> = uri.path().split('/').skip(1).collect();
         let (id, call) = match parts.as_slice() {
-            ["healthz"] => return only(&Method::GET, method, || Ok(Route::Health)),
             ["v1", "sandboxes", id, call @ ..] => (id, call.join("/")),
             _ => return Err(no_route(uri)),
         };
