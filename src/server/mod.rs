@@ -15,8 +15,9 @@ mod listen;
 mod route;
 
 use std::fmt;
+use std::fs::File;
 use std::future::{Future, poll_fn};
-use std::io;
+use std::io::{self, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::pin::pin;
@@ -284,15 +285,14 @@ impl ServerBuilder {
         }
         self.check()?;
         let gate = Gate::new(match self.auth {
-            Auth::Made => Some(format!("{:016x}{:016x}", crate::unique(), crate::unique())),
+            Auth::Made => Some(make_token().map_err(|e| Error::io("cannot make a token", e))?),
             Auth::Token(token) => Some(token),
             Auth::None { .. } => None,
         });
         let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(4));
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads)
-            // One for each call, and for an upload's or a download's last bytes.
-            .max_blocking_threads(self.max_calls + threads)
+            .max_blocking_threads(self.max_calls)
             .thread_name("noxrunner-server")
             .enable_all()
             .build()
@@ -368,6 +368,13 @@ impl ServerBuilder {
         }
         Ok(())
     }
+}
+
+/// 128 bits of the operating system's random numbers.
+fn make_token() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }
 
 fn listen_to(addr: SocketAddr) -> io::Result<(tokio::net::TcpListener, SocketAddr)> {

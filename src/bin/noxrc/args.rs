@@ -57,7 +57,7 @@ pub(crate) struct Args {
         env = "NOXRUNNER_TOKEN",
         hide_env_values = true
     )]
-    pub(crate) token: Option<String>,
+    token: Option<String>,
 
     /// Another header of every request; may be given again
     #[arg(long = "header", global = true, value_name = "NAME: VALUE", value_parser = header)]
@@ -86,6 +86,13 @@ pub(crate) enum Tier {
     None,
 }
 
+impl Args {
+    /// An empty one is none.
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.token.as_deref().filter(|token| !token.is_empty())
+    }
+}
+
 impl From<Tier> for Isolation {
     fn from(tier: Tier) -> Isolation {
         match tier {
@@ -99,8 +106,14 @@ impl From<Tier> for Isolation {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Ask whether the backend is healthy
+    #[command(
+        after_help = "Examples:\n  noxrc health\n  noxrc --base-url https://sandboxes.example.com health"
+    )]
     Health,
     /// Make a sandbox, or start its time again where it exists
+    #[command(
+        after_help = "Examples:\n  noxrc create my-session --ttl 1800 --mem 512Mi\n  noxrc create my-session --image python:3.12 --wait"
+    )]
     Create(Create),
     /// Run a command in a sandbox, and exit with its code
     Exec(Exec),
@@ -121,19 +134,47 @@ pub(crate) enum Command {
         target: String,
     },
     /// Write a file of a sandbox to stdout
-    Cat { id: String, path: String },
+    #[command(
+        after_help = "Examples:\n  noxrc cat my-session out.csv > out.csv\n  noxrc cat my-session /tmp/log | tail"
+    )]
+    Cat {
+        /// The sandbox's id
+        id: String,
+        /// The file there
+        path: String,
+    },
     /// Start a sandbox's time again
-    Touch { id: String },
+    #[command(after_help = "Examples:\n  noxrc touch my-session")]
+    Touch {
+        /// The sandbox's id
+        id: String,
+    },
     /// Delete a sandbox
-    Delete { id: String },
+    #[command(after_help = "Examples:\n  noxrc delete my-session")]
+    Delete {
+        /// The sandbox's id
+        id: String,
+    },
     /// Type commands for a sandbox
+    #[command(
+        after_help = "Examples:\n  noxrc shell my-session\n  noxrc shell my-session < commands.txt\n\ncd, export and unset last. Ctrl-C drops the line or ends the command, Ctrl-D leaves."
+    )]
     Shell(ShellArgs),
     /// Serve sandboxes of this machine to others, as NoxRunner v1
     Serve(Serve),
     /// Say what works here, and what to do about what does not
+    #[command(
+        after_help = "Examples:\n  noxrc doctor\n  noxrc --local doctor       only the sandboxes of this machine"
+    )]
     Doctor,
     /// Print what a shell needs to complete this command
-    Completions { shell: Shell },
+    #[command(
+        after_help = "Examples:\n  source <(noxrc completions bash)\n  noxrc completions fish > ~/.config/fish/completions/noxrc.fish"
+    )]
+    Completions {
+        /// For which one
+        shell: Shell,
+    },
 }
 
 #[derive(clap::Args)]
@@ -176,6 +217,7 @@ impl Spec {
 
 #[derive(clap::Args)]
 pub(crate) struct Create {
+    /// The sandbox's id
     pub(crate) id: String,
     #[command(flatten)]
     pub(crate) spec: Spec,
@@ -194,8 +236,8 @@ pub(crate) struct How {
     #[arg(long, value_name = "DIR", default_value = "/workspace")]
     pub(crate) workdir: String,
     /// A variable for it; may be given again
-    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
-    pub(crate) env: Vec<(String, String)>,
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<String>,
     /// How long it may run
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout_seconds: Duration,
@@ -211,6 +253,7 @@ pub(crate) struct How {
 pub(crate) struct Exec {
     #[command(flatten)]
     pub(crate) how: How,
+    /// The sandbox's id
     pub(crate) id: String,
     /// The program and its arguments
     #[arg(
@@ -252,8 +295,9 @@ pub(crate) struct Run {
     after_help = "Examples:\n  noxrc upload my-session a.txt b.txt\n  noxrc upload my-session --dir ./project --dest /workspace/project"
 )]
 pub(crate) struct Upload {
+    /// The sandbox's id
     pub(crate) id: String,
-    #[arg(conflicts_with = "dir")]
+    /// What to upload, unless there is --dir
     pub(crate) files: Vec<PathBuf>,
     /// All below this directory
     #[arg(long)]
@@ -268,20 +312,22 @@ pub(crate) struct Upload {
     after_help = "Examples:\n  noxrc download my-session --extract ./output\n  noxrc download my-session --src /workspace/out --output out.tar.gz"
 )]
 pub(crate) struct Download {
+    /// The sandbox's id
     pub(crate) id: String,
     /// What to download
     #[arg(long, value_name = "PATH", default_value = "/workspace")]
     pub(crate) src: String,
     /// The archive as it comes, to this file
-    #[arg(long, value_name = "FILE", conflicts_with = "extract")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// The directory for the files; by default the current one
+    /// The directory for the files; by default the current one. Without effect beside --output
     #[arg(long, value_name = "DIR")]
     pub(crate) extract: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
 pub(crate) struct ShellArgs {
+    /// The sandbox's id
     pub(crate) id: String,
     /// Where it starts
     #[arg(long, value_name = "DIR", default_value = "/workspace")]
@@ -332,13 +378,6 @@ fn header(text: &str) -> Result<(String, String), String> {
         .split_once(':')
         .ok_or("a header is written as `Name: value`")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
-}
-
-fn variable(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text
-        .split_once('=')
-        .ok_or("a variable is written as NAME=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
 }
 
 #[test]

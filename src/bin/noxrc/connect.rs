@@ -22,7 +22,7 @@ pub(crate) fn local(args: &Args) -> noxrunner::LocalBackendBuilder {
 
 pub(crate) fn remote(args: &Args, url: &str) -> Result<ClientBuilder> {
     let mut builder = Client::builder(url).timeout(args.timeout);
-    if let Some(token) = &args.token {
+    if let Some(token) = args.token() {
         builder = builder.token(token);
     }
     for (name, value) in &args.headers {

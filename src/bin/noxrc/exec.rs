@@ -13,17 +13,21 @@ use crate::say::Say;
 pub(crate) fn exec(args: &Args, exec: &Exec, say: &Say) -> ExitCode {
     let run = || {
         let sandbox = client(args)?.sandbox(&exec.id)?;
-        sandbox.exec(command(&exec.cmd, &exec.how))
+        sandbox.exec(command(&exec.cmd, &exec.how, say))
     };
     show(run(), &exec.how, say)
 }
 
-pub(crate) fn command(cmd: &[String], how: &How) -> Command {
-    let command: Command = cmd.iter().cloned().collect();
-    command
-        .workdir(&how.workdir)
-        .envs(how.env.iter().cloned())
-        .timeout(how.timeout_seconds)
+pub(crate) fn command(cmd: &[String], how: &How, say: &Say) -> Command {
+    let mut command: Command = cmd.iter().cloned().collect();
+    for variable in &how.env {
+        match variable.split_once('=') {
+            Some((name, value)) => command = command.env(name, value),
+            // No failure to the Python command either.
+            None => say.warning(&format!("Invalid env format (missing =): {variable}")),
+        }
+    }
+    command.workdir(&how.workdir).timeout(how.timeout_seconds)
 }
 
 /// What came of a command, and the code to exit with.

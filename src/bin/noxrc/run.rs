@@ -72,7 +72,7 @@ fn in_sandbox(sandbox: &Sandbox, run: &Run, interrupt: &Interrupt, say: &Say) ->
     if let Err(error) = uploads() {
         return failed(error);
     }
-    let command = command(&run.cmd, &run.how).cancel_on(&interrupt.cancel);
+    let command = command(&run.cmd, &run.how, say).cancel_on(&interrupt.cancel);
     let result = sandbox.exec(command);
     if interrupt.came() {
         say.failure("Interrupted by user");

@@ -75,7 +75,7 @@ fn with_auth(builder: ServerBuilder, args: &Args, serve: &Serve) -> Result<(Serv
         return Ok((builder.token(text.trim()), false));
     }
     // A gateway's token is the other server's.
-    match (&args.token, &serve.gateway) {
+    match (args.token(), &serve.gateway) {
         (Some(token), None) => Ok((builder.token(token), false)),
         _ => Ok((builder, true)),
     }
@@ -92,8 +92,9 @@ fn tell(server: &Server, serve: &Serve, made: bool, say: &Say) {
     }
     let token = server.token().filter(|_| made);
     if let Some(token) = token {
-        say.info(&format!("Its token, made for this run: {token}"));
-        say.info(&format!("Use it: export NOXRUNNER_TOKEN={token}"));
+        say.info(&format!(
+            "It wants the token of this run: export NOXRUNNER_TOKEN={token}"
+        ));
     }
     if server.token().is_none() {
         say.warning("Whoever reaches it can run commands: it wants no token (--no-auth)");
