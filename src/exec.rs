@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::sandboxes::Sandbox;
+use crate::staging::{Code, Stdin};
 use crate::time::MAX_TIME;
 
 /// Where a command runs unless it says otherwise, and what relative paths are relative to.
@@ -44,8 +45,11 @@ pub struct Command {
     args: Vec<String>,
     workdir: String,
     env: BTreeMap<String, String>,
-    timeout: Duration,
+    /// None is the default.
+    timeout: Option<Duration>,
     cancel: Option<Cancel>,
+    pub(crate) stdin: Option<Stdin>,
+    pub(crate) code: Option<Code>,
     /// When nobody waits for the answer any more, even if the command's own time is not over.
     pub(crate) give_up_after: Option<Duration>,
 }
@@ -58,8 +62,10 @@ impl Command {
             args: vec![program.into()],
             workdir: WORKSPACE.to_owned(),
             env: BTreeMap::new(),
-            timeout: DEFAULT_COMMAND_TIMEOUT,
+            timeout: None,
             cancel: None,
+            stdin: None,
+            code: None,
             give_up_after: None,
         }
     }
@@ -116,7 +122,26 @@ impl Command {
     #[doc(alias = "timeout_seconds")]
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Command {
-        self.timeout = timeout;
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// What the command reads on its standard input: bytes, or all that a [reader](Stdin::reader)
+    /// gives. Defaults to nothing. v1 has no such thing, so [`Sandbox::exec`] uploads it as a file,
+    /// which is gone when the call returns; that needs `sh` in the sandbox.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Command;
+    ///
+    /// let out = sandbox.exec(Command::new("sort").stdin("b\na\n"))?;
+    /// assert_eq!(out.stdout(), "a\nb\n");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    #[must_use]
+    pub fn stdin(mut self, stdin: impl Into<Stdin>) -> Command {
+        self.stdin = Some(stdin.into());
         self
     }
 
@@ -150,7 +175,7 @@ impl Command {
     /// How long the command may run.
     #[must_use]
     pub fn time_limit(&self) -> Duration {
-        self.timeout
+        self.timeout.unwrap_or(DEFAULT_COMMAND_TIMEOUT)
     }
 
     /// What ends this exec early, if anything.
@@ -192,7 +217,28 @@ impl Command {
             refuse_long(name.len() + 1 + value.len(), shown)?;
         }
         check_path("workdir", &self.workdir)?;
-        check_time("the command's timeout", self.timeout)
+        check_time("the command's timeout", self.time_limit())
+    }
+
+    /// Takes over how another command is run, but not what it is given.
+    pub(crate) fn with_settings_of(self, other: &Command) -> Command {
+        Command {
+            args: self.args,
+            stdin: None,
+            code: None,
+            ..other.clone()
+        }
+    }
+
+    /// For a backend of ours: only [`Sandbox`] can give a command files.
+    pub(crate) fn check_bare(&self) -> Result<()> {
+        match self.stdin.is_some() || self.code.is_some() {
+            true => Err(Error::new(
+                ErrorKind::Unsupported,
+                "v1 has no stdin and no source code: Sandbox::exec sends them as files",
+            )),
+            false => Ok(()),
+        }
     }
 }
 
@@ -257,7 +303,8 @@ impl fmt::Debug for Command {
             .field("args", &self.args)
             .field("workdir", &self.workdir)
             .field("env", &self.env.keys())
-            .field("timeout", &self.timeout)
+            .field("timeout", &self.time_limit())
+            .field("stdin", &self.stdin)
             .finish_non_exhaustive()
     }
 }
@@ -359,7 +406,7 @@ impl Output {
     /// Remembers what ran, for [`check`](Output::check) and [`timed_out`](Output::timed_out).
     fn of(mut self, command: &Command) -> Output {
         self.command = Some(command.to_string());
-        self.limit = Some(command.timeout);
+        self.limit = Some(command.time_limit());
         self
     }
 
@@ -516,10 +563,11 @@ impl Sandbox {
         let command = command.into();
         self.named("exec in", || {
             command.check()?;
-            Ok(self
-                .backend()
-                .exec(self.session_id(), &command)?
-                .of(&command))
+            let out = match command.stdin.is_some() || command.code.is_some() {
+                true => self.exec_staged(&command)?,
+                false => self.backend().exec(self.session_id(), &command)?,
+            };
+            Ok(out.of(&command))
         })
     }
 }

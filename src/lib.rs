@@ -88,6 +88,7 @@ mod remove;
 mod sandboxes;
 #[cfg(feature = "serve")]
 pub mod server;
+mod staging;
 mod sys;
 mod time;
 
@@ -102,6 +103,7 @@ pub use error::{Error, ErrorKind, MAX_ERROR_BODY, Result};
 pub use exec::{Command, DEFAULT_COMMAND_TIMEOUT, MAX_ARGUMENT, Output, WORKSPACE};
 pub use files::{Contents, Files, MAX_READ};
 pub use sandboxes::{DEFAULT_TTL, MAX_SESSION_ID, Sandbox, SandboxInfo, SandboxSpec, SessionId};
+pub use staging::{Language, Stdin};
 
 /// A number that nobody has used before, for names of temporary files.
 fn unique() -> u64 {

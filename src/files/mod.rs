@@ -316,7 +316,7 @@ impl Sandbox {
         self.backend().download(self.session_id(), &absolute(src))
     }
 
-    fn send(&self, files: Vec<(Vec<u8>, Contents<'_>)>, dest: &str) -> Result<()> {
+    pub(crate) fn send(&self, files: Vec<(Vec<u8>, Contents<'_>)>, dest: &str) -> Result<()> {
         let mut ready = Vec::with_capacity(files.len());
         for (name, contents) in files {
             ready.push((name, Ready::new(contents)?));
@@ -399,10 +399,8 @@ impl Sandbox {
             },
             Err(e) => Err(e),
         };
-        // Also after an error: the copy may be there. Whoever has the bytes is not told if it stays.
-        if let Err(e) = run(&["rm", "-rf", "--", &stage]) {
-            log::warn!("cannot remove {workdir}/{stage} in the sandbox: {e}");
-        }
+        // Also after an error: the copy may be there.
+        self.remove_staged(&stage, workdir);
         fetched?.ok_or_else(|| {
             let text = "the archive of a directory with one file does not hold it";
             Error::new(ErrorKind::Protocol, text)

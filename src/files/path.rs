@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::exec::WORKSPACE;
+use crate::staging::base_and_below;
 
 /// An absolute path in the sandbox, without `.`, `..` and empty parts; any bytes but NUL.
 pub(super) struct SandboxPath(Vec<u8>);
@@ -74,9 +75,7 @@ impl SandboxPath {
         ))
     }
 
-    /// A working directory, and the path as an argument of a command that runs there. For what is
-    /// below `/workspace` and `/tmp` it is a relative one: a backend without isolation has these
-    /// directories elsewhere.
+    /// A working directory, and the path as an argument of a command that runs there.
     pub(super) fn argument(&self) -> Result<(&'static str, String)> {
         let Some(text) = self.text() else {
             return Err(Error::new(
@@ -87,14 +86,7 @@ impl SandboxPath {
                 ),
             ));
         };
-        for own in [WORKSPACE, "/tmp"] {
-            match text.strip_prefix(own) {
-                Some("") => return Ok((own, ".".to_owned())),
-                Some(below) if below.starts_with('/') => return Ok((own, format!(".{below}"))),
-                _ => {}
-            }
-        }
-        Ok((WORKSPACE, text.to_owned()))
+        Ok(base_and_below(text))
     }
 
     pub(super) fn shown(&self) -> String {

@@ -12,6 +12,8 @@ mod archives_hostile;
 mod command;
 /// One suite over every backend: HTTP, local, a user's own.
 mod contract;
+/// Standard input and source code, in each place.
+mod helpers;
 /// Networks and servers that fail in every phase.
 mod http_network;
 /// What goes over the wire: methods, paths, headers, bodies, statuses.
@@ -21,6 +23,8 @@ mod http_wire;
 mod https;
 /// Plain processes on this machine: the store and the runner.
 mod local;
+/// The kinds of backend that those tests run in.
+mod places;
 /// Sandboxes that the kernel confines: their life, their limits, and what is left of them.
 #[cfg(target_os = "linux")]
 mod sandbox;

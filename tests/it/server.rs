@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use crate::contract;
 use crate::support::local_backend;
 
-struct Running {
+pub(crate) struct Running {
     addr: Option<SocketAddr>,
     token: Option<String>,
     stopper: Stopper,
@@ -33,7 +33,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(builder: ServerBuilder) -> Running {
+    pub(crate) fn start(builder: ServerBuilder) -> Running {
         let server = builder.bind().unwrap();
         Running {
             addr: server.local_addr(),
@@ -55,7 +55,7 @@ impl Running {
         builder.build().unwrap()
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         self.client_at(self.addr())
     }
 

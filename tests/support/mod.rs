@@ -1,6 +1,8 @@
 //! What the tests and the benchmarks share: servers that do exactly what a test says.
 #![allow(dead_code, reason = "each binary uses its own part of it")]
 
+pub(crate) mod altered;
+pub(crate) mod plain_server;
 pub(crate) mod scripted;
 pub(crate) mod v1_server;
 

@@ -187,6 +187,7 @@ impl Backend for HttpBackend {
 
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
         command.check()?;
+        command.check_bare()?;
         let seconds = whole_seconds(command.time_limit());
         let body = ExecBody {
             cmd: command.args(),

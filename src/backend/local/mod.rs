@@ -296,6 +296,7 @@ impl Backend for LocalBackend {
 
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
         command.check()?;
+        command.check_bare()?;
         self.tier.exec(id, command)
     }
 

@@ -1,0 +1,342 @@
+//! What a command is given as files: its standard input and its source code.
+//!
+//! v1 sends neither, so they are uploaded to a directory of their own beside the command, which a
+//! small `sh` script starts. They are gone when the call returns.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::{Error, ErrorKind, Result, one_line};
+use crate::exec::{Command, Output, WORKSPACE, absolute};
+use crate::files::Contents;
+use crate::sandboxes::Sandbox;
+
+/// What stands for the source file in a [`Language`]'s command.
+const FILE: &str = "{file}";
+
+/// Puts `$file` where `{file}` stands, in the first `$count` arguments.
+macro_rules! fill {
+    () => {
+        r#"
+mark='{file}' at=0
+for arg do
+  if [ $at -lt "$count" ]; then
+    case $arg in *"$mark"*) arg=${arg%%"$mark"*}$file${arg#*"$mark"};; esac
+  fi
+  at=$((at + 1))
+  set -- "$@" "$arg"
+  shift
+done
+"#
+    };
+}
+
+/// `$1`: the directory of the files, `$2`: the source file's name there, `$3`: in how many arguments
+/// `{file}` stands for it, `$4`: the directory to run in. Without source code, what was uploaded is
+/// removed before the command begins.
+const RUN: &str = concat!(
+    r#"
+dir=$PWD/$1 file=$PWD/$1/$2 count=$3 workdir=$4
+shift 4
+[ ! -f "$dir/stdin" ] || exec <"$dir/stdin"
+[ "$count" != 0 ] || rm -rf "$dir"
+cd "$workdir" 2>/dev/null || { echo "$dir" >&2; exit 126; }
+"#,
+    fill!(),
+    r#"
+exec "$@"
+"#
+);
+
+/// What a command reads on its standard input: bytes, or all that a reader gives.
+///
+/// ```
+/// use noxrunner::Stdin;
+///
+/// let text = Stdin::from("3\n1\n2\n");
+/// let file = Stdin::reader(std::io::repeat(b'x'));
+/// assert_eq!(format!("{text:?}, {file:?}"), "Stdin(6 bytes), Stdin(a reader)");
+/// ```
+#[derive(Clone)]
+pub struct Stdin(Source);
+
+#[derive(Clone)]
+enum Source {
+    Bytes(Arc<[u8]>),
+    /// None once it was read.
+    Reader(Arc<Mutex<Option<Box<dyn Read + Send>>>>),
+}
+
+impl Stdin {
+    /// All that a reader gives, like a file. It can be read once: a clone of the command can't be run
+    /// again.
+    pub fn reader(reader: impl Read + Send + 'static) -> Stdin {
+        Stdin(Source::Reader(Arc::new(Mutex::new(Some(Box::new(reader))))))
+    }
+
+    fn contents(&self) -> Result<Contents<'_>> {
+        match &self.0 {
+            Source::Bytes(bytes) => Ok((&**bytes).into()),
+            Source::Reader(reader) => {
+                let taken = reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let reader = taken.ok_or_else(|| {
+                    Error::invalid("the reader of the command's stdin was read by an earlier run")
+                })?;
+                Ok(Contents::reader(reader))
+            }
+        }
+    }
+}
+
+impl<T: Into<Vec<u8>>> From<T> for Stdin {
+    fn from(bytes: T) -> Stdin {
+        Stdin(Source::Bytes(bytes.into().into()))
+    }
+}
+
+impl fmt::Debug for Stdin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Source::Bytes(bytes) => write!(f, "Stdin({} bytes)", bytes.len()),
+            Source::Reader(_) => f.write_str("Stdin(a reader)"),
+        }
+    }
+}
+
+/// How source code is run: the name of its file, and the command, in which `{file}` stands for it.
+///
+/// ```
+/// use noxrunner::{Command, Language};
+///
+/// let c = Language::new("main.c", ["sh", "-c", "cc -O2 -o /tmp/main \"$0\" && exec /tmp/main", "{file}"])?;
+/// assert_eq!(c.file_name(), "main.c");
+/// assert!(Language::new("main.rb", ["ruby"]).is_err());
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Language {
+    file_name: Cow<'static, str>,
+    command: Cow<'static, [Cow<'static, str>]>,
+}
+
+impl Language {
+    /// `python3 main.py`
+    pub const PYTHON: Language =
+        Language::of("main.py", &[Cow::Borrowed("python3"), Cow::Borrowed(FILE)]);
+    /// `node main.js`
+    pub const NODE: Language =
+        Language::of("main.js", &[Cow::Borrowed("node"), Cow::Borrowed(FILE)]);
+    /// `sh main.sh`
+    pub const SH: Language = Language::of("main.sh", &[Cow::Borrowed("sh"), Cow::Borrowed(FILE)]);
+    /// `bash main.bash`
+    pub const BASH: Language =
+        Language::of("main.bash", &[Cow::Borrowed("bash"), Cow::Borrowed(FILE)]);
+
+    const fn of(file_name: &'static str, command: &'static [Cow<'static, str>]) -> Language {
+        Language {
+            file_name: Cow::Borrowed(file_name),
+            command: Cow::Borrowed(command),
+        }
+    }
+
+    /// A language of one's own. `{file}` in an argument, once in each, stands for the source file's path.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if no argument has `{file}`, or the file name is not a
+    /// plain one.
+    pub fn new<S: Into<String>>(
+        file_name: impl Into<String>,
+        command: impl IntoIterator<Item = S>,
+    ) -> Result<Language> {
+        let file_name = file_name.into();
+        if matches!(&*file_name, "" | "." | ".." | "stdin") || file_name.contains(['/', '\0']) {
+            return Err(Error::invalid(format!(
+                "{:?} is no plain name for a source file",
+                one_line(&file_name)
+            )));
+        }
+        let command: Vec<Cow<'static, str>> =
+            command.into_iter().map(|arg| arg.into().into()).collect();
+        if !command.iter().any(|arg| arg.contains(FILE)) {
+            let text = format!("no argument of the command for {file_name:?} has {FILE}");
+            return Err(Error::invalid(text));
+        }
+        Ok(Language {
+            file_name: file_name.into(),
+            command: command.into(),
+        })
+    }
+
+    /// What the source file is called.
+    #[must_use]
+    pub fn file_name(&self) -> &str {
+        &self.file_name
+    }
+}
+
+/// The source code of a [`Command::code`].
+#[derive(Clone)]
+pub(crate) struct Code {
+    file_name: String,
+    source: Arc<[u8]>,
+    /// How many of the command's arguments are the language's.
+    arguments: usize,
+}
+
+impl Command {
+    /// Source code to be run: a file of it is made for the run, so it may be of any length, tracebacks
+    /// name its lines, and the exit code is its own. What [`arg`](Command::arg) adds is given to it.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::{Command, Language};
+    ///
+    /// let source = "read number; echo $((number * $1))";
+    /// let out = sandbox.exec(Command::code(Language::SH, source).arg("7").stdin("6\n"))?;
+    /// assert_eq!(out.stdout(), "42\n");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    #[must_use]
+    pub fn code(language: Language, source: impl Into<Vec<u8>>) -> Command {
+        let mut command: Command = language.command.iter().map(|arg| &**arg).collect();
+        command.code = Some(Code {
+            file_name: language.file_name.into_owned(),
+            source: source.into().into(),
+            arguments: language.command.len(),
+        });
+        command
+    }
+}
+
+impl Sandbox {
+    /// Runs source code and waits for its end: [`exec`](Sandbox::exec) of a [`Command::code`], which has
+    /// a time limit, arguments, an environment and standard input to set.
+    ///
+    /// Sends an upload, an exec, and an exec that removes the file. Needs `sh` in the sandbox.
+    ///
+    /// # Errors
+    ///
+    /// As [`exec`](Sandbox::exec) and [`write`](Sandbox::write). Code that fails is `Ok`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Language;
+    ///
+    /// let out = sandbox.run_code(Language::PYTHON, "import sys\nprint(6 * 7)\nsys.exit(3)\n")?;
+    /// assert_eq!((out.exit_code(), &*out.stdout()), (3, "42\n"));
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    pub fn run_code(&self, language: Language, source: impl Into<Vec<u8>>) -> Result<Output> {
+        self.exec(Command::code(language, source))
+    }
+
+    /// Runs a command that is given files.
+    pub(crate) fn exec_staged(&self, command: &Command) -> Result<Output> {
+        let (base, workdir) = base_and_below(&command.working_directory());
+        let dir = format!(".noxrunner-{:016x}", crate::unique());
+        let place = format!("{base}/{dir}");
+        let files = Staged::new(command)?;
+        let (name, count) = files.code_arguments();
+        let mut staged: Command = ["sh", "-c", RUN, "sh", &dir, name, &count, &workdir].into();
+        staged = command.args().iter().fold(staged, Command::arg);
+        let staged = staged.with_settings_of(command).workdir(base);
+        staged.check()?;
+        let sent = self.send(files.files, &place);
+        let result = sent.and_then(|()| self.backend().exec(self.session_id(), &staged));
+        // Code is read while it runs, and what did not begin has removed nothing.
+        if command.code.is_some() || !matches!(&result, Ok(out) if !out.timed_out()) {
+            self.remove_staged(&dir, base);
+        }
+        let out = result?;
+        if out.exit_code() == 126 && out.stderr().trim_end().ends_with(&dir) {
+            let shown = one_line(&command.working_directory());
+            let text = format!("workdir {shown:?} is no directory that can be entered");
+            return Err(Error::new(ErrorKind::NotFound, text));
+        }
+        Ok(out)
+    }
+
+    /// Removes files that an error may have left. Whoever has a result is not told if they stay.
+    pub(crate) fn remove_staged(&self, dir: &str, workdir: &str) {
+        let remove = Command::from(["rm", "-rf", "--", dir]).workdir(workdir);
+        if let Err(e) = self.backend().exec(self.session_id(), &remove) {
+            log::warn!("cannot remove {workdir}/{dir} in the sandbox: {e}");
+        }
+    }
+}
+
+/// The files that a command is given, ready to be uploaded.
+pub(crate) struct Staged<'a> {
+    pub(crate) files: Vec<(Vec<u8>, Contents<'a>)>,
+    code: Option<&'a Code>,
+}
+
+impl<'a> Staged<'a> {
+    pub(crate) fn new(command: &'a Command) -> Result<Staged<'a>> {
+        let mut files = Vec::new();
+        let code = command.code.as_ref();
+        if let Some(code) = code {
+            files.push((code.file_name.clone().into(), (&*code.source).into()));
+        }
+        if let Some(stdin) = &command.stdin {
+            files.push((b"stdin".to_vec(), stdin.contents()?));
+        }
+        Ok(Staged { files, code })
+    }
+
+    /// The source file's name, and how many arguments may name it, as the scripts take them.
+    pub(crate) fn code_arguments(&self) -> (&'a str, String) {
+        self.code.map_or(("-", "0".to_owned()), |code| {
+            (&*code.file_name, code.arguments.to_string())
+        })
+    }
+}
+
+/// A directory that every backend has, and a path from there. What is below `/workspace` and `/tmp` is
+/// named relative to it: a backend without isolation has these directories elsewhere.
+pub(crate) fn base_and_below(path: &str) -> (&'static str, String) {
+    let path = absolute(path);
+    for own in [WORKSPACE, "/tmp"] {
+        match path.strip_prefix(own) {
+            Some("") => return (own, ".".to_owned()),
+            Some(below) if below.starts_with('/') => return (own, format!(".{below}")),
+            _ => {}
+        }
+    }
+    (WORKSPACE, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_relative_to_what_every_backend_has() {
+        assert_eq!(base_and_below("src"), ("/workspace", "./src".to_owned()));
+        assert_eq!(base_and_below("/tmp"), ("/tmp", ".".to_owned()));
+        assert_eq!(base_and_below("/tmpx"), ("/workspace", "/tmpx".to_owned()));
+    }
+
+    #[test]
+    fn a_reader_is_read_once() {
+        let stdin = Stdin::reader(&b"x"[..]);
+        assert!(stdin.contents().is_ok());
+        let error = stdin.clone().contents().unwrap_err();
+        assert!(error.to_string().contains("earlier run"), "{error}");
+    }
+
+    #[test]
+    fn a_source_file_has_a_plain_name_and_is_used() {
+        for name in ["", ".", "..", "a/b", "stdin"] {
+            assert!(Language::new(name, ["x", FILE]).is_err(), "{name}");
+        }
+        assert!(Language::new("a.rb", ["ruby", "-w", FILE]).is_ok());
+    }
+}

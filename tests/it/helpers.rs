@@ -1,0 +1,173 @@
+//! What a command is given as files: standard input and source code.
+
+use std::io::Read;
+use std::time::Duration;
+
+use noxrunner::{Cancel, Client, Command, ErrorKind, Language, Sandbox, SandboxSpec, Stdin};
+
+use crate::places::in_each_place;
+
+in_each_place!(run_all);
+
+type Check = fn(&Sandbox);
+
+const CHECKS: &[(&str, Check)] = &[
+    ("stdin is what it was, whatever its bytes", stdin),
+    ("stdin can be a reader", stdin_reader),
+    ("source code runs as a file", code),
+    ("source code of any length", long_code),
+    ("a language of one's own", own_language),
+    ("what fails says so", failures),
+];
+
+fn run_all(client: &Client) {
+    for (name, check) in CHECKS {
+        println!("helpers: {name}");
+        let spec = SandboxSpec::new().ttl(Duration::from_secs(300));
+        let sandbox = client.create("helpers", spec).unwrap();
+        check(&sandbox);
+        assert_nothing_left(&sandbox, name);
+        assert!(sandbox.delete().unwrap());
+    }
+}
+
+fn assert_nothing_left(sandbox: &Sandbox, name: &str) {
+    for dir in ["/workspace", "/tmp"] {
+        let look = Command::shell("ls -A | grep noxrunner").workdir(dir);
+        assert_eq!(sandbox.exec(look).unwrap().stdout(), "", "{name}: {dir}");
+    }
+}
+
+fn noise(length: usize) -> Vec<u8> {
+    (0..length as u64)
+        .map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8)
+        .collect()
+}
+
+fn stdin(sandbox: &Sandbox) {
+    for bytes in [Vec::new(), b"\0\xff\n".to_vec(), noise(3_000_001)] {
+        let out = sandbox.exec(Command::shell("cat >got; cat").stdin(&*bytes));
+        assert!(out.unwrap().success());
+        assert!(sandbox.read("got").unwrap() == bytes);
+    }
+    // It keeps all that it was given beside.
+    sandbox.exec(["mkdir", "a dir"]).unwrap();
+    let command = Command::shell("read -r x; echo \"$x $K $0 $1\"; pwd; exit 3");
+    let command = command.arg("it's").arg("{file} $x").env("K", "a b");
+    let out = sandbox
+        .exec(command.workdir("a dir").stdin("in\n"))
+        .unwrap();
+    assert_eq!(out.exit_code(), 3);
+    let text = out.stdout();
+    assert!(text.starts_with("in a b it's {file} $x\n"), "{text}");
+    assert!(text.ends_with("/a dir\n"), "{text}");
+    let out = sandbox.exec(Command::shell("cat; pwd").workdir("/tmp").stdin("in\n"));
+    let text = out.unwrap().stdout().into_owned();
+    assert!(
+        text.starts_with("in\n/") && text.ends_with("tmp\n"),
+        "{text}"
+    );
+}
+
+fn stdin_reader(sandbox: &Sandbox) {
+    let command = Command::from(["wc", "-c"]);
+    let command = command.stdin(Stdin::reader(std::io::repeat(b'x').take(5_000_000)));
+    let out = sandbox.exec(command.clone()).unwrap();
+    assert_eq!(out.stdout().trim(), "5000000");
+    let error = sandbox.exec(command).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("earlier run"), "{error}");
+}
+
+fn code(sandbox: &Sandbox) {
+    let out = sandbox.run_code(Language::SH, "echo \"it's\"\nexit 3\n");
+    let out = out.unwrap();
+    assert_eq!((out.exit_code(), &*out.stdout()), (3, "it's\n"));
+    let command = Command::code(Language::SH, "read -r x; echo \"$x $1 $K\"");
+    let command = command.arg("a b").env("K", "c").stdin("in\n");
+    assert_eq!(sandbox.exec(command).unwrap().stdout(), "in a b c\n");
+    for (language, source) in [
+        (Language::BASH, "[[ 42 == 4? ]] && echo ${BASH_VERSION:+42}"),
+        (Language::PYTHON, "print(6 * 7)"),
+        (Language::NODE, "console.log(6 * 7)"),
+    ] {
+        let program = language.file_name().to_owned();
+        let out = sandbox.run_code(language, source).unwrap();
+        match out.exit_code() {
+            // Not there, as with busybox.
+            127 => println!("helpers: nothing runs {program} here"),
+            code => assert_eq!((code, &*out.stdout()), (0, "42\n"), "{}", out.stderr()),
+        }
+    }
+    let out = sandbox.run_code(
+        Language::PYTHON,
+        "def f():\n    raise ValueError('x')\n\nf()\n",
+    );
+    let out = out.unwrap();
+    if out.exit_code() != 127 {
+        assert_eq!(out.exit_code(), 1);
+        let traceback = out.stderr();
+        assert!(traceback.contains("main.py\", line 4"), "{traceback}");
+    }
+}
+
+fn long_code(sandbox: &Sandbox) {
+    // Much more than an argument can be.
+    let mut source = "# a line of a comment\n".repeat(50_000);
+    source.push_str("echo end\n");
+    assert!(source.len() > 1_000_000);
+    assert_eq!(
+        sandbox.run_code(Language::SH, source).unwrap().stdout(),
+        "end\n"
+    );
+}
+
+fn own_language(sandbox: &Sandbox) {
+    let count = Language::new("text", ["sh", "-c", "wc -l <\"$0\"; echo \"$1\"", "{file}"]);
+    let count = Command::code(count.unwrap(), "a\nb\n").arg("{file}");
+    let out = sandbox.exec(count).unwrap();
+    let text = out.stdout();
+    let mut lines = text.lines().map(str::trim);
+    assert_eq!((lines.next(), lines.next()), (Some("2"), Some("{file}")));
+}
+
+fn failures(sandbox: &Sandbox) {
+    let missing = sandbox
+        .exec(Command::new("no-such-program").stdin("x"))
+        .unwrap();
+    assert_eq!(missing.exit_code(), 127);
+    assert!(
+        missing.stderr().contains("no-such-program"),
+        "{}",
+        missing.stderr()
+    );
+    for command in [
+        Command::new("true").stdin("x"),
+        Command::code(Language::SH, "true"),
+    ] {
+        let error = sandbox.exec(command.workdir("missing")).unwrap_err();
+        assert!(error.is_not_found(), "{error:?}");
+        assert!(error.to_string().contains("missing"), "{error}");
+    }
+    // Its own 126 is its own.
+    let out = sandbox.exec(Command::shell("echo x >&2; exit 126").stdin("x"));
+    assert_eq!(out.unwrap().exit_code(), 126);
+    let slow = Command::code(Language::SH, "echo begun; sleep 100");
+    let out = sandbox.exec(slow.timeout(Duration::from_secs(1))).unwrap();
+    assert!(out.timed_out() && out.stdout() == "begun\n", "{out:?}");
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let slow = Command::new("cat").stdin("x").cancel_on(&cancel);
+    assert!(sandbox.exec(slow).is_err());
+    let broken = Stdin::reader(Broken);
+    let error = sandbox.exec(Command::new("cat").stdin(broken)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+}
+
+struct Broken;
+
+impl Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        Err(std::io::Error::other("the disk is gone"))
+    }
+}
