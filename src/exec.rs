@@ -178,6 +178,10 @@ impl Command {
         self.timeout.unwrap_or(DEFAULT_COMMAND_TIMEOUT)
     }
 
+    pub(crate) fn has_time_limit(&self) -> bool {
+        self.timeout.is_some()
+    }
+
     /// What ends this exec early, if anything.
     #[must_use]
     pub fn cancellation(&self) -> Option<&Cancel> {

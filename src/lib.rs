@@ -84,6 +84,7 @@ mod error;
 mod exec;
 mod files;
 mod health;
+mod jobs;
 mod remove;
 mod sandboxes;
 #[cfg(feature = "serve")]
@@ -102,6 +103,7 @@ pub use client::Client;
 pub use error::{Error, ErrorKind, MAX_ERROR_BODY, Result};
 pub use exec::{Command, DEFAULT_COMMAND_TIMEOUT, MAX_ARGUMENT, Output, WORKSPACE};
 pub use files::{Contents, Files, MAX_READ};
+pub use jobs::{Job, JobInfo, JobOutput, JobState, JobStatus};
 pub use sandboxes::{DEFAULT_TTL, MAX_SESSION_ID, Sandbox, SandboxInfo, SandboxSpec, SessionId};
 pub use staging::{Language, Stdin};
 

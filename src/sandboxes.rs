@@ -91,25 +91,14 @@ impl fmt::Debug for SessionId {
 /// let spec = SandboxSpec::new().ttl(Duration::from_secs(1800)).memory("1Gi");
 /// assert_eq!(spec.memory_limit(), Some("1Gi"));
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SandboxSpec {
-    ttl: Duration,
+    /// None is the default.
+    ttl: Option<Duration>,
     image: Option<String>,
     cpu: Option<String>,
     memory: Option<String>,
     storage: Option<String>,
-}
-
-impl Default for SandboxSpec {
-    fn default() -> Self {
-        SandboxSpec {
-            ttl: DEFAULT_TTL,
-            image: None,
-            cpu: None,
-            memory: None,
-            storage: None,
-        }
-    }
 }
 
 impl SandboxSpec {
@@ -124,7 +113,7 @@ impl SandboxSpec {
     #[doc(alias = "ttl_seconds")]
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> SandboxSpec {
-        self.ttl = ttl;
+        self.ttl = Some(ttl);
         self
     }
 
@@ -163,7 +152,7 @@ impl SandboxSpec {
     /// How long the sandbox is to live.
     #[must_use]
     pub fn time_to_live(&self) -> Duration {
-        self.ttl
+        self.ttl.unwrap_or(DEFAULT_TTL)
     }
 
     /// The image that was asked for.
@@ -191,7 +180,7 @@ impl SandboxSpec {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        check_time("the time to live", self.ttl)
+        check_time("the time to live", self.time_to_live())
     }
 }
 
@@ -267,6 +256,7 @@ pub struct Sandbox {
     backend: Arc<dyn Backend>,
     id: SessionId,
     info: Option<SandboxInfo>,
+    ttl: Option<Duration>,
 }
 
 impl Client {
@@ -297,6 +287,7 @@ impl Client {
             self.backend().create(&sandbox.id, &spec)
         })?;
         sandbox.info = Some(info);
+        sandbox.ttl = Some(spec.time_to_live());
         Ok(sandbox)
     }
 
@@ -320,6 +311,7 @@ impl Client {
             backend: Arc::clone(self.backend()),
             id,
             info: None,
+            ttl: None,
         })
     }
 }
@@ -336,6 +328,11 @@ impl Sandbox {
     #[must_use]
     pub fn info(&self) -> Option<&SandboxInfo> {
         self.info.as_ref()
+    }
+
+    /// The TTL that this handle created the sandbox with.
+    pub(crate) fn known_ttl(&self) -> Option<Duration> {
+        self.ttl
     }
 
     /// Starts the TTL again. Sends one `POST …/touch`; safe to repeat.

@@ -32,6 +32,7 @@ done
 "#
     };
 }
+pub(crate) use fill;
 
 /// `$1`: the directory of the files, `$2`: the source file's name there, `$3`: in how many arguments
 /// `{file}` stands for it, `$4`: the directory to run in. Without source code, what was uploaded is

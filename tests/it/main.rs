@@ -21,6 +21,8 @@ mod http_wire;
 /// https with a private CA.
 #[cfg(feature = "tls")]
 mod https;
+/// Jobs, in each place.
+mod jobs;
 /// Plain processes on this machine: the store and the runner.
 mod local;
 /// The kinds of backend that those tests run in.

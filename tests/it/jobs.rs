@@ -1,0 +1,367 @@
+//! Jobs, on every kind of backend.
+
+use std::io::{BufRead, BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use noxrunner::{
+    Backend, Cancel, Client, Command, Error, ErrorKind, Isolation, Job, JobState, Language,
+    LocalBackend, Output, Sandbox, SandboxSpec, SessionId,
+};
+
+use crate::places::in_each_place;
+use crate::support::altered::Altered;
+use crate::support::local_backend;
+use crate::support::plain_server::PlainServer;
+
+type Check = fn(&Sandbox);
+
+const CHECKS: &[(&str, Check)] = &[
+    ("both outputs come as they are written", live),
+    ("bytes are what they were", binary),
+    ("exit codes are kept", exit_codes),
+    ("it is killed with its group", kill),
+    ("it is found again by its id", found_again),
+    ("jobs are listed", listed),
+    (
+        "it has the command's directory, environment and stdin",
+        settings,
+    ),
+    ("what it leaves running does not hold it up", leftovers),
+    ("what can't be a job is refused", refused),
+    ("many at once", many),
+    ("a keeper that is killed is no hang", lost),
+];
+
+fn run_all(client: &Client) {
+    for (name, check) in CHECKS {
+        println!("jobs: {name}");
+        let spec = SandboxSpec::new().ttl(Duration::from_secs(300));
+        let sandbox = client.create("jobs", spec).unwrap();
+        check(&sandbox);
+        assert!(sandbox.delete().unwrap());
+    }
+    kept_alive(client);
+}
+
+in_each_place!(run_all);
+
+fn shell(sandbox: &Sandbox, line: &str) -> Job {
+    sandbox.spawn(Command::shell(line)).unwrap()
+}
+
+fn stdout(job: &Job) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    job.stdout().read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// Waits until something that other processes do holds.
+fn wait_for(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn live(sandbox: &Sandbox) {
+    let job = shell(
+        sandbox,
+        "echo one; echo err >&2; while [ ! -f go ]; do sleep 0.1; done; printf two",
+    );
+    let mut lines = BufReader::new(job.stdout());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    assert_eq!(line, "one\n", "while it runs");
+    assert_eq!(job.try_wait().unwrap(), None);
+    sandbox.write("go", "").unwrap();
+    line.clear();
+    lines.read_to_string(&mut line).unwrap();
+    assert_eq!(line, "two");
+    let mut err = job.stderr();
+    assert_eq!(err.read_text().unwrap().as_deref(), Some("err\n"));
+    assert_eq!(err.read_text().unwrap(), None);
+    assert!(job.wait().unwrap().success());
+}
+
+fn binary(sandbox: &Sandbox) {
+    // Longer than one look takes, no multiple of a block, and all bytes.
+    let noise: Vec<u8> = (0..550_001_u32)
+        .flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes())
+        .collect();
+    sandbox.write("noise", &noise).unwrap();
+    let job = shell(sandbox, "cat noise; cat noise >&2");
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    assert!(job.copy_to(&mut out, &mut err).unwrap().success());
+    assert!(out == noise && err == noise);
+    assert!(stdout(&job) == noise);
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    assert!(job.copy_so_far(&mut out, &mut err).unwrap().is_some());
+    assert!(out == noise && err == noise);
+}
+
+fn exit_codes(sandbox: &Sandbox) {
+    let code = |job: Job| job.wait().unwrap().exit_code();
+    assert_eq!(code(shell(sandbox, "exit 7")), 7);
+    assert_eq!(code(shell(sandbox, "kill -9 $$")), 137);
+    let missing = sandbox.spawn(["no-such-program"]).unwrap();
+    assert_eq!(code(missing.clone()), 127);
+    let mut err = String::new();
+    missing.stderr().read_to_string(&mut err).unwrap();
+    assert!(err.contains("no-such-program"), "{err}");
+    assert_eq!(stdout(&missing), b"");
+}
+
+fn kill(sandbox: &Sandbox) {
+    let job = shell(
+        sandbox,
+        "sleep 1000 & echo $! >child; trap '' TERM INT HUP; while :; do sleep 1; done",
+    );
+    wait_for("its child runs", || sandbox.exists("child").unwrap());
+    assert_eq!(job.wait_timeout(Duration::from_millis(300)).unwrap(), None);
+    job.kill().unwrap();
+    assert_eq!(job.wait().unwrap().exit_code(), 137);
+    wait_for("its child has ended", || {
+        let gone = "read -r s </proc/$(cat child)/stat 2>/dev/null || exit 0; case $s in *') Z '*) exit 0;; esac; exit 1";
+        sandbox.exec(Command::shell(gone)).unwrap().success()
+    });
+    job.kill().unwrap();
+    assert_eq!(job.try_wait().unwrap().unwrap().exit_code(), 137);
+}
+
+fn found_again(sandbox: &Sandbox) {
+    let job = shell(sandbox, "echo hi; exit 4");
+    let same = sandbox.job(job.id()).unwrap();
+    assert_eq!(stdout(&same), b"hi\n");
+    assert_eq!(same.wait().unwrap().exit_code(), 4);
+    let other = sandbox.job("j00").unwrap();
+    for error in [
+        other.try_wait().unwrap_err(),
+        other.wait().unwrap_err(),
+        other.kill().unwrap_err(),
+        other.wait_timeout(Duration::ZERO).unwrap_err(),
+    ] {
+        assert!(error.is_not_found(), "{error:?}");
+        assert!(error.to_string().contains("j00"), "{error}");
+    }
+    let error = other.stdout().read(&mut [0]).unwrap_err();
+    assert!(error.to_string().contains("no such job"), "{error}");
+    for id in ["", "a/b", "..", "a b", "$x"] {
+        assert_eq!(sandbox.job(id).unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
+}
+
+fn listed(sandbox: &Sandbox) {
+    assert_eq!(sandbox.jobs().unwrap(), []);
+    let first = shell(sandbox, "exit 2");
+    first.wait().unwrap();
+    let arguments = ["sleep", "1000", "a b", "ä\n", ""];
+    let second = sandbox.spawn(arguments).unwrap();
+    let jobs = sandbox.jobs().unwrap();
+    assert_eq!(jobs.len(), 2);
+    let of = |job: &Job| jobs.iter().find(|info| info.id() == job.id()).unwrap();
+    assert!(matches!(of(&first).state(), JobState::Exited(status) if status.exit_code() == 2));
+    assert_eq!(of(&first).command(), ["sh", "-c", "exit 2"]);
+    assert_eq!(of(&second).command(), arguments);
+    // `sleep` refuses the odd arguments.
+    second.wait().unwrap();
+    let age = std::time::SystemTime::now().duration_since(of(&first).started());
+    assert!(age.unwrap() < Duration::from_secs(60));
+}
+
+fn settings(sandbox: &Sandbox) {
+    sandbox.exec(["mkdir", "sub dir"]).unwrap();
+    let in_tmp = Command::from(["mkdir", "t"]).workdir("/tmp");
+    sandbox.exec(in_tmp).unwrap();
+    for (dir, mark) in [("sub dir", "sub dir/here"), ("/tmp/t", "/tmp/t/here")] {
+        let command = Command::shell("cat; echo $K; : >here").workdir(dir);
+        let job = sandbox
+            .spawn(command.env("K", "a b").stdin("in\n"))
+            .unwrap();
+        assert_eq!(String::from_utf8(stdout(&job)).unwrap(), "in\na b\n");
+        assert!(sandbox.exists(mark).unwrap(), "{dir}");
+    }
+    let code = Command::code(Language::SH, "cat; echo \"$0 $*\"").arg("{file}");
+    let job = sandbox.spawn(code.stdin(vec![0, 255])).unwrap();
+    let out = stdout(&job);
+    assert_eq!(out[..2], [0, 255]);
+    let text = String::from_utf8_lossy(&out[2..]).into_owned();
+    assert!(text.ends_with("/main.sh {file}\n"), "{text}");
+    let unread = shell(sandbox, "cat");
+    assert_eq!(
+        stdout(&unread),
+        b"",
+        "without stdin there is nothing to read"
+    );
+    let nowhere = sandbox.spawn(Command::new("true").workdir("missing"));
+    assert!(nowhere.is_err());
+}
+
+fn leftovers(sandbox: &Sandbox) {
+    let job = shell(sandbox, "sleep 1000 & echo done");
+    assert_eq!(stdout(&job), b"done\n");
+    assert!(job.wait().unwrap().success());
+}
+
+fn refused(sandbox: &Sandbox) {
+    let refusal = |command: Command| {
+        let error = sandbox.spawn(command).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        error.to_string()
+    };
+    assert!(refusal(Vec::<String>::new().into()).contains("the command is empty"));
+    let limited = Command::new("true").timeout(Duration::from_secs(1));
+    assert!(refusal(limited).contains("wait_timeout"));
+    assert!(refusal(Command::new("true").cancel_on(&Cancel::new())).contains("kill"));
+}
+
+fn many(sandbox: &Sandbox) {
+    std::thread::scope(|scope| {
+        for n in 0..8 {
+            scope.spawn(move || {
+                let job = shell(sandbox, &format!("echo {n}; sleep 0.2; exit {n}"));
+                assert_eq!(stdout(&job), format!("{n}\n").as_bytes());
+                assert_eq!(job.wait().unwrap().exit_code(), n);
+            });
+        }
+    });
+    assert_eq!(sandbox.jobs().unwrap().len(), 8);
+}
+
+fn lost(sandbox: &Sandbox) {
+    let job = shell(sandbox, "echo begun; sleep 1000");
+    let mut out = job.stdout();
+    assert_eq!(out.read_text().unwrap().as_deref(), Some("begun\n"));
+    let keeper = format!(".noxrunner/jobs/{}/keeper", job.id());
+    let end = Command::shell(format!("read -r pid rest <{keeper}; kill -9 $pid"));
+    sandbox.exec(end).unwrap().check().unwrap();
+    for error in [
+        job.wait().unwrap_err(),
+        out.read_text().unwrap_err(),
+        job.wait_timeout(Duration::from_secs(20)).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
+        assert!(error.to_string().contains("keeper was killed"), "{error}");
+    }
+    assert_eq!(sandbox.jobs().unwrap()[0].state(), JobState::Lost);
+}
+
+/// Its sandbox would end long before it does.
+fn kept_alive(client: &Client) {
+    let spec = SandboxSpec::new().ttl(Duration::from_secs(2));
+    let sandbox = client.create("kept alive", spec).unwrap();
+    assert_eq!(stdout(&shell(&sandbox, "sleep 4; echo end")), b"end\n");
+    sandbox.delete().unwrap();
+}
+
+#[test]
+fn what_a_backend_can_not_do_is_an_error_and_no_hang() {
+    let dir = tempfile::tempdir().unwrap();
+    let empty = dir.path().to_str().unwrap();
+    for (options, said) in [
+        (["--path", empty].as_slice(), "jobs need sh"),
+        (&["--kill-children"], "ends what an exec leaves behind"),
+    ] {
+        let Some(server) = PlainServer::start(options) else {
+            return;
+        };
+        let sandbox = server.client().create("jobs", SandboxSpec::new()).unwrap();
+        let started = Instant::now();
+        let error = sandbox.spawn(["sleep", "1000"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains(said), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(20));
+    }
+}
+
+#[test]
+fn a_minimal_backend_runs_jobs() {
+    let Some(server) = PlainServer::start(&["--minimal"]) else {
+        return;
+    };
+    let spec = SandboxSpec::new().ttl(Duration::from_secs(60));
+    let sandbox = server.client().create("jobs", spec).unwrap();
+    // Also where nobody knows the TTL, and touch is not there.
+    let sandbox = server.client().sandbox(sandbox.id()).unwrap();
+    let job = shell(&sandbox, "echo one; sleep 1; exit 3");
+    assert_eq!(stdout(&job), b"one\n");
+    assert_eq!(job.wait().unwrap().exit_code(), 3);
+}
+
+/// A client of plain processes, whose execs go through this.
+fn altered<F>(exec: F) -> (Client, tempfile::TempDir)
+where
+    F: Fn(&LocalBackend, &SessionId, &Command) -> noxrunner::Result<Output> + Send + Sync + 'static,
+{
+    let (backend, dir) = local_backend(Isolation::None);
+    (Client::with_backend(Altered { backend, exec }), dir)
+}
+
+#[test]
+fn a_lower_cap_than_usual_loses_nothing() {
+    let (client, _dir) = altered(|backend, id, command| {
+        let out = backend.exec(id, command)?;
+        let kept = out.stdout_bytes();
+        let kept = &kept[..kept.len().min(30_000)];
+        Ok(Output::new(
+            out.exit_code(),
+            kept,
+            out.stderr_bytes(),
+            out.duration(),
+        ))
+    });
+    binary(&client.create("jobs", SandboxSpec::new()).unwrap());
+}
+
+#[test]
+fn a_backend_that_is_away_for_a_while_is_borne_with() {
+    let calls = AtomicU64::new(0);
+    let (client, _dir) =
+        altered(
+            move |backend, id, command| match calls.fetch_add(1, Ordering::SeqCst) {
+                6 => Err(Error::new(ErrorKind::Connect, "away")),
+                7 => Err(Error::new(ErrorKind::OutcomeUnknown, "away")),
+                8 => Err(Error::new(ErrorKind::NotReady, "away")),
+                _ => backend.exec(id, command),
+            },
+        );
+    let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
+    let job = shell(&sandbox, "for n in 1 2 3 4; do echo $n; sleep 0.3; done");
+    assert_eq!(stdout(&job), b"1\n2\n3\n4\n");
+}
+
+#[test]
+fn what_looking_again_does_not_mend_is_an_error_at_once() {
+    let calls = AtomicU64::new(0);
+    let (client, _dir) =
+        altered(
+            move |backend, id, command| match calls.fetch_add(1, Ordering::SeqCst) {
+                0..6 => backend.exec(id, command),
+                _ => Err(Error::new(ErrorKind::NotFound, "no such sandbox")),
+            },
+        );
+    let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
+    let error = shell(&sandbox, "sleep 1000").wait().unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+}
+
+/// It asks 40 times a minute at most, which is the first one: later ones are quieter.
+#[test]
+fn an_idle_follower_asks_seldom() {
+    let calls = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&calls);
+    let (client, _dir) = altered(move |backend, id, command| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        backend.exec(id, command)
+    });
+    let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
+    let job = shell(&sandbox, "sleep 1000");
+    let before = calls.load(Ordering::SeqCst);
+    assert_eq!(job.wait_timeout(Duration::from_secs(10)).unwrap(), None);
+    let asked = calls.load(Ordering::SeqCst) - before;
+    // The pauses grow from 50 ms to 2 s: 12 looks in the first 3.5 s, then one in 2 s.
+    assert!((8..=17).contains(&asked), "{asked} in 10 s");
+    job.kill().unwrap();
+}
