@@ -1,9 +1,10 @@
 //! What sandboxes may take, and how it is told.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use noxrunner::{Client, Command, Enforced, ErrorKind, LocalBackend, SandboxSpec};
+use noxrunner::{Client, Command, Enforced, ErrorKind, Isolation, LocalBackend, SandboxSpec};
 
 use super::{client, shell};
 
@@ -75,6 +76,40 @@ fn much_storage_is_on_disk_limited_and_removed() {
         assert!(sandbox.delete().unwrap());
         let part = dir.path().join(if kept { "persistent" } else { "disks" });
         assert_eq!(fs::read_dir(part).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn sandboxes_on_disk_leave_each_others_files_and_no_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = || SandboxSpec::new().memory("64Mi").storage("40Mi");
+    // Without namespaces, sandboxes of root have to come there as somebody else.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    for isolation in [Isolation::Namespaces, Isolation::Landlock] {
+        let state = dir.path().join(format!("{isolation:?}"));
+        let client = || {
+            let backend = LocalBackend::builder().isolation(isolation);
+            Client::with_backend(backend.state_dir(&state).build().unwrap())
+        };
+        let clients = [client(), client()];
+        let mut sandboxes = Vec::new();
+        for id in ["a", "b"] {
+            for client in &clients {
+                sandboxes.push(client.create(id, spec()).unwrap());
+                for (n, sandbox) in sandboxes.iter().enumerate() {
+                    sandbox.write(format!("of-{n}"), "x").unwrap();
+                }
+            }
+        }
+        // As a process that was killed leaves it.
+        let left = state.join("disks/0123456789abcdef");
+        fs::create_dir_all(left.join("workspace/kept")).unwrap();
+        sandboxes.push(clients[0].create("c", spec()).unwrap());
+        assert!(!left.exists(), "{isolation:?}");
+        sandboxes.pop();
+        for (n, sandbox) in sandboxes.iter().enumerate() {
+            assert_eq!(shell(sandbox, "ls"), format!("of-{n}\n"), "{isolation:?}");
+        }
     }
 }
 

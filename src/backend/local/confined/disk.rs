@@ -11,19 +11,17 @@ use crate::error::{Error, Result};
 use crate::remove::remove_at;
 use crate::sys;
 
-/// A directory that goes when this is dropped. The holder keeps its lock: where this process is
+/// A directory that goes when this is dropped. It is locked until then: where this process is
 /// killed, the next one that makes a sandbox on disk finds it unlocked, and removes it.
 pub(super) struct Disk {
     path: PathBuf,
+    /// Not the holder's to keep: it leads to where the sandbox must not get.
+    locked: OwnedFd,
 }
 
 impl Disk {
-    /// Below the state directory. The descriptor is for the holder.
-    pub(super) fn make(
-        state_dir: &Path,
-        access: Access,
-        user: Option<u32>,
-    ) -> Result<(Disk, OwnedFd)> {
+    /// Below the state directory.
+    pub(super) fn make(state_dir: &Path, access: Access, user: Option<u32>) -> Result<Disk> {
         let state = StateDir::open(state_dir, &["disks"], access)?;
         let disks = state.path("disks");
         let lock = state.lock()?;
@@ -33,15 +31,21 @@ impl Disk {
             .filter_map(|entry| left_behind(entry.ok()?.path()))
             .collect();
         let path = disks.join(format!("{:016x}", crate::unique()));
-        let disk = Disk { path };
-        let dir = make_dir(&disk.path, user)?;
-        let locked = sys::lock(dir.as_fd());
-        locked.map_err(|e| Error::io(format_args!("cannot lock {}", disk.path.display()), e))?;
+        let locked = make_dir(&path, user)?;
+        let disk = Disk { path, locked };
+        sys::lock(disk.locked.as_fd())
+            .map_err(|e| Error::io(format_args!("cannot lock {}", disk.path.display()), e))?;
         drop(lock);
         for (path, _held) in left {
             remove(&path).unwrap_or_else(|e| log::warn!("{e}"));
         }
-        Ok((disk, dir))
+        Ok(disk)
+    }
+
+    /// For the holder.
+    pub(super) fn dir(&self) -> Result<OwnedFd> {
+        let copy = self.locked.try_clone();
+        copy.map_err(|e| Error::io("cannot copy a file descriptor", e))
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -195,7 +195,8 @@ impl Maker {
             fds.push(match &tie {
                 Tie::ThisProcess => {
                     let state_dir = self.state_dir()?;
-                    let (own, dir) = Disk::make(&state_dir, self.access(), setup.become_id)?;
+                    let own = Disk::make(&state_dir, self.access(), setup.become_id)?;
+                    let dir = own.dir()?;
                     files = Some(own.path().to_owned());
                     disk = Some(own);
                     dir
