@@ -85,6 +85,7 @@ mod exec;
 mod files;
 mod health;
 mod jobs;
+mod lease;
 mod remove;
 mod sandboxes;
 #[cfg(feature = "serve")]
@@ -104,6 +105,7 @@ pub use error::{Error, ErrorKind, MAX_ERROR_BODY, Result};
 pub use exec::{Command, DEFAULT_COMMAND_TIMEOUT, MAX_ARGUMENT, Output, WORKSPACE};
 pub use files::{Contents, Files, MAX_READ};
 pub use jobs::{Job, JobInfo, JobOutput, JobState, JobStatus};
+pub use lease::{DEFAULT_LEASE_TTL, Lease};
 pub use sandboxes::{DEFAULT_TTL, MAX_SESSION_ID, Sandbox, SandboxInfo, SandboxSpec, SessionId};
 pub use staging::{Language, Stdin};
 

@@ -179,6 +179,12 @@ impl SandboxSpec {
         self.storage.as_deref()
     }
 
+    /// With this TTL, if it has none.
+    pub(crate) fn or_ttl(mut self, ttl: Duration) -> SandboxSpec {
+        self.ttl.get_or_insert(ttl);
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         check_time("the time to live", self.time_to_live())
     }
@@ -256,7 +262,8 @@ pub struct Sandbox {
     backend: Arc<dyn Backend>,
     id: SessionId,
     info: Option<SandboxInfo>,
-    ttl: Option<Duration>,
+    /// What this handle created it with.
+    spec: Option<SandboxSpec>,
 }
 
 impl Client {
@@ -287,7 +294,7 @@ impl Client {
             self.backend().create(&sandbox.id, &spec)
         })?;
         sandbox.info = Some(info);
-        sandbox.ttl = Some(spec.time_to_live());
+        sandbox.spec = Some(spec);
         Ok(sandbox)
     }
 
@@ -311,7 +318,7 @@ impl Client {
             backend: Arc::clone(self.backend()),
             id,
             info: None,
-            ttl: None,
+            spec: None,
         })
     }
 }
@@ -331,8 +338,23 @@ impl Sandbox {
     }
 
     /// The TTL that this handle created the sandbox with.
-    pub(crate) fn known_ttl(&self) -> Option<Duration> {
-        self.ttl
+    pub(crate) fn time_to_live(&self) -> Option<Duration> {
+        self.spec.as_ref().map(SandboxSpec::time_to_live)
+    }
+
+    /// Starts the TTL again, also where the backend has no touch (a minimal one): then by a second
+    /// creation, once a command has shown that the sandbox is there. Without that, one that is lost would
+    /// come back empty.
+    pub(crate) fn renew(&self) -> Result<()> {
+        let refused = match self.touch() {
+            Err(e) if matches!(e.status(), Some(404 | 405 | 501)) => e,
+            result => return result,
+        };
+        let (Some(spec), Ok(_)) = (&self.spec, self.exec(["true"])) else {
+            return Err(refused);
+        };
+        self.named("renewal of", || self.backend.create(&self.id, spec))
+            .map(drop)
     }
 
     /// Starts the TTL again. Sends one `POST …/touch`; safe to repeat.

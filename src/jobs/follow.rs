@@ -122,11 +122,11 @@ impl Pace {
     fn keep_alive(&mut self, job: &Job) {
         let every = job
             .sandbox
-            .known_ttl()
+            .time_to_live()
             .map_or(TOUCH_UNKNOWN, |ttl| (ttl / 3).min(TOUCH_LONGEST));
         if self.touched.elapsed() >= every {
             self.touched = Instant::now();
-            if let Err(e) = job.sandbox.touch() {
+            if let Err(e) = job.sandbox.renew() {
                 log::warn!("job {}: {e}", job.id);
             }
         }

@@ -23,6 +23,8 @@ mod http_wire;
 mod https;
 /// Jobs, in each place.
 mod jobs;
+/// Leases, in each place.
+mod lease;
 /// Plain processes on this machine: the store and the runner.
 mod local;
 /// The kinds of backend that those tests run in.

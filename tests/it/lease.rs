@@ -1,0 +1,178 @@
+//! Leases, in each place: they last, end, and say when they are lost.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use noxrunner::{Client, ErrorKind, Retry, SandboxSpec};
+
+use crate::places::in_each_place;
+use crate::support::plain_server::PlainServer;
+use crate::support::scripted::{CREATE_OK, Scripted};
+
+in_each_place!(run_all);
+
+/// At the same time: most of it is waiting.
+fn run_all(client: &Client) {
+    std::thread::scope(|scope| {
+        for check in [
+            outlives_its_ttl,
+            ends_with_its_scope,
+            is_left_to_others,
+            says_that_it_is_lost,
+        ] {
+            scope.spawn(move || check(client));
+        }
+    });
+}
+
+fn short() -> SandboxSpec {
+    SandboxSpec::new().ttl(Duration::from_secs(2))
+}
+
+fn outlives_its_ttl(client: &Client) {
+    let lease = client.lease_with(short()).unwrap();
+    lease.write("kept", "x").unwrap();
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(lease.lost().is_none(), "{:?}", lease.lost());
+    assert_eq!(lease.read("kept").unwrap(), b"x");
+    let same = client.sandbox(lease.id()).unwrap();
+    lease.close().unwrap();
+    assert!(same.touch().unwrap_err().is_not_found());
+}
+
+fn ends_with_its_scope(client: &Client) {
+    let lease = client.lease().unwrap();
+    let same = client.sandbox(lease.id()).unwrap();
+    let job = lease.spawn(["sleep", "1000"]).unwrap();
+    assert_eq!(job.try_wait().unwrap(), None);
+    let worker = std::thread::scope(|scope| {
+        let work = scope.spawn(move || {
+            let _lease = lease;
+            panic!("a worker that fails");
+        });
+        work.join()
+    });
+    assert!(worker.is_err());
+    assert!(same.touch().unwrap_err().is_not_found());
+    assert_ne!(client.lease().unwrap().id(), client.lease().unwrap().id());
+}
+
+fn is_left_to_others(client: &Client) {
+    let sandbox = client.lease_with(short()).unwrap().keep();
+    assert!(sandbox.exec(["true"]).unwrap().success());
+    // Nobody keeps it alive any more.
+    std::thread::sleep(Duration::from_millis(3500));
+    assert!(sandbox.touch().unwrap_err().is_not_found());
+}
+
+fn says_that_it_is_lost(client: &Client) {
+    let lease = client.lease_with(short()).unwrap();
+    client.sandbox(lease.id()).unwrap().delete().unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    while lease.lost().is_none() {
+        assert!(Instant::now() < end, "it never noticed");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(lease.lost().unwrap().is_not_found());
+    lease.close().unwrap();
+}
+
+#[test]
+fn a_backend_without_touch_keeps_a_lease_and_does_not_bring_one_back() {
+    let Some(server) = PlainServer::start(&["--minimal"]) else {
+        return;
+    };
+    let client = server.client();
+    let lease = client.lease_with(short()).unwrap();
+    let mark = ["sh", "-c", ": >kept"];
+    assert!(lease.exec(mark).unwrap().success());
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(lease.lost().is_none(), "{:?}", lease.lost());
+    assert!(lease.exec(["test", "-f", "kept"]).unwrap().success());
+    let same = client.sandbox(lease.id()).unwrap();
+    same.delete().unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(lease.lost().unwrap().is_not_found());
+    assert!(same.exec(["true"]).unwrap_err().is_not_found());
+}
+
+#[test]
+fn a_creation_whose_answer_is_lost_is_deleted() {
+    let server = Scripted::start(|mut conn| {
+        while let Some(request) = conn.read_request() {
+            match &*request.method {
+                "DELETE" => conn.answer(204, ""),
+                _ => return conn.reset(),
+            }
+        }
+    });
+    let client = Client::builder(server.url()).retry(Retry::none());
+    let error = client.build().unwrap().lease().unwrap_err();
+    assert!(error.is_outcome_unknown(), "{error:?}");
+    let requests = server.requests();
+    let methods: Vec<_> = requests.iter().map(|r| &*r.method).collect();
+    assert_eq!(methods, ["PUT", "DELETE"]);
+    assert_eq!(requests[0].path, requests[1].path);
+}
+
+#[test]
+fn a_creation_that_nobody_received_is_not_deleted() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let error = Client::new(url).unwrap().lease().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect);
+    assert!(
+        error.to_string().starts_with("create of sandbox"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_touch_that_fails_is_sent_again_and_a_ttl_of_failures_loses_it() {
+    let server = Scripted::each_request(|request, conn| match &*request.method {
+        "PUT" => conn.answer(200, CREATE_OK),
+        "DELETE" => conn.answer(500, "no"),
+        _ => conn.answer(500, "a bad day"),
+    });
+    let client = Client::new(server.url()).unwrap();
+    let lease = client.lease_with(short()).unwrap();
+    assert!(lease.lost().is_none());
+    std::thread::sleep(Duration::from_millis(3500));
+    let lost = lease.lost().unwrap();
+    assert_eq!(
+        (lost.status(), lost.response_body()),
+        (Some(500), Some("a bad day"))
+    );
+    let touches = server.requests();
+    let touches = touches
+        .iter()
+        .filter(|r| r.path.ends_with("/touch"))
+        .count();
+    assert!((3..=10).contains(&touches), "{touches}");
+    let error = lease.close().unwrap_err();
+    assert!(
+        error.to_string().starts_with("delete of sandbox"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_silent_server_does_not_hold_up_a_drop_for_longer_than_two_calls() {
+    let server = Scripted::start(|mut conn| {
+        while let Some(request) = conn.read_request() {
+            match &*request.method {
+                "PUT" => conn.answer(200, CREATE_OK),
+                _ => return conn.stay_silent(),
+            }
+        }
+    });
+    let builder = Client::builder(server.url()).timeout(Duration::from_secs(1));
+    let client = builder.retry(Retry::none()).build().unwrap();
+    let lease = client.lease_with(short()).unwrap();
+    // A touch is under way.
+    std::thread::sleep(Duration::from_millis(900));
+    let started = Instant::now();
+    drop(lease);
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
