@@ -90,6 +90,7 @@ mod remove;
 mod sandboxes;
 #[cfg(feature = "serve")]
 pub mod server;
+mod shell_quote;
 mod staging;
 mod sys;
 mod time;
@@ -103,10 +104,11 @@ pub use cancel::{Cancel, CancelGuard};
 pub use client::Client;
 pub use error::{Error, ErrorKind, MAX_ERROR_BODY, Result};
 pub use exec::{Command, DEFAULT_COMMAND_TIMEOUT, MAX_ARGUMENT, Output, WORKSPACE};
-pub use files::{Contents, Files, MAX_READ};
+pub use files::{Contents, Entry, EntryKind, Files, MAX_READ};
 pub use jobs::{Job, JobInfo, JobOutput, JobState, JobStatus};
 pub use lease::{DEFAULT_LEASE_TTL, Lease};
 pub use sandboxes::{DEFAULT_TTL, MAX_SESSION_ID, Sandbox, SandboxInfo, SandboxSpec, SessionId};
+pub use shell_quote::shell_quote;
 pub use staging::{Language, Stdin};
 
 /// A number that nobody has used before, for names of temporary files.

@@ -1,13 +1,15 @@
 //! `POST …/files/upload` and `GET …/files/download`: files and directories in and out.
 
 mod contents;
+mod list;
 mod path;
 
 use std::io::{self, Read, Write};
 use std::path::Path;
 
 pub use self::contents::{Contents, Files};
-use self::contents::{Ready, list};
+use self::contents::{Ready, list as list_local};
+pub use self::list::{Entry, EntryKind};
 use self::path::{SandboxPath, archive_name};
 use crate::archive::{Encoder, Entries, Extract, Extraction, Kind, Spooled};
 use crate::error::{Error, ErrorKind, Result};
@@ -101,7 +103,7 @@ impl Sandbox {
     pub fn upload_dir(&self, local: impl AsRef<Path>, dest: &str) -> Result<()> {
         self.named("upload to", || {
             check_path("dest", dest)?;
-            let mut tree = list(local.as_ref())?;
+            let mut tree = list_local(local.as_ref())?;
             let mut encoder = Encoder::new(&tree.sample());
             tree.write(&mut encoder)?;
             self.send_archive(&encoder.finish()?, &absolute(dest))

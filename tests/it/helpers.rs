@@ -1,9 +1,12 @@
-//! What a command is given as files: standard input and source code.
+//! What makes v1's calls handier: standard input, source code, lists of directories.
 
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-use noxrunner::{Cancel, Client, Command, ErrorKind, Language, Sandbox, SandboxSpec, Stdin};
+use noxrunner::{
+    Cancel, Client, Command, Contents, EntryKind, ErrorKind, Language, Sandbox, SandboxSpec, Stdin,
+};
 
 use crate::places::in_each_place;
 
@@ -18,6 +21,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("source code of any length", long_code),
     ("a language of one's own", own_language),
     ("what fails says so", failures),
+    ("a directory is listed, whatever its names are", list),
+    ("a directory is listed, however large it is", long_list),
 ];
 
 fn run_all(client: &Client) {
@@ -162,6 +167,64 @@ fn failures(sandbox: &Sandbox) {
     let broken = Stdin::reader(Broken);
     let error = sandbox.exec(Command::new("cat").stdin(broken)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
+}
+
+fn list(sandbox: &Sandbox) {
+    assert_eq!(sandbox.list(".").unwrap(), []);
+    sandbox
+        .write("d/file", Contents::from("12345").mode(0o640))
+        .unwrap();
+    let odd = "cd d; mkdir dir; chmod 1711 dir; ln -s /nowhere link; mkfifo fifo; : >.hidden; : >-rf; : >'a  b'; : >\"$(printf 'x\\ny')\"; : >\"$(printf '\\377')\"; : >'$HOME'; : >'!'";
+    sandbox.exec(Command::shell(odd)).unwrap().check().unwrap();
+    for path in ["d", "./d/", "/workspace/d"] {
+        let entries = sandbox.list(path).unwrap();
+        let names: Vec<_> = entries.iter().map(|e| e.name().as_bytes()).collect();
+        let wanted: [&[u8]; 11] = [
+            b"!", b"$HOME", b"-rf", b".hidden", b"a  b", b"dir", b"fifo", b"file", b"link",
+            b"x\ny", b"\xff",
+        ];
+        assert_eq!(names, wanted);
+        let of = |name: &str| entries.iter().find(|e| e.name() == name).unwrap();
+        let file = of("file");
+        assert_eq!(
+            (file.kind(), file.size(), file.mode()),
+            (EntryKind::File, 5, 0o640)
+        );
+        let age = std::time::SystemTime::now().duration_since(file.modified());
+        assert!(age.unwrap() < Duration::from_secs(600));
+        assert_eq!(
+            (of("dir").kind(), of("dir").mode()),
+            (EntryKind::Directory, 0o1711)
+        );
+        assert_eq!(of("link").kind(), EntryKind::Symlink);
+        assert_eq!(of("fifo").kind(), EntryKind::Other);
+    }
+    let in_tmp = Command::shell("mkdir t; : >t/x").workdir("/tmp");
+    sandbox.exec(in_tmp).unwrap().check().unwrap();
+    assert_eq!(sandbox.list("/tmp/t").unwrap()[0].name(), "x");
+    assert!(!sandbox.list("/usr").unwrap().is_empty());
+    for missing in ["no/such", "d/link"] {
+        let error = sandbox.list(missing).unwrap_err();
+        assert!(missing == "d/link" || error.is_not_found(), "{error:?}");
+        assert!(error.to_string().contains(missing), "{error}");
+    }
+    let error = sandbox.list("d/file").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("is no directory"), "{error}");
+    assert_eq!(
+        sandbox.list("").unwrap_err().kind(),
+        ErrorKind::InvalidInput
+    );
+}
+
+fn long_list(sandbox: &Sandbox) {
+    // More than one answer can hold.
+    let names = "n=0; while [ $n -lt 7000 ]; do : >$n-$LONG; n=$((n + 1)); done";
+    let names = Command::shell(names).env("LONG", "x".repeat(200));
+    sandbox.exec(names).unwrap().check().unwrap();
+    let entries = sandbox.list("/workspace").unwrap();
+    assert_eq!(entries.len(), 7000);
+    assert!(entries.iter().all(|entry| entry.name().len() > 200));
 }
 
 struct Broken;

@@ -12,7 +12,7 @@ mod archives_hostile;
 mod command;
 /// One suite over every backend: HTTP, local, a user's own.
 mod contract;
-/// Standard input and source code, in each place.
+/// Standard input, source code and lists of directories, in each place.
 mod helpers;
 /// Networks and servers that fail in every phase.
 mod http_network;

@@ -1,0 +1,67 @@
+//! Words for a shell line.
+
+use std::borrow::Cow;
+
+/// What would be more than a word where a command's name stands.
+const RESERVED: [&str; 17] = [
+    "case", "coproc", "do", "done", "elif", "else", "esac", "fi", "for", "function", "if", "in",
+    "select", "then", "time", "until", "while",
+];
+
+/// A text as one word of a line for a POSIX shell, as [`Command::shell`](crate::Command::shell) takes it:
+/// in single quotes where it needs them.
+///
+/// ```
+/// use noxrunner::{Command, shell_quote};
+///
+/// assert_eq!(shell_quote("out.txt"), "out.txt");
+/// assert_eq!(shell_quote("it's $HOME"), r"'it'\''s $HOME'");
+///
+/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+/// let file = "my file; rm -rf x";
+/// sandbox.write(file, "b\na\n")?;
+/// let sort = Command::shell(format!("sort < {} | head -n 1", shell_quote(file)));
+/// assert_eq!(sandbox.exec(sort)?.stdout(), "a\n");
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
+#[must_use]
+pub fn shell_quote(text: &str) -> Cow<'_, str> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-./:,@%+".contains(&b);
+    if !text.is_empty() && text.bytes().all(plain) && !RESERVED.contains(&text) {
+        return text.into();
+    }
+    format!("'{}'", text.replace('\'', r"'\''")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn words_of(line: &str) -> Vec<u8> {
+        let shell = std::process::Command::new("sh").args(["-c", line]).output();
+        shell.unwrap().stdout
+    }
+
+    #[test]
+    fn what_means_something_to_a_shell_is_quoted() {
+        for text in ["", "a b", "a=b", "~", "*", "if", "#", "!", "{", "a\nb", "ä"] {
+            assert_eq!(shell_quote(text), format!("'{text}'"));
+        }
+        for text in ["ls", "-l", "/usr/bin", "a_b-c.d:e,f@g%h+i"] {
+            assert_eq!(shell_quote(text), text);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_shell_takes_it_as_one_word(texts in proptest::collection::vec("[^\\x00]{0,20}", 1..5)) {
+            let quoted: Vec<_> = texts.iter().map(|text| shell_quote(text)).collect();
+            let line = format!("printf '%s\\0' {}", quoted.join(" "));
+            let wanted: Vec<u8> = texts.iter().flat_map(|t| [t.as_bytes(), b"\0"].concat()).collect();
+            prop_assert_eq!(words_of(&line), wanted);
+        }
+    }
+}
