@@ -1,5 +1,7 @@
 //! The command `noxrc`: what it prints where, and what it exits with.
 
+/// Detached commands.
+mod jobs;
 /// In a real terminal.
 mod terminal;
 
@@ -250,6 +252,10 @@ fn help_is_there_and_says_how() {
         "cat",
         "touch",
         "delete",
+        "jobs",
+        "logs",
+        "wait",
+        "kill",
         "shell",
         "serve",
         "doctor",

@@ -17,11 +17,12 @@ Examples:
   noxrc upload my-session script.py data.txt
   noxrc download my-session --extract ./output
   noxrc --local run --upload src -- make -C src     make a sandbox, use it, delete it
+  noxrc exec --detach my-session ./train.sh         start a job, then: noxrc logs -f
   noxrc shell my-session
 
 Data goes to stdout, notices and errors to stderr. Exit codes: 0, done; 1, failed; 2, not
-understood; `exec` and `run` exit with the command's own code, and with 125 where the backend
-or the sandbox failed.";
+understood; `exec`, `run` and `wait` exit with the command's own code, and with 125 where the
+backend or the sandbox failed.";
 
 /// Run commands and move files in NoxRunner sandboxes, on a server or on this machine
 #[derive(Parser)]
@@ -155,6 +156,19 @@ pub(crate) enum Command {
         /// The sandbox's id
         id: String,
     },
+    /// List a sandbox's jobs: commands that were started with --detach
+    #[command(after_help = "Examples:\n  noxrc jobs my-session")]
+    Jobs {
+        /// The sandbox's id
+        id: String,
+    },
+    /// Write what a job has written: its stdout to stdout, its stderr to stderr
+    Logs(Logs),
+    /// Wait until a job has ended, and exit with its code
+    Wait(Wait),
+    /// End a job with all that it started in its process group
+    #[command(after_help = "Examples:\n  noxrc kill my-session j0123456789")]
+    Kill(JobArgs),
     /// Type commands for a sandbox
     #[command(
         after_help = "Examples:\n  noxrc shell my-session\n  noxrc shell my-session < commands.txt\n\ncd, export and unset last. Ctrl-C drops the line or ends the command, Ctrl-D leaves."
@@ -244,11 +258,14 @@ pub(crate) struct How {
     /// Exit with 0, whatever its code is
     #[arg(long)]
     pub(crate) ignore_exit_code: bool,
+    /// Let it run as a job without a time limit, and print the ids of the sandbox and of the job
+    #[arg(short, long, conflicts_with_all = ["timeout_seconds", "ignore_exit_code"])]
+    pub(crate) detach: bool,
 }
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Options stand before the ID: all that follows it is the command.\n\nExamples:\n  noxrc exec my-session ls -la\n  noxrc exec --env A=1 --timeout-seconds 300 my-session sh -c 'make && ./run $A'"
+    after_help = "Options stand before the ID: all that follows it is the command.\n\nExamples:\n  noxrc exec my-session ls -la\n  noxrc exec --env A=1 --timeout-seconds 300 my-session sh -c 'make && ./run $A'\n  noxrc exec --detach my-session ./train.sh"
 )]
 pub(crate) struct Exec {
     #[command(flatten)]
@@ -267,7 +284,7 @@ pub(crate) struct Exec {
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  noxrc --local run -- python3 -c 'print(6 * 7)'\n  noxrc --local run --upload src --download out -- make -C src\n\nThe sandbox is deleted whatever happens, also by Ctrl-C."
+    after_help = "Examples:\n  noxrc --local run -- python3 -c 'print(6 * 7)'\n  noxrc --local run --upload src --download out -- make -C src\n  read -r sandbox job < <(noxrc run --detach --ttl 3600 --upload train.py -- python3 train.py)\n\nThe sandbox is deleted whatever happens, also by Ctrl-C. With --detach it lives\nuntil its TTL is over, which `logs -f` and `wait` start again, or until `noxrc delete`."
 )]
 pub(crate) struct Run {
     #[command(flatten)]
@@ -278,7 +295,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "PATH")]
     pub(crate) upload: Vec<PathBuf>,
     /// A file or directory there to download to the current directory; may be given again
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "detach")]
     pub(crate) download: Vec<String>,
     /// The program and its arguments
     #[arg(
@@ -323,6 +340,39 @@ pub(crate) struct Download {
     /// The directory for the files; by default the current one. Without effect beside --output
     #[arg(long, value_name = "DIR")]
     pub(crate) extract: Option<PathBuf>,
+}
+
+/// Which job.
+#[derive(clap::Args)]
+pub(crate) struct JobArgs {
+    /// The sandbox's id
+    pub(crate) id: String,
+    /// The job's id
+    pub(crate) job: String,
+}
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  noxrc logs my-session j0123456789 > so-far.txt\n  noxrc logs -f my-session j0123456789"
+)]
+pub(crate) struct Logs {
+    /// Go on until the job ends
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) of: JobArgs,
+}
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Exits with 124 if the job still runs when the time is over.\n\nExamples:\n  noxrc wait my-session j0123456789\n  noxrc wait --timeout-seconds 600 my-session j0123456789"
+)]
+pub(crate) struct Wait {
+    /// How long to wait at most; by default as long as it takes
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) timeout_seconds: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) of: JobArgs,
 }
 
 #[derive(clap::Args)]

@@ -2,23 +2,39 @@
 
 use std::process::ExitCode;
 
-use noxrunner::{Command, Output, Result};
+use noxrunner::{Command, Error, Output, Result};
 use serde_json::json;
 
 use crate::BACKEND_FAILED;
 use crate::args::{Args, Exec, How};
 use crate::connect::client;
+use crate::jobs;
 use crate::say::Say;
 
 pub(crate) fn exec(args: &Args, exec: &Exec, say: &Say) -> ExitCode {
-    let run = || {
-        let sandbox = client(args)?.sandbox(&exec.id)?;
-        sandbox.exec(command(&exec.cmd, &exec.how, say))
-    };
-    show(run(), &exec.how, say)
+    let sandbox = || client(args)?.sandbox(&exec.id);
+    if exec.how.detach {
+        let started = sandbox().and_then(|to| jobs::start(&to, &exec.cmd, &exec.how, say));
+        return match started {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error, say),
+        };
+    }
+    let result = sandbox().and_then(|sandbox| sandbox.exec(command(&exec.cmd, &exec.how, say)));
+    show(result, &exec.how, say)
+}
+
+pub(crate) fn failed(error: &Error, say: &Say) -> ExitCode {
+    say.error(error);
+    ExitCode::from(BACKEND_FAILED)
 }
 
 pub(crate) fn command(cmd: &[String], how: &How, say: &Say) -> Command {
+    bare(cmd, how, say).timeout(how.timeout_seconds)
+}
+
+/// Without a time limit.
+pub(crate) fn bare(cmd: &[String], how: &How, say: &Say) -> Command {
     let mut command: Command = cmd.iter().cloned().collect();
     for variable in &how.env {
         match variable.split_once('=') {
@@ -27,17 +43,14 @@ pub(crate) fn command(cmd: &[String], how: &How, say: &Say) -> Command {
             None => say.warning(&format!("Invalid env format (missing =): {variable}")),
         }
     }
-    command.workdir(&how.workdir).timeout(how.timeout_seconds)
+    command.workdir(&how.workdir)
 }
 
 /// What came of a command, and the code to exit with.
 pub(crate) fn show(result: Result<Output>, how: &How, say: &Say) -> ExitCode {
     let out = match result {
         Ok(out) => out,
-        Err(error) => {
-            say.error(&error);
-            return ExitCode::from(BACKEND_FAILED);
-        }
+        Err(error) => return failed(&error, say),
     };
     if say.is_json() {
         say.value(&json!({
@@ -53,7 +66,7 @@ pub(crate) fn show(result: Result<Output>, how: &How, say: &Say) -> ExitCode {
     }
     match how.ignore_exit_code {
         true => ExitCode::SUCCESS,
-        false => ExitCode::from(exit_code(&out)),
+        false => ExitCode::from(exit_code(out.exit_code())),
     }
 }
 
@@ -69,6 +82,6 @@ pub(crate) fn show_streams(out: &Output, say: &Say) {
 }
 
 /// A code that this system can't have is a failure all the same.
-fn exit_code(out: &Output) -> u8 {
-    u8::try_from(out.exit_code()).unwrap_or(u8::MAX)
+pub(crate) fn exit_code(code: i32) -> u8 {
+    u8::try_from(code).unwrap_or(u8::MAX)
 }

@@ -5,6 +5,7 @@
 //! - `progress`: how far a transfer is.
 //! - `say`: notices, data and errors, each where it belongs.
 //! - `sandboxes`, `exec`, `files`, `run`, `shell`: the commands of those names.
+//! - `jobs`: detached commands.
 //! - `serve`, `doctor`: the server, and what works here.
 
 mod args;
@@ -12,6 +13,7 @@ mod connect;
 mod doctor;
 mod exec;
 mod files;
+mod jobs;
 mod progress;
 mod run;
 mod sandboxes;
@@ -44,6 +46,10 @@ fn main() -> ExitCode {
         Command::Delete { id } => sandboxes::delete(&args, id, &say),
         Command::Exec(exec) => return exec::exec(&args, exec, &say),
         Command::Run(run) => return run::run(&args, run, &say),
+        Command::Jobs { id } => jobs::list(&args, id, &say),
+        Command::Logs(logs) => jobs::logs(&args, logs, &say),
+        Command::Wait(wait) => return jobs::wait(&args, wait, &say),
+        Command::Kill(of) => jobs::kill(&args, of, &say),
         Command::Shell(shell) => shell::shell(&args, shell, &say),
         Command::Upload(upload) => files::upload(&args, upload, &say),
         Command::Download(download) => files::download(&args, download, &say),

@@ -9,11 +9,11 @@ use noxrunner::{Cancel, Result, Sandbox};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::BACKEND_FAILED;
 use crate::args::{Args, Run};
 use crate::connect::{client, file_failed};
-use crate::exec::{command, show};
+use crate::exec::{command, failed, show};
 use crate::files::{get, put};
+use crate::jobs::start;
 use crate::say::Say;
 
 /// As shells say that a signal ended it.
@@ -23,31 +23,25 @@ pub(crate) fn run(args: &Args, run: &Run, say: &Say) -> ExitCode {
     let interrupt = match Interrupt::watch() {
         Ok(interrupt) => interrupt,
         Err(e) => {
-            say.error(&file_failed(
-                "cannot watch signals for",
-                Path::new("run"),
-                e,
-            ));
-            return ExitCode::from(BACKEND_FAILED);
+            let error = file_failed("cannot watch signals for", Path::new("run"), e);
+            return failed(&error, say);
         }
     };
-    let id = format!("run-{}-{:08x}", std::process::id(), started());
-    let made = client(args).and_then(|client| {
-        let sandbox = client.sandbox(&id)?;
-        let made = client.create(&id, run.spec.to_spec());
-        // It may have been made all the same.
-        made.inspect_err(|_| drop(sandbox.delete()))?;
-        Ok(sandbox)
-    });
-    let sandbox = match made {
-        Ok(sandbox) => sandbox,
-        Err(error) => {
-            say.error(&error);
-            return ExitCode::from(BACKEND_FAILED);
-        }
+    let lease = match client(args).and_then(|client| client.lease_with(run.spec.to_spec())) {
+        Ok(lease) => lease,
+        Err(error) => return failed(&error, say),
     };
-    let code = in_sandbox(&sandbox, run, &interrupt, say);
-    if let Err(error) = sandbox.delete() {
+    let code = match run.how.detach {
+        false => in_sandbox(&lease, run, &interrupt, say),
+        true => match upload(&lease, run).and_then(|()| start(&lease, &run.cmd, &run.how, say)) {
+            Ok(()) => {
+                drop(lease.keep());
+                return ExitCode::SUCCESS;
+            }
+            Err(error) => failed(&error, say),
+        },
+    };
+    if let Err(error) = lease.close() {
         say.warning(&format!(
             "The sandbox could not be deleted, and stays until its time is over: {error}"
         ));
@@ -58,19 +52,15 @@ pub(crate) fn run(args: &Args, run: &Run, say: &Say) -> ExitCode {
     }
 }
 
+fn upload(sandbox: &Sandbox, run: &Run) -> Result<()> {
+    run.upload
+        .iter()
+        .try_for_each(|path| put(sandbox, path, "/workspace/"))
+}
+
 fn in_sandbox(sandbox: &Sandbox, run: &Run, interrupt: &Interrupt, say: &Say) -> ExitCode {
-    let uploads = || -> Result<()> {
-        for path in &run.upload {
-            put(sandbox, path, "/workspace/")?;
-        }
-        Ok(())
-    };
-    let failed = |error| {
-        say.error(&error);
-        ExitCode::from(BACKEND_FAILED)
-    };
-    if let Err(error) = uploads() {
-        return failed(error);
+    if let Err(error) = upload(sandbox, run) {
+        return failed(&error, say);
     }
     let command = command(&run.cmd, &run.how, say).cancel_on(&interrupt.cancel);
     let result = sandbox.exec(command);
@@ -82,16 +72,10 @@ fn in_sandbox(sandbox: &Sandbox, run: &Run, interrupt: &Interrupt, say: &Say) ->
     for path in &run.download {
         match get(sandbox, path, Path::new(".")) {
             Ok(to) => say.success(&format!("Downloaded {path} to {}", to.display())),
-            Err(error) => return failed(error),
+            Err(error) => return failed(&error, say),
         }
     }
     code
-}
-
-/// Tells two runs of one process number apart.
-fn started() -> u32 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |time| time.subsec_nanos())
 }
 
 /// Ctrl-C and SIGTERM end the command, not this process: it has a sandbox to delete. The second one

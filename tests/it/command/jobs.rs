@@ -1,0 +1,131 @@
+//! Detached commands, each step in a process of its own.
+
+use std::io::Read;
+
+use super::*;
+
+/// The ids that `--detach` prints.
+fn detached(ran: &Ran) -> (String, String) {
+    expect(ran, 0, &ran.stdout, "ℹ Follow it with: noxrc logs -f ");
+    let (id, job) = ran.stdout.trim_end().split_once(' ').unwrap();
+    (id.to_owned(), job.to_owned())
+}
+
+#[test]
+fn a_job_is_found_again_by_every_command() {
+    let user = User::new();
+    fs::write(user.path("in"), "from here\n").unwrap();
+    let line = "cat in; echo err >&2; while [ ! -f go ]; do sleep 0.1; done; echo end; exit 5";
+    let args = ["run", "--detach", "--env", "A=1", "--upload", "in", "--"];
+    let ran = user.local(&[&args[..], &["sh", "-c", line]].concat());
+    let (id, job) = detached(&ran);
+
+    let jobs = user.local(&["jobs", &id]);
+    assert!(
+        jobs.stdout.starts_with(&format!("{job}  running ")),
+        "{}",
+        jobs.stdout
+    );
+    let command = format!("sh -c '{line}'\n");
+    assert!(jobs.stdout.ends_with(&command), "{}", jobs.stdout);
+    let json = user.local(&["--json", "jobs", &id]);
+    let json: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(json["jobs"][0]["state"], "running");
+    assert_eq!(json["jobs"][0]["command"], json!(["sh", "-c", line]));
+
+    expect(&user.local(&["logs", &id, &job]), 0, "from here\n", "err\n");
+    let still = user.local(&["wait", "--timeout-seconds", "1", &id, &job]);
+    expect(&still, 124, "", "⚠ The job still runs");
+    let mut follow = user.command(&["--local", "logs", "-f", &id, &job]);
+    let follow = follow.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut follow = follow.spawn().unwrap();
+    let mut first = [0; 10];
+    follow
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut first)
+        .unwrap();
+    assert_eq!(&first, b"from here\n", "while it runs");
+    expect(&user.local(&["exec", &id, "touch", "go"]), 0, "", "");
+    expect(&of(follow.wait_with_output().unwrap()), 0, "end\n", "err\n");
+
+    expect(&user.local(&["wait", &id, &job]), 5, "", "");
+    let json = user.local(&["--json", "wait", &id, &job]);
+    let value: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(
+        (json.code, value),
+        (5, json!({"id": id, "job": job, "exitCode": 5}))
+    );
+    let json = user.local(&["--json", "logs", "-f", &id, &job]);
+    let value: Value = serde_json::from_str(&json.stdout).unwrap();
+    let streams = (&value["stdout"], &value["stderr"], &value["exitCode"]);
+    assert_eq!(
+        streams,
+        (&json!("from here\nend\n"), &json!("err\n"), &json!(5))
+    );
+    let jobs = user.local(&["jobs", &id]);
+    assert!(
+        jobs.stdout.starts_with(&format!("{job}  exited 5 ")),
+        "{}",
+        jobs.stdout
+    );
+
+    let (same, second) = detached(&user.local(&["exec", "-d", &id, "sleep", "343001"]));
+    assert_eq!(same, id);
+    assert!(running("343001"));
+    expect(
+        &user.local(&["kill", &id, &second]),
+        0,
+        "",
+        "✓ Job killed\n",
+    );
+    expect(&user.local(&["wait", &id, &second]), 137, "", "");
+    assert!(!running("343001"));
+
+    for command in ["logs", "wait", "kill"] {
+        let missing = user.local(&[command, &id, "j00"]);
+        let code = if command == "wait" { 125 } else { 1 };
+        expect(&missing, code, "", "no such job");
+    }
+    expect(&user.local(&["delete", &id]), 0, "", "✓ Sandbox deleted\n");
+}
+
+#[test]
+fn what_makes_no_sense_with_a_job_is_refused() {
+    let user = User::new();
+    for option in [
+        ["--download", "out"].as_slice(),
+        &["--timeout-seconds", "5"],
+        &["--ignore-exit-code"],
+    ] {
+        let ran = user.local(&[&["run", "--detach"], option, &["true"]].concat());
+        expect(&ran, 2, "", "cannot be used with");
+    }
+    let failed = user.local(&["exec", "--detach", "missing", "true"]);
+    expect(&failed, 125, "", "noxrc create");
+}
+
+#[test]
+fn who_has_read_enough_ends_the_following() {
+    let user = User::new();
+    let endless = "while :; do echo line; sleep 0.1; done";
+    let (id, job) = detached(&user.local(&["run", "-d", "sh", "-c", endless]));
+    let line = format!("{NOXRC} --local logs -f {id} {job} | head -1; exit ${{PIPESTATUS[0]}}");
+    let mut shell = Command::new("bash");
+    let shell = shell.args(["-c", &line]).env("HOME", user.home.path());
+    expect(&ran(shell.env_remove("XDG_STATE_HOME")), 0, "line\n", "");
+}
+
+#[test]
+fn a_run_may_take_longer_than_its_ttl_and_leaves_the_sandbox_no_longer_if_it_is_killed() {
+    let user = User::new();
+    let long = ["run", "--ttl", "1", "--", "sh", "-c", "sleep 3; echo end"];
+    expect(&user.local(&long), 0, "end\n", "");
+    let args = ["--local", "run", "--ttl", "2", "--", "sleep", "344001"];
+    let mut child = user.command(&args).spawn().unwrap();
+    wait_for("it runs", || running("344001"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_for("its sandbox ends", || !running("344001"));
+}
