@@ -80,12 +80,15 @@ mod backend;
 mod cancel;
 mod client;
 pub mod coming_from_python;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod exec;
 mod files;
 mod health;
 mod jobs;
 mod lease;
+mod output;
 mod remove;
 mod sandboxes;
 #[cfg(feature = "serve")]
@@ -103,10 +106,11 @@ pub use backend::{Backend, Upload};
 pub use cancel::{Cancel, CancelGuard};
 pub use client::Client;
 pub use error::{Error, ErrorKind, MAX_ERROR_BODY, Result};
-pub use exec::{Command, DEFAULT_COMMAND_TIMEOUT, MAX_ARGUMENT, Output, WORKSPACE};
+pub use exec::{Command, DEFAULT_COMMAND_TIMEOUT, MAX_ARGUMENT, WORKSPACE};
 pub use files::{Contents, Entry, EntryKind, Files, MAX_READ};
 pub use jobs::{Job, JobInfo, JobOutput, JobState, JobStatus};
 pub use lease::{DEFAULT_LEASE_TTL, Lease};
+pub use output::Output;
 pub use sandboxes::{DEFAULT_TTL, MAX_SESSION_ID, Sandbox, SandboxInfo, SandboxSpec, SessionId};
 pub use shell_quote::shell_quote;
 pub use staging::{Language, Stdin};

@@ -9,8 +9,9 @@ use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result, one_line};
-use crate::exec::{Command, Output, WORKSPACE, absolute};
+use crate::exec::{Command, WORKSPACE, absolute};
 use crate::files::Contents;
+use crate::output::Output;
 use crate::sandboxes::Sandbox;
 
 /// What stands for the source file in a [`Language`]'s command.

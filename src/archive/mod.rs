@@ -14,6 +14,8 @@ pub(crate) use encode::{Encoder, Spooled};
 #[cfg(feature = "local")]
 pub(crate) use pack::add_root;
 pub(crate) use pack::{Specials, Tree, add_file};
+#[cfg(feature = "conformance")]
+pub(crate) use pack::{add_directory, add_link};
 pub(crate) use read::{Entries, Kind};
 #[cfg(feature = "local")]
 pub(crate) use unpack::Links;

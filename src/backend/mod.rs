@@ -11,7 +11,8 @@ use std::sync::Arc;
 pub use upload::Upload;
 
 use crate::error::Result;
-use crate::exec::{Command, Output};
+use crate::exec::Command;
+use crate::output::Output;
 use crate::sandboxes::{SandboxInfo, SandboxSpec, SessionId};
 
 /// One v1 backend. [`HttpBackend`](crate::HttpBackend) and

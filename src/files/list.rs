@@ -8,7 +8,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::error::{Error, ErrorKind, Result, one_line};
-use crate::exec::{Command, Output, check_path};
+use crate::exec::{Command, check_path};
+use crate::output::Output;
 use crate::sandboxes::Sandbox;
 use crate::staging::base_and_below;
 

@@ -4,7 +4,8 @@ use std::fmt;
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use super::{Job, JobState, Polled, Stream, ended};
+use super::answers::{Polled, ended};
+use super::{Job, JobState, Stream};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The shortest pause between two looks, and the longest.

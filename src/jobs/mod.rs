@@ -1,22 +1,22 @@
 //! Detached commands with live output, over plain exec.
 
+mod answers;
 mod follow;
 mod scripts;
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
+use self::answers::{Polled, ended, parse_list};
 pub use self::follow::JobOutput;
 use self::follow::Watch;
 use self::scripts::{BLOCK, CHILDREN_END, JOBS, NO_SUCH_JOB, NO_TOOL, TOOLS};
 use crate::error::{Error, ErrorKind, Result, one_line};
-use crate::exec::{Command, Output, WORKSPACE};
+use crate::exec::{Command, WORKSPACE};
+use crate::output::Output;
 use crate::sandboxes::Sandbox;
 use crate::staging::Staged;
 
@@ -529,113 +529,6 @@ impl Job {
 enum Stream {
     Stdout,
     Stderr,
-}
-
-/// What one look saw.
-struct Polled {
-    state: JobState,
-    /// Of each stream, what follows the offset that was asked from.
-    new: [Vec<u8>; 2],
-    /// Whether each stream has no more than that.
-    whole: [bool; 2],
-}
-
-impl Polled {
-    /// None if the answer is not a whole one.
-    fn parse(text: &str, from: [Option<u64>; 2], count: u64) -> Option<Polled> {
-        let text = text.strip_suffix("-\n.\n")?;
-        let (state, rest) = text.split_once('\n')?;
-        let (stdout, stderr) = rest.split_once("-\n")?;
-        let mut polled = Polled {
-            state: parse_state(state)?,
-            new: [decode(stdout)?, decode(stderr)?],
-            whole: [true, true],
-        };
-        for ((bytes, whole), from) in polled.new.iter_mut().zip(&mut polled.whole).zip(from) {
-            let Some(from) = from else { continue };
-            *whole = (bytes.len() as u64) < count * BLOCK;
-            // What is before the offset in its block.
-            let known = usize::try_from(from % BLOCK).ok()?.min(bytes.len());
-            bytes.drain(..known);
-        }
-        Some(polled)
-    }
-
-    /// Whether nothing more was there.
-    fn is_whole(&self) -> bool {
-        self.whole == [true, true]
-    }
-
-    fn write(
-        &self,
-        at: &mut [u64; 2],
-        stdout: &mut dyn Write,
-        stderr: &mut dyn Write,
-    ) -> Result<()> {
-        let put = |writer: &mut dyn Write, bytes: &[u8], at: &mut u64| -> io::Result<()> {
-            *at += bytes.len() as u64;
-            writer.write_all(bytes)?;
-            match bytes {
-                [] => Ok(()),
-                _ => writer.flush(),
-            }
-        };
-        let [stdout_at, stderr_at] = at;
-        put(stdout, &self.new[0], stdout_at)
-            .and_then(|()| put(stderr, &self.new[1], stderr_at))
-            .map_err(|e| Error::io("cannot write the job's output", e))
-    }
-}
-
-fn parse_state(text: &str) -> Option<JobState> {
-    Some(match text.trim_end() {
-        "running" => JobState::Running,
-        "lost" => JobState::Lost,
-        text => JobState::Exited(JobStatus(text.strip_prefix("exited ")?.parse().ok()?)),
-    })
-}
-
-/// Base64 in lines.
-fn decode(text: &str) -> Option<Vec<u8>> {
-    let mut joined = Vec::with_capacity(text.len());
-    for line in text.lines() {
-        joined.extend_from_slice(line.as_bytes());
-    }
-    STANDARD.decode(joined).ok()
-}
-
-fn parse_list(text: &str) -> Option<Vec<JobInfo>> {
-    let text = text.strip_suffix(".\n")?;
-    let jobs = text.split_terminator("-\n").map(|job| {
-        let (line, command) = job.split_once('\n').unwrap_or((job, ""));
-        let (id, rest) = line.split_once(' ')?;
-        let (started, state) = rest.split_once(' ')?;
-        let command = decode(command)?;
-        let args = command
-            .strip_suffix(b"\0")
-            .unwrap_or(&command)
-            .split(|b| *b == 0);
-        Some(JobInfo {
-            id: id.to_owned(),
-            command: args
-                .map(|arg| String::from_utf8_lossy(arg).into_owned())
-                .collect(),
-            started: UNIX_EPOCH.checked_add(Duration::from_secs(started.parse().ok()?))?,
-            state: parse_state(state)?,
-        })
-    });
-    jobs.collect()
-}
-
-fn ended(state: JobState) -> Result<Option<JobStatus>> {
-    match state {
-        JobState::Running => Ok(None),
-        JobState::Exited(status) => Ok(Some(status)),
-        JobState::Lost => Err(Error::new(
-            ErrorKind::OutcomeUnknown,
-            "its keeper was killed, so nobody knows how it ended: by a limit of the sandbox, by another command there, or by a backend that ends what an exec leaves behind",
-        )),
-    }
 }
 
 impl fmt::Debug for Job {

@@ -1,5 +1,7 @@
 //! The command `noxrc`: what it prints where, and what it exits with.
 
+/// Whether a server keeps the protocol.
+mod conformance;
 /// Detached commands.
 mod jobs;
 /// In a real terminal.
@@ -258,6 +260,7 @@ fn help_is_there_and_says_how() {
         "kill",
         "shell",
         "serve",
+        "conformance",
         "doctor",
         "completions",
     ] {

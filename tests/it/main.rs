@@ -10,6 +10,9 @@ mod archives_hostile;
 /// The command: what it prints where, and what it exits with.
 #[cfg(feature = "cli")]
 mod command;
+/// The checker of servers, on servers that keep the protocol and on those that break one rule each.
+#[cfg(feature = "conformance")]
+mod conformance;
 /// One suite over every backend: HTTP, local, a user's own.
 mod contract;
 /// Standard input, source code and lists of directories, in each place.

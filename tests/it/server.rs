@@ -43,7 +43,7 @@ impl Running {
         }
     }
 
-    fn addr(&self) -> SocketAddr {
+    pub(crate) fn addr(&self) -> SocketAddr {
         self.addr.unwrap()
     }
 

@@ -77,7 +77,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn request(&mut self) -> Result<Request<'_>> {
+    pub(super) fn request(&mut self) -> Result<Request<'_>> {
         let body = match &mut self.body {
             CallBody::None => Body::None,
             CallBody::Bytes(bytes) => Body::Bytes(bytes),
@@ -161,7 +161,7 @@ impl HttpBackend {
         }
     }
 
-    fn log(
+    pub(super) fn log(
         &self,
         call: &Call<'_>,
         status: Option<u16>,

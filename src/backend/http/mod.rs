@@ -4,6 +4,8 @@ mod base_url;
 mod builder;
 mod call;
 mod connect;
+#[cfg(feature = "conformance")]
+mod raw;
 mod retry;
 mod socket;
 mod transport;
@@ -18,12 +20,15 @@ use serde::{Deserialize, Serialize};
 use self::base_url::BaseUrl;
 pub use self::builder::ClientBuilder;
 use self::call::{Call, CallBody, Name, failed, read_capped};
+#[cfg(feature = "conformance")]
+pub(crate) use self::raw::{Place, RawAnswer};
 pub use self::retry::Retry;
 use self::socket::Bounds;
 use self::transport::{AnswerBody, Failure, Http};
 use super::{Backend, Upload};
 use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, Result, one_line};
-use crate::exec::{Command, Output};
+use crate::exec::Command;
+use crate::output::Output;
 use crate::sandboxes::{SandboxInfo, SandboxSpec, SessionId};
 use crate::time::whole_seconds;
 

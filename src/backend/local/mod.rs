@@ -21,7 +21,8 @@ pub use self::limits::{Enforced, Limit, Limits};
 use self::plain::Plain;
 use super::{Backend, Upload};
 use crate::error::{Error, ErrorKind, Result, one_line};
-use crate::exec::{Command, Output};
+use crate::exec::Command;
+use crate::output::Output;
 use crate::sandboxes::{SandboxInfo, SandboxSpec, SessionId};
 
 /// Exit codes as shells have them.

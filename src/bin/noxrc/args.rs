@@ -176,6 +176,8 @@ pub(crate) enum Command {
     Shell(ShellArgs),
     /// Serve sandboxes of this machine to others, as NoxRunner v1
     Serve(Serve),
+    /// Ask a server whether it keeps NoxRunner v1, and say what it can do
+    Conformance(ConformanceArgs),
     /// Say what works here, and what to do about what does not
     #[command(
         after_help = "Examples:\n  noxrc doctor\n  noxrc --local doctor       only the sandboxes of this machine"
@@ -373,6 +375,16 @@ pub(crate) struct Wait {
     pub(crate) timeout_seconds: Option<Duration>,
     #[command(flatten)]
     pub(crate) of: JobArgs,
+}
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Exits with 1 if a MUST has failed, or nothing answers. The sandboxes it makes are deleted, also by\nCtrl-C.\n\nExamples:\n  noxrc --base-url https://sandboxes.example.com conformance\n  noxrc --json conformance | jq '.checks[] | select(.outcome == \"failed\")'\n  noxrc conformance --only exec-timeout --only exec-timeout-children"
+)]
+pub(crate) struct ConformanceArgs {
+    /// This check alone; may be given again
+    #[arg(long, value_name = "NAME")]
+    pub(crate) only: Vec<String>,
 }
 
 #[derive(clap::Args)]

@@ -6,9 +6,10 @@
 //! - `say`: notices, data and errors, each where it belongs.
 //! - `sandboxes`, `exec`, `files`, `run`, `shell`: the commands of those names.
 //! - `jobs`: detached commands.
-//! - `serve`, `doctor`: the server, and what works here.
+//! - `serve`, `doctor`, `conformance`: the server, what works here, and what works there.
 
 mod args;
+mod conformance;
 mod connect;
 mod doctor;
 mod exec;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Command::Cp { source, target } => files::copy(&args, source, target, &say),
         Command::Cat { id, path } => files::cat(&args, id, path, &say),
         Command::Serve(serve) => serve::serve(&args, serve, &say),
+        Command::Conformance(of) => return conformance::conformance(&args, of, &say),
         Command::Doctor => doctor::doctor(&args, &say),
         Command::Completions { shell } => {
             let mut script = Vec::new();

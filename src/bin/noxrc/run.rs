@@ -17,7 +17,7 @@ use crate::jobs::start;
 use crate::say::Say;
 
 /// As shells say that a signal ended it.
-const INTERRUPTED: u8 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 
 pub(crate) fn run(args: &Args, run: &Run, say: &Say) -> ExitCode {
     let interrupt = match Interrupt::watch() {
@@ -107,7 +107,7 @@ impl Interrupt {
         })
     }
 
-    fn came(&self) -> bool {
+    pub(crate) fn came(&self) -> bool {
         self.came.load(Ordering::SeqCst)
     }
 }

@@ -34,7 +34,8 @@ use super::limits::{Amounts, Enforced, Limit, Limits, OPEN_FILES, PROCESSES};
 use super::state::Access;
 use super::{Isolation, Tier, default_state_dir};
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Command, Output};
+use crate::exec::Command;
+use crate::output::Output;
 use crate::sandboxes::{SandboxInfo, SandboxSpec, SessionId};
 
 pub(super) struct Confined {

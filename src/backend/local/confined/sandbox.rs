@@ -20,7 +20,8 @@ use super::protocol::{Answer, Found, MAX_MESSAGE, Payload, Request, Setup, Stage
 use super::sys as own_sys;
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Command, Output};
+use crate::exec::Command;
+use crate::output::Output;
 use crate::sys;
 
 /// The program that becomes the first process of a sandbox.

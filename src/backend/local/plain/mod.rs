@@ -11,7 +11,8 @@ use super::Tier;
 use super::files::{Files, path_failed};
 use super::limits::{Limit, Limits};
 use crate::error::Result;
-use crate::exec::{Command, Output};
+use crate::exec::Command;
+use crate::output::Output;
 use crate::sandboxes::{SandboxInfo, SandboxSpec, SessionId};
 
 pub(super) struct Plain {

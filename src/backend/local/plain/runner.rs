@@ -18,7 +18,8 @@ use super::super::{KILLED, NOT_EXECUTABLE, NOT_FOUND, TIMED_OUT, not_run};
 use super::store::Place;
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Command, Output, WORKSPACE};
+use crate::exec::{Command, WORKSPACE};
+use crate::output::Output;
 use crate::sys;
 
 /// How long a killed process may take to be gone; one that waits for a disk takes its time.
