@@ -15,6 +15,9 @@ mod command;
 mod conformance;
 /// One suite over every backend: HTTP, local, a user's own.
 mod contract;
+/// The examples, as they are run by hand.
+#[cfg(feature = "serve")]
+mod examples;
 /// Standard input, source code and lists of directories, in each place.
 mod helpers;
 /// Networks and servers that fail in every phase.

@@ -1,0 +1,195 @@
+//! A judge: runs each program of a folder against the same tests, in a sandbox of its own, with limits,
+//! many at a time. Needs no server:
+//!
+//!     cargo run --example judge
+//!
+//! With a folder and a server of your own:
+//!
+//!     cargo run --example judge -- --url http://127.0.0.1:8080 path/to/problem
+//!
+//! A problem is a folder with `submissions/*.{py,js,sh,c}` and with `tests/NAME.in` beside `tests/NAME.out`.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use noxrunner::{Client, Command, Error, Language, Result, SandboxSpec};
+
+/// For each test.
+const TIME_LIMIT: Duration = Duration::from_secs(2);
+
+fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1).peekable();
+    let client = match args.next_if_eq("--url") {
+        Some(_) => Client::new(args.next().ok_or("--url wants a URL")?)?,
+        None => Client::local()?,
+    };
+    let demo = || Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/judge");
+    let problem = args.next().map_or_else(demo, PathBuf::from);
+
+    let tests = read_tests(&problem.join("tests"))?;
+    let submissions = read_submissions(&problem.join("submissions"))?;
+    let started = Instant::now();
+    let verdicts = judge_all(&client, &submissions, &tests);
+    println!("{:<16} {:>6}  verdict", "submission", "passed");
+    for (submission, (passed, verdict)) in submissions.iter().zip(&verdicts) {
+        println!(
+            "{:<16} {passed:>3}/{:<2}  {verdict}",
+            submission.name,
+            tests.len()
+        );
+    }
+    println!(
+        "{} submissions, {} tests each, in {:.1} s",
+        submissions.len(),
+        tests.len(),
+        started.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+struct Submission {
+    name: String,
+    language: Language,
+    source: Vec<u8>,
+}
+
+struct Test {
+    input: Vec<u8>,
+    output: String,
+}
+
+enum Verdict {
+    Ok,
+    WrongAnswer,
+    RuntimeError(i32),
+    TimeLimit,
+    OutputLimit,
+    /// Nobody's fault but ours: to be judged again.
+    BackendFailure(Error),
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verdict::Ok => write!(f, "ok"),
+            Verdict::WrongAnswer => write!(f, "wrong answer"),
+            Verdict::RuntimeError(code) => write!(f, "runtime error (exit code {code})"),
+            Verdict::TimeLimit => write!(f, "time limit"),
+            Verdict::OutputLimit => write!(f, "output limit"),
+            Verdict::BackendFailure(error) => write!(f, "backend failure: {error}"),
+        }
+    }
+}
+
+/// The verdicts in the order of the submissions, however they end.
+fn judge_all(client: &Client, submissions: &[Submission], tests: &[Test]) -> Vec<(usize, Verdict)> {
+    let workers = std::thread::available_parallelism().map_or(2, |count| count.get() * 2);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(submission) = submissions.get(at) else {
+                return done;
+            };
+            let mut passed = 0;
+            let verdict = judge(client, submission, tests, &mut passed);
+            // An error in one loses none of the others.
+            let verdict = verdict.unwrap_or_else(Verdict::BackendFailure);
+            done.push((at, (passed, verdict)));
+        }
+    };
+    let mut all: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let done = workers
+            .into_iter()
+            .map(|worker| worker.join().expect("no panic"));
+        done.flatten().collect()
+    });
+    all.sort_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, verdict)| verdict).collect()
+}
+
+fn judge(
+    client: &Client,
+    submission: &Submission,
+    tests: &[Test],
+    passed: &mut usize,
+) -> Result<Verdict> {
+    // Deleted when this function ends, in whatever way.
+    let sandbox = client.lease_with(SandboxSpec::new().cpu("1").memory("256Mi").storage("64Mi"))?;
+    for test in tests {
+        let run = Command::code(submission.language.clone(), &*submission.source)
+            .stdin(&*test.input)
+            .timeout(TIME_LIMIT);
+        let out = sandbox.exec(run)?;
+        // Before the time: who writes without end runs out of that as well.
+        if out.truncated() {
+            return Ok(Verdict::OutputLimit);
+        }
+        if out.timed_out() {
+            return Ok(Verdict::TimeLimit);
+        }
+        if !out.success() {
+            return Ok(Verdict::RuntimeError(out.exit_code()));
+        }
+        if out.stdout().trim_end() != test.output.trim_end() {
+            return Ok(Verdict::WrongAnswer);
+        }
+        *passed += 1;
+    }
+    Ok(Verdict::Ok)
+}
+
+fn files(dir: &Path) -> std::result::Result<Vec<PathBuf>, String> {
+    let entries = fs::read_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+fn read_tests(dir: &Path) -> std::result::Result<Vec<Test>, Box<dyn std::error::Error>> {
+    let mut tests = Vec::new();
+    for path in files(dir)? {
+        if path.extension().is_some_and(|extension| extension == "in") {
+            tests.push(Test {
+                input: fs::read(&path)?,
+                output: fs::read_to_string(path.with_extension("out"))?,
+            });
+        }
+    }
+    Ok(tests)
+}
+
+fn read_submissions(
+    dir: &Path,
+) -> std::result::Result<Vec<Submission>, Box<dyn std::error::Error>> {
+    let mut submissions = Vec::new();
+    for path in files(dir)? {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let language = match extension {
+            Some("py") => Language::PYTHON,
+            Some("js") => Language::NODE,
+            Some("sh") => Language::SH,
+            // A compiler's time counts here; a real judge compiles once, and keeps the program.
+            Some("c") => {
+                let compile = "cc -O2 -o /tmp/main \"$0\" && exec /tmp/main";
+                Language::new("main.c", ["sh", "-c", compile, "{file}"])?
+            }
+            _ => return Err(format!("{}: of no language we know", path.display()).into()),
+        };
+        submissions.push(Submission {
+            name: path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            language,
+            source: fs::read(&path)?,
+        });
+    }
+    Ok(submissions)
+}

@@ -1,0 +1,3 @@
+input()
+numbers = list(map(int, input().split()))
+print(numbers[0] + sum(numbers[1:]))

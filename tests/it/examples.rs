@@ -1,0 +1,138 @@
+//! The examples, as they are run by hand.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use noxrunner::server::Server;
+use noxrunner::{Backend, Command as Exec, Error, ErrorKind, Isolation, LocalBackend, SessionId};
+
+use crate::server::Running;
+use crate::support::altered::Altered;
+use crate::support::local_backend;
+
+/// None, with a printed reason, where it was not built: `cargo test` alone builds them.
+fn example(name: &str) -> Option<Command> {
+    let this = std::env::current_exe().unwrap();
+    let target = this.parent().unwrap().parent().unwrap();
+    let path: PathBuf = target.join("examples").join(name);
+    if path.exists() {
+        return Some(Command::new(path));
+    }
+    let required = std::env::var_os("NOXRUNNER_REQUIRE_SANDBOX").is_some();
+    assert!(!required, "{} is required", path.display());
+    println!("skipped: {} was not built", path.display());
+    None
+}
+
+fn text(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// What the table says of each.
+fn verdicts(table: &str) -> Vec<(&str, &str, &str)> {
+    let rows = table.lines().skip(1).filter_map(|line| {
+        let (name, rest) = line.split_once(' ')?;
+        let (passed, verdict) = rest.trim_start().split_once("  ")?;
+        Some((name, passed.trim(), verdict.trim_start()))
+    });
+    rows.collect()
+}
+
+#[test]
+fn the_judge_tells_each_verdict() {
+    let Some(mut judge) = example("judge") else {
+        return;
+    };
+    let out = judge.output().unwrap();
+    assert!(out.status.success());
+    let wanted = [
+        ("crash.py", "2/3", "runtime error (exit code 1)"),
+        ("loud.py", "0/3", "output limit"),
+        ("right.py", "3/3", "ok"),
+        ("right.sh", "3/3", "ok"),
+        ("slow.py", "0/3", "time limit"),
+        ("wrong.py", "1/3", "wrong answer"),
+    ];
+    assert_eq!(verdicts(&text(&out)), wanted, "{}", text(&out));
+}
+
+#[test]
+fn a_backend_that_fails_for_one_submission_loses_none_of_the_others() {
+    let Some(mut judge) = example("judge") else {
+        return;
+    };
+    let (backend, _dir) = local_backend(Isolation::Namespaces);
+    let exec = |backend: &LocalBackend, id: &SessionId, command: &Exec| {
+        let is_shell = command.args().iter().any(|arg| arg == "main.sh");
+        match is_shell {
+            true => Err(Error::new(ErrorKind::Io, "the node is on fire")),
+            false => backend.exec(id, command),
+        }
+    };
+    let server = Server::builder(Altered { backend, exec });
+    let server = Running::start(server.tcp("127.0.0.1:0").no_auth());
+    let url = format!("http://{}", server.addr());
+    let out = judge.args(["--url", &url]).output().unwrap();
+    let table = text(&out);
+    let verdicts = verdicts(&table);
+    assert_eq!(verdicts.len(), 6, "{table}");
+    assert!(verdicts.contains(&("right.py", "3/3", "ok")), "{table}");
+    let (name, passed, verdict) = verdicts[3];
+    assert_eq!((name, passed), ("right.sh", "0/3"));
+    assert!(
+        verdict.starts_with("backend failure: exec in sandbox"),
+        "{table}"
+    );
+    assert!(verdict.contains("the node is on fire"), "{table}");
+}
+
+#[test]
+fn a_ci_step_exits_with_the_builds_code_and_fetches_what_it_made() {
+    let Some(mut step) = example("ci_step") else {
+        return;
+    };
+    let (project, tmp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(project.path().join("in"), "x").unwrap();
+    let made = "mkdir out; cp in out/made; echo built";
+    let step = step.arg(project.path()).args([made, "out"]);
+    let out = step.env("TMPDIR", tmp.path()).output().unwrap();
+    assert!(
+        out.status.success() && text(&out).contains("\nbuilt\n"),
+        "{out:?}"
+    );
+    let fetched = std::fs::read_dir(tmp.path()).unwrap().next().unwrap();
+    assert_eq!(
+        std::fs::read(fetched.unwrap().path().join("made")).unwrap(),
+        b"x"
+    );
+
+    let mut red = example("ci_step").unwrap();
+    let out = red.arg(project.path()).arg("echo why >&2; exit 7").output();
+    let out = out.unwrap();
+    assert_eq!(out.status.code(), Some(7));
+    assert!(
+        String::from_utf8_lossy(&out.stderr).contains("why"),
+        "{out:?}"
+    );
+    let mut broken = example("ci_step").unwrap();
+    let broken = broken
+        .arg(project.path())
+        .args(["true", "out", "http://127.0.0.1:1"]);
+    assert_eq!(broken.output().unwrap().status.code(), Some(125));
+}
+
+#[test]
+fn a_job_is_followed_found_and_killed() {
+    let Some(mut job) = example("job") else {
+        return;
+    };
+    let out = job.output().unwrap();
+    let said = text(&out);
+    for line in [
+        "line     step 3",
+        "ended    exit code 4",
+        "killed   exit code 137",
+    ] {
+        assert!(said.lines().any(|said| said == line), "{said}");
+    }
+}
