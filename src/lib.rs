@@ -18,19 +18,49 @@
 //! # Ok::<_, noxrunner::Error>(())
 //! ```
 //!
-//! # Where things are
+//! # The nouns
 //!
-//! - [`Client`] makes sandboxes: [`create`](Client::create), [`sandbox`](Client::sandbox),
-//!   [`health`](Client::health). Its settings are in [`ClientBuilder`].
-//! - [`Sandbox`] is a handle to one: [`exec`](Sandbox::exec), [`write`](Sandbox::write),
-//!   [`read`](Sandbox::read), [`upload_dir`](Sandbox::upload_dir),
-//!   [`download_dir`](Sandbox::download_dir), [`touch`](Sandbox::touch), [`delete`](Sandbox::delete).
-//! - [`Command`] and [`Output`]: what is run and what came of it.
+//! - [`Client`] makes sandboxes: [`create`](Client::create), [`lease`](Client::lease),
+//!   [`sandbox`](Client::sandbox), [`health`](Client::health). Its settings are in [`ClientBuilder`].
+//! - [`Sandbox`] is a handle to one: [`exec`](Sandbox::exec), [`run_code`](Sandbox::run_code),
+//!   [`spawn`](Sandbox::spawn), [`write`](Sandbox::write), [`read`](Sandbox::read), [`list`](Sandbox::list),
+//!   [`upload_dir`](Sandbox::upload_dir), [`download_dir`](Sandbox::download_dir),
+//!   [`touch`](Sandbox::touch), [`delete`](Sandbox::delete).
+//! - [`Lease`] is a sandbox of one's own: kept alive while it is held, and deleted then.
+//! - [`Command`] and [`Output`]: what is run and what came of it. [`Language`] and [`Stdin`]: what it is
+//!   given as files. [`shell_quote`]: what goes into a line for a shell.
+//! - [`Job`]: a command that nobody has to wait for, with live output.
+//! - [`Files`], [`Contents`] and [`Extract`]: what is uploaded, and how a download is unpacked.
 //! - [`Backend`] is NoxRunner v1 as seven methods; [`HttpBackend`] and [`LocalBackend`] are two, and
 //!   yours is as good.
-//! - `server`, with the feature `serve`: a v1 server over any backend.
+//! - `server`, with the feature `serve`: a v1 server over any backend. `conformance`, with the feature of
+//!   that name: whether a server keeps the protocol.
 //! - [`Error`] and its [`ErrorKind`].
-//! - [`coming_from_python`]: the names that users of the Python package know.
+//!
+//! The [guides](guide) teach: [getting started](guide::getting_started), [files](guide::files),
+//! [long jobs](guide::jobs), [the local sandbox](guide::local), [running against a
+//! cluster](guide::cluster), [writing a backend](guide::backends), [the protocol](guide::protocol),
+//! [coming from Python](guide::coming_from_python), [troubleshooting](guide::troubleshooting).
+//!
+//! # Local or remote
+//!
+//! [`Client::new`] speaks to a server. [`Client::local`] runs commands on this machine, in namespaces of
+//! their own, without rights, behind a system call filter and Landlock, with limits. That keeps mistakes,
+//! curious programs and ordinary malice from this machine's files, processes, network and users. It
+//! shares the kernel: a bug in that is a way out. What is world-readable in `/usr`, the kernel's version
+//! and the load can be seen. It is not for hostile multi-tenant work: use a NoxRunner server or a virtual
+//! machine there.
+//!
+//! # Errors
+//!
+//! A command that fails is an [`Output`] with its exit code; an [`Error`] means that the backend failed,
+//! and its [`ErrorKind`] says what can be done: see [troubleshooting](guide::troubleshooting).
+//!
+//! [`Retry`] has the table of what is sent again. In short: everything but exec may be, since doing it
+//! twice is as good as once; an exec only if it certainly was not received, or the backend refused it with
+//! 503 or 429. Over a kept connection that the server closed, "certainly" means that the server's kernel
+//! never confirmed a byte of the request; where the system can't say (it can on Linux), the answer is
+//! [`ErrorKind::OutcomeUnknown`].
 //!
 //! # Time
 //!
@@ -38,23 +68,8 @@
 //! [`exec`](Sandbox::exec): the command's timeout, rounded up to whole seconds, plus 10 s. Health,
 //! create, touch and delete: [`ClientBuilder::timeout`], 30 s by default. An upload or a download
 //! goes on as long as a byte moves within that time, unless [`ClientBuilder::transfer_timeout`]
-//! bounds it; writing one file is an upload, reading one a download.
-//!
-//! # What a local sandbox protects from
-//!
-//! [`Client::local`] runs commands in namespaces of their own, without rights, behind a system call
-//! filter and Landlock, with limits. That keeps mistakes, curious programs and ordinary malice from
-//! this machine's files, processes, network and users. It shares the kernel: a bug in that is a way
-//! out. What is world-readable in `/usr`, the kernel's version and the load can be seen. It is not
-//! for hostile multi-tenant work: use a NoxRunner server or a virtual machine there.
-//!
-//! # What may happen twice
-//!
-//! [`Retry`] has the table. In short: everything but exec may be sent again, since doing it twice is
-//! as good as once; an exec only if it certainly was not received, or the backend refused it with 503
-//! or 429. Over a kept connection that the server closed, "certainly" means that the server's kernel
-//! never confirmed a byte of the request; where the system can't say (it can on Linux), the answer is
-//! [`ErrorKind::OutcomeUnknown`].
+//! bounds it; writing one file is an upload, reading one a download. What is made of several calls takes
+//! as long as these may take together; what follows a [`Job`] takes as long as the job.
 //!
 //! # What it logs
 //!
@@ -63,6 +78,21 @@
 //! at trace level; token and headers are put in below that.) It prints nothing, installs no signal
 //! handlers, and reads of the environment only the usual proxy variables, where the user's state and
 //! temporary directories are, and what a local command is given of it.
+//!
+//! # Features
+//!
+//! | feature | default | what it brings |
+//! | --- | --- | --- |
+//! | `local` | yes | [`LocalBackend`] |
+//! | `tls` | yes | https with the public roots compiled in, or a private CA as PEM |
+//! | `platform-roots` | no | https trusts what the operating system trusts |
+//! | `serve` | no | `server::Server` |
+//! | `conformance` | no | `conformance::Conformance` |
+//! | `cli` | no | the command `noxrc` |
+//!
+//! # What it does not do
+//!
+//! Async; streamed output, terminals and ports, which v1 does not have; Windows. Rust 1.85 or later.
 #![deny(missing_docs)]
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 #![cfg_attr(
@@ -79,12 +109,12 @@ mod archive;
 mod backend;
 mod cancel;
 mod client;
-pub mod coming_from_python;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
 mod exec;
 mod files;
+pub mod guide;
 mod health;
 mod jobs;
 mod lease;
