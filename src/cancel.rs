@@ -34,6 +34,15 @@ struct State {
 }
 
 /// Keeps a hook of [`Cancel::on_cancel`] registered; dropping it takes the hook away.
+///
+/// ```
+/// use noxrunner::Cancel;
+///
+/// let cancel = Cancel::new();
+/// let guard = cancel.on_cancel(|| panic!("it is not called"));
+/// drop(guard);
+/// cancel.cancel();
+/// ```
 #[must_use = "the hook is taken away when this is dropped"]
 #[derive(Debug)]
 pub struct CancelGuard {
@@ -43,12 +52,27 @@ pub struct CancelGuard {
 
 impl Cancel {
     /// Not cancelled yet.
+    ///
+    /// ```
+    /// assert!(!noxrunner::Cancel::new().is_cancelled());
+    /// ```
     #[must_use]
     pub fn new() -> Cancel {
         Cancel::default()
     }
 
     /// Ends every call that was given this, now and later.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::{Cancel, Command};
+    ///
+    /// let cancel = Cancel::new();
+    /// cancel.cancel();
+    /// assert!(sandbox.exec(Command::new("true").cancel_on(&cancel)).is_err());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn cancel(&self) {
         let hooks = {
             let mut state = self.lock();
@@ -62,6 +86,12 @@ impl Cancel {
     }
 
     /// Whether [`cancel`](Cancel::cancel) was called.
+    ///
+    /// ```
+    /// let cancel = noxrunner::Cancel::new();
+    /// cancel.cancel();
+    /// assert!(cancel.is_cancelled());
+    /// ```
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.lock().cancelled
@@ -69,6 +99,16 @@ impl Cancel {
 
     /// For a [`Backend`](crate::Backend): runs `hook` when cancelled, at once if that was so
     /// already. The hook must be quick; it runs on the thread that cancels.
+    ///
+    /// ```
+    /// use std::sync::mpsc::channel;
+    ///
+    /// let (sender, receiver) = channel();
+    /// let cancel = noxrunner::Cancel::new();
+    /// let _guard = cancel.on_cancel(move || sender.send("cancelled").unwrap());
+    /// cancel.cancel();
+    /// assert_eq!(receiver.recv(), Ok("cancelled"));
+    /// ```
     pub fn on_cancel(&self, hook: impl FnOnce() + Send + 'static) -> CancelGuard {
         let mut state = self.lock();
         let id = state.next;

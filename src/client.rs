@@ -54,6 +54,14 @@ impl Client {
     }
 
     /// A client of the server at `base_url`, with settings.
+    ///
+    /// ```
+    /// use noxrunner::Client;
+    ///
+    /// let client = Client::builder("https://sandboxes.example.com").token("s3cret").build()?;
+    /// assert!(client.sandbox("demo").is_ok());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn builder(base_url: impl AsRef<str>) -> ClientBuilder {
         HttpBackend::builder(base_url)
     }
@@ -100,6 +108,14 @@ impl Client {
     }
 
     /// The backend itself: v1 as seven methods.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// use noxrunner::Backend;
+    ///
+    /// client.backend().health()?;
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn backend(&self) -> &Arc<dyn Backend> {
         &self.backend

@@ -10,6 +10,10 @@ use crate::output::Output;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// How much of an error answer's body an [`Error`] keeps, in bytes.
+///
+/// ```
+/// assert_eq!(noxrunner::MAX_ERROR_BODY, 65_536);
+/// ```
 pub const MAX_ERROR_BODY: usize = 64 * 1024;
 
 /// How much of a server's or a command's own words is shown in one line of text, in characters.
@@ -43,6 +47,18 @@ struct Inner {
 }
 
 /// The classes of failure, by what a caller can do about them.
+///
+/// ```
+/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// use noxrunner::ErrorKind;
+///
+/// let error = client.sandbox("never made")?.touch().unwrap_err();
+/// match error.kind() {
+///     ErrorKind::NotFound => println!("make it first"),
+///     kind => panic!("{kind:?}"),
+/// }
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -104,6 +120,14 @@ impl Error {
     }
 
     /// Adds the cause, which [`source`](StdError::source) then returns.
+    ///
+    /// ```
+    /// use noxrunner::{Error, ErrorKind};
+    /// use std::error::Error as _;
+    ///
+    /// let error = Error::new(ErrorKind::Io, "cannot log in").with_source("wrong key");
+    /// assert_eq!(error.source().unwrap().to_string(), "wrong key");
+    /// ```
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
         self.0.source = Some(source.into());
@@ -111,47 +135,104 @@ impl Error {
     }
 
     /// The class of the failure.
+    ///
+    /// ```
+    /// use noxrunner::{Error, ErrorKind};
+    ///
+    /// assert_eq!(Error::new(ErrorKind::NotReady, "soon").kind(), ErrorKind::NotReady);
+    /// ```
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
     /// The HTTP status of the backend's answer, if there was one.
+    ///
+    /// ```
+    /// use noxrunner::{Error, ErrorKind};
+    ///
+    /// assert_eq!(Error::new(ErrorKind::NotFound, "not from a server").status(), None);
+    /// ```
     pub fn status(&self) -> Option<u16> {
         self.0.status
     }
 
     /// The body of the backend's answer as text, at most [`MAX_ERROR_BODY`] bytes of it; bytes
     /// that are not UTF-8 became U+FFFD.
+    ///
+    /// ```
+    /// use noxrunner::{Error, ErrorKind};
+    ///
+    /// assert_eq!(Error::new(ErrorKind::NotFound, "not from a server").response_body(), None);
+    /// ```
     pub fn response_body(&self) -> Option<&str> {
         self.0.body.as_deref()
     }
 
     /// How long the backend asked to wait before the next try (`Retry-After`).
+    ///
+    /// ```
+    /// use noxrunner::{Error, ErrorKind};
+    ///
+    /// assert_eq!(Error::new(ErrorKind::NotReady, "not from a server").retry_after(), None);
+    /// ```
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
     /// The output of the command, where the kind is [`ErrorKind::Command`].
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// let error = sandbox.exec(["sh", "-c", "echo why >&2; exit 3"])?.check().unwrap_err();
+    /// assert_eq!(error.output().unwrap().stderr(), "why\n");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn output(&self) -> Option<&Output> {
         self.0.output.as_ref()
     }
 
     /// The sandbox or the path does not exist.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// assert!(client.sandbox("never made")?.touch().unwrap_err().is_not_found());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn is_not_found(&self) -> bool {
         self.kind() == ErrorKind::NotFound
     }
 
     /// The call's time was over.
+    ///
+    /// ```
+    /// use noxrunner::{Error, ErrorKind};
+    ///
+    /// assert!(Error::new(ErrorKind::Timeout, "gave up after 30 s").is_timeout());
+    /// ```
     pub fn is_timeout(&self) -> bool {
         self.kind() == ErrorKind::Timeout
     }
 
     /// What was asked may or may not have happened: don't run a command again without a look.
+    ///
+    /// ```
+    /// use noxrunner::{Error, ErrorKind};
+    ///
+    /// assert!(Error::new(ErrorKind::OutcomeUnknown, "no answer").is_outcome_unknown());
+    /// ```
     pub fn is_outcome_unknown(&self) -> bool {
         self.kind() == ErrorKind::OutcomeUnknown
     }
 
     /// The command failed, not the backend.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// assert!(sandbox.exec(["false"])?.check().unwrap_err().is_command());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn is_command(&self) -> bool {
         self.kind() == ErrorKind::Command
     }

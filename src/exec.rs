@@ -12,13 +12,33 @@ use crate::staging::{Code, Stdin};
 use crate::time::MAX_TIME;
 
 /// Where a command runs unless it says otherwise, and what relative paths are relative to.
+///
+/// ```
+/// assert_eq!(noxrunner::Command::new("ls").working_directory(), noxrunner::WORKSPACE);
+/// ```
 pub const WORKSPACE: &str = "/workspace";
 
 /// How long a command may run unless it says otherwise.
+///
+/// ```
+/// use noxrunner::{Command, DEFAULT_COMMAND_TIMEOUT};
+///
+/// assert_eq!(Command::new("ls").time_limit(), DEFAULT_COMMAND_TIMEOUT);
+/// ```
 pub const DEFAULT_COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest single argument, or `NAME=value` of the environment, in bytes. Linux allows
 /// 128 KiB with the closing NUL; longer data belongs in a file.
+///
+/// ```
+/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+/// use noxrunner::{Command, MAX_ARGUMENT};
+///
+/// let longer = Command::new("echo").arg("x".repeat(MAX_ARGUMENT + 1));
+/// assert!(sandbox.exec(longer).unwrap_err().to_string().contains("write it to a file"));
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 pub const MAX_ARGUMENT: usize = 128 * 1024 - 1;
 
 /// A program with its arguments, and how it is to run.
@@ -53,6 +73,12 @@ pub struct Command {
 
 impl Command {
     /// The program alone; add to it with [`arg`](Command::arg). It is looked up in the sandbox's `PATH`.
+    ///
+    /// ```
+    /// use noxrunner::Command;
+    ///
+    /// assert_eq!(Command::new("ls").arg("-l").args(), ["ls", "-l"]);
+    /// ```
     #[must_use]
     pub fn new(program: impl Into<String>) -> Command {
         Command {
@@ -68,6 +94,15 @@ impl Command {
     }
 
     /// A line for the shell: runs `sh -c LINE`.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Command;
+    ///
+    /// assert_eq!(sandbox.exec(Command::shell("echo a b | wc -w"))?.stdout().trim(), "2");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[doc(alias = "exec_shell")]
     #[must_use]
     pub fn shell(line: impl Into<String>) -> Command {
@@ -75,12 +110,24 @@ impl Command {
     }
 
     /// A line for bash: runs `bash -c LINE`. Small images often have no bash.
+    ///
+    /// ```
+    /// use noxrunner::Command;
+    ///
+    /// assert_eq!(Command::bash("echo ${PATH//:/ }").args()[..2], ["bash", "-c"]);
+    /// ```
     #[must_use]
     pub fn bash(line: impl Into<String>) -> Command {
         Command::new("bash").arg("-c").arg(line)
     }
 
     /// Adds one argument.
+    ///
+    /// ```
+    /// use noxrunner::Command;
+    ///
+    /// assert_eq!(Command::new("echo").arg("a b").arg("").args(), ["echo", "a b", ""]);
+    /// ```
     #[must_use]
     pub fn arg(mut self, arg: impl Into<String>) -> Command {
         self.args.push(arg.into());
@@ -89,6 +136,16 @@ impl Command {
 
     /// The directory the command starts in. Defaults to `/workspace`, and a relative path is
     /// relative to it. Locally, a directory that does not exist is an error.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Command;
+    ///
+    /// sandbox.write("src/a.c", "")?;
+    /// assert_eq!(sandbox.exec(Command::new("ls").workdir("src"))?.stdout(), "a.c\n");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn workdir(mut self, workdir: impl Into<String>) -> Command {
         self.workdir = workdir.into();
@@ -96,6 +153,16 @@ impl Command {
     }
 
     /// Sets one environment variable; a later value replaces an earlier one. Defaults to none.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Command;
+    ///
+    /// let greet = Command::shell("echo hello, $NAME").env("NAME", "world");
+    /// assert_eq!(sandbox.exec(greet)?.stdout(), "hello, world\n");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Command {
         self.env.insert(name.into(), value.into());
@@ -103,6 +170,13 @@ impl Command {
     }
 
     /// Sets environment variables.
+    ///
+    /// ```
+    /// use noxrunner::Command;
+    ///
+    /// let command = Command::new("make").envs([("CC", "clang"), ("V", "1")]);
+    /// assert_eq!(command.environment()["CC"], "clang");
+    /// ```
     #[must_use]
     pub fn envs<K: Into<String>, V: Into<String>>(
         mut self,
@@ -116,6 +190,18 @@ impl Command {
     /// How long the command may run. Defaults to 30 s, at most 365 days. On the wire it is
     /// rounded *up* to whole seconds. When it is over the backend ends the command; ours answer
     /// exit code 124 with the output so far.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Command;
+    /// use std::time::Duration;
+    ///
+    /// let out = sandbox.exec(Command::shell("echo begun; sleep 100").timeout(Duration::from_secs(1)))?;
+    /// assert!(out.timed_out());
+    /// assert_eq!((out.exit_code(), &*out.stdout()), (124, "begun\n"));
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[doc(alias = "timeout_seconds")]
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Command {
@@ -145,6 +231,24 @@ impl Command {
     /// Lets another thread end this exec. The local backend ends the command's whole process
     /// group and answers exit code 137 with the output so far; over HTTP the call returns with
     /// [`ErrorKind::OutcomeUnknown`], since v1 has no way to end a command.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::{Cancel, Command};
+    /// use std::time::Duration;
+    ///
+    /// let cancel = Cancel::new();
+    /// let out = std::thread::scope(|scope| {
+    ///     scope.spawn(|| {
+    ///         std::thread::sleep(Duration::from_millis(200));
+    ///         cancel.cancel();
+    ///     });
+    ///     sandbox.exec(Command::from(["sleep", "100"]).cancel_on(&cancel))
+    /// });
+    /// assert_eq!(out?.exit_code(), 137);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn cancel_on(mut self, cancel: &Cancel) -> Command {
         self.cancel = Some(cancel.clone());
@@ -152,24 +256,48 @@ impl Command {
     }
 
     /// The program and its arguments, as given.
+    ///
+    /// ```
+    /// use noxrunner::Command;
+    ///
+    /// assert_eq!(Command::shell("ls").args(), ["sh", "-c", "ls"]);
+    /// ```
     #[must_use]
     pub fn args(&self) -> &[String] {
         &self.args
     }
 
     /// The working directory as an absolute path in the sandbox.
+    ///
+    /// ```
+    /// use noxrunner::Command;
+    ///
+    /// assert_eq!(Command::new("ls").workdir("src").working_directory(), "/workspace/src");
+    /// ```
     #[must_use]
     pub fn working_directory(&self) -> String {
         absolute(&self.workdir)
     }
 
     /// The variables that were set, by name.
+    ///
+    /// ```
+    /// use noxrunner::Command;
+    ///
+    /// assert!(Command::new("ls").environment().is_empty());
+    /// ```
     #[must_use]
     pub fn environment(&self) -> &BTreeMap<String, String> {
         &self.env
     }
 
     /// How long the command may run.
+    ///
+    /// ```
+    /// use noxrunner::Command;
+    ///
+    /// assert_eq!(Command::new("ls").time_limit().as_secs(), 30);
+    /// ```
     #[must_use]
     pub fn time_limit(&self) -> Duration {
         self.timeout.unwrap_or(DEFAULT_COMMAND_TIMEOUT)
@@ -180,6 +308,12 @@ impl Command {
     }
 
     /// What ends this exec early, if anything.
+    ///
+    /// ```
+    /// use noxrunner::Command;
+    ///
+    /// assert!(Command::new("ls").cancellation().is_none());
+    /// ```
     #[must_use]
     pub fn cancellation(&self) -> Option<&Cancel> {
         self.cancel.as_ref()

@@ -12,6 +12,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sandboxes::{Sandbox, SandboxSpec};
 
 /// How long a leased sandbox outlives a process that was killed, if the spec does not say otherwise.
+///
+/// ```
+/// assert_eq!(noxrunner::DEFAULT_LEASE_TTL.as_secs(), 60);
+/// ```
 pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(60);
 
 /// A sandbox of one's own: made under a fresh id, kept alive, and deleted when this is dropped.
@@ -60,6 +64,15 @@ impl Client {
     ///
     /// As [`create`](Client::create), and [`Io`](ErrorKind::Io) where no thread can be started. A sandbox
     /// that may have been made all the same is deleted.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// let lease = client.lease()?;
+    /// assert_eq!(lease.exec(["echo", "hi"])?.stdout(), "hi\n");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn lease(&self) -> Result<Lease> {
         self.lease_with(SandboxSpec::new())
     }
@@ -128,6 +141,17 @@ impl Lease {
     /// # Errors
     ///
     /// As [`Sandbox::delete`]. The sandbox then lives for its TTL.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// let lease = client.lease()?;
+    /// let same = client.sandbox(lease.id())?;
+    /// lease.close()?;
+    /// assert!(!same.delete()?, "there is none any more");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn close(mut self) -> Result<()> {
         self.end()
     }

@@ -14,6 +14,14 @@ const USUAL_STREAM_CAP: std::ops::RangeInclusive<usize> = 1_000_000..=1024 * 102
 ///
 /// v1 carries text: over HTTP, bytes that are not UTF-8 arrive as U+FFFD. For binary data let
 /// the command write a file and [`read`](crate::Sandbox::read) that.
+///
+/// ```
+/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+/// let out = sandbox.exec(["sh", "-c", "echo out; echo err >&2; exit 3"])?;
+/// assert_eq!((out.exit_code(), &*out.stdout(), &*out.stderr()), (3, "out\n", "err\n"));
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Output {
     exit_code: i32,
@@ -58,6 +66,14 @@ impl Output {
     }
 
     /// For a backend that knows whether the time limit ended the command.
+    ///
+    /// ```
+    /// use noxrunner::Output;
+    /// use std::time::Duration;
+    ///
+    /// let out = Output::new(124, "begun\n", "", Duration::from_secs(1)).with_timed_out(true);
+    /// assert!(out.timed_out());
+    /// ```
     #[must_use]
     pub fn with_timed_out(mut self, timed_out: bool) -> Output {
         self.timed_out = Some(timed_out);
@@ -65,6 +81,14 @@ impl Output {
     }
 
     /// For a backend that knows whether a stream was longer than what it kept.
+    ///
+    /// ```
+    /// use noxrunner::Output;
+    /// use std::time::Duration;
+    ///
+    /// let out = Output::new(0, "the begin", "", Duration::ZERO).with_truncated(true);
+    /// assert!(out.truncated());
+    /// ```
     #[must_use]
     pub fn with_truncated(mut self, truncated: bool) -> Output {
         self.truncated = Some(truncated);
@@ -80,42 +104,92 @@ impl Output {
 
     /// The command's exit code: 0 is success; ours answer 124 for a command that the time limit
     /// ended, 127 for a program that was not found, 128 + N for one that signal N ended.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// assert_eq!(sandbox.exec(["sh", "-c", "exit 3"])?.exit_code(), 3);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn exit_code(&self) -> i32 {
         self.exit_code
     }
 
     /// Whether the exit code is 0.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// assert!(sandbox.exec(["true"])?.success());
+    /// assert!(!sandbox.exec(["false"])?.success());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn success(&self) -> bool {
         self.exit_code == 0
     }
 
     /// Standard output as text; bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// assert_eq!(sandbox.exec(["echo", "hi"])?.stdout(), "hi\n");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn stdout(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.stdout)
     }
 
     /// Standard error as text; bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// assert_eq!(sandbox.exec(["sh", "-c", "echo why >&2"])?.stderr(), "why\n");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn stderr(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.stderr)
     }
 
     /// Standard output.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// assert_eq!(sandbox.exec(["printf", r"a\0b"])?.stdout_bytes(), b"a\0b");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn stdout_bytes(&self) -> &[u8] {
         &self.stdout
     }
 
     /// Standard error.
+    ///
+    /// ```
+    /// use noxrunner::Output;
+    /// use std::time::Duration;
+    ///
+    /// assert_eq!(Output::new(0, "", b"\xff", Duration::ZERO).stderr_bytes(), b"\xff");
+    /// ```
     #[must_use]
     pub fn stderr_bytes(&self) -> &[u8] {
         &self.stderr
     }
 
     /// How long the command ran, by the backend's clock.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// assert!(sandbox.exec(["sleep", "0.2"])?.duration().as_millis() >= 200);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn duration(&self) -> Duration {
         self.duration
@@ -123,6 +197,17 @@ impl Output {
 
     /// Whether the time limit ended the command. Exact where the backend says so, as ours do;
     /// else an inference: exit code 124, 137, 143 or -1, and a duration near the limit.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Command;
+    /// use std::time::Duration;
+    ///
+    /// let slow = Command::from(["sleep", "100"]).timeout(Duration::from_secs(1));
+    /// assert!(sandbox.exec(slow)?.timed_out());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn timed_out(&self) -> bool {
         self.timed_out.unwrap_or_else(|| {
@@ -133,6 +218,13 @@ impl Output {
 
     /// Whether a stream was longer than what the backend kept of it. Exact where the backend says
     /// so, as ours do; else an inference: a stream as long as the usual cap of 1 MB or 1 MiB.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// assert!(sandbox.exec(["head", "-c", "3000000", "/dev/zero"])?.truncated());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn truncated(&self) -> bool {
         let at_cap = |stream: &[u8]| USUAL_STREAM_CAP.contains(&stream.len());

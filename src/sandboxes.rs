@@ -11,9 +11,22 @@ use crate::exec::{Command, check_time};
 use crate::time;
 
 /// How long a sandbox lives unless it is touched, if the spec does not say otherwise.
+///
+/// ```
+/// use noxrunner::{DEFAULT_TTL, SandboxSpec};
+///
+/// assert_eq!(SandboxSpec::new().time_to_live(), DEFAULT_TTL);
+/// ```
 pub const DEFAULT_TTL: Duration = Duration::from_secs(900);
 
 /// The longest session id, in bytes. Longer ones would not fit the request line of many servers.
+///
+/// ```
+/// use noxrunner::{MAX_SESSION_ID, SessionId};
+///
+/// assert!(SessionId::new("x".repeat(MAX_SESSION_ID)).is_ok());
+/// assert!(SessionId::new("x".repeat(MAX_SESSION_ID + 1)).is_err());
+/// ```
 pub const MAX_SESSION_ID: usize = 1024;
 
 /// The name of a sandbox, chosen by its user. Any text will do but the empty one, `.` and `..`,
@@ -64,6 +77,11 @@ impl SessionId {
     }
 
     /// The id as it was given.
+    ///
+    /// ```
+    /// assert_eq!(noxrunner::SessionId::new("a/b")?.as_str(), "a/b");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -103,6 +121,12 @@ pub struct SandboxSpec {
 
 impl SandboxSpec {
     /// The defaults: 900 s to live, the rest up to the backend.
+    ///
+    /// ```
+    /// use noxrunner::SandboxSpec;
+    ///
+    /// assert_eq!(SandboxSpec::new().memory_limit(), None);
+    /// ```
     #[must_use]
     pub fn new() -> SandboxSpec {
         SandboxSpec::default()
@@ -110,6 +134,14 @@ impl SandboxSpec {
 
     /// How long the sandbox lives from now, and from each touch. Defaults to 900 s, at most 365
     /// days; rounded up to whole seconds.
+    ///
+    /// ```
+    /// use noxrunner::SandboxSpec;
+    /// use std::time::Duration;
+    ///
+    /// let spec = SandboxSpec::new().ttl(Duration::from_secs(60));
+    /// assert_eq!(spec.time_to_live().as_secs(), 60);
+    /// ```
     #[doc(alias = "ttl_seconds")]
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> SandboxSpec {
@@ -119,6 +151,12 @@ impl SandboxSpec {
 
     /// The container image, like `python:3.10`. Defaults to the backend's own. Locally there are
     /// no images: it is ignored, and [`SandboxInfo::ignored`] says so.
+    ///
+    /// ```
+    /// use noxrunner::SandboxSpec;
+    ///
+    /// assert_eq!(SandboxSpec::new().image("python:3.12").image_name(), Some("python:3.12"));
+    /// ```
     #[must_use]
     pub fn image(mut self, image: impl Into<String>) -> SandboxSpec {
         self.image = Some(image.into());
@@ -126,6 +164,12 @@ impl SandboxSpec {
     }
 
     /// The processor limit in Kubernetes notation, like `1` or `500m`. Defaults to the backend's own.
+    ///
+    /// ```
+    /// use noxrunner::SandboxSpec;
+    ///
+    /// assert_eq!(SandboxSpec::new().cpu("500m").cpu_limit(), Some("500m"));
+    /// ```
     #[doc(alias = "cpu_limit")]
     #[must_use]
     pub fn cpu(mut self, cpu: impl Into<String>) -> SandboxSpec {
@@ -134,6 +178,12 @@ impl SandboxSpec {
     }
 
     /// The memory limit in Kubernetes notation, like `512Mi`. Defaults to the backend's own.
+    ///
+    /// ```
+    /// use noxrunner::SandboxSpec;
+    ///
+    /// assert_eq!(SandboxSpec::new().memory("512Mi").memory_limit(), Some("512Mi"));
+    /// ```
     #[doc(alias = "memory_limit")]
     #[must_use]
     pub fn memory(mut self, memory: impl Into<String>) -> SandboxSpec {
@@ -142,6 +192,12 @@ impl SandboxSpec {
     }
 
     /// The storage limit in Kubernetes notation, like `2Gi`. Defaults to the backend's own.
+    ///
+    /// ```
+    /// use noxrunner::SandboxSpec;
+    ///
+    /// assert_eq!(SandboxSpec::new().storage("2Gi").storage_limit(), Some("2Gi"));
+    /// ```
     #[doc(alias = "ephemeral_storage_limit")]
     #[must_use]
     pub fn storage(mut self, storage: impl Into<String>) -> SandboxSpec {
@@ -150,30 +206,60 @@ impl SandboxSpec {
     }
 
     /// How long the sandbox is to live.
+    ///
+    /// ```
+    /// use noxrunner::SandboxSpec;
+    ///
+    /// assert_eq!(SandboxSpec::new().time_to_live().as_secs(), 900);
+    /// ```
     #[must_use]
     pub fn time_to_live(&self) -> Duration {
         self.ttl.unwrap_or(DEFAULT_TTL)
     }
 
     /// The image that was asked for.
+    ///
+    /// ```
+    /// use noxrunner::SandboxSpec;
+    ///
+    /// assert_eq!(SandboxSpec::new().image_name(), None);
+    /// ```
     #[must_use]
     pub fn image_name(&self) -> Option<&str> {
         self.image.as_deref()
     }
 
     /// The processor limit that was asked for.
+    ///
+    /// ```
+    /// use noxrunner::SandboxSpec;
+    ///
+    /// assert_eq!(SandboxSpec::new().cpu_limit(), None);
+    /// ```
     #[must_use]
     pub fn cpu_limit(&self) -> Option<&str> {
         self.cpu.as_deref()
     }
 
     /// The memory limit that was asked for.
+    ///
+    /// ```
+    /// use noxrunner::SandboxSpec;
+    ///
+    /// assert_eq!(SandboxSpec::new().memory_limit(), None);
+    /// ```
     #[must_use]
     pub fn memory_limit(&self) -> Option<&str> {
         self.memory.as_deref()
     }
 
     /// The storage limit that was asked for.
+    ///
+    /// ```
+    /// use noxrunner::SandboxSpec;
+    ///
+    /// assert_eq!(SandboxSpec::new().storage_limit(), None);
+    /// ```
     #[must_use]
     pub fn storage_limit(&self) -> Option<&str> {
         self.storage.as_deref()
@@ -191,6 +277,13 @@ impl SandboxSpec {
 }
 
 /// What the backend answered to the creation of a sandbox.
+///
+/// ```
+/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+/// assert!(sandbox.info().unwrap().expires_at_time().is_some());
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxInfo {
     name: String,
@@ -219,12 +312,27 @@ impl SandboxInfo {
     }
 
     /// For a [`Backend`] that knows when the sandbox expires as a time.
+    ///
+    /// ```
+    /// use noxrunner::SandboxInfo;
+    /// use std::time::{Duration, UNIX_EPOCH};
+    ///
+    /// let info = SandboxInfo::expiring("pod-1", UNIX_EPOCH + Duration::from_secs(60));
+    /// assert_eq!(info.expires_at(), "1970-01-01T00:01:00Z");
+    /// ```
     #[must_use]
     pub fn expiring(pod_name: impl Into<String>, expires_at: SystemTime) -> SandboxInfo {
         SandboxInfo::new(pod_name, time::format(expires_at))
     }
 
     /// For a [`Backend`]: what of the spec it took no notice of.
+    ///
+    /// ```
+    /// use noxrunner::SandboxInfo;
+    ///
+    /// let info = SandboxInfo::new("pod-1", "2026-01-02T12:34:56Z");
+    /// assert_eq!(info.with_ignored(vec!["image".to_owned()]).ignored(), ["image"]);
+    /// ```
     #[must_use]
     pub fn with_ignored(mut self, ignored: Vec<String>) -> SandboxInfo {
         self.ignored = ignored;
@@ -232,24 +340,53 @@ impl SandboxInfo {
     }
 
     /// The backend's own name for the sandbox.
+    ///
+    /// ```
+    /// use noxrunner::SandboxInfo;
+    ///
+    /// let info = SandboxInfo::new("pod-1", "2026-01-02T12:34:56Z");
+    /// assert_eq!(info.pod_name(), "pod-1");
+    /// ```
     #[must_use]
     pub fn pod_name(&self) -> &str {
         &self.name
     }
 
     /// When the sandbox expires unless it is touched, in the backend's own words.
+    ///
+    /// ```
+    /// use noxrunner::SandboxInfo;
+    ///
+    /// let info = SandboxInfo::new("pod-1", "2026-01-02T12:34:56Z");
+    /// assert_eq!(info.expires_at(), "2026-01-02T12:34:56Z");
+    /// ```
     #[must_use]
     pub fn expires_at(&self) -> &str {
         &self.expires_at
     }
 
     /// The same as a time, if the backend's words are ISO 8601.
+    ///
+    /// ```
+    /// use noxrunner::SandboxInfo;
+    ///
+    /// assert!(SandboxInfo::new("pod-1", "2026-01-02T12:34:56Z").expires_at_time().is_some());
+    /// assert!(SandboxInfo::new("pod-1", "soon").expires_at_time().is_none());
+    /// ```
     #[must_use]
     pub fn expires_at_time(&self) -> Option<SystemTime> {
         time::parse(&self.expires_at)
     }
 
     /// What of the spec the backend said it took no notice of, like `image`. Empty over HTTP.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// let spec = noxrunner::SandboxSpec::new().image("python:3.12");
+    /// let sandbox = client.create("demo", spec)?; // a local one
+    /// assert_eq!(sandbox.info().unwrap().ignored(), ["image"]);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn ignored(&self) -> &[String] {
         &self.ignored
@@ -257,6 +394,15 @@ impl SandboxInfo {
 }
 
 /// A handle to one sandbox. Cheap to clone, `Send` and `Sync`; dropping it deletes nothing.
+///
+/// ```
+/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+/// let same = client.sandbox("demo")?;
+/// sandbox.write("a.txt", "one")?;
+/// assert_eq!(same.read("a.txt")?, b"one");
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Sandbox {
     backend: Arc<dyn Backend>,
@@ -325,6 +471,13 @@ impl Client {
 
 impl Sandbox {
     /// The id the sandbox was made with.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// assert_eq!(sandbox.id(), "demo");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn id(&self) -> &str {
         self.id.as_str()
@@ -332,6 +485,14 @@ impl Sandbox {
 
     /// What the backend answered when this handle created the sandbox; none for a handle from
     /// [`Client::sandbox`].
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// assert!(!sandbox.info().unwrap().pod_name().is_empty());
+    /// assert!(client.sandbox("demo")?.info().is_none());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn info(&self) -> Option<&SandboxInfo> {
         self.info.as_ref()

@@ -74,6 +74,18 @@ enum Source {
 impl Stdin {
     /// All that a reader gives, like a file. It can be read once: a clone of the command can't be run
     /// again.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::{Command, Stdin};
+    /// use std::io::Read;
+    ///
+    /// let much = Stdin::reader(std::io::repeat(b'x').take(1_000_000));
+    /// let out = sandbox.exec(Command::from(["wc", "-c"]).stdin(much))?;
+    /// assert_eq!(out.stdout().trim(), "1000000");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn reader(reader: impl Read + Send + 'static) -> Stdin {
         Stdin(Source::Reader(Arc::new(Mutex::new(Some(Box::new(reader))))))
     }
@@ -125,14 +137,40 @@ pub struct Language {
 
 impl Language {
     /// `python3 main.py`
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Language;
+    ///
+    /// assert_eq!(sandbox.run_code(Language::PYTHON, "print(6 * 7)")?.stdout(), "42\n");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub const PYTHON: Language =
         Language::of("main.py", &[Cow::Borrowed("python3"), Cow::Borrowed(FILE)]);
     /// `node main.js`
+    ///
+    /// ```
+    /// assert_eq!(noxrunner::Language::NODE.file_name(), "main.js");
+    /// ```
     pub const NODE: Language =
         Language::of("main.js", &[Cow::Borrowed("node"), Cow::Borrowed(FILE)]);
     /// `sh main.sh`
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Language;
+    ///
+    /// assert_eq!(sandbox.run_code(Language::SH, "echo $((6 * 7))")?.stdout(), "42\n");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub const SH: Language = Language::of("main.sh", &[Cow::Borrowed("sh"), Cow::Borrowed(FILE)]);
     /// `bash main.bash`
+    ///
+    /// ```
+    /// assert_eq!(noxrunner::Language::BASH.file_name(), "main.bash");
+    /// ```
     pub const BASH: Language =
         Language::of("main.bash", &[Cow::Borrowed("bash"), Cow::Borrowed(FILE)]);
 
@@ -149,6 +187,18 @@ impl Language {
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) if no argument has `{file}`, or the file name is not a
     /// plain one.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Language;
+    ///
+    /// let awk = Language::new("main.awk", ["awk", "-f", "{file}"])?;
+    /// assert_eq!(sandbox.run_code(awk, "BEGIN { print 6 * 7 }")?.stdout(), "42\n");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn new<S: Into<String>>(
         file_name: impl Into<String>,
         command: impl IntoIterator<Item = S>,
@@ -173,6 +223,10 @@ impl Language {
     }
 
     /// What the source file is called.
+    ///
+    /// ```
+    /// assert_eq!(noxrunner::Language::PYTHON.file_name(), "main.py");
+    /// ```
     #[must_use]
     pub fn file_name(&self) -> &str {
         &self.file_name

@@ -49,6 +49,17 @@ impl Default for Extract {
 
 impl Extract {
     /// The defaults: 1,000,000 entries, 64 GiB, 200 to 1, and any refusal is an error.
+    ///
+    /// ```
+    /// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Extract;
+    ///
+    /// sandbox.write("a.txt", "one")?;
+    /// let done = sandbox.download_dir_with(".", dir.path().join("out"), &Extract::new())?;
+    /// assert_eq!(done.bytes, 3);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn new() -> Extract {
         Extract::default()
@@ -56,6 +67,17 @@ impl Extract {
 
     /// How many entries the archive may have, with the directories that their names need. Defaults
     /// to 1,000,000.
+    ///
+    /// ```
+    /// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Extract;
+    ///
+    /// sandbox.upload([("a", "1"), ("b", "2")], ".")?;
+    /// let one = Extract::new().max_entries(1);
+    /// assert!(sandbox.download_dir_with(".", dir.path().join("out"), &one).is_err());
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn max_entries(mut self, entries: u64) -> Extract {
         self.limits.entries = entries;
@@ -63,6 +85,17 @@ impl Extract {
     }
 
     /// How many bytes the archive may be unpacked, headers included. Defaults to 64 GiB.
+    ///
+    /// ```
+    /// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Extract;
+    ///
+    /// sandbox.write("large", vec![7; 1000])?;
+    /// let small = Extract::new().max_bytes(999);
+    /// assert!(sandbox.download_dir_with(".", dir.path().join("out"), &small).is_err());
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn max_bytes(mut self, bytes: u64) -> Extract {
         self.limits.bytes = bytes;
@@ -71,6 +104,19 @@ impl Extract {
 
     /// How many times larger than the bytes received the archive may become, once it is over
     /// 256 MiB. Defaults to 200.
+    ///
+    /// ```
+    /// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Extract;
+    ///
+    /// // Small enough that it does not matter.
+    /// sandbox.write("zeros", vec![0; 1_000_000])?;
+    /// let strict = Extract::new().max_ratio(1);
+    /// let done = sandbox.download_dir_with(".", dir.path().join("out"), &strict)?;
+    /// assert_eq!(done.bytes, 1_000_000);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn max_ratio(mut self, ratio: u64) -> Extract {
         self.limits.ratio = ratio;
@@ -80,6 +126,18 @@ impl Extract {
     /// Leaves out entries that a rule refuses, and reports them in [`Extraction::refused`],
     /// instead of failing. The limits stay errors, and so does what stands in the way in a target
     /// that existed. Defaults to false.
+    ///
+    /// ```
+    /// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Extract;
+    ///
+    /// sandbox.exec(["ln", "-s", "/etc/passwd", "leak"])?;
+    /// let careful = Extract::new().skip_refused(true);
+    /// let done = sandbox.download_dir_with(".", dir.path().join("out"), &careful)?;
+    /// assert_eq!((done.entries, done.refused.len()), (0, 1));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn skip_refused(mut self, skip: bool) -> Extract {
         self.skip_refused = skip;
@@ -136,6 +194,15 @@ impl Extract {
 }
 
 /// What came out of an archive.
+///
+/// ```
+/// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+/// sandbox.write("out/a.txt", "one")?;
+/// let done = sandbox.download_dir("out", dir.path().join("out"))?;
+/// assert_eq!((done.entries, done.bytes, done.refused.len()), (1, 3, 0));
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Extraction {
@@ -148,6 +215,20 @@ pub struct Extraction {
 }
 
 /// An entry that was left out, and the rule that it broke.
+///
+/// ```
+/// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+/// use noxrunner::Extract;
+///
+/// sandbox.exec(["ln", "-s", "/etc/passwd", "leak"])?;
+/// let careful = Extract::new().skip_refused(true);
+/// let done = sandbox.download_dir_with(".", dir.path().join("out"), &careful)?;
+/// let refusal = &done.refused[0];
+/// assert_eq!(refusal.name, "leak");
+/// assert!(refusal.rule.to_string().contains("link"));
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {

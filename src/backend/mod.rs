@@ -47,6 +47,16 @@ pub trait Backend: Send + Sync {
     /// # Errors
     ///
     /// [`NotReady`](crate::ErrorKind::NotReady) where the backend says that it is not healthy.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::{Backend, Command, SandboxSpec, SessionId, Upload};
+    /// # let (backend, id) = (client.backend(), SessionId::new("demo")?);
+    /// backend.health()?;
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     fn health(&self) -> Result<()>;
 
     /// `PUT /v1/sandboxes/{id}`: creates the sandbox, or where it exists starts its TTL again from
@@ -55,6 +65,17 @@ pub trait Backend: Send + Sync {
     /// # Errors
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a spec that it can't read.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::{Backend, Command, SandboxSpec, SessionId, Upload};
+    /// # let (backend, id) = (client.backend(), SessionId::new("demo")?);
+    /// let info = backend.create(&id, &SandboxSpec::new())?;
+    /// assert!(!info.pod_name().is_empty());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo>;
 
     /// `POST /v1/sandboxes/{id}/touch`: starts the TTL again.
@@ -62,6 +83,18 @@ pub trait Backend: Send + Sync {
     /// # Errors
     ///
     /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown or expired sandbox.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::{Backend, Command, SandboxSpec, SessionId, Upload};
+    /// # let (backend, id) = (client.backend(), SessionId::new("demo")?);
+    /// # backend.create(&id, &SandboxSpec::new())?;
+    /// backend.touch(&id)?;
+    /// assert!(backend.touch(&SessionId::new("another")?).is_err());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     fn touch(&self, id: &SessionId) -> Result<()>;
 
     /// `POST /v1/sandboxes/{id}/exec`: runs a command to its end, or to its time limit.
@@ -70,6 +103,18 @@ pub trait Backend: Send + Sync {
     ///
     /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown or expired sandbox. A command that
     /// fails is not an error.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::{Backend, Command, SandboxSpec, SessionId, Upload};
+    /// # let (backend, id) = (client.backend(), SessionId::new("demo")?);
+    /// # backend.create(&id, &SandboxSpec::new())?;
+    /// let out = backend.exec(&id, &Command::from(["sh", "-c", "exit 3"]))?;
+    /// assert_eq!(out.exit_code(), 3);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output>;
 
     /// `POST /v1/sandboxes/{id}/files/upload`: unpacks a tar archive, gzip-compressed or plain,
@@ -79,6 +124,18 @@ pub trait Backend: Send + Sync {
     ///
     /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown sandbox,
     /// [`Archive`](crate::ErrorKind::Archive) for an archive that is damaged or refused.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::{Backend, Command, SandboxSpec, SessionId, Upload};
+    /// # let (backend, id) = (client.backend(), SessionId::new("demo")?);
+    /// # backend.create(&id, &SandboxSpec::new())?;
+    /// let mut archive = backend.download(&id, "/workspace")?;
+    /// backend.upload(&id, "/workspace/copy", Upload::from_reader(&mut archive, None))?;
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()>;
 
     /// `GET /v1/sandboxes/{id}/files/download`: a tar archive, gzip-compressed or plain, of all
@@ -87,6 +144,19 @@ pub trait Backend: Send + Sync {
     /// # Errors
     ///
     /// [`NotFound`](crate::ErrorKind::NotFound) for an unknown sandbox or path.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::{Backend, Command, SandboxSpec, SessionId, Upload};
+    /// # let (backend, id) = (client.backend(), SessionId::new("demo")?);
+    /// # backend.create(&id, &SandboxSpec::new())?;
+    /// let mut archive = Vec::new();
+    /// std::io::Read::read_to_end(&mut backend.download(&id, "/workspace")?, &mut archive)?;
+    /// assert!(!archive.is_empty());
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>>;
 
     /// `DELETE /v1/sandboxes/{id}`: false if there was none.
@@ -94,6 +164,18 @@ pub trait Backend: Send + Sync {
     /// # Errors
     ///
     /// Where the sandbox could not be deleted as a whole.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::{Backend, Command, SandboxSpec, SessionId, Upload};
+    /// # let (backend, id) = (client.backend(), SessionId::new("demo")?);
+    /// # backend.create(&id, &SandboxSpec::new())?;
+    /// assert!(backend.delete(&id)?);
+    /// assert!(!backend.delete(&id)?);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     fn delete(&self, id: &SessionId) -> Result<bool>;
 }
 

@@ -31,6 +31,12 @@ enum Source<'a> {
 
 impl<'a> Upload<'a> {
     /// All of it is in memory.
+    ///
+    /// ```
+    /// use noxrunner::Upload;
+    ///
+    /// assert_eq!(Upload::from_bytes(b"an archive").content_length(), Some(10));
+    /// ```
     #[must_use]
     pub fn from_bytes(bytes: &'a [u8]) -> Upload<'a> {
         Upload {
@@ -68,6 +74,14 @@ impl<'a> Upload<'a> {
     }
 
     /// A reader that can be read once, and its length, if known.
+    ///
+    /// ```
+    /// use noxrunner::Upload;
+    ///
+    /// let mut archive = &b"an archive"[..];
+    /// let upload = Upload::from_reader(&mut archive, None);
+    /// assert_eq!((upload.content_length(), upload.is_replayable()), (None, false));
+    /// ```
     #[must_use]
     pub fn from_reader(reader: &'a mut (dyn Read + Send), length: Option<u64>) -> Upload<'a> {
         Upload {
@@ -77,12 +91,25 @@ impl<'a> Upload<'a> {
     }
 
     /// The number of bytes from the start, if known.
+    ///
+    /// ```
+    /// use noxrunner::Upload;
+    ///
+    /// let mut archive = &b"an archive"[..];
+    /// assert_eq!(Upload::from_reader(&mut archive, Some(10)).content_length(), Some(10));
+    /// ```
     #[must_use]
     pub fn content_length(&self) -> Option<u64> {
         self.length
     }
 
     /// Whether [`rewind`](Upload::rewind) can work.
+    ///
+    /// ```
+    /// use noxrunner::Upload;
+    ///
+    /// assert!(Upload::from_bytes(b"an archive").is_replayable());
+    /// ```
     #[must_use]
     pub fn is_replayable(&self) -> bool {
         !matches!(self.source, Source::Reader(_))

@@ -42,6 +42,12 @@ use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result, one_line};
 
 /// How much a rule binds a backend, in the words of RFC 2119.
+///
+/// ```
+/// use noxrunner::conformance::Level;
+///
+/// assert_eq!(Level::Must.to_string(), "MUST");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Level {
     /// A backend that does not is no v1 backend.
@@ -53,6 +59,16 @@ pub enum Level {
 }
 
 /// What came of a check.
+///
+/// ```
+/// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
+/// # use noxrunner::HttpBackend;
+/// # use noxrunner::conformance::{Conformance, Level, Outcome};
+/// # let checks = Conformance::new(HttpBackend::new(url)?).only(["health-ok"])?;
+/// let report = checks.run(|_| {})?;
+/// assert_eq!(report.findings()[0].outcome(), Outcome::Passed);
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -65,6 +81,15 @@ pub enum Outcome {
 }
 
 /// One check and what came of it.
+///
+/// ```
+/// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
+/// # use noxrunner::HttpBackend;
+/// # use noxrunner::conformance::{Conformance, Level, Outcome};
+/// # let checks = Conformance::new(HttpBackend::new(url)?).only(["health-ok"])?;
+/// checks.run(|finding| assert_eq!(finding.name(), "health-ok"))?;
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Finding {
     check: &'static Check,
@@ -74,6 +99,17 @@ pub struct Finding {
 }
 
 /// All that was found.
+///
+/// ```
+/// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
+/// # use noxrunner::HttpBackend;
+/// # use noxrunner::conformance::{Conformance, Level, Outcome};
+/// # let checks = Conformance::new(HttpBackend::new(url)?).only(["health-ok"])?;
+/// let report = checks.run(|_| {})?;
+/// assert!(report.conforms());
+/// assert_eq!(report.count(Level::Must, Outcome::Passed), 1);
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Report {
     findings: Vec<Finding>,
@@ -103,6 +139,16 @@ enum Call {
 
 /// A run of the checks, to be set up. It makes some sandboxes, whose ids begin with `conformance-`, and
 /// deletes them in the end, also after an interruption.
+///
+/// ```
+/// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
+/// # use noxrunner::HttpBackend;
+/// # use noxrunner::conformance::{Conformance, Level, Outcome};
+/// # let checks = Conformance::new(HttpBackend::new(url)?).only(["health-ok"])?;
+/// let report = checks.run(|finding| println!("{}: {:?}", finding.rule(), finding.outcome()))?;
+/// assert!(report.conforms());
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct Conformance {
@@ -113,6 +159,15 @@ pub struct Conformance {
 
 impl Conformance {
     /// All checks, on this backend.
+    ///
+    /// ```
+    /// use noxrunner::HttpBackend;
+    /// use noxrunner::conformance::Conformance;
+    ///
+    /// let checks = Conformance::new(HttpBackend::new("http://127.0.0.1:1")?);
+    /// assert!(checks.run(|_| {}).is_err(), "nobody is there");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn new(backend: HttpBackend) -> Conformance {
         Conformance {
             backend,
@@ -123,6 +178,20 @@ impl Conformance {
 
     /// Lets another thread, or a signal, end the run early: what has not run yet is skipped, and the
     /// sandboxes are deleted.
+    ///
+    /// ```
+    /// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
+    /// # use noxrunner::HttpBackend;
+    /// # use noxrunner::conformance::{Conformance, Level, Outcome};
+    /// # let checks = Conformance::new(HttpBackend::new(url)?).only(["health-ok"])?;
+    /// use noxrunner::Cancel;
+    ///
+    /// let cancel = Cancel::new();
+    /// let checks = checks.cancel_on(&cancel).only(["health-ok", "exec-streams"])?;
+    /// let report = checks.run(|_| cancel.cancel())?;
+    /// assert_eq!(report.findings()[1].seen(), "interrupted");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn cancel_on(mut self, cancel: &Cancel) -> Conformance {
         self.cancel = cancel.clone();
         self
@@ -169,6 +238,19 @@ impl Conformance {
     /// # Panics
     ///
     /// Where `each` does; the sandboxes are deleted all the same.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
+    /// # use noxrunner::HttpBackend;
+    /// # use noxrunner::conformance::{Conformance, Level, Outcome};
+    /// # let checks = Conformance::new(HttpBackend::new(url)?).only(["health-ok"])?;
+    /// let mut passed = 0;
+    /// checks.run(|finding| passed += usize::from(finding.outcome() == Outcome::Passed))?;
+    /// assert_eq!(passed, 1);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn run(self, mut each: impl FnMut(&Finding)) -> Result<Report> {
         let probe = Probe::new(&self.backend, &self.cancel);
         probe.reach()?;
@@ -223,36 +305,96 @@ fn ask(probe: &Probe, check: &'static Check) -> Finding {
 
 impl Finding {
     /// The check's name, like `exec-streams`.
+    ///
+    /// ```
+    /// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
+    /// # use noxrunner::HttpBackend;
+    /// # use noxrunner::conformance::{Conformance, Level, Outcome};
+    /// # let checks = Conformance::new(HttpBackend::new(url)?).only(["health-ok"])?;
+    /// let report = checks.run(|_| {})?;
+    /// assert_eq!(report.findings()[0].name(), "health-ok");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.check.name
     }
 
     /// How much its rule binds.
+    ///
+    /// ```
+    /// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
+    /// # use noxrunner::HttpBackend;
+    /// # use noxrunner::conformance::{Conformance, Level, Outcome};
+    /// # let checks = Conformance::new(HttpBackend::new(url)?).only(["health-ok"])?;
+    /// let report = checks.run(|_| {})?;
+    /// assert_eq!(report.findings()[0].level(), Level::Must);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn level(&self) -> Level {
         self.check.level
     }
 
     /// The sentence of the protocol, in our words.
+    ///
+    /// ```
+    /// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
+    /// # use noxrunner::HttpBackend;
+    /// # use noxrunner::conformance::{Conformance, Level, Outcome};
+    /// # let checks = Conformance::new(HttpBackend::new(url)?).only(["health-ok"])?;
+    /// let report = checks.run(|_| {})?;
+    /// assert!(report.findings()[0].rule().starts_with("GET /healthz answers 200"));
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn rule(&self) -> &'static str {
         self.check.rule
     }
 
     /// What came of it.
+    ///
+    /// ```
+    /// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
+    /// # use noxrunner::HttpBackend;
+    /// # use noxrunner::conformance::{Conformance, Level, Outcome};
+    /// # let checks = Conformance::new(HttpBackend::new(url)?).only(["health-ok"])?;
+    /// let report = checks.run(|_| {})?;
+    /// assert_eq!(report.findings()[0].outcome(), Outcome::Passed);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         self.outcome
     }
 
     /// What the backend did, or why it could not be asked, in one line.
+    ///
+    /// ```
+    /// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
+    /// # use noxrunner::HttpBackend;
+    /// # use noxrunner::conformance::{Conformance, Level, Outcome};
+    /// # let checks = Conformance::new(HttpBackend::new(url)?).only(["health-ok"])?;
+    /// let report = checks.run(|_| {})?;
+    /// assert_eq!(report.findings()[0].seen(), r#"answered 200 "OK""#);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn seen(&self) -> &str {
         &self.seen
     }
 
     /// How long it took.
+    ///
+    /// ```
+    /// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
+    /// # use noxrunner::HttpBackend;
+    /// # use noxrunner::conformance::{Conformance, Level, Outcome};
+    /// # let checks = Conformance::new(HttpBackend::new(url)?).only(["health-ok"])?;
+    /// let report = checks.run(|_| {})?;
+    /// assert!(report.findings()[0].took().as_secs() < 60);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn took(&self) -> Duration {
         self.took
@@ -261,18 +403,48 @@ impl Finding {
 
 impl Report {
     /// What was found, in the order of the table.
+    ///
+    /// ```
+    /// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
+    /// # use noxrunner::HttpBackend;
+    /// # use noxrunner::conformance::{Conformance, Level, Outcome};
+    /// # let checks = Conformance::new(HttpBackend::new(url)?).only(["health-ok"])?;
+    /// let report = checks.run(|_| {})?;
+    /// assert_eq!(report.findings().len(), 1);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
     /// Whether no MUST has failed.
+    ///
+    /// ```
+    /// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
+    /// # use noxrunner::HttpBackend;
+    /// # use noxrunner::conformance::{Conformance, Level, Outcome};
+    /// # let checks = Conformance::new(HttpBackend::new(url)?).only(["health-ok"])?;
+    /// let report = checks.run(|_| {})?;
+    /// assert!(report.conforms());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn conforms(&self) -> bool {
         self.count(Level::Must, Outcome::Failed) == 0
     }
 
     /// How many checks of a level came out so.
+    ///
+    /// ```
+    /// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
+    /// # use noxrunner::HttpBackend;
+    /// # use noxrunner::conformance::{Conformance, Level, Outcome};
+    /// # let checks = Conformance::new(HttpBackend::new(url)?).only(["health-ok"])?;
+    /// let report = checks.run(|_| {})?;
+    /// assert_eq!(report.count(Level::Must, Outcome::Failed), 0);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn count(&self, level: Level, outcome: Outcome) -> usize {
         let counted = |finding: &&Finding| (finding.level(), finding.outcome) == (level, outcome);
@@ -280,6 +452,16 @@ impl Report {
     }
 
     /// What the backend can do, each with whether it can; what was not asked is left out.
+    ///
+    /// ```
+    /// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
+    /// # use noxrunner::HttpBackend;
+    /// # use noxrunner::conformance::{Conformance, Level, Outcome};
+    /// # let checks = Conformance::new(HttpBackend::new(url)?).only(["health-ok"])?;
+    /// let report = checks.run(|_| {})?;
+    /// assert!(report.abilities().is_empty(), "none of them was asked for");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn abilities(&self) -> Vec<(&'static str, bool)> {
         let of = |(ability, name): &(&'static str, &str)| {
@@ -296,6 +478,16 @@ impl Report {
     }
 
     /// The sandboxes that could not be deleted, by id; they go when their TTL is over.
+    ///
+    /// ```
+    /// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
+    /// # use noxrunner::HttpBackend;
+    /// # use noxrunner::conformance::{Conformance, Level, Outcome};
+    /// # let checks = Conformance::new(HttpBackend::new(url)?).only(["health-ok"])?;
+    /// let report = checks.run(|_| {})?;
+    /// assert!(report.left_behind().is_empty());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn left_behind(&self) -> &[String] {
         &self.left_behind

@@ -39,16 +39,49 @@ enum Source<'a> {
 
 impl<'a> Contents<'a> {
     /// All that a reader gives. It is kept in a temporary file until it is sent.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Contents;
+    /// use std::io::Read;
+    ///
+    /// sandbox.write("x", Contents::reader(std::io::repeat(b'x').take(1000)))?;
+    /// assert_eq!(sandbox.read("x")?.len(), 1000);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn reader(reader: impl Read + 'a) -> Contents<'a> {
         Source::Reader(Box::new(reader)).into()
     }
 
     /// A file of this machine, with its mode, or a directory with all below it.
+    ///
+    /// ```
+    /// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Contents;
+    ///
+    /// let local = dir.path().join("data.csv");
+    /// std::fs::write(&local, "1,2\n")?;
+    /// sandbox.write("data.csv", Contents::path(&local))?;
+    /// assert_eq!(sandbox.read("data.csv")?, b"1,2\n");
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     pub fn path(path: impl Into<PathBuf>) -> Contents<'a> {
         Source::Path(path.into()).into()
     }
 
     /// The file's permissions. Defaults to `0o644`, or to those of the local file.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Contents;
+    ///
+    /// sandbox.write("run", Contents::from("#!/bin/sh\necho hi\n").mode(0o755))?;
+    /// assert_eq!(sandbox.exec(["./run"])?.stdout(), "hi\n");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn mode(mut self, mode: u32) -> Contents<'a> {
         self.mode = Some(mode);
@@ -136,6 +169,16 @@ pub struct Files<'a>(pub(super) Vec<(PathBuf, Contents<'a>)>);
 
 impl<'a> Files<'a> {
     /// None yet.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::Files;
+    ///
+    /// sandbox.upload(Files::new().add("a.txt", "one"), "/workspace")?;
+    /// assert_eq!(sandbox.read("a.txt")?, b"one");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn new() -> Files<'a> {
         Files::default()
@@ -143,6 +186,17 @@ impl<'a> Files<'a> {
 
     /// Adds one, under a name relative to where the set is uploaded. The directories of the name
     /// are made.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::{Contents, Files};
+    ///
+    /// let files = Files::new().add("a.txt", "one").add("bin/b", Contents::from(vec![0, 1]).mode(0o755));
+    /// sandbox.upload(files, "/workspace")?;
+    /// assert_eq!(sandbox.read("bin/b")?, [0, 1]);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn add(mut self, name: impl Into<PathBuf>, contents: impl Into<Contents<'a>>) -> Files<'a> {
         self.0.push((name.into(), contents.into()));

@@ -29,6 +29,15 @@ echo .
 "#;
 
 /// One entry of a directory, as [`Sandbox::list`] finds it.
+///
+/// ```
+/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+/// sandbox.write("d/a.txt", "one")?;
+/// let entry = &sandbox.list("d")?[0];
+/// assert_eq!((entry.name(), entry.size()), ("a.txt".as_ref(), 3));
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     name: OsString,
@@ -38,6 +47,16 @@ pub struct Entry {
 }
 
 /// What an [`Entry`] is.
+///
+/// ```
+/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+/// use noxrunner::EntryKind;
+///
+/// sandbox.exec(["mkdir", "-p", "d/sub"])?;
+/// assert_eq!(sandbox.list("d")?[0].kind(), EntryKind::Directory);
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EntryKind {
@@ -53,12 +72,31 @@ pub enum EntryKind {
 
 impl Entry {
     /// Its name in the directory, which need not be UTF-8.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// sandbox.write("d/a.txt", "one")?;
+    /// let entry = &sandbox.list("d")?[0];
+    /// assert_eq!(entry.name(), "a.txt");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn name(&self) -> &OsStr {
         &self.name
     }
 
     /// What it is. A link is a link: it is not followed.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::EntryKind;
+    ///
+    /// sandbox.exec(["ln", "-s", "/nowhere", "link"])?;
+    /// assert_eq!(sandbox.list(".")?[0].kind(), EntryKind::Symlink);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn kind(&self) -> EntryKind {
         match self.mode & 0o170_000 {
@@ -70,18 +108,45 @@ impl Entry {
     }
 
     /// Its size in bytes; of a directory or a device that means nothing.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// sandbox.write("d/a.txt", "one")?;
+    /// let entry = &sandbox.list("d")?[0];
+    /// assert_eq!(entry.size(), 3);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
     }
 
     /// Its permission bits, like 0o644, with setuid, setgid and sticky.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// sandbox.write("d/a.txt", "one")?;
+    /// let entry = &sandbox.list("d")?[0];
+    /// assert_eq!(entry.mode(), 0o644);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn mode(&self) -> u32 {
         self.mode & 0o7777
     }
 
     /// When its contents changed last, in whole seconds.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// sandbox.write("d/a.txt", "one")?;
+    /// let entry = &sandbox.list("d")?[0];
+    /// assert!(entry.modified() <= std::time::SystemTime::now());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn modified(&self) -> SystemTime {
         self.modified

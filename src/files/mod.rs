@@ -18,6 +18,10 @@ use crate::sandboxes::Sandbox;
 
 /// The largest file that [`Sandbox::read`] takes into memory, in bytes: 1 GiB. For larger ones
 /// there is [`Sandbox::read_to`].
+///
+/// ```
+/// assert_eq!(noxrunner::MAX_READ, 1_073_741_824);
+/// ```
 pub const MAX_READ: u64 = 1 << 30;
 
 impl Sandbox {

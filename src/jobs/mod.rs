@@ -80,12 +80,26 @@ pub struct JobStatus(i32);
 
 impl JobStatus {
     /// Its exit code: 127 for a program that was not found, 128 + N for one that signal N ended.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// assert_eq!(sandbox.spawn(["no-such-program"])?.wait()?.exit_code(), 127);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn exit_code(self) -> i32 {
         self.0
     }
 
     /// Whether the exit code is 0.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// assert!(!sandbox.spawn(["false"])?.wait()?.success());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn success(self) -> bool {
         self.0 == 0
@@ -93,6 +107,17 @@ impl JobStatus {
 }
 
 /// How a job is.
+///
+/// ```
+/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+/// use noxrunner::JobState;
+///
+/// let job = sandbox.spawn(["sh", "-c", "exit 3"])?;
+/// job.wait()?;
+/// assert!(matches!(sandbox.jobs()?[0].state(), JobState::Exited(status) if status.exit_code() == 3));
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum JobState {
@@ -105,6 +130,15 @@ pub enum JobState {
 }
 
 /// One of [`Sandbox::jobs`].
+///
+/// ```
+/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+/// let job = sandbox.spawn(["sleep", "1000"])?;
+/// let info = &sandbox.jobs()?[0];
+/// assert_eq!((info.id(), info.command()), (job.id(), &["sleep".to_owned(), "1000".to_owned()][..]));
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobInfo {
     id: String,
@@ -115,24 +149,60 @@ pub struct JobInfo {
 
 impl JobInfo {
     /// The id, for [`Sandbox::job`].
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// let job = sandbox.spawn(["sleep", "1000"])?;
+    /// let info = &sandbox.jobs()?[0];
+    /// assert_eq!(info.id(), job.id());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
     /// The program and its arguments: the first 512 bytes.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// sandbox.spawn(["sleep", "1000"])?;
+    /// let info = &sandbox.jobs()?[0];
+    /// assert_eq!(info.command(), ["sleep", "1000"]);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn command(&self) -> &[String] {
         &self.command
     }
 
     /// When it was started, by the sandbox's clock, in whole seconds.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// sandbox.spawn(["sleep", "1000"])?;
+    /// let info = &sandbox.jobs()?[0];
+    /// assert!(info.started() <= std::time::SystemTime::now());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn started(&self) -> SystemTime {
         self.started
     }
 
     /// How it was when it was asked for.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// sandbox.spawn(["sleep", "1000"])?;
+    /// let info = &sandbox.jobs()?[0];
+    /// assert_eq!(info.state(), noxrunner::JobState::Running);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn state(&self) -> JobState {
         self.state
@@ -303,24 +373,58 @@ fn garbled(out: &Output) -> Error {
 
 impl Job {
     /// The id, for [`Sandbox::job`]: letters and digits.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// let job = sandbox.spawn(["true"])?;
+    /// assert!(job.id().bytes().all(|b| b.is_ascii_alphanumeric()));
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
     /// The sandbox that it runs in.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// assert_eq!(sandbox.spawn(["true"])?.sandbox().id(), "demo");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn sandbox(&self) -> &Sandbox {
         &self.sandbox
     }
 
     /// Its standard output from the beginning, as it comes; the end is where the job has ended.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use std::io::Read;
+    ///
+    /// let mut text = String::new();
+    /// sandbox.spawn(["seq", "3"])?.stdout().read_to_string(&mut text)?;
+    /// assert_eq!(text, "1\n2\n3\n");
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn stdout(&self) -> JobOutput {
         JobOutput::new(self.clone(), Stream::Stdout)
     }
 
     /// Its standard error from the beginning, as it comes; the end is where the job has ended.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// let job = sandbox.spawn(["sh", "-c", "echo why >&2"])?;
+    /// assert_eq!(job.stderr().read_text()?.as_deref(), Some("why\n"));
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn stderr(&self) -> JobOutput {
         JobOutput::new(self.clone(), Stream::Stderr)
@@ -353,6 +457,15 @@ impl Job {
     /// # Errors
     ///
     /// As [`try_wait`](Job::try_wait).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// assert_eq!(sandbox.spawn(["sh", "-c", "exit 3"])?.wait()?.exit_code(), 3);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn wait(&self) -> Result<JobStatus> {
         self.named("wait for", || {
             let mut watch = Watch::new(self, None);
@@ -372,6 +485,18 @@ impl Job {
     /// # Errors
     ///
     /// As [`try_wait`](Job::try_wait).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use std::time::Duration;
+    ///
+    /// let job = sandbox.spawn(["sleep", "1000"])?;
+    /// assert!(job.wait_timeout(Duration::from_millis(200))?.is_none());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<JobStatus>> {
         self.named("wait for", || {
             let mut watch = Watch::new(self, Instant::now().checked_add(timeout));
@@ -391,6 +516,17 @@ impl Job {
     /// # Errors
     ///
     /// [`NotFound`](ErrorKind::NotFound) if there is no such job; else as [`exec`](Sandbox::exec).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// let job = sandbox.spawn(["sleep", "1000"])?;
+    /// job.kill()?;
+    /// assert_eq!(job.wait()?.exit_code(), 137);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn kill(&self) -> Result<()> {
         self.named("kill of", || {
             self.script(scripts::KILL, &[], None).map(drop)

@@ -84,6 +84,15 @@ pub struct Server {
 }
 
 /// Settings of a [`Server`].
+///
+/// ```
+/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// # use noxrunner::server::Server;
+/// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
+/// let server = builder.token("s3cret").max_calls(8).bind()?;
+/// assert_eq!(server.token(), Some("s3cret"));
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[must_use]
 pub struct ServerBuilder {
     backend: Arc<dyn Backend>,
@@ -106,12 +115,34 @@ enum Auth {
 }
 
 /// Stops a [`Server`], from any thread; made by [`Server::stopper`].
+///
+/// ```
+/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// # use noxrunner::server::Server;
+/// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
+/// let server = builder.bind()?;
+/// let stopper = server.stopper();
+/// let running = std::thread::spawn(move || server.run());
+/// stopper.clone().stop();
+/// assert!(running.join().unwrap().is_ok());
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Stopper(watch::Sender<bool>);
 
 impl Stopper {
     /// No new work: running calls have the [grace](ServerBuilder::grace) to finish, and are ended
     /// then.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::server::Server;
+    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
+    /// let server = builder.bind()?;
+    /// server.stopper().stop();
+    /// server.run()?; // ends at once
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn stop(&self) {
         self.0.send_replace(true);
     }
@@ -123,11 +154,31 @@ impl Server {
     /// # Errors
     ///
     /// Where the address can't be had; the text says why.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// use noxrunner::server::Server;
+    ///
+    /// let server = Server::bind("127.0.0.1:0", client.backend().clone())?;
+    /// assert_ne!(server.local_addr().unwrap().port(), 0);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn bind(addr: impl ToSocketAddrs, backend: impl Backend + 'static) -> Result<Server> {
         Server::builder(backend).tcp(addr).bind()
     }
 
     /// The settings of a server.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// use noxrunner::server::Server;
+    ///
+    /// let server = Server::builder(client.backend().clone()).tcp("[::1]:0").no_auth().bind()?;
+    /// assert!(server.local_addr().unwrap().is_ipv6());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn builder(backend: impl Backend + 'static) -> ServerBuilder {
         ServerBuilder {
             backend: Arc::new(backend),
@@ -144,18 +195,47 @@ impl Server {
     }
 
     /// The first address, with the port that it got. None where it only has a Unix socket.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::server::Server;
+    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
+    /// let server = builder.bind()?;
+    /// assert!(server.local_addr().unwrap().ip().is_loopback());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.local_addr
     }
 
     /// What requests have to bring. None where they need nothing.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::server::Server;
+    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
+    /// assert_eq!(builder.bind()?.token().unwrap().len(), 32);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn token(&self) -> Option<&str> {
         self.service.gate.token()
     }
 
     /// Stops it from elsewhere.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::server::Server;
+    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
+    /// let server = builder.bind()?;
+    /// let stopper = server.stopper();
+    /// let running = std::thread::spawn(move || server.run());
+    /// stopper.stop();
+    /// assert!(running.join().unwrap().is_ok());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         Stopper(self.stop.clone())
@@ -167,6 +247,21 @@ impl Server {
     /// # Errors
     ///
     /// Where no connection can be accepted any more.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::server::Server;
+    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
+    /// let server = builder.no_auth().bind()?;
+    /// let (url, stopper) = (format!("http://{}", server.local_addr().unwrap()), server.stopper());
+    /// let running = std::thread::spawn(move || server.run());
+    /// assert!(noxrunner::Client::new(url)?.is_healthy()?);
+    /// stopper.stop();
+    /// assert!(running.join().unwrap().is_ok());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn run(self) -> Result<()> {
         let Server {
             listeners,
@@ -206,6 +301,15 @@ const END_WAIT: Duration = Duration::from_secs(5);
 
 impl ServerBuilder {
     /// Listens there, too: `127.0.0.1:8080`, `[::1]:0`. A name stands for all its addresses.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::server::Server;
+    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
+    /// let server = builder.tcp("[::1]:0").bind()?; // beside the first one
+    /// assert!(server.local_addr().unwrap().is_ipv4());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn tcp(mut self, addr: impl ToSocketAddrs) -> ServerBuilder {
         match addr.to_socket_addrs() {
             Ok(addrs) => self.tcp.extend(addrs),
@@ -219,12 +323,29 @@ impl ServerBuilder {
 
     /// Listens to a Unix socket that only this user can use (mode 0600). One that nobody listens to
     /// any more is replaced.
+    ///
+    /// ```
+    /// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::server::Server;
+    /// let socket = dir.path().join("noxrunner.sock");
+    /// let server = Server::builder(client.backend().clone()).unix(&socket).bind()?;
+    /// assert!(socket.exists() && server.local_addr().is_none());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn unix(mut self, path: impl Into<PathBuf>) -> ServerBuilder {
         self.unix = Some(path.into());
         self
     }
 
     /// What requests have to bring as `Authorization: Bearer`. By default one is made.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::server::Server;
+    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
+    /// assert_eq!(builder.token("s3cret").bind()?.token(), Some("s3cret"));
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn token(mut self, token: impl Into<String>) -> ServerBuilder {
         self.auth = Auth::Token(token.into());
         self
@@ -232,42 +353,114 @@ impl ServerBuilder {
 
     /// Everybody who reaches it may run commands. Only where it listens to loopback addresses and Unix
     /// sockets; all users of this machine reach the former.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::server::Server;
+    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
+    /// assert_eq!(builder.no_auth().bind()?.token(), None);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn no_auth(mut self) -> ServerBuilder {
         self.auth = Auth::None { anywhere: false };
         self
     }
 
     /// The same on any address: for networks where nobody else is.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// use noxrunner::server::Server;
+    ///
+    /// let everywhere = || Server::builder(client.backend().clone()).tcp("0.0.0.0:0");
+    /// assert!(everywhere().no_auth().bind().is_err());
+    /// assert!(everywhere().no_auth_anywhere().bind().is_ok());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn no_auth_anywhere(mut self) -> ServerBuilder {
         self.auth = Auth::None { anywhere: true };
         self
     }
 
     /// How many clients may be connected at a time. Defaults to 800.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::server::Server;
+    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
+    /// let error = builder.max_connections(0).bind().unwrap_err();
+    /// assert!(error.to_string().contains("must not be 0"));
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn max_connections(mut self, count: usize) -> ServerBuilder {
         self.max_connections = count;
         self
     }
 
     /// How many calls may run at a time. Defaults to 128.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::server::Server;
+    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
+    /// let error = builder.max_calls(0).bind().unwrap_err();
+    /// assert!(error.to_string().contains("must not be 0"));
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn max_calls(mut self, count: usize) -> ServerBuilder {
         self.max_calls = count;
         self
     }
 
     /// How large an uploaded archive may be, in bytes as sent. Defaults to 4 GiB.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::server::Server;
+    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
+    /// # let builder = builder.no_auth();
+    /// let server = builder.max_upload(100).bind()?;
+    /// let (url, stopper) = (format!("http://{}", server.local_addr().unwrap()), server.stopper());
+    /// let running = std::thread::spawn(move || server.run());
+    /// let sandbox = noxrunner::Client::new(url)?.create("demo", noxrunner::SandboxSpec::new())?;
+    /// let error = sandbox.write("large", vec![7; 1000]).unwrap_err();
+    /// assert_eq!(error.status(), Some(413));
+    /// # stopper.stop();
+    /// # running.join().unwrap()?;
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn max_upload(mut self, bytes: u64) -> ServerBuilder {
         self.max_upload = bytes;
         self
     }
 
     /// How long a body may stand still, in either direction. Defaults to 30 s.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::server::Server;
+    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
+    /// use std::time::Duration;
+    ///
+    /// assert!(builder.body_idle(Duration::from_secs(5)).bind().is_ok());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn body_idle(mut self, time: Duration) -> ServerBuilder {
         self.body_idle = time;
         self
     }
 
     /// How long running calls may take to finish once it is stopped. Defaults to 10 s.
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::server::Server;
+    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
+    /// use std::time::Duration;
+    ///
+    /// assert!(builder.grace(Duration::from_secs(60)).bind().is_ok());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn grace(mut self, time: Duration) -> ServerBuilder {
         self.grace = time;
         self
@@ -279,6 +472,19 @@ impl ServerBuilder {
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for settings that make no sense together,
     /// [`Io`](crate::ErrorKind::Io) where an address or a path can't be had.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # use noxrunner::server::Server;
+    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
+    /// let first = builder.bind()?;
+    /// let taken = first.local_addr().unwrap();
+    /// let error = Server::bind(taken, client.backend().clone()).unwrap_err();
+    /// assert!(error.to_string().contains(&format!("cannot listen at {taken}")));
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn bind(self) -> Result<Server> {
         if let Some(error) = self.error {
             return Err(error);

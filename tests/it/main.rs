@@ -15,6 +15,8 @@ mod command;
 mod conformance;
 /// One suite over every backend: HTTP, local, a user's own.
 mod contract;
+/// That every public item has an example.
+mod docs;
 /// The examples, as they are run by hand.
 #[cfg(feature = "serve")]
 mod examples;

@@ -71,12 +71,28 @@ impl ClientBuilder {
     /// How long health, create, touch and delete may take, with all their tries; and how long an
     /// upload or a download may stand still. An exec goes by its command's own timeout instead.
     /// Defaults to 30 s.
+    ///
+    /// ```
+    /// use noxrunner::Client;
+    /// use std::time::Duration;
+    ///
+    /// let error = Client::builder("http://127.0.0.1:8080").timeout(Duration::ZERO).build().unwrap_err();
+    /// assert!(error.to_string().contains("the timeout is zero"));
+    /// ```
     pub fn timeout(mut self, timeout: Duration) -> ClientBuilder {
         self.timeout = timeout;
         self
     }
 
     /// How long making a connection may take: name, TCP, proxy and TLS together. Defaults to 10 s.
+    ///
+    /// ```
+    /// use noxrunner::Client;
+    /// use std::time::Duration;
+    ///
+    /// let error = Client::builder("http://127.0.0.1:8080").connect_timeout(Duration::ZERO).build().unwrap_err();
+    /// assert!(error.to_string().contains("the connect timeout is zero"));
+    /// ```
     pub fn connect_timeout(mut self, timeout: Duration) -> ClientBuilder {
         self.connect_timeout = timeout;
         self
@@ -84,12 +100,28 @@ impl ClientBuilder {
 
     /// How long one upload or download may take in all. Defaults to no limit, as long as bytes
     /// keep moving.
+    ///
+    /// ```
+    /// use noxrunner::Client;
+    /// use std::time::Duration;
+    ///
+    /// let error = Client::builder("http://127.0.0.1:8080").transfer_timeout(Duration::ZERO).build().unwrap_err();
+    /// assert!(error.to_string().contains("the transfer timeout is zero"));
+    /// ```
     pub fn transfer_timeout(mut self, timeout: Duration) -> ClientBuilder {
         self.transfer_timeout = Some(timeout);
         self
     }
 
     /// Sent as `Authorization: Bearer …` with every request. Never shown or logged. Defaults to none.
+    ///
+    /// ```
+    /// use noxrunner::Client;
+    ///
+    /// let builder = Client::builder("http://127.0.0.1:8080").token("s3cret");
+    /// assert!(!format!("{builder:?}").contains("s3cret"));
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn token(mut self, token: impl Into<String>) -> ClientBuilder {
         self.token = Some(token.into());
         self
@@ -97,12 +129,26 @@ impl ClientBuilder {
 
     /// A header for every request, for a gateway say. Its value is never shown or logged.
     /// Defaults to none.
+    ///
+    /// ```
+    /// use noxrunner::Client;
+    ///
+    /// let error = Client::builder("http://127.0.0.1:8080").header("Host", "x").build().unwrap_err();
+    /// assert!(error.to_string().contains("the client sets it itself"));
+    /// ```
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> ClientBuilder {
         self.headers.push((name.into(), value.into()));
         self
     }
 
     /// The `User-Agent`. Defaults to `noxrunner/VERSION`.
+    ///
+    /// ```
+    /// use noxrunner::Client;
+    ///
+    /// let error = Client::builder("http://127.0.0.1:8080").user_agent("\n").build().unwrap_err();
+    /// assert!(error.to_string().contains("user agent"));
+    /// ```
     pub fn user_agent(mut self, user_agent: impl Into<String>) -> ClientBuilder {
         self.user_agent = user_agent.into();
         self
@@ -110,12 +156,27 @@ impl ClientBuilder {
 
     /// Goes through this HTTP proxy (`http://user:password@host:port`), to loopback too. Defaults
     /// to what `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy` say, and to none for loopback.
+    ///
+    /// ```
+    /// use noxrunner::Client;
+    ///
+    /// let error = Client::builder("http://127.0.0.1:8080").proxy("socks5://127.0.0.1:1080").build().unwrap_err();
+    /// assert!(error.to_string().contains("must be an http or https URL"));
+    /// ```
     pub fn proxy(mut self, url: impl Into<String>) -> ClientBuilder {
         self.proxy = ProxyChoice::Through(url.into());
         self
     }
 
     /// Goes through no proxy, whatever the environment says.
+    ///
+    /// ```
+    /// use noxrunner::Client;
+    ///
+    /// let client = Client::builder("http://127.0.0.1:8080").no_proxy().build()?;
+    /// assert!(client.sandbox("demo").is_ok());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn no_proxy(mut self) -> ClientBuilder {
         self.proxy = ProxyChoice::Never;
         self
@@ -123,12 +184,28 @@ impl ClientBuilder {
 
     /// Trusts these certificates (PEM) for `https`, and no others. Defaults to the public roots
     /// compiled in, or with the feature `platform-roots` to what the system trusts.
+    ///
+    /// ```
+    /// use noxrunner::Client;
+    ///
+    /// let builder = Client::builder("https://127.0.0.1:8443").ca_pem("no certificate");
+    /// assert!(builder.build().is_err());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> ClientBuilder {
         self.ca_pem = Some(pem.into());
         self
     }
 
     /// How often a request is tried. Defaults to 3 times; see [`Retry`] for which.
+    ///
+    /// ```
+    /// use noxrunner::{Client, Retry};
+    ///
+    /// let client = Client::builder("http://127.0.0.1:1").retry(Retry::none()).build()?;
+    /// assert!(client.health().is_err(), "after one try");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn retry(mut self, retry: Retry) -> ClientBuilder {
         self.retry = retry;
         self

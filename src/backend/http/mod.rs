@@ -40,6 +40,14 @@ const EXEC_GRACE: Duration = Duration::from_secs(10);
 /// Keeps up to 16 idle connections; all clones of a [`Client`](crate::Client) share them.
 /// Redirects are not followed. Each request is one debug line in the `log` crate: method, path,
 /// status, milliseconds and attempt.
+///
+/// ```
+/// use noxrunner::{Backend, ErrorKind, HttpBackend};
+///
+/// let backend = HttpBackend::new("http://127.0.0.1:1")?;
+/// assert_eq!(backend.health().unwrap_err().kind(), ErrorKind::Connect);
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 pub struct HttpBackend {
     http: Http,
     base: BaseUrl,
@@ -68,6 +76,14 @@ impl HttpBackend {
     }
 
     /// The settings of a backend at `base_url`.
+    ///
+    /// ```
+    /// use noxrunner::HttpBackend;
+    ///
+    /// let backend = HttpBackend::builder("http://127.0.0.1:8080/").token("s3cret").build_backend()?;
+    /// assert!(format!("{backend:?}").contains("http://127.0.0.1:8080"));
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn builder(base_url: impl AsRef<str>) -> ClientBuilder {
         ClientBuilder::new(base_url.as_ref())
     }

@@ -46,12 +46,24 @@ impl Default for Retry {
 
 impl Retry {
     /// Each request is sent once.
+    ///
+    /// ```
+    /// use noxrunner::Retry;
+    ///
+    /// assert_eq!(Retry::none(), Retry::attempts(1));
+    /// ```
     #[must_use]
     pub fn none() -> Retry {
         Retry { attempts: 1 }
     }
 
     /// Each request is tried this often at most; 0 counts as 1. Defaults to 3.
+    ///
+    /// ```
+    /// use noxrunner::Retry;
+    ///
+    /// assert_eq!(Retry::attempts(3), Retry::default());
+    /// ```
     #[must_use]
     pub fn attempts(attempts: u32) -> Retry {
         Retry {

@@ -3,6 +3,14 @@
 use crate::error::{Error, ErrorKind};
 
 /// How far a local sandbox is kept apart from the machine it runs on.
+///
+/// ```
+/// use noxrunner::{Isolation, LocalBackend};
+///
+/// let backend = LocalBackend::builder().isolation(Isolation::Namespaces).build()?;
+/// assert_eq!(backend.isolation(), Isolation::Namespaces);
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Isolation {

@@ -16,6 +16,15 @@ pub(super) const OPEN_FILES: u64 = 1024;
 
 /// What a local sandbox may take, and how far it is held to that; see
 /// [`LocalBackend::limits`](crate::LocalBackend::limits).
+///
+/// ```
+/// use noxrunner::{LocalBackend, SandboxSpec};
+///
+/// let backend = LocalBackend::builder().build()?;
+/// let limits = backend.limits(&SandboxSpec::new().memory("64Mi"))?;
+/// assert!(limits.processes.amount.is_some() && limits.storage.amount.is_some());
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -32,6 +41,15 @@ pub struct Limits {
 }
 
 /// One limit.
+///
+/// ```
+/// use noxrunner::{LocalBackend, SandboxSpec};
+///
+/// let backend = LocalBackend::builder().build()?;
+/// let limits = backend.limits(&SandboxSpec::new().memory("64Mi"))?;
+/// assert_eq!(limits.memory.amount, Some(64 << 20));
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limit {
@@ -42,6 +60,15 @@ pub struct Limit {
 }
 
 /// How far a limit holds.
+///
+/// ```
+/// use noxrunner::{Enforced, LocalBackend, SandboxSpec};
+///
+/// let backend = LocalBackend::builder().build()?;
+/// let limits = backend.limits(&SandboxSpec::new().memory("64Mi"))?;
+/// assert_ne!(limits.memory.enforced, Enforced::No);
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Enforced {

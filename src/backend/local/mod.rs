@@ -127,6 +127,14 @@ pub struct LocalBackend {
 }
 
 /// Settings of a [`LocalBackend`].
+///
+/// ```
+/// use noxrunner::{Isolation, LocalBackend};
+///
+/// let backend = LocalBackend::builder().build()?;
+/// assert_eq!(backend.isolation(), Isolation::Namespaces, "unless another is asked for");
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct LocalBackendBuilder {
@@ -137,11 +145,26 @@ pub struct LocalBackendBuilder {
 
 impl LocalBackend {
     /// The settings of a local backend.
+    ///
+    /// ```
+    /// use noxrunner::{Client, LocalBackend, SandboxSpec};
+    ///
+    /// let client = Client::with_backend(LocalBackend::builder().build()?);
+    /// assert!(client.create("demo", SandboxSpec::new())?.exec(["true"])?.success());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn builder() -> LocalBackendBuilder {
         LocalBackendBuilder::default()
     }
 
     /// The tier that commands run in.
+    ///
+    /// ```
+    /// use noxrunner::{Isolation, LocalBackend};
+    ///
+    /// assert_eq!(LocalBackend::builder().build()?.isolation(), Isolation::Namespaces);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     #[must_use]
     pub fn isolation(&self) -> Isolation {
         self.isolation
@@ -176,6 +199,17 @@ impl LocalBackend {
     /// # Errors
     ///
     /// Where a sandbox had to be made to know, and could not be.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use noxrunner::LocalBackend;
+    ///
+    /// for what in LocalBackend::builder().build()?.missing()? {
+    ///     println!("sandboxes here are without: {what}");
+    /// }
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn missing(&self) -> Result<Vec<&'static str>> {
         self.tier.missing()
     }
@@ -184,6 +218,14 @@ impl LocalBackend {
 impl LocalBackendBuilder {
     /// The tier that commands run in. Defaults to [`Isolation::Namespaces`]; nobody gets a weaker
     /// one than was asked for.
+    ///
+    /// ```
+    /// use noxrunner::{Isolation, LocalBackend};
+    ///
+    /// let plain = LocalBackend::builder().isolation(Isolation::None).build()?;
+    /// assert_eq!(plain.isolation(), Isolation::None);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn isolation(mut self, isolation: Isolation) -> LocalBackendBuilder {
         self.isolation = isolation;
         self
@@ -218,6 +260,18 @@ impl LocalBackendBuilder {
     /// others can't write to. It is made if need be, and all below it is made with mode 0700.
     /// Defaults to `noxrunner` in `$XDG_STATE_HOME`, or in `~/.local/state`; for root without namespaces
     /// to `/var/lib/noxrunner`, as its sandboxes run as somebody else and must come there.
+    ///
+    /// ```
+    /// # let (_client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// use noxrunner::{Client, LocalBackend, SandboxSpec};
+    ///
+    /// let mine = dir.path().join("sandboxes");
+    /// let backend = LocalBackend::builder().persistent(true).state_dir(&mine).build()?;
+    /// let sandbox = Client::with_backend(backend).create("demo", SandboxSpec::new())?;
+    /// assert!(mine.exists());
+    /// assert!(sandbox.delete()?);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> LocalBackendBuilder {
         self.state_dir = Some(dir.into());
         self
@@ -231,6 +285,15 @@ impl LocalBackendBuilder {
     /// text names the step, the system's answer, its probable cause and the way out.
     /// [`Io`](ErrorKind::Io) if the state directory can't be made, belongs to another user or is
     /// open to others.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use noxrunner::{Backend, LocalBackend};
+    ///
+    /// LocalBackend::builder().build()?.health()?;
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
     pub fn build(self) -> Result<LocalBackend> {
         let tier: Box<dyn Tier> = match self.isolation {
             Isolation::None => {
