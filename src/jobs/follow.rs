@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// How often a sandbox of an unknown TTL is touched, and one of a long TTL.
-const TOUCH_UNKNOWN: Duration = Duration::from_secs(25);
+const TOUCH_UNKNOWN: Duration = Duration::from_secs(30);
 const TOUCH_LONGEST: Duration = Duration::from_secs(60);
 
 /// How long to wait before the next look, by how long nothing was new.
@@ -44,17 +44,17 @@ pub(super) struct Watch<'a> {
 /// What is remembered between two looks.
 pub(super) struct Pace {
     news: Instant,
-    answered: Instant,
-    touched: Instant,
+    /// Whether there was a look: one alone touches nothing.
+    looked: bool,
+    touched: Option<Instant>,
 }
 
 impl Pace {
     fn new() -> Pace {
-        let now = Instant::now();
         Pace {
-            news: now,
-            answered: now,
-            touched: now,
+            news: Instant::now(),
+            looked: false,
+            touched: None,
         }
     }
 }
@@ -74,7 +74,7 @@ impl<'a> Watch<'a> {
 
     /// Waits before the next look; false if the time is over.
     pub(super) fn pause(&mut self) -> bool {
-        let pause = pause_after(self.pace.news.elapsed());
+        let pause = self.pace.pause(self.job);
         let left = self
             .deadline
             .map(|end| end.saturating_duration_since(Instant::now()));
@@ -92,21 +92,23 @@ impl Pace {
         from: [Option<u64>; 2],
         deadline: Option<Instant>,
     ) -> Result<Polled> {
-        self.keep_alive(job);
+        if std::mem::replace(&mut self.looked, true) {
+            self.keep_alive(job);
+        }
+        let started = Instant::now();
         let mut pause = SHORTEST;
         loop {
             let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
             match job.poll(from, left.map(|left| left + LAST_LOOK)) {
                 Ok(polled) => {
-                    self.answered = Instant::now();
                     if polled.new.iter().any(|new| !new.is_empty()) {
-                        self.news = self.answered;
+                        self.news = Instant::now();
                     }
                     return Ok(polled);
                 }
                 Err(e) => {
-                    let over = self.answered.elapsed() >= PATIENCE
-                        || left.is_some_and(|left| left < pause);
+                    let over =
+                        started.elapsed() >= PATIENCE || left.is_some_and(|left| left < pause);
                     if over || !may_pass(&e) {
                         return Err(e);
                     }
@@ -118,20 +120,27 @@ impl Pace {
         }
     }
 
+    /// How long to wait before the next look.
+    fn pause(&self, job: &Job) -> Duration {
+        pause_after(self.news.elapsed()).min(touch_every(job))
+    }
+
     /// Touches the sandbox when it is time to. Whether that worked shows in the next look: a backend
     /// may have no such call.
     fn keep_alive(&mut self, job: &Job) {
-        let every = job
-            .sandbox
-            .time_to_live()
-            .map_or(TOUCH_UNKNOWN, |ttl| (ttl / 3).min(TOUCH_LONGEST));
-        if self.touched.elapsed() >= every {
-            self.touched = Instant::now();
+        let fresh = |touched: Instant| touched.elapsed() < touch_every(job);
+        if !self.touched.is_some_and(fresh) {
+            self.touched = Some(Instant::now());
             if let Err(e) = job.sandbox.renew() {
                 log::warn!("job {}: {e}", job.id);
             }
         }
     }
+}
+
+fn touch_every(job: &Job) -> Duration {
+    let ttl = job.sandbox.time_to_live();
+    ttl.map_or(TOUCH_UNKNOWN, |ttl| (ttl / 3).min(TOUCH_LONGEST))
 }
 
 /// Whether the same look may get an answer later. It changes nothing, so it may be sent again whatever
@@ -238,7 +247,7 @@ impl JobOutput {
         job.named("follow", || {
             loop {
                 if self.caught_up {
-                    std::thread::sleep(pause_after(self.pace.news.elapsed()));
+                    std::thread::sleep(self.pace.pause(&job));
                 }
                 let (from, at) = match self.stream {
                     Stream::Stdout => ([Some(self.offset), None], 0),

@@ -40,7 +40,7 @@ const USUAL_BLOCKS: u64 = 175;
 /// # What looking costs
 ///
 /// Whoever follows or waits asks again after 50 ms, and the less happens the later, up to 2 s; new
-/// output makes it 50 ms again. Meanwhile the sandbox is touched every third of its TTL, or every 25 s
+/// output makes it 50 ms again. Meanwhile the sandbox is touched every third of its TTL, or every 30 s
 /// where this handle did not create it. A look that gets no answer is tried again for up to 60 s.
 ///
 /// ```

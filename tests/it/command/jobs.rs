@@ -73,7 +73,7 @@ fn a_job_is_found_again_by_every_command() {
 
     let (same, second) = detached(&user.local(&["exec", "-d", &id, "sleep", "343001"]));
     assert_eq!(same, id);
-    assert!(running("343001"));
+    wait_for("it runs", || running("343001"));
     expect(
         &user.local(&["kill", &id, &second]),
         0,
