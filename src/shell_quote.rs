@@ -28,7 +28,9 @@ const RESERVED: [&str; 17] = [
 #[must_use]
 pub fn shell_quote(text: &str) -> Cow<'_, str> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-./:,@%+".contains(&b);
-    if !text.is_empty() && text.bytes().all(plain) && !RESERVED.contains(&text) {
+    // Before `>` a number would be a descriptor's.
+    let number = text.bytes().all(|b| b.is_ascii_digit());
+    if !number && text.bytes().all(plain) && !RESERVED.contains(&text) {
         return text.into();
     }
     format!("'{}'", text.replace('\'', r"'\''")).into()
@@ -46,7 +48,9 @@ mod tests {
 
     #[test]
     fn what_means_something_to_a_shell_is_quoted() {
-        for text in ["", "a b", "a=b", "~", "*", "if", "#", "!", "{", "a\nb", "ä"] {
+        for text in [
+            "", "2", "a b", "a=b", "~", "*", "if", "#", "!", "{", "a\nb", "ä",
+        ] {
             assert_eq!(shell_quote(text), format!("'{text}'"));
         }
         for text in ["ls", "-l", "/usr/bin", "a_b-c.d:e,f@g%h+i"] {

@@ -7,12 +7,13 @@
 //!
 //!     cargo run --example ci_step -- . 'make -j2 all' build http://127.0.0.1:8080
 //!
-//! It exits with the build's own code, and with 125 where the backend failed: a red build and a broken
-//! CI are not the same.
+//! It exits with the build's own code, and with 125 where there was no build: a red one and a broken CI
+//! are not the same.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use noxrunner::{Client, Command, Result, SandboxSpec};
 
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
     match step(&project, &build, &made, args.next()) {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
         Err(error) => {
-            eprintln!("the backend failed: {error}");
+            eprintln!("the step could not be done: {error}");
             ExitCode::from(125)
         }
     }
@@ -38,6 +39,7 @@ fn step(project: &Path, build: &str, made: &str, url: Option<String>) -> Result<
     };
     // Kept alive however long the build takes, and deleted in the end.
     let sandbox = client.lease_with(SandboxSpec::new().memory("1Gi"))?;
+    sandbox.wait_until_ready(Duration::from_secs(120))?;
     sandbox.upload_dir(project, "/workspace")?;
     println!("uploaded {}", project.display());
 

@@ -47,7 +47,11 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         tests.len(),
         started.elapsed().as_secs_f64()
     );
-    Ok(())
+    let again = |(_, verdict): &&(usize, Verdict)| matches!(verdict, Verdict::BackendFailure(_));
+    match verdicts.iter().filter(again).count() {
+        0 => Ok(()),
+        count => Err(format!("{count} of them have to be judged again").into()),
+    }
 }
 
 struct Submission {
@@ -121,6 +125,7 @@ fn judge(
 ) -> Result<Verdict> {
     // Deleted when this function ends, in whatever way.
     let sandbox = client.lease_with(SandboxSpec::new().cpu("1").memory("256Mi").storage("64Mi"))?;
+    sandbox.wait_until_ready(Duration::from_secs(60))?;
     for test in tests {
         let run = Command::code(submission.language.clone(), &*submission.source)
             .stdin(&*test.input)

@@ -133,8 +133,8 @@ pub(super) fn upload_bad_archive(probe: &Probe) -> Verdict {
 pub(super) fn upload_stays_inside(probe: &Probe) -> Verdict {
     let entries = [file("../escaped", "x")];
     let answer = probe.upload(probe.shared()?, &dest("inside/in"), &entries)?;
-    let ran = probe.sh("ls nx-inside 2>/dev/null")?;
-    let escaped = ran.stdout.contains("escaped");
+    let look = "if [ -e nx-inside/escaped ]; then echo yes; else echo no; fi";
+    let escaped = probe.set_up(probe.shared()?, look)?.stdout.trim() == "yes";
     want(
         !escaped,
         format!("{}; written outside: {escaped}", answer.seen()),
@@ -142,15 +142,14 @@ pub(super) fn upload_stays_inside(probe: &Probe) -> Verdict {
 }
 
 pub(super) fn upload_unknown(probe: &Probe) -> Verdict {
-    let answer = probe.upload(&probe.id("nobody"), "/workspace", &[file("f", "x")])?;
+    let answer = probe.upload(&probe.nobody(), "/workspace", &[file("f", "x")])?;
     want(answer.status == 404, answer.seen())
 }
 
 /// Something to download; the sandbox's own commands make it.
 fn prepared(probe: &Probe, name: &str) -> Result<String, Miss> {
     let make = format!("mkdir -p nx-{name}/sub && echo x >nx-{name}/sub/f");
-    let ran = probe.sh(&make)?;
-    want(ran.exit_code == 0, ran.seen())?;
+    probe.set_up(probe.shared()?, &make)?;
     Ok(dest(name))
 }
 
@@ -200,7 +199,7 @@ pub(super) fn download_missing(probe: &Probe) -> Verdict {
 }
 
 pub(super) fn download_unknown(probe: &Probe) -> Verdict {
-    let id = probe.id("nobody");
+    let id = probe.nobody();
     let answer = probe.ask("GET", Place::Download(&id, "/workspace"), None)?;
     want(answer.status == 404, answer.seen())
 }

@@ -1,4 +1,4 @@
-//! Asks any v1 server whether it keeps the protocol: some seventy named checks, each with the sentence
+//! Asks any v1 server whether it keeps the protocol: seventy named checks, each with the sentence
 //! of the protocol that it is about and what was seen.
 //!
 //! ```
@@ -33,9 +33,10 @@ mod sandboxes;
 mod table;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::probe::{Miss, Probe, Verdict};
+use self::probe::{Miss, Probe, Run, Verdict};
 use self::table::CHECKS;
 use crate::backend::http::HttpBackend;
 use crate::cancel::Cancel;
@@ -113,6 +114,7 @@ pub struct Finding {
 #[derive(Debug, Clone)]
 pub struct Report {
     findings: Vec<Finding>,
+    interrupted: bool,
     left_behind: Vec<String>,
 }
 
@@ -152,7 +154,7 @@ enum Call {
 #[derive(Debug)]
 #[must_use]
 pub struct Conformance {
-    backend: HttpBackend,
+    backend: Arc<HttpBackend>,
     cancel: Cancel,
     only: Option<Vec<String>>,
 }
@@ -170,7 +172,7 @@ impl Conformance {
     /// ```
     pub fn new(backend: HttpBackend) -> Conformance {
         Conformance {
-            backend,
+            backend: Arc::new(backend),
             cancel: Cancel::new(),
             only: None,
         }
@@ -252,8 +254,8 @@ impl Conformance {
     /// # Ok::<_, noxrunner::Error>(())
     /// ```
     pub fn run(self, mut each: impl FnMut(&Finding)) -> Result<Report> {
-        let probe = Probe::new(&self.backend, &self.cancel);
-        probe.reach()?;
+        let run = Run::new(&self.backend, &self.cancel);
+        run.reach()?;
         let chosen: Vec<&'static Check> = CHECKS
             .iter()
             .filter(|check| {
@@ -266,12 +268,12 @@ impl Conformance {
             let mut waiting: Vec<_> = chosen
                 .iter()
                 .filter(|check| check.waits)
-                .map(|check| (check.name, scope.spawn(|| ask(&probe, check))))
+                .map(|check| (check.name, scope.spawn(|| ask(&run, check))))
                 .collect();
             for check in &chosen {
                 let at = waiting.iter().position(|(name, _)| *name == check.name);
                 let finding = match at.map(|at| waiting.remove(at).1.join()) {
-                    None => ask(&probe, check),
+                    None => ask(&run, check),
                     Some(Ok(finding)) => finding,
                     Some(Err(panic)) => std::panic::resume_unwind(panic),
                 };
@@ -281,16 +283,21 @@ impl Conformance {
         });
         Ok(Report {
             findings,
-            left_behind: probe.clean_up(),
+            interrupted: run.is_cancelled(),
+            left_behind: run.clean_up(),
         })
     }
 }
 
-fn ask(probe: &Probe, check: &'static Check) -> Finding {
+fn ask(run: &Run, check: &'static Check) -> Finding {
     let started = Instant::now();
-    let verdict = probe.need(check.needs).and_then(|()| (check.run)(probe));
+    let probe = Probe::new(run);
+    let verdict = match run.is_cancelled() {
+        true => Err(Miss::Skipped(String::new())),
+        false => probe.need(check.needs).and_then(|()| (check.run)(&probe)),
+    };
     let (outcome, seen) = match verdict {
-        _ if probe.is_cancelled() => (Outcome::Skipped, "interrupted".to_owned()),
+        _ if run.is_cancelled() => (Outcome::Skipped, "interrupted".to_owned()),
         Ok(seen) => (Outcome::Passed, seen),
         Err(Miss::Failed(seen)) => (Outcome::Failed, seen),
         Err(Miss::Skipped(why)) => (Outcome::Skipped, why),
@@ -418,7 +425,7 @@ impl Report {
         &self.findings
     }
 
-    /// Whether no MUST has failed.
+    /// Whether no MUST has failed, and none was left out by an interruption.
     ///
     /// ```
     /// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
@@ -431,7 +438,7 @@ impl Report {
     /// ```
     #[must_use]
     pub fn conforms(&self) -> bool {
-        self.count(Level::Must, Outcome::Failed) == 0
+        self.count(Level::Must, Outcome::Failed) == 0 && !self.interrupted
     }
 
     /// How many checks of a level came out so.
@@ -451,7 +458,7 @@ impl Report {
         self.findings.iter().filter(counted).count()
     }
 
-    /// What the backend can do, each with whether it can; what was not asked is left out.
+    /// What the backend can do, each with whether that was seen; what was not asked is left out.
     ///
     /// ```
     /// # let url = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_server.rs"));
@@ -467,14 +474,12 @@ impl Report {
         let of = |(ability, name): &(&'static str, &str)| {
             let mut findings = self.findings.iter();
             let finding = findings.find(|finding| finding.name() == *name)?;
-            let has = match finding.outcome {
-                Outcome::Passed => true,
-                Outcome::Failed => false,
-                Outcome::Skipped => return None,
-            };
-            Some((*ability, has))
+            Some((*ability, finding.outcome == Outcome::Passed))
         };
-        table::ABILITIES.iter().filter_map(of).collect()
+        match self.interrupted {
+            true => Vec::new(),
+            false => table::ABILITIES.iter().filter_map(of).collect(),
+        }
     }
 
     /// The sandboxes that could not be deleted, by id; they go when their TTL is over.

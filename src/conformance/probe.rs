@@ -1,25 +1,33 @@
 //! How the checks ask.
 
 use std::io::Read;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Call, is_no_answer};
 use crate::archive::{Encoder, Entries, Extract, Kind, add_directory, add_file, add_link};
 use crate::backend::http::{HttpBackend, Place, RawAnswer};
 use crate::cancel::Cancel;
+use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result, one_line};
+use crate::sandboxes::Sandbox;
 
-/// How long a call may take that runs no command for long.
-const CALL_TIME: Duration = Duration::from_secs(30);
+/// So many calls in a row without an answer are enough.
+const SILENT: u32 = 3;
+
+/// How long it is tried to delete a sandbox of a server that is silent, and the pause between tries.
+const SHORT: Duration = Duration::from_secs(2);
 
 /// How long a sandbox may take until commands run in it.
 const READY_TIME: Duration = Duration::from_secs(60);
 
-/// How long the sandboxes would outlive this process, if it were killed.
-const TTL: u64 = 120;
+/// How long the sandboxes would outlive this process, if it were killed, in seconds. A run takes minutes
+/// where sandboxes are slow to start.
+const TTL: u64 = 600;
 
 /// How long a command may run if it is no matter of time.
 const TIMEOUT: u64 = 20;
@@ -103,25 +111,41 @@ pub(super) fn file(name: &str, content: impl Into<Vec<u8>>) -> Entry {
     }
 }
 
-pub(super) struct Probe<'a> {
-    http: &'a HttpBackend,
+/// What all checks of a run share.
+pub(super) struct Run<'a> {
+    http: &'a Arc<HttpBackend>,
     cancel: &'a Cancel,
     prefix: String,
-    /// Sandboxes to be deleted in the end.
-    made: Mutex<Vec<String>>,
-    shared: OnceLock<std::result::Result<String, String>>,
+    /// The sandbox of the checks that need none of their own, and how long it took to be ready.
+    shared: OnceLock<std::result::Result<(String, Duration), String>>,
     missing: OnceLock<Vec<Call>>,
+    /// How many calls in a row had no answer.
+    silent: AtomicU32,
+    made: Mutex<Vec<String>>,
+    left_behind: Mutex<Vec<String>>,
 }
 
-impl<'a> Probe<'a> {
-    pub(super) fn new(http: &'a HttpBackend, cancel: &'a Cancel) -> Probe<'a> {
-        Probe {
+/// How one check asks. The sandboxes that it makes go with it.
+pub(super) struct Probe<'a> {
+    run: &'a Run<'a>,
+    made: Mutex<Vec<String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(http: &'a Arc<HttpBackend>, cancel: &'a Cancel) -> Run<'a> {
+        Run {
             http,
             cancel,
             prefix: format!("conformance-{:08x}", crate::unique() as u32),
-            made: Mutex::default(),
             shared: OnceLock::new(),
             missing: OnceLock::new(),
+            silent: AtomicU32::new(0),
+            made: Mutex::default(),
+            left_behind: Mutex::default(),
         }
     }
 
@@ -129,34 +153,88 @@ impl<'a> Probe<'a> {
         self.cancel.is_cancelled()
     }
 
-    /// Sleeps, unless it is cancelled.
-    pub(super) fn sleep(&self, time: Duration) {
-        self.cancel.sleep(time);
-    }
-
     /// That something answers at all, and lets us in.
     pub(super) fn reach(&self) -> Result<()> {
-        let time = CALL_TIME;
-        self.http
-            .raw("GET", Place::Health, None, time, self.cancel)?;
-        let nobody = self.id("nobody");
-        let place = Place::Call(&nobody, "exec");
-        let body = exec_body(&json!({"cmd": ["true"]}));
-        let body = Some(("application/json", &*body));
-        let answer = self.http.raw("POST", place, body, time, self.cancel);
-        match answer {
+        let probe = Probe::new(self);
+        probe.ask("GET", Place::Health, None)?;
+        let nobody = probe.nobody();
+        match probe.exec(&nobody, &json!({"cmd": ["true"]})) {
             Ok(answer) if matches!(answer.status, 401 | 403) => {
                 let text = format!("server answered {}: it wants another token", answer.status);
                 Err(Error::new(ErrorKind::Unauthorized, text).with_status(answer.status))
             }
-            Ok(_) => Ok(()),
             Err(e) if is_no_answer(&e) => Err(e),
-            Err(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 
+    /// Deletes what the checks share, and answers with what stays of all that was made.
+    pub(super) fn clean_up(&self) -> Vec<String> {
+        self.delete_all(&self.made);
+        std::mem::take(&mut *lock(&self.left_behind))
+    }
+
+    /// What was cancelled is cleaned up as well.
+    fn delete_all(&self, made: &Mutex<Vec<String>>) {
+        let mut made = std::mem::take(&mut *lock(made));
+        made.sort();
+        made.dedup();
+        made.retain(|id| !self.delete(id));
+        lock(&self.left_behind).append(&mut made);
+    }
+
+    fn delete(&self, id: &str) -> bool {
+        let cancel = Cancel::new();
+        let time = (self.silent.load(Ordering::Relaxed) >= SILENT).then_some(SHORT);
+        for _ in 0..3 {
+            let answer = self
+                .http
+                .raw("DELETE", Place::Sandbox(id), None, time, &cancel);
+            match answer {
+                Ok(answer) if matches!(answer.status, 200..=299 | 404) => return true,
+                // Not yet.
+                Ok(answer) if matches!(answer.status, 409 | 429 | 503) => cancel.sleep(SHORT),
+                _ => return false,
+            };
+        }
+        false
+    }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        self.delete_all(&self.made);
+    }
+}
+
+impl Drop for Probe<'_> {
+    fn drop(&mut self) {
+        self.run.delete_all(&self.made);
+    }
+}
+
+impl<'a> Probe<'a> {
+    pub(super) fn new(run: &'a Run<'a>) -> Probe<'a> {
+        Probe {
+            run,
+            made: Mutex::default(),
+        }
+    }
+
+    /// Sleeps, unless it is cancelled.
+    pub(super) fn sleep(&self, time: Duration) {
+        self.run.cancel.sleep(time);
+    }
+
     pub(super) fn id(&self, name: &str) -> String {
-        format!("{}-{name}", self.prefix)
+        format!("{}-{name}", self.run.prefix)
+    }
+
+    /// The id of a sandbox that nobody has made. Some backends make it when they are asked about it.
+    pub(super) fn nobody(&self) -> String {
+        let id = self.id(&format!("nobody-{}", self.number()));
+        lock(&self.made).push(id.clone());
+        id
     }
 
     /// A number that is nowhere else on the backend.
@@ -164,8 +242,25 @@ impl<'a> Probe<'a> {
         100_000_000 + (crate::unique() % 800_000_000) as u32
     }
 
-    fn made(&self) -> MutexGuard<'_, Vec<String>> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    fn raw(
+        &self,
+        method: &'static str,
+        place: Place<'_>,
+        body: Option<(&'static str, &[u8])>,
+        time: Option<Duration>,
+        cancel: &Cancel,
+    ) -> Result<RawAnswer> {
+        let silent = &self.run.silent;
+        if silent.load(Ordering::Relaxed) >= SILENT {
+            let text = "not asked: the server left several calls in a row without an answer";
+            return Err(Error::new(ErrorKind::Timeout, text));
+        }
+        let answer = self.run.http.raw(method, place, body, time, cancel);
+        match &answer {
+            Err(e) if is_no_answer(e) => silent.fetch_add(1, Ordering::Relaxed),
+            _ => silent.swap(0, Ordering::Relaxed),
+        };
+        answer
     }
 
     pub(super) fn ask(
@@ -174,14 +269,15 @@ impl<'a> Probe<'a> {
         place: Place<'_>,
         body: Option<(&'static str, &[u8])>,
     ) -> Result<RawAnswer> {
-        self.http.raw(method, place, body, CALL_TIME, self.cancel)
+        self.raw(method, place, body, None, self.run.cancel)
     }
 
     pub(super) fn put(&self, id: &str, body: &[u8]) -> Result<RawAnswer> {
         // Before it is sent: it may be made though no answer comes.
-        self.made().push(id.to_owned());
+        lock(&self.made).push(id.to_owned());
         let body = Some(("application/json", body));
-        self.ask("PUT", Place::Sandbox(id), body)
+        // Not to be cancelled: what is made after its deletion would stay.
+        self.raw("PUT", Place::Sandbox(id), body, None, &Cancel::new())
     }
 
     pub(super) fn create(&self, id: &str, ttl: u64) -> std::result::Result<RawAnswer, Miss> {
@@ -200,9 +296,9 @@ impl<'a> Probe<'a> {
         Ok(id)
     }
 
-    fn wait_until_ready(&self, id: &str) {
+    pub(super) fn wait_until_ready(&self, id: &str) {
         let end = Instant::now() + READY_TIME;
-        while Instant::now() < end && !self.is_cancelled() {
+        while Instant::now() < end && !self.run.is_cancelled() {
             match self.exec(id, &json!({"cmd": ["true"]})) {
                 // As a pod says that it is not there yet.
                 Ok(answer) if matches!(answer.status, 404 | 409 | 503) => {}
@@ -212,17 +308,37 @@ impl<'a> Probe<'a> {
         }
     }
 
+    fn shared_and_ready_in(&self) -> std::result::Result<&(String, Duration), Miss> {
+        let made = self.run.shared.get_or_init(|| {
+            let maker = Probe::new(self.run);
+            let started = Instant::now();
+            let made = maker.fresh("shared");
+            // It stays when its maker goes.
+            lock(&self.run.made).append(&mut lock(&maker.made));
+            match made {
+                Ok(id) => Ok((id, started.elapsed())),
+                Err(Miss::Failed(why) | Miss::Skipped(why)) => Err(why),
+            }
+        });
+        let failed = |why: &String| Miss::Failed(format!("there is no sandbox to ask: {why}"));
+        made.as_ref().map_err(failed)
+    }
+
     /// The sandbox of the checks that do nothing to it.
     pub(super) fn shared(&self) -> std::result::Result<&str, Miss> {
-        let shared = self.shared.get_or_init(|| {
-            self.fresh("shared").map_err(|miss| match miss {
-                Miss::Failed(why) | Miss::Skipped(why) => why,
-            })
-        });
-        match shared {
-            Ok(id) => Ok(id),
-            Err(why) => Err(Miss::Skipped(format!("there is no sandbox to ask: {why}"))),
-        }
+        self.shared_and_ready_in().map(|(id, _)| &**id)
+    }
+
+    /// A TTL in which a sandbox is ready, and which is soon over.
+    pub(super) fn short_ttl(&self) -> std::result::Result<u64, Miss> {
+        let (_, ready_in) = self.shared_and_ready_in()?;
+        Ok(5 + 3 * ready_in.as_secs())
+    }
+
+    /// The same through the library.
+    pub(super) fn shared_sandbox(&self) -> std::result::Result<Sandbox, Miss> {
+        let client = Client::with_backend(Arc::clone(self.run.http));
+        Ok(client.sandbox(self.shared()?)?)
     }
 
     /// That the backend has these calls.
@@ -231,7 +347,7 @@ impl<'a> Probe<'a> {
             return Ok(());
         }
         let shared = self.shared()?;
-        let missing = self.missing.get_or_init(|| self.find_missing(shared));
+        let missing = self.run.missing.get_or_init(|| self.find_missing(shared));
         match calls.iter().find(|call| missing.contains(call)) {
             None => Ok(()),
             Some(call) => Err(Miss::Skipped(format!(
@@ -241,25 +357,32 @@ impl<'a> Probe<'a> {
         }
     }
 
+    /// What is answered as a path that is not there.
     fn find_missing(&self, id: &str) -> Vec<Call> {
+        let unknown = self.ask("GET", Place::Unknown, None);
+        let unknown = unknown.map_or(404, |answer| answer.status);
         let asked = [
+            (Call::Touch, self.touch(id)),
+            // First, so that there is something to download.
             (
-                Call::Touch,
-                self.ask("POST", Place::Call(id, "touch"), None),
+                Call::Upload,
+                self.upload(id, "/workspace", &[file("nx-probe", "x")]),
             ),
-            (Call::Upload, self.upload(id, "/workspace", &[])),
             (
                 Call::Download,
                 self.ask("GET", Place::Download(id, "/workspace"), None),
             ),
         ];
-        let mut missing = Vec::new();
-        for (call, answer) in asked {
-            if answer.is_ok_and(|answer| matches!(answer.status, 404 | 405 | 501)) {
-                missing.push(call);
-            }
-        }
-        missing
+        let is_missing = |status| matches!(status, 404 | 405 | 501) || status == unknown;
+        let missing = asked.into_iter().filter_map(|(call, answer)| {
+            let status = answer.ok()?.status;
+            (status >= 400 && is_missing(status)).then_some(call)
+        });
+        missing.collect()
+    }
+
+    pub(super) fn touch(&self, id: &str) -> Result<RawAnswer> {
+        self.ask("POST", Place::Call(id, "touch"), Some(("", b"")))
     }
 
     /// As it is; without a timeout of its own it has one of some seconds.
@@ -267,9 +390,9 @@ impl<'a> Probe<'a> {
         let seconds = body["timeoutSeconds"].as_u64().unwrap_or(TIMEOUT);
         let bytes = exec_body(body);
         let body = Some(("application/json", &*bytes));
-        let time = Duration::from_secs(seconds + 10);
-        self.http
-            .raw("POST", Place::Call(id, "exec"), body, time, self.cancel)
+        let time = Some(Duration::from_secs(seconds + 10));
+        let place = Place::Call(id, "exec");
+        self.raw("POST", place, body, time, self.run.cancel)
     }
 
     pub(super) fn run(&self, id: &str, body: &Value) -> std::result::Result<Ran, Miss> {
@@ -280,15 +403,28 @@ impl<'a> Probe<'a> {
         if answer.status != 200 {
             return Err(failed());
         }
-        let value: Value = serde_json::from_slice(&answer.body).map_err(|_| failed())?;
-        let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
+        let said: ExecAnswer = serde_json::from_slice(&answer.body).map_err(|_| failed())?;
         Ok(Ran {
-            exit_code: value["exitCode"].as_i64().ok_or_else(failed)?,
-            stdout: text("stdout"),
-            stderr: text("stderr"),
-            timed_out: value["timedOut"] == true,
+            exit_code: said.exit_code,
+            stdout: said.stdout,
+            stderr: said.stderr,
+            timed_out: said.timed_out,
             took,
         })
+    }
+
+    /// A command that makes ready what a check asks about. Where the image can't, nothing is said
+    /// about the protocol.
+    pub(super) fn set_up(&self, id: &str, line: &str) -> std::result::Result<Ran, Miss> {
+        let ran = self.run(id, &json!({"cmd": ["sh", "-c", line]}))?;
+        let refused = ["ermission denied", "Read-only file system", "not found"];
+        let can_not = |text: &&str| ran.stderr.contains(*text);
+        match ran.exit_code {
+            0 => Ok(ran),
+            126 | 127 => Err(Miss::Skipped(ran.seen())),
+            _ if refused.iter().any(can_not) => Err(Miss::Skipped(ran.seen())),
+            _ => Err(Miss::Failed(ran.seen())),
+        }
     }
 
     /// A command in the shared sandbox.
@@ -330,28 +466,18 @@ impl<'a> Probe<'a> {
             _ => Err(Miss::Failed(format!("download: {}", answer.seen()))),
         }
     }
-
-    /// Deletes what was made, and answers with what stays.
-    pub(super) fn clean_up(&self) -> Vec<String> {
-        let mut made = std::mem::take(&mut *self.made());
-        made.sort();
-        made.dedup();
-        // What was cancelled is cleaned up as well.
-        let cancel = Cancel::new();
-        made.retain(|id| {
-            let answer = self
-                .http
-                .raw("DELETE", Place::Sandbox(id), None, CALL_TIME, &cancel);
-            !answer.is_ok_and(|answer| matches!(answer.status, 200..=299 | 404))
-        });
-        made
-    }
 }
 
-impl Drop for Probe<'_> {
-    fn drop(&mut self) {
-        self.clean_up();
-    }
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ExecAnswer {
+    exit_code: i64,
+    #[serde(default)]
+    stdout: String,
+    #[serde(default)]
+    stderr: String,
+    #[serde(default)]
+    timed_out: bool,
 }
 
 fn exec_body(body: &Value) -> Vec<u8> {
@@ -404,29 +530,36 @@ fn pack(entries: &[Entry]) -> Result<Vec<u8>> {
 /// Names without `./` and the slash of a directory; the directory itself is left out.
 pub(super) fn unpack(archive: &[u8]) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
-    Entries::for_each(archive, Extract::new().limits(), |entry, content| {
-        let name = String::from_utf8_lossy(&entry.name).into_owned();
-        let name = name.trim_start_matches("./").trim_end_matches('/');
-        if matches!(name, "" | ".") {
-            return Ok(());
-        }
-        let what = match &entry.kind {
-            Kind::File => {
-                let mut bytes = Vec::new();
-                let read = content.read_to_end(&mut bytes);
-                read.map_err(|e| Error::io("cannot read the archive", e))?;
-                What::File(bytes)
+    Entries::for_each(
+        archive,
+        Extract::new()
+            .max_entries(10_000)
+            .max_bytes(64 << 20)
+            .limits(),
+        |entry, content| {
+            let name = String::from_utf8_lossy(&entry.name).into_owned();
+            let name = name.trim_start_matches("./").trim_end_matches('/');
+            if matches!(name, "" | ".") {
+                return Ok(());
             }
-            Kind::Directory => What::Directory,
-            Kind::Symlink(target) => What::Link(String::from_utf8_lossy(target).into_owned()),
-            _ => What::Other,
-        };
-        entries.push(Entry {
-            name: name.to_owned(),
-            mode: entry.mode,
-            what,
-        });
-        Ok(())
-    })?;
+            let what = match &entry.kind {
+                Kind::File => {
+                    let mut bytes = Vec::new();
+                    let read = content.read_to_end(&mut bytes);
+                    read.map_err(|e| Error::io("cannot read the archive", e))?;
+                    What::File(bytes)
+                }
+                Kind::Directory => What::Directory,
+                Kind::Symlink(target) => What::Link(String::from_utf8_lossy(target).into_owned()),
+                _ => What::Other,
+            };
+            entries.push(Entry {
+                name: name.to_owned(),
+                mode: entry.mode,
+                what,
+            });
+            Ok(())
+        },
+    )?;
     Ok(entries)
 }

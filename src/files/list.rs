@@ -14,9 +14,11 @@ use crate::sandboxes::Sandbox;
 use crate::staging::base_and_below;
 
 /// `$1`: the directory, `$2`: a file for what is found, or nothing. Each entry is printed as
-/// `MODE SIZE TIME ./NAME/` and a newline, in base64; no name has a slash in it. At last comes a line
-/// `.`, or the exit code of what failed.
+/// `MODE SIZE TIME ./NAME//` and a newline, in base64; no name has a slash in it. Before and after stand
+/// the lines `-` and `.`, without which it was cut.
 const LIST: &str = r#"
+LC_ALL=C
+export LC_ALL
 for tool in find stat base64; do
   command -v $tool >/dev/null || { echo $tool >&2; exit 43; }
 done
@@ -24,7 +26,8 @@ done
 [ -d "$1" ] || exit 45
 [ -z "$2" ] || exec >"$2" || exit 1
 cd "$1" && [ -r . ] || { echo "it can't be read" >&2; exit 1; }
-{ find . -mindepth 1 -maxdepth 1 -exec stat -c '%f %s %Y %n/' {} + || echo "! $?"; } | base64
+echo -
+{ find . -mindepth 1 -maxdepth 1 -exec stat -c '%f %s %Y %n//' {} + || echo !; } | base64
 echo .
 "#;
 
@@ -236,7 +239,10 @@ fn check_list(out: &Output, path: &str) -> Result<()> {
 
 /// None if it has no end.
 fn parse(text: &str, out: &Output) -> Result<Option<Vec<Entry>>> {
-    let Some(text) = text.strip_suffix(".\n") else {
+    let whole = text
+        .strip_prefix("-\n")
+        .and_then(|text| text.strip_suffix(".\n"));
+    let Some(text) = whole else {
         return Ok(None);
     };
     let garbled = || Error::new(ErrorKind::Protocol, "the list of the directory is damaged");
@@ -244,15 +250,18 @@ fn parse(text: &str, out: &Output) -> Result<Option<Vec<Entry>>> {
     let decoded = STANDARD.decode(joined).map_err(|_| garbled())?;
     let mut entries = Vec::new();
     let mut rest = &*decoded;
-    while let Some(end) = rest.windows(2).position(|two| two == b"/\n") {
+    while let Some(end) = rest.windows(3).position(|end| end == b"//\n") {
         entries.push(parse_entry(&rest[..end]).ok_or_else(garbled)?);
-        rest = &rest[end + 2..];
+        rest = &rest[end + 3..];
     }
-    // Where some were found, what failed was gone before it was looked at.
-    match (rest, entries.is_empty()) {
-        (b"", _) | ([b'!', ..], false) => Ok(Some(entries)),
-        ([b'!', ..], true) => {
-            let text = format!("cannot list it: {}", one_line(&out.stderr()));
+    // What is gone before it is looked at is no longer in the directory.
+    let stderr = out.stderr();
+    let gone = |line: &str| line.contains("No such file or directory");
+    match rest {
+        b"" => Ok(Some(entries)),
+        b"!\n" if !stderr.is_empty() && stderr.lines().all(gone) => Ok(Some(entries)),
+        b"!\n" => {
+            let text = format!("cannot list it: {}", one_line(&stderr));
             Err(Error::new(ErrorKind::Io, text))
         }
         _ => Err(garbled()),

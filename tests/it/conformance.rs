@@ -20,12 +20,13 @@ fn shown(finding: &Finding) {
     println!("{:?} {level} {name}: {}", finding.outcome(), finding.seen());
 }
 
+/// All but these.
 #[track_caller]
-fn assert_all_passed(report: &Report) {
+fn assert_all_passed(report: &Report, but: &[(&str, Outcome)]) {
     let other = |finding: &&Finding| finding.outcome() != Outcome::Passed;
-    let others: Vec<_> = report.findings().iter().filter(other).collect();
-    assert!(others.is_empty(), "{others:#?}");
-    assert!(report.conforms());
+    let others = report.findings().iter().filter(other);
+    let found: Vec<_> = others.clone().map(|f| (f.name(), f.outcome())).collect();
+    assert_eq!(found, but, "{:#?}", others.collect::<Vec<_>>());
     assert!(report.findings().len() >= 50);
     assert_eq!(report.left_behind(), [""; 0]);
     assert!(report.abilities().iter().all(|(_, has)| *has));
@@ -40,7 +41,12 @@ fn our_server_keeps_every_rule() {
         let server = Server::builder(backend).tcp("127.0.0.1:0").no_auth();
         let server = crate::server::Running::start(server);
         let url = format!("http://{}", server.addr());
-        assert_all_passed(&checks(&url).run(shown).unwrap());
+        let report = checks(&url).run(shown).unwrap();
+        assert!(report.conforms());
+        // Where they can be seen from outside, there is no isolation.
+        let unseen = [("delete-ends-processes", Outcome::Skipped)];
+        let isolated = isolation == noxrunner::Isolation::Namespaces;
+        assert_all_passed(&report, if isolated { &unseen } else { &[] });
     }
 }
 
@@ -49,7 +55,49 @@ fn another_server_keeps_every_rule() {
     let Some(server) = PlainServer::start(&[]) else {
         return;
     };
-    assert_all_passed(&checks(&server.url).run(shown).unwrap());
+    assert_all_passed(&checks(&server.url).run(shown).unwrap(), &[]);
+}
+
+#[test]
+fn servers_that_are_odd_in_ways_that_are_allowed_pass() {
+    let re_creates = [("exec-unknown", Outcome::Failed)];
+    let servers = [
+        (["--slow-start", "1.5"].as_slice(), [].as_slice()),
+        (&["--close"], &[]),
+        // The text does not allow that, but no other check may take it for something else.
+        (&["--recreate"], &re_creates),
+    ];
+    std::thread::scope(|scope| {
+        for (options, but) in servers {
+            scope.spawn(move || {
+                let root = tempfile::tempdir().unwrap();
+                let at = ["--root", root.path().to_str().unwrap()];
+                let Some(server) = PlainServer::start(&[options, &at].concat()) else {
+                    return;
+                };
+                let report = checks(&server.url).run(|_| {}).unwrap();
+                assert_all_passed(&report, but);
+                assert_eq!(sandboxes(root.path()), 0, "{options:?}");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_server_that_falls_silent_ends_the_run_soon() {
+    let server = Scripted::each_request(|request, conn| match &*request.method {
+        "GET" => conn.answer(200, "OK"),
+        "POST" => conn.answer(404, "no such sandbox"),
+        _ => conn.stay_silent(),
+    });
+    let builder = HttpBackend::builder(server.url()).timeout(std::time::Duration::from_secs(1));
+    let started = std::time::Instant::now();
+    let report = Conformance::new(builder.build_backend().unwrap()).run(|_| {});
+    let report = report.unwrap();
+    assert!(!report.conforms());
+    assert!(started.elapsed().as_secs() < 60);
+    let not_asked = |finding: &&Finding| finding.seen().contains("not asked");
+    assert!(report.findings().iter().filter(not_asked).count() > 10);
 }
 
 #[test]
@@ -70,11 +118,8 @@ fn a_minimal_backend_conforms() {
         };
         assert_eq!(finding.outcome(), wanted, "{name}: {}", finding.seen());
     }
-    let upload = report
-        .abilities()
-        .into_iter()
-        .find(|(name, _)| *name == "upload");
-    assert_eq!(upload, None);
+    let abilities = report.abilities();
+    assert!(abilities.contains(&("upload", false)) && abilities.contains(&("jobs", true)));
 }
 
 /// The faults of the server in Python have the names of the checks.
@@ -144,7 +189,7 @@ fn nothing_stays_when_it_is_interrupted() {
     let cancel = Cancel::new();
     let report = checks(&server.url).cancel_on(&cancel).run(|finding| {
         if finding.name() == "exec-stdin" {
-            assert!(sandboxes(root.path()) > 5);
+            assert!(sandboxes(root.path()) > 0);
             cancel.cancel();
         }
     });
@@ -162,6 +207,7 @@ fn nothing_stays_when_it_is_interrupted() {
             finding.name()
         );
     }
+    assert!(!report.conforms(), "nobody knows");
     assert_eq!(report.left_behind(), [""; 0]);
     assert_eq!(sandboxes(root.path()), 0);
 }

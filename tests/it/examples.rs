@@ -73,6 +73,7 @@ fn a_backend_that_fails_for_one_submission_loses_none_of_the_others() {
     let server = Running::start(server.tcp("127.0.0.1:0").no_auth());
     let url = format!("http://{}", server.addr());
     let out = judge.args(["--url", &url]).output().unwrap();
+    assert!(!out.status.success());
     let table = text(&out);
     let verdicts = verdicts(&table);
     assert_eq!(verdicts.len(), 6, "{table}");

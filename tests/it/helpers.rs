@@ -174,14 +174,14 @@ fn list(sandbox: &Sandbox) {
     sandbox
         .write("d/file", Contents::from("12345").mode(0o640))
         .unwrap();
-    let odd = "cd d; mkdir dir; chmod 1711 dir; ln -s /nowhere link; mkfifo fifo; : >.hidden; : >-rf; : >'a  b'; : >\"$(printf 'x\\ny')\"; : >\"$(printf '\\377')\"; : >'$HOME'; : >'!'";
+    let odd = "cd d; mkdir dir; chmod 1711 dir; ln -s /nowhere link; mkfifo fifo; : >.hidden; : >-rf; : >'a  b'; : >\"$(printf 'x\\ny')\"; : >\"$(printf '\\377')\"; : >'$HOME'; : >'!'; : >'\nfoo'";
     sandbox.exec(Command::shell(odd)).unwrap().check().unwrap();
     for path in ["d", "./d/", "/workspace/d"] {
         let entries = sandbox.list(path).unwrap();
         let names: Vec<_> = entries.iter().map(|e| e.name().as_bytes()).collect();
-        let wanted: [&[u8]; 11] = [
-            b"!", b"$HOME", b"-rf", b".hidden", b"a  b", b"dir", b"fifo", b"file", b"link",
-            b"x\ny", b"\xff",
+        let wanted: [&[u8]; 12] = [
+            b"\nfoo", b"!", b"$HOME", b"-rf", b".hidden", b"a  b", b"dir", b"fifo", b"file",
+            b"link", b"x\ny", b"\xff",
         ];
         assert_eq!(names, wanted);
         let of = |name: &str| entries.iter().find(|e| e.name() == name).unwrap();

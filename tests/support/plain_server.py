@@ -37,6 +37,7 @@ class Sandbox:
         # In the environment of every process: how they are found again, in whatever session they are.
         self.mark = mark
         self.home, self.workspace, self.tmp = home, workspace, os.path.join(home, "tmp")
+        self.ready = time.time() + OPTIONS.slow_start
         os.makedirs(self.workspace, exist_ok=True)
         os.makedirs(self.tmp, exist_ok=True)
         # Held while something starts or is written, so that nothing comes after the end.
@@ -269,7 +270,7 @@ def run(sandbox, request):
         process = subprocess.Popen(cmd, executable=program, cwd=workdir, env=env, stdin=stdin, bufsize=0,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     out, err, timed_out = collect(process, started + timeout)
-    if OPTIONS.kill_children or fault("background-child"): kill_marked(exec_mark)
+    if OPTIONS.kill_children or fault("background-child") or fault("jobs"): kill_marked(exec_mark)
 
     if fault("exec-streams"): out, err = out + err, b""
     code = process.returncode
@@ -403,6 +404,7 @@ def read_json(body, bad=400):
 def known(store, id):
     sandbox = store.find(id)
     if sandbox is None: raise Failure(404, "no such sandbox")
+    if time.time() < sandbox.ready: raise Failure(503, "not ready yet")
     return sandbox
 
 def create(store, id, path, body):
@@ -428,7 +430,7 @@ def touch(store, id, path, body):
     return EMPTY
 
 def execute(store, id, path, body):
-    if fault("exec-unknown") and store.find(id) is None: store.ensure(id, 900)
+    if (fault("exec-unknown") or OPTIONS.recreate) and store.find(id) is None: store.ensure(id, 900)
     sandbox, request = known(store, id), read_json(body)
     alone = fault("exec-concurrent") or fault("exec-parallel")
     if alone and not ONE_EXEC.acquire(blocking=fault("exec-parallel")): raise Failure(500, "another exec is running")
@@ -553,6 +555,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.close_connection: lines += ["Connection: close"]
         # In one write: a small answer is one packet, which waits for nothing.
         self.wfile.write("\r\n".join([*lines, "", ""]).encode() + body)
+        if OPTIONS.close: self.close_connection = True
 
     do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = do_OPTIONS = handle_call
 
@@ -576,6 +579,9 @@ def read_options():
     parser.add_argument("--kill-children", action="store_true", help="the end of an exec ends all it started")
     parser.add_argument("--token", help="the bearer token that all calls but health need")
     parser.add_argument("--minimal", action="store_true", help="without touch, upload and download")
+    parser.add_argument("--slow-start", type=float, default=0, help="how long a sandbox answers 503, in seconds")
+    parser.add_argument("--recreate", action="store_true", help="exec makes a sandbox that is not there")
+    parser.add_argument("--close", action="store_true", help="close after each answer, without saying so")
     parser.parse_args(namespace=OPTIONS)
 
 def main():

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use super::HttpBackend;
 use super::call::{Call, CallBody, Name, failed, read_capped};
 use super::retry::{self, Repeat};
+use super::socket::Bounds;
 use crate::cancel::Cancel;
 use crate::error::Result;
 
-/// The most of an answer that is read, in bytes.
-const MAX_BODY: u64 = 64 << 20;
+/// The most of an answer that is read, in bytes: more than any question asks for.
+const MAX_BODY: u64 = 8 << 20;
 
 /// What a request is about.
 #[derive(Debug, Clone, Copy)]
@@ -35,13 +36,13 @@ pub(crate) struct RawAnswer {
 
 impl HttpBackend {
     /// Sends one request; again only if it certainly was not received. Without a body there is no
-    /// Content-Length either.
+    /// Content-Length either. It may take as long as the client's timeout, unless it says otherwise.
     pub(crate) fn raw(
         &self,
         method: &'static str,
         place: Place<'_>,
         body: Option<(&'static str, &[u8])>,
-        time: Duration,
+        time: Option<Duration>,
         cancel: &Cancel,
     ) -> Result<RawAnswer> {
         let url = match place {
@@ -52,10 +53,13 @@ impl HttpBackend {
             Place::Upload(id, dest) => self.base.files(id, "upload", "dest", dest),
             Place::Download(id, src) => self.base.files(id, "download", "src", src),
         };
-        let bounds = self.call(time);
+        let bounds = Bounds {
+            once: true,
+            ..self.call(time.unwrap_or(self.timeout))
+        };
         let mut call = Call::new(Name::Read, method, url, bounds);
         if let Some((content_type, bytes)) = body {
-            call.content_type = Some(content_type);
+            call.content_type = Some(content_type).filter(|text| !text.is_empty());
             call.body = CallBody::Bytes(bytes.to_vec());
         }
         let started = Instant::now();

@@ -22,6 +22,7 @@ pub(crate) fn conformance(args: &Args, of: &ConformanceArgs, say: &Say) -> ExitC
     };
     let report = match check(args, of, &interrupt, say) {
         Ok(report) => report,
+        Err(_) if interrupt.came() => return ExitCode::from(INTERRUPTED),
         Err(error) => {
             say.error(&error);
             return ExitCode::FAILURE;
@@ -68,7 +69,7 @@ fn show(finding: &Finding, say: &Say) {
             format!("{mark} {level:<6} {name:<24} {rule}\n         seen: {seen}")
         }
     };
-    say.data(format!("{}\n", say.coloured(colour, &line)).as_bytes());
+    say.data(format!("{}\n", say.coloured_data(colour, &line)).as_bytes());
 }
 
 fn summarize(args: &Args, report: &Report, say: &Say) {
@@ -120,9 +121,13 @@ fn summarize(args: &Args, report: &Report, say: &Say) {
             "These sandboxes could not be deleted, and stay until their time is over: {ids}"
         ));
     }
-    match report.conforms() {
-        true => say.success("The server keeps every MUST that was asked"),
-        false => say.failure("The server does not keep NoxRunner v1"),
+    match (
+        report.conforms(),
+        report.count(Level::Must, Outcome::Failed),
+    ) {
+        (true, _) => say.success("The server keeps every MUST that was asked"),
+        (false, 0) => say.failure("Interrupted by user"),
+        (false, _) => say.failure("The server does not keep NoxRunner v1"),
     }
 }
 

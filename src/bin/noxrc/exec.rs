@@ -14,7 +14,7 @@ use crate::say::Say;
 pub(crate) fn exec(args: &Args, exec: &Exec, say: &Say) -> ExitCode {
     let sandbox = || client(args)?.sandbox(&exec.id);
     if exec.how.detach {
-        let started = sandbox().and_then(|to| jobs::start(&to, &exec.cmd, &exec.how, say));
+        let started = sandbox().and_then(|to| jobs::start(args, &to, &exec.cmd, &exec.how, say));
         return match started {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed(&error, say),

@@ -16,14 +16,25 @@ use crate::say::Say;
 const STILL_RUNNING: u8 = 124;
 
 /// Starts a command as a job; both ids are data, for a script to read.
-pub(crate) fn start(sandbox: &Sandbox, cmd: &[String], how: &How, say: &Say) -> Result<()> {
+pub(crate) fn start(
+    args: &Args,
+    sandbox: &Sandbox,
+    cmd: &[String],
+    how: &How,
+    say: &Say,
+) -> Result<()> {
     let job = sandbox.spawn(bare(cmd, how, say))?;
     let (id, job) = (sandbox.id(), job.id());
     if say.is_json() {
         say.value(&json!({"id": id, "job": job}));
     } else {
         say.data(format!("{id} {job}\n").as_bytes());
-        say.info(&format!("Follow it with: noxrc logs -f {id} {job}"));
+        let place = match args.local {
+            true => " --local".to_owned(),
+            false => format!(" --base-url {}", shell_quote(&args.base_url)),
+        };
+        let id = shell_quote(id);
+        say.info(&format!("Follow it with: noxrc{place} logs -f {id} {job}"));
     }
     Ok(())
 }
@@ -48,6 +59,8 @@ pub(crate) fn list(args: &Args, id: &str, say: &Say) -> Result<()> {
             let age = job.started().elapsed().unwrap_or_default().as_secs();
             let command: Vec<_> = job.command().iter().map(|arg| shell_quote(arg)).collect();
             let command = command.join(" ");
+            // The sandbox's own words: no more than one line, and nothing to a terminal.
+            let command = command.replace(char::is_control, "\u{fffd}");
             let line = format!("{}  {state:<11} {age:>6} s ago  {command}\n", job.id());
             say.data(line.as_bytes());
         }
@@ -105,9 +118,14 @@ pub(crate) fn wait(args: &Args, wait: &Wait, say: &Say) -> ExitCode {
 }
 
 pub(crate) fn kill(args: &Args, of: &JobArgs, say: &Say) -> Result<()> {
-    job(args, of)?.kill()?;
-    say.success("Job killed");
-    say.value(&json!({"id": of.id, "job": of.job, "killed": true}));
+    let job = job(args, of)?;
+    let running = job.try_wait()?.is_none();
+    job.kill()?;
+    match running {
+        true => say.success("Job killed"),
+        false => say.info("The job had ended already"),
+    }
+    say.value(&json!({"id": of.id, "job": of.job, "killed": running}));
     Ok(())
 }
 

@@ -4,17 +4,22 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use noxrunner::{Cancel, Result, Sandbox};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::BACKEND_FAILED;
 use crate::args::{Args, Run};
 use crate::connect::{client, file_failed};
 use crate::exec::{command, failed, show};
 use crate::files::{get, put};
 use crate::jobs::start;
 use crate::say::Say;
+
+/// How long the sandbox may take until commands run in it.
+const READY_TIME: Duration = Duration::from_secs(120);
 
 /// As shells say that a signal ended it.
 pub(crate) const INTERRUPTED: u8 = 130;
@@ -33,11 +38,12 @@ pub(crate) fn run(args: &Args, run: &Run, say: &Say) -> ExitCode {
     };
     let code = match run.how.detach {
         false => in_sandbox(&lease, run, &interrupt, say),
-        true => match upload(&lease, run).and_then(|()| start(&lease, &run.cmd, &run.how, say)) {
-            Ok(()) => {
+        true => match detach(args, &lease, run, &interrupt, say) {
+            Ok(true) => {
                 drop(lease.keep());
                 return ExitCode::SUCCESS;
             }
+            Ok(false) => interrupted(say),
             Err(error) => failed(&error, say),
         },
     };
@@ -52,27 +58,62 @@ pub(crate) fn run(args: &Args, run: &Run, say: &Say) -> ExitCode {
     }
 }
 
-fn upload(sandbox: &Sandbox, run: &Run) -> Result<()> {
-    run.upload
-        .iter()
-        .try_for_each(|path| put(sandbox, path, "/workspace/"))
+fn interrupted(say: &Say) -> ExitCode {
+    say.failure("Interrupted by user");
+    ExitCode::from(INTERRUPTED)
+}
+
+/// Waits until the sandbox is there, and uploads. False if it was interrupted.
+fn prepare(sandbox: &Sandbox, run: &Run, interrupt: &Interrupt) -> Result<bool> {
+    sandbox.wait_until_ready(READY_TIME)?;
+    for path in &run.upload {
+        if interrupt.came() {
+            return Ok(false);
+        }
+        put(sandbox, path, "/workspace/")?;
+    }
+    Ok(!interrupt.came())
+}
+
+/// Starts the job, and answers with whether it runs.
+fn detach(
+    args: &Args,
+    sandbox: &Sandbox,
+    run: &Run,
+    interrupt: &Interrupt,
+    say: &Say,
+) -> Result<bool> {
+    if !prepare(sandbox, run, interrupt)? {
+        return Ok(false);
+    }
+    start(args, sandbox, &run.cmd, &run.how, say)?;
+    Ok(!interrupt.came())
 }
 
 fn in_sandbox(sandbox: &Sandbox, run: &Run, interrupt: &Interrupt, say: &Say) -> ExitCode {
-    if let Err(error) = upload(sandbox, run) {
-        return failed(&error, say);
+    match prepare(sandbox, run, interrupt) {
+        Ok(true) => {}
+        Ok(false) => return interrupted(say),
+        Err(error) => return failed(&error, say),
     }
     let command = command(&run.cmd, &run.how, say).cancel_on(&interrupt.cancel);
     let result = sandbox.exec(command);
     if interrupt.came() {
-        say.failure("Interrupted by user");
-        return ExitCode::from(INTERRUPTED);
+        return interrupted(say);
     }
+    let failed = result.is_err();
     let code = show(result, &run.how, say);
+    if failed {
+        return code;
+    }
     for path in &run.download {
         match get(sandbox, path, Path::new(".")) {
             Ok(to) => say.success(&format!("Downloaded {path} to {}", to.display())),
-            Err(error) => return failed(&error, say),
+            Err(error) => {
+                // The output was the one value.
+                say.error_notice(&error);
+                return ExitCode::from(BACKEND_FAILED);
+            }
         }
     }
     code

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 pub(crate) struct Say {
     json: bool,
     colour: bool,
+    /// The same for stdout.
+    data_colour: bool,
 }
 
 impl Say {
@@ -18,7 +20,8 @@ impl Say {
         }
         Say {
             json,
-            colour: wants_colour(),
+            colour: wants_colour(&io::stderr()),
+            data_colour: wants_colour(&io::stdout()),
         }
     }
 
@@ -42,12 +45,17 @@ impl Say {
         self.notice("✗", "31", text);
     }
 
-    /// With what to do next; as data, too, where programs read it.
-    pub(crate) fn error(&self, error: &Error) {
+    /// With what to do next.
+    pub(crate) fn error_notice(&self, error: &Error) {
         self.failure(&error.to_string());
         if let Some(next) = next_step(error) {
             self.info(next);
         }
+    }
+
+    /// The same; as data, too, where programs read it.
+    pub(crate) fn error(&self, error: &Error) {
+        self.error_notice(error);
         if self.json {
             let kind = format!("{:?}", error.kind());
             self.value(&json!({"error": error.to_string(), "kind": kind}));
@@ -72,10 +80,11 @@ impl Say {
     }
 
     pub(crate) fn coloured(&self, colour: &str, text: &str) -> String {
-        match self.colour {
-            true => format!("\x1b[{colour}m{text}\x1b[0m"),
-            false => text.to_owned(),
-        }
+        painted(self.colour, colour, text)
+    }
+
+    pub(crate) fn coloured_data(&self, colour: &str, text: &str) -> String {
+        painted(self.data_colour, colour, text)
     }
 
     fn notice(&self, mark: &str, colour: &str, text: &str) {
@@ -84,7 +93,14 @@ impl Say {
     }
 }
 
-fn wants_colour() -> bool {
+fn painted(wanted: bool, colour: &str, text: &str) -> String {
+    match wanted {
+        true => format!("\x1b[{colour}m{text}\x1b[0m"),
+        false => text.to_owned(),
+    }
+}
+
+fn wants_colour(stream: &impl IsTerminal) -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     if is_set("NO_COLOR") {
         return false;
@@ -92,7 +108,7 @@ fn wants_colour() -> bool {
     if std::env::var_os("CLICOLOR_FORCE").is_some_and(|value| !value.is_empty() && value != "0") {
         return true;
     }
-    io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
+    stream.is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
 }
 
 fn next_step(error: &Error) -> Option<&'static str> {

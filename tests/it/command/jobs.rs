@@ -6,7 +6,12 @@ use super::*;
 
 /// The ids that `--detach` prints.
 fn detached(ran: &Ran) -> (String, String) {
-    expect(ran, 0, &ran.stdout, "ℹ Follow it with: noxrc logs -f ");
+    expect(
+        ran,
+        0,
+        &ran.stdout,
+        "ℹ Follow it with: noxrc --local logs -f ",
+    );
     let (id, job) = ran.stdout.trim_end().split_once(' ').unwrap();
     (id.to_owned(), job.to_owned())
 }
