@@ -355,10 +355,14 @@ impl Command {
         check_time("the command's timeout", self.time_limit())
     }
 
-    /// Takes over how another command is run, but not what it is given.
-    pub(crate) fn with_settings_of(self, other: &Command) -> Command {
+    /// Takes over how another command is run, with these of its variables, but not what it is given.
+    pub(crate) fn with_settings_of(self, other: &Command, env: Vec<(&String, &String)>) -> Command {
         Command {
             args: self.args,
+            env: env
+                .into_iter()
+                .map(|(n, v)| (n.clone(), v.clone()))
+                .collect(),
             stdin: None,
             code: None,
             ..other.clone()
@@ -485,7 +489,8 @@ impl Sandbox {
     /// the backend answered 503 or 429.
     ///
     /// The call returns at the latest 10 s after the command's own timeout (default 30 s),
-    /// whatever the client's timeout is.
+    /// whatever the client's timeout is. With [`stdin`](Command::stdin) or [`code`](Command::code) there
+    /// is an upload before that, and may be an exec after it that removes the files, of 20 s at most.
     ///
     /// # Errors
     ///
@@ -509,11 +514,13 @@ impl Sandbox {
         let command = command.into();
         self.named("exec in", || {
             command.check()?;
-            let out = match command.stdin.is_some() || command.code.is_some() {
-                true => self.exec_staged(&command)?,
-                false => self.backend().exec(self.session_id(), &command)?,
-            };
-            Ok(out.of(&command))
+            match command.stdin.is_some() || command.code.is_some() {
+                true => self.exec_staged(&command),
+                false => Ok(self
+                    .backend()
+                    .exec(self.session_id(), &command)?
+                    .of(&command)),
+            }
         })
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::cancel::Cancel;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sandboxes::{Sandbox, SandboxSpec};
+use crate::sandboxes::{Renewal, Sandbox, SandboxSpec, third};
 
 /// How long a leased sandbox outlives a process that was killed, if the spec does not say otherwise.
 ///
@@ -37,8 +37,8 @@ pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(60);
 ///
 /// # How it ends
 ///
-/// - A drop, also by a panic, sends one delete. It takes as long as such a call may take, and as long
-///   again if a touch is under way. A failure is logged; [`close`](Lease::close) returns it.
+/// - A drop, also by a panic, sends one delete. It takes as long as such a call may take, and longer by
+///   a touch that is under way. A failure is logged; [`close`](Lease::close) returns it.
 /// - [`keep`](Lease::keep) leaves the sandbox to its TTL.
 /// - `std::process::exit` drops nothing: that is like being killed.
 #[must_use = "the sandbox is deleted when this is dropped"]
@@ -171,7 +171,7 @@ impl Lease {
     }
 
     fn end(&mut self) -> Result<()> {
-        // It may be about to make the sandbox anew: see `Sandbox::renew`.
+        // It may be about to make the sandbox anew: see `Renewal`.
         if let Some(heart) = self.heart.take() {
             heart.stop();
         }
@@ -231,20 +231,24 @@ impl Heart {
 /// Starts the TTL again and again until it is stopped; the error is why that has no use any more.
 fn keep_alive(sandbox: &Sandbox, stop: &Cancel) -> Result<()> {
     let ttl = sandbox.time_to_live().unwrap_or(DEFAULT_LEASE_TTL);
+    let mut renewal = Renewal::default();
+    // Now the sandbox is certainly there: this shows whether the backend has a touch. It may not be
+    // ready yet, so nothing else is said by it.
+    let _ = renewal.renew(sandbox);
     let mut renewed = Instant::now();
-    let mut pause = ttl / 3;
+    let mut pause = third(ttl);
     while stop.sleep(shortened(pause)) {
         let asked = Instant::now();
-        match sandbox.renew() {
+        match renewal.renew(sandbox) {
             Ok(()) => {
                 renewed = asked;
-                pause = ttl / 3;
+                pause = third(ttl);
             }
             Err(e) if e.is_not_found() || renewed.elapsed() >= ttl => return Err(e),
             Err(e) => {
                 log::warn!("{e}");
                 // There are some tries before the time is over.
-                pause = ttl / 12;
+                pause = third(ttl) / 4;
             }
         }
     }

@@ -211,7 +211,8 @@ impl Output {
     #[must_use]
     pub fn timed_out(&self) -> bool {
         self.timed_out.unwrap_or_else(|| {
-            let near = |limit: Duration| self.duration + Duration::from_millis(500) >= limit;
+            let near =
+                |limit: Duration| self.duration.saturating_add(Duration::from_millis(500)) >= limit;
             matches!(self.exit_code, 124 | 137 | 143 | -1) && self.limit.is_some_and(near)
         })
     }

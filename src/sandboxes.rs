@@ -503,21 +503,6 @@ impl Sandbox {
         self.spec.as_ref().map(SandboxSpec::time_to_live)
     }
 
-    /// Starts the TTL again, also where the backend has no touch (a minimal one): then by a second
-    /// creation, once a command has shown that the sandbox is there. Without that, one that is lost would
-    /// come back empty.
-    pub(crate) fn renew(&self) -> Result<()> {
-        let refused = match self.touch() {
-            Err(e) if matches!(e.status(), Some(404 | 405 | 501)) => e,
-            result => return result,
-        };
-        let (Some(spec), Ok(_)) = (&self.spec, self.exec(["true"])) else {
-            return Err(refused);
-        };
-        self.named("renewal of", || self.backend.create(&self.id, spec))
-            .map(drop)
-    }
-
     /// Starts the TTL again. Sends one `POST …/touch`; safe to repeat.
     ///
     /// # Errors
@@ -641,6 +626,48 @@ impl Sandbox {
             e.context(|| format!("{operation} sandbox {:?}", one_line(self.id.as_str())))
         })
     }
+}
+
+/// How often a sandbox of this TTL is touched.
+pub(crate) fn third(ttl: Duration) -> Duration {
+    // On the wire there are whole seconds.
+    Duration::from_secs(time::whole_seconds(ttl).max(1)) / 3
+}
+
+/// Starts a TTL again, also where the backend has no touch (a minimal one): then by a second creation, once
+/// a command has shown that the sandbox is there. Without that, one that is lost would come back empty.
+#[derive(Default)]
+pub(crate) struct Renewal {
+    /// It has worked once: then it is not the call that is missing.
+    touch_works: bool,
+}
+
+impl Renewal {
+    pub(crate) fn renew(&mut self, sandbox: &Sandbox) -> Result<()> {
+        const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+        let refused = match sandbox.touch() {
+            Ok(()) => {
+                self.touch_works = true;
+                return Ok(());
+            }
+            Err(e) if !self.touch_works && is_of_a_missing_call(&e) => e,
+            Err(e) => return Err(e),
+        };
+        let Some(spec) = &sandbox.spec else {
+            return Err(refused);
+        };
+        match sandbox.exec(Command::new("true").timeout(PROBE_TIMEOUT)) {
+            Ok(_) => sandbox
+                .named("renewal of", || sandbox.backend.create(&sandbox.id, spec))
+                .map(drop),
+            Err(e) if e.is_not_found() => Err(refused),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn is_of_a_missing_call(error: &Error) -> bool {
+    matches!(error.status(), Some(404 | 405 | 501)) || error.kind() == ErrorKind::Unsupported
 }
 
 impl fmt::Debug for Sandbox {

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::exec::{Command, WORKSPACE, absolute};
@@ -17,40 +18,85 @@ use crate::sandboxes::Sandbox;
 /// What stands for the source file in a [`Language`]'s command.
 const FILE: &str = "{file}";
 
-/// Puts `$file` where `{file}` stands, in the first `$count` arguments.
+/// Puts `$nx_file` where `{file}` stands, in the `$nx_count` arguments after the first `$nx_skip`.
 macro_rules! fill {
     () => {
         r#"
-mark='{file}' at=0
-for arg do
-  if [ $at -lt "$count" ]; then
-    case $arg in *"$mark"*) arg=${arg%%"$mark"*}$file${arg#*"$mark"};; esac
-  fi
-  at=$((at + 1))
-  set -- "$@" "$arg"
-  shift
-done
+if [ "$nx_count" != 0 ]; then
+  nx_mark='{file}' nx_at=0 nx_words=
+  while [ $nx_at -lt $((nx_skip + nx_count)) ]; do
+    nx_word=$1
+    shift
+    if [ $nx_at -ge "$nx_skip" ]; then
+      case $nx_word in
+        *"$nx_mark"*) nx_word=${nx_word%%"$nx_mark"*}$nx_file${nx_word#*"$nx_mark"};;
+      esac
+    fi
+    eval "nx_word_$nx_at=\$nx_word"
+    nx_words="$nx_words \"\$nx_word_$nx_at\""
+    nx_at=$((nx_at + 1))
+  done
+  eval "set -- $nx_words \"\$@\""
+fi
 "#
     };
 }
 pub(crate) use fill;
 
-/// `$1`: the directory of the files, `$2`: the source file's name there, `$3`: in how many arguments
-/// `{file}` stands for it, `$4`: the directory to run in. Without source code, what was uploaded is
-/// removed before the command begins.
+/// `$1`: the directory of the files, then what [`fill!`] takes, `$6`: the directory to run in. Without
+/// source code, what was uploaded is removed before the command begins. What goes wrong before that is
+/// told by exit code 126 and the directory's name in the last line.
 const RUN: &str = concat!(
     r#"
-dir=$PWD/$1 file=$PWD/$1/$2 count=$3 workdir=$4
-shift 4
-[ ! -f "$dir/stdin" ] || exec <"$dir/stdin"
-[ "$count" != 0 ] || rm -rf "$dir"
-cd "$workdir" 2>/dev/null || { echo "$dir" >&2; exit 126; }
+nx_token=$1 nx_dir=$PWD/$1 nx_file=$PWD/$1/$2 nx_skip=$4 nx_count=$5 nx_workdir=$6
+fail() { echo "$nx_token: $1" >&2; exit 126; }
+if [ "$3" = stdin ]; then
+  [ -r "$nx_dir/stdin" ] || fail stdin
+  exec <"$nx_dir/stdin"
+fi
+shift 6
+[ "$nx_count" != 0 ] || rm -rf "$nx_dir" 2>/dev/null
+cd -P "$nx_workdir" 2>/dev/null || fail workdir
+unset OLDPWD
 "#,
     fill!(),
     r#"
 exec "$@"
 "#
 );
+
+/// How long the calls may take in the sandbox that tidy up.
+const TIDY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Variables that a shell does not hand on as they came, or that change what our scripts do.
+const SHELLS_OWN: [&str; 17] = [
+    "BASHOPTS",
+    "CDPATH",
+    "ENV",
+    "EUID",
+    "IFS",
+    "LINENO",
+    "OLDPWD",
+    "OPTARG",
+    "OPTIND",
+    "PATH",
+    "PPID",
+    "PS1",
+    "PS2",
+    "PS4",
+    "PWD",
+    "SHELLOPTS",
+    "UID",
+];
+
+/// Whether a shell leaves a variable of that name alone.
+fn passes_a_shell(name: &str) -> bool {
+    let mut chars = name.bytes();
+    let first = |b: u8| b == b'_' || b.is_ascii_alphabetic();
+    let is_identifier =
+        chars.next().is_some_and(first) && chars.all(|b| first(b) || b.is_ascii_digit());
+    is_identifier && !name.starts_with("nx_") && !SHELLS_OWN.contains(&name)
+}
 
 /// What a command reads on its standard input: bytes, or all that a reader gives.
 ///
@@ -272,7 +318,9 @@ impl Sandbox {
     /// Runs source code and waits for its end: [`exec`](Sandbox::exec) of a [`Command::code`], which has
     /// a time limit, arguments, an environment and standard input to set.
     ///
-    /// Sends an upload, an exec, and an exec that removes the file. Needs `sh` in the sandbox.
+    /// Sends an upload, an exec, and an exec that removes the file. Needs `sh` in the sandbox. The file is
+    /// in a directory of its own, which is where Python looks for modules first: for those of the
+    /// workspace, set `PYTHONPATH`.
     ///
     /// # Errors
     ///
@@ -297,61 +345,129 @@ impl Sandbox {
     pub(crate) fn exec_staged(&self, command: &Command) -> Result<Output> {
         let (base, workdir) = base_and_below(&command.working_directory());
         let dir = format!(".noxrunner-{:016x}", crate::unique());
-        let place = format!("{base}/{dir}");
-        let files = Staged::new(command)?;
-        let (name, count) = files.code_arguments();
-        let mut staged: Command = ["sh", "-c", RUN, "sh", &dir, name, &count, &workdir].into();
-        staged = command.args().iter().fold(staged, Command::arg);
-        let staged = staged.with_settings_of(command).workdir(base);
-        staged.check()?;
-        let sent = self.send(files.files, &place);
-        let result = sent.and_then(|()| self.backend().exec(self.session_id(), &staged));
-        // Code is read while it runs, and what did not begin has removed nothing.
-        if command.code.is_some() || !matches!(&result, Ok(out) if !out.timed_out()) {
+        let mut staged = Staged::new(command)?;
+        let run = staged.command(&["sh", "-c", RUN, "sh", &dir], &[&workdir]);
+        let run = run.workdir(base);
+        run.check()?;
+        let files = std::mem::take(&mut staged.files);
+        let sent = self.send_staged(files, &format!("{base}/{dir}"));
+        let result = sent.and_then(|()| self.backend().exec(self.session_id(), &run));
+        let result = result.map(|out| out.of(command));
+        // Code is read while it runs, and what may not have begun has removed nothing.
+        let begun = |out: &Output| !out.timed_out() && !matches!(out.exit_code(), 126 | 127);
+        if command.code.is_some() || !result.as_ref().is_ok_and(begun) {
             self.remove_staged(&dir, base);
         }
         let out = result?;
-        if out.exit_code() == 126 && out.stderr().trim_end().ends_with(&dir) {
-            let shown = one_line(&command.working_directory());
-            let text = format!("workdir {shown:?} is no directory that can be entered");
-            return Err(Error::new(ErrorKind::NotFound, text));
+        if matches!(out.exit_code(), 126 | 127) {
+            self.check_wrapper(&out, &dir, command)?;
         }
         Ok(out)
     }
 
+    /// Whether the command itself has answered so.
+    fn check_wrapper(&self, out: &Output, dir: &str, command: &Command) -> Result<()> {
+        let stderr = out.stderr();
+        let last = stderr.trim_end().lines().next_back().unwrap_or_default();
+        let (kind, text) = match last.strip_prefix(dir) {
+            Some(": workdir") => {
+                let shown = one_line(&command.working_directory());
+                let text = format!("workdir {shown:?} is no directory that can be entered");
+                (ErrorKind::NotFound, text)
+            }
+            Some(_) => {
+                let text = "the command's stdin was uploaded, and is not there".to_owned();
+                (ErrorKind::Protocol, text)
+            }
+            None => {
+                let shell = Command::from(["sh", "-c", ":"]).timeout(TIDY_TIMEOUT);
+                let shell = self.backend().exec(self.session_id(), &shell)?;
+                if !matches!(shell.exit_code(), 126 | 127) {
+                    return Ok(());
+                }
+                let text = "stdin and source code need sh in the sandbox, which has none";
+                (ErrorKind::Unsupported, text.to_owned())
+            }
+        };
+        Err(Error::new(kind, text))
+    }
+
+    /// Uploads what a command is given.
+    pub(crate) fn send_staged(
+        &self,
+        files: Vec<(Vec<u8>, Contents<'_>)>,
+        place: &str,
+    ) -> Result<()> {
+        let error = match self.send(files, place) {
+            Err(e) if e.is_not_found() => e,
+            result => return result,
+        };
+        let probe = Command::new("true").timeout(TIDY_TIMEOUT);
+        match self.backend().exec(self.session_id(), &probe) {
+            Ok(_) => {
+                let text = "stdin and source code are uploaded, and the backend has no upload";
+                Err(Error::new(ErrorKind::Unsupported, text).with_source(error))
+            }
+            Err(_) => Err(error),
+        }
+    }
+
     /// Removes files that an error may have left. Whoever has a result is not told if they stay.
     pub(crate) fn remove_staged(&self, dir: &str, workdir: &str) {
-        let remove = Command::from(["rm", "-rf", "--", dir]).workdir(workdir);
-        if let Err(e) = self.backend().exec(self.session_id(), &remove) {
+        let remove = Command::from(["rm", "-rf", "--", dir]).timeout(TIDY_TIMEOUT);
+        let removed = self
+            .backend()
+            .exec(self.session_id(), &remove.workdir(workdir));
+        if let Err(e) = removed.and_then(Output::check) {
             log::warn!("cannot remove {workdir}/{dir} in the sandbox: {e}");
         }
     }
 }
 
-/// The files that a command is given, ready to be uploaded.
+/// What a command is given, ready to be uploaded and run.
 pub(crate) struct Staged<'a> {
     pub(crate) files: Vec<(Vec<u8>, Contents<'a>)>,
-    code: Option<&'a Code>,
+    command: &'a Command,
 }
 
 impl<'a> Staged<'a> {
     pub(crate) fn new(command: &'a Command) -> Result<Staged<'a>> {
         let mut files = Vec::new();
-        let code = command.code.as_ref();
-        if let Some(code) = code {
+        if let Some(code) = &command.code {
             files.push((code.file_name.clone().into(), (&*code.source).into()));
         }
         if let Some(stdin) = &command.stdin {
             files.push((b"stdin".to_vec(), stdin.contents()?));
         }
-        Ok(Staged { files, code })
+        Ok(Staged { files, command })
     }
 
-    /// The source file's name, and how many arguments may name it, as the scripts take them.
-    pub(crate) fn code_arguments(&self) -> (&'a str, String) {
-        self.code.map_or(("-", "0".to_owned()), |code| {
-            (&*code.file_name, code.arguments.to_string())
-        })
+    /// One of the scripts, with its own arguments before and after what [`fill!`] takes: the source
+    /// file's name, whether there is a standard input, how many arguments stand before those of the
+    /// language, and how many these are. Then comes the command, with `env` before it for variables that
+    /// would not pass the shell.
+    pub(crate) fn command(&self, before: &[&str], after: &[&str]) -> Command {
+        let command = self.command;
+        let (plain, odd): (Vec<_>, Vec<_>) = command
+            .environment()
+            .iter()
+            .partition(|(name, _)| passes_a_shell(name));
+        let mut words: Vec<String> = odd.iter().map(|(n, v)| format!("{n}={v}")).collect();
+        if !words.is_empty() {
+            words.insert(0, "env".to_owned());
+        }
+        let skip = words.len().to_string();
+        let code = command.code.as_ref();
+        let count = code.map_or(0, |code| code.arguments).to_string();
+        let name = code.map_or("-", |code| &code.file_name);
+        let input = command.stdin.as_ref().map_or("-", |_| "stdin");
+        let own = [before, &[name, input, &skip, &count], after].concat();
+        let own = own.into_iter().map(str::to_owned);
+        let script: Command = own
+            .chain(words)
+            .chain(command.args().iter().cloned())
+            .collect();
+        script.with_settings_of(command, plain)
     }
 }
 
@@ -394,5 +510,25 @@ mod tests {
             assert!(Language::new(name, ["x", FILE]).is_err(), "{name}");
         }
         assert!(Language::new("a.rb", ["ruby", "-w", FILE]).is_ok());
+    }
+
+    #[test]
+    fn what_a_shell_would_change_goes_around_it() {
+        for name in ["A", "_", "a_1", "file", "HOME"] {
+            assert!(passes_a_shell(name), "{name}");
+        }
+        for name in ["", "1a", "a.b", "A-B", "ä", "IFS", "PATH", "nx_dir"] {
+            assert!(!passes_a_shell(name), "{name}");
+        }
+        let command = Command::code(Language::SH, "x")
+            .arg("a")
+            .env("IFS", ":")
+            .env("K", "v");
+        let staged = Staged::new(&command).unwrap().command(&["b"], &["c"]);
+        let words = [
+            "b", "main.sh", "-", "2", "2", "c", "env", "IFS=:", "sh", FILE, "a",
+        ];
+        assert_eq!(staged.args(), words);
+        assert_eq!(staged.environment().keys().collect::<Vec<_>>(), ["K"]);
     }
 }

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::scripts::BLOCK;
-use super::{JobInfo, JobState, JobStatus};
+use super::{JobInfo, JobState, JobStatus, is_id};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What one look saw.
@@ -15,6 +15,8 @@ pub(super) struct Polled {
     pub(super) state: JobState,
     /// Of each stream, what follows the offset that was asked from.
     pub(super) new: [Vec<u8>; 2],
+    /// How long each stream was, if it was asked for.
+    pub(super) size: [u64; 2],
     /// Whether each stream has no more than that.
     whole: [bool; 2],
 }
@@ -22,20 +24,31 @@ pub(super) struct Polled {
 impl Polled {
     /// None if the answer is not a whole one.
     pub(super) fn parse(text: &str, from: [Option<u64>; 2], count: u64) -> Option<Polled> {
-        let text = text.strip_suffix("-\n.\n")?;
+        // Some backends take the last newline away.
+        let text = text.trim_end().strip_suffix("-\n.")?;
         let (state, rest) = text.split_once('\n')?;
         let (stdout, stderr) = rest.split_once("-\n")?;
         let mut polled = Polled {
             state: parse_state(state)?,
-            new: [decode(stdout)?, decode(stderr)?],
+            new: Default::default(),
+            size: [0, 0],
             whole: [true, true],
         };
-        for ((bytes, whole), from) in polled.new.iter_mut().zip(&mut polled.whole).zip(from) {
-            let Some(from) = from else { continue };
-            *whole = (bytes.len() as u64) < count * BLOCK;
+        for (at, text) in [stdout, stderr].into_iter().enumerate() {
+            let Some(from) = from[at] else { continue };
+            let (size, text) = text.split_once('\n')?;
+            let (size, mut bytes) = (size.trim().parse::<u64>().ok()?, decode(text)?);
+            let (got, most) = (bytes.len() as u64, count * BLOCK);
+            let wanted = size.saturating_sub(from / BLOCK * BLOCK).min(most);
+            if got != wanted {
+                return None;
+            }
             // What is before the offset in its block.
             let known = usize::try_from(from % BLOCK).ok()?.min(bytes.len());
             bytes.drain(..known);
+            polled.new[at] = bytes;
+            polled.size[at] = size;
+            polled.whole[at] = got < most;
         }
         Some(polled)
     }
@@ -83,27 +96,33 @@ fn decode(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(joined).ok()
 }
 
-pub(super) fn parse_list(text: &str) -> Option<Vec<JobInfo>> {
-    let text = text.strip_suffix(".\n")?;
-    let jobs = text.split_terminator("-\n").map(|job| {
-        let (line, command) = job.split_once('\n').unwrap_or((job, ""));
-        let (id, rest) = line.split_once(' ')?;
-        let (started, state) = rest.split_once(' ')?;
-        let command = decode(command)?;
-        let args = command
-            .strip_suffix(b"\0")
-            .unwrap_or(&command)
-            .split(|b| *b == 0);
-        Some(JobInfo {
-            id: id.to_owned(),
-            command: args
-                .map(|arg| String::from_utf8_lossy(arg).into_owned())
-                .collect(),
-            started: UNIX_EPOCH.checked_add(Duration::from_secs(started.parse().ok()?))?,
-            state: parse_state(state)?,
-        })
-    });
-    jobs.collect()
+/// The jobs that are whole in it, and whether these are all.
+pub(super) fn parse_list(text: &str) -> (Vec<JobInfo>, bool) {
+    let text = text.trim_end();
+    let all = text == "." || text.ends_with("-\n.");
+    // After the last one stands the end, or what was cut.
+    let mut parts: Vec<&str> = text.split("-\n").collect();
+    parts.pop();
+    let jobs: Vec<_> = parts.iter().map_while(|job| parse_job(job)).collect();
+    let all = all && jobs.len() == parts.len();
+    (jobs, all)
+}
+
+fn parse_job(text: &str) -> Option<JobInfo> {
+    let (line, command) = text.split_once('\n')?;
+    let (id, rest) = line.split_once(' ')?;
+    let (started, state) = rest.split_once(' ')?;
+    let command = decode(command)?;
+    let args = command.strip_suffix(b"\0").unwrap_or(&command);
+    Some(JobInfo {
+        id: Some(id).filter(|id| is_id(id))?.to_owned(),
+        command: args
+            .split(|b| *b == 0)
+            .map(|arg| String::from_utf8_lossy(arg).into_owned())
+            .collect(),
+        started: UNIX_EPOCH.checked_add(Duration::from_secs(started.parse().ok()?))?,
+        state: parse_state(state)?,
+    })
 }
 
 pub(super) fn ended(state: JobState) -> Result<Option<JobStatus>> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::answers::{Polled, ended};
 use super::{Job, JobState, Stream};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sandboxes::{Renewal, third};
 
 /// The shortest pause between two looks, and the longest.
 const SHORTEST: Duration = Duration::from_millis(50);
@@ -47,6 +48,7 @@ pub(super) struct Pace {
     /// Whether there was a look: one alone touches nothing.
     looked: bool,
     touched: Option<Instant>,
+    renewal: Renewal,
 }
 
 impl Pace {
@@ -55,6 +57,7 @@ impl Pace {
             news: Instant::now(),
             looked: false,
             touched: None,
+            renewal: Renewal::default(),
         }
     }
 }
@@ -131,7 +134,7 @@ impl Pace {
         let fresh = |touched: Instant| touched.elapsed() < touch_every(job);
         if !self.touched.is_some_and(fresh) {
             self.touched = Some(Instant::now());
-            if let Err(e) = job.sandbox.renew() {
+            if let Err(e) = self.renewal.renew(&job.sandbox) {
                 log::warn!("job {}: {e}", job.id);
             }
         }
@@ -140,7 +143,7 @@ impl Pace {
 
 fn touch_every(job: &Job) -> Duration {
     let ttl = job.sandbox.time_to_live();
-    ttl.map_or(TOUCH_UNKNOWN, |ttl| (ttl / 3).min(TOUCH_LONGEST))
+    ttl.map_or(TOUCH_UNKNOWN, |ttl| third(ttl).min(TOUCH_LONGEST))
 }
 
 /// Whether the same look may get an answer later. It changes nothing, so it may be sent again whatever
@@ -150,7 +153,9 @@ fn may_pass(error: &Error) -> bool {
         ErrorKind::Connect
         | ErrorKind::Timeout
         | ErrorKind::OutcomeUnknown
-        | ErrorKind::NotReady => true,
+        | ErrorKind::NotReady
+        // The script could not be run as it should: a sandbox at its limits.
+        | ErrorKind::Io => true,
         ErrorKind::Status => error
             .status()
             .is_some_and(|status| status == 429 || status >= 500),

@@ -23,6 +23,9 @@ use crate::staging::Staged;
 /// How long one look at a job may take in the sandbox.
 const POLL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a list of all jobs may take in the sandbox.
+const LIST_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// How many blocks of output are asked for at first: in base64, with its line ends, they are a little
 /// less than the usual cap of 1 MB.
 const USUAL_BLOCKS: u64 = 175;
@@ -35,7 +38,8 @@ const USUAL_BLOCKS: u64 = 175;
 ///
 /// It works on any v1 backend: a keeper in the sandbox starts the command with its output in files
 /// below `/workspace/.noxrunner/jobs`, and short execs look at those. They count towards the sandbox's
-/// storage, and go with it.
+/// storage, and go with it. SIGINT and SIGQUIT are ignored in it, as a shell has it for what runs in the
+/// background; a program can take them up again.
 ///
 /// # What looking costs
 ///
@@ -212,9 +216,9 @@ impl JobInfo {
 impl Sandbox {
     /// Starts a command and lets it run: see [`Job`].
     ///
-    /// It gets the command's directory, environment and [`stdin`](Command::stdin). Sends two execs,
-    /// and an upload between them if there is something to read. What fails half-way is not tried
-    /// again, and leaves at most an empty directory.
+    /// It gets the command's directory, environment and [`stdin`](Command::stdin). Sends two execs, and an
+    /// upload before them if there is something to read. Where the answer to the second one is lost, it is
+    /// looked whether the job runs; what fails is ended and removed.
     ///
     /// # Errors
     ///
@@ -273,7 +277,7 @@ impl Sandbox {
     /// ```
     pub fn job(&self, id: impl AsRef<str>) -> Result<Job> {
         let id = id.as_ref();
-        if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        if !is_id(id) {
             let text = format!("{:?} is no job's id", one_line(id));
             return Err(Error::invalid(text));
         }
@@ -288,7 +292,8 @@ impl Sandbox {
         }
     }
 
-    /// The sandbox's jobs, those that have ended too, the oldest first. Sends one exec.
+    /// The sandbox's jobs, those that have ended too, the oldest first. Sends one exec, or more where
+    /// there is too much for one answer.
     ///
     /// # Errors
     ///
@@ -311,8 +316,19 @@ impl Sandbox {
     /// ```
     pub fn jobs(&self) -> Result<Vec<JobInfo>> {
         self.named("jobs of", || {
-            let out = self.job_script(scripts::LIST, &[], POLL_TIMEOUT, None)?;
-            let mut jobs = parse_list(&out.stdout()).ok_or_else(|| garbled(&out))?;
+            let mut jobs: Vec<JobInfo> = Vec::new();
+            loop {
+                let after = jobs.last().map_or("", |job| &*job.id);
+                let out = self.job_script(scripts::LIST, &[after], LIST_TIMEOUT, None)?;
+                let (more, all) = parse_list(&out.stdout());
+                if more.is_empty() && !all {
+                    return Err(garbled(&out));
+                }
+                jobs.extend(more);
+                if all {
+                    break;
+                }
+            }
             jobs.sort_by(|a, b| (a.started, &a.id).cmp(&(b.started, &b.id)));
             Ok(jobs)
         })
@@ -336,6 +352,10 @@ impl Sandbox {
     }
 }
 
+fn is_id(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric())
+}
+
 /// What a script's exit code says.
 fn script_result(out: Output) -> Result<Output> {
     let stderr = out.stderr();
@@ -354,6 +374,10 @@ fn script_result(out: Output) -> Result<Output> {
         126 | 127 => (
             ErrorKind::Unsupported,
             format!("jobs need sh in the sandbox, which answered: {said}"),
+        ),
+        code @ (124 | 137 | 143) => (
+            ErrorKind::Timeout,
+            format!("the script for jobs was ended in the sandbox, with code {code}"),
         ),
         code => (
             ErrorKind::Io,
@@ -480,7 +504,7 @@ impl Job {
     }
 
     /// Waits until it has ended, at most for `timeout`: none if it has not. Where the backend does not
-    /// answer, the error comes at most 5 s after that.
+    /// answer, the error comes at most 5 s after that, or when a touch that is under way is over.
     ///
     /// # Errors
     ///
@@ -593,10 +617,13 @@ impl Job {
     ) -> Result<Option<JobStatus>> {
         self.named("read", || {
             let mut at = [0, 0];
+            // What comes meanwhile could go on for ever.
+            let mut until = None;
             loop {
                 let polled = self.poll(at.map(Some), None)?;
                 polled.write(&mut at, stdout, stderr)?;
-                if polled.is_whole() {
+                let [stdout_size, stderr_size] = *until.get_or_insert(polled.size);
+                if polled.is_whole() || (at[0] >= stdout_size && at[1] >= stderr_size) {
                     return ended(polled.state);
                 }
             }
@@ -604,23 +631,50 @@ impl Job {
     }
 
     fn start(&self, command: &Command) -> Result<()> {
+        let mut staged = Staged::new(command)?;
+        // Before the probe, which lives for a minute.
+        if !staged.files.is_empty() {
+            let files = std::mem::take(&mut staged.files);
+            let place = format!("{WORKSPACE}/{JOBS}/{}/in", self.id);
+            self.sandbox.send_staged(files, &place)?;
+        }
         let out = self.script(scripts::PREPARE, &[], None)?;
         let dir = out.stdout().trim_end_matches('\n').to_owned();
         if !dir.starts_with('/') {
             return Err(garbled(&out));
         }
-        let staged = Staged::new(command)?;
-        let (name, count) = staged.code_arguments();
-        if !staged.files.is_empty() {
-            let place = format!("{WORKSPACE}/{JOBS}/{}", self.id);
-            self.sandbox.send(staged.files, &place)?;
-        }
-        let mut start: Command = ["sh", "-c", scripts::START, "sh", &dir, name, &count].into();
-        start = command.args().iter().fold(start, Command::arg);
-        let start = start.with_settings_of(command);
+        let start = staged.command(&["sh", "-c", scripts::START, "sh", &dir], &[]);
         start.check()?;
         let id = self.sandbox.session_id();
-        script_result(self.sandbox.backend().exec(id, &start)?).map(drop)
+        let started = self.sandbox.backend().exec(id, &start);
+        let Err(error) = started.and_then(script_result) else {
+            return Ok(());
+        };
+        match error.kind() {
+            ErrorKind::Connect | ErrorKind::NotFound | ErrorKind::Unsupported => {}
+            // It may run all the same.
+            _ if self.is_there() => return Ok(()),
+            _ => {
+                if let Err(e) = self.script(scripts::KILL, &[], None) {
+                    log::warn!(
+                        "cannot end job {}, which may have been started: {e}",
+                        self.id
+                    );
+                }
+            }
+        }
+        Err(error)
+    }
+
+    /// Whether it has been started, as far as can be seen in a few seconds.
+    fn is_there(&self) -> bool {
+        for pause in [0, 1, 3] {
+            std::thread::sleep(Duration::from_secs(pause));
+            if self.poll([None, None], None).is_ok() {
+                return true;
+            }
+        }
+        false
     }
 
     /// Runs a script of this job.

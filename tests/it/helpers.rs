@@ -9,6 +9,7 @@ use noxrunner::{
 };
 
 use crate::places::in_each_place;
+use crate::support::plain_server::PlainServer;
 
 in_each_place!(run_all);
 
@@ -21,6 +22,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("source code of any length", long_code),
     ("a language of one's own", own_language),
     ("what fails says so", failures),
+    ("variables come through as they are", variables),
+    ("many arguments are no matter", many_arguments),
     ("a directory is listed, whatever its names are", list),
     ("a directory is listed, however large it is", long_list),
 ];
@@ -38,7 +41,7 @@ fn run_all(client: &Client) {
 
 fn assert_nothing_left(sandbox: &Sandbox, name: &str) {
     for dir in ["/workspace", "/tmp"] {
-        let look = Command::shell("ls -A | grep noxrunner").workdir(dir);
+        let look = Command::shell("ls -A | grep noxrunner-").workdir(dir);
         assert_eq!(sandbox.exec(look).unwrap().stdout(), "", "{name}: {dir}");
     }
 }
@@ -169,6 +172,61 @@ fn failures(sandbox: &Sandbox) {
     assert_eq!(error.kind(), ErrorKind::Io);
 }
 
+/// Names that a wrapper could use itself, or that a shell changes or drops.
+fn variables(sandbox: &Sandbox) {
+    let names = [
+        "file", "dir", "count", "at", "arg", "mark", "workdir", "stat", "IFS", "CDPATH", "ENV",
+        "a.b", "FOO-BAR", "OLDPWD", "nx_dir", "PS1",
+    ];
+    let with = |command: Command| {
+        names
+            .iter()
+            .fold(command, |c, name| c.env(*name, "a:b {file}"))
+    };
+    let wanted = |text: &str| {
+        for name in names {
+            let line = format!("{name}=a:b {{file}}");
+            assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
+        }
+    };
+    wanted(
+        &sandbox
+            .exec(with(Command::new("env")).stdin("x"))
+            .unwrap()
+            .stdout(),
+    );
+    let job = sandbox.spawn(with(Command::new("env"))).unwrap();
+    let mut text = String::new();
+    job.stdout().read_to_string(&mut text).unwrap();
+    wanted(&text);
+    let own = Language::new("x", ["env", "SOURCE={file}", "env"]).unwrap();
+    let out = sandbox
+        .exec(with(Command::code(own, "")).stdin("x"))
+        .unwrap();
+    wanted(&out.stdout());
+    let source = |line: &str| line.starts_with("SOURCE=/") && line.ends_with("/x");
+    assert!(out.stdout().lines().any(source), "{}", out.stdout());
+    // Its own PATH is not that of what starts it.
+    let nowhere = Command::new("no-such-program").env("PATH", "/nowhere");
+    let out = sandbox.exec(nowhere.clone().stdin("x")).unwrap();
+    assert_eq!(out.exit_code(), 127, "{}", out.stderr());
+    assert_eq!(
+        sandbox.spawn(nowhere).unwrap().wait().unwrap().exit_code(),
+        127
+    );
+}
+
+fn many_arguments(sandbox: &Sandbox) {
+    let arguments = (0..8000).map(|n| n.to_string());
+    let count: Command = ["sh", "-c", "cat; echo $#", "sh"]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(arguments)
+        .collect();
+    let out = sandbox.exec(count.stdin("in ").timeout(Duration::from_secs(20)));
+    assert_eq!(out.unwrap().stdout(), "in 8000\n");
+}
+
 fn list(sandbox: &Sandbox) {
     assert_eq!(sandbox.list(".").unwrap(), []);
     sandbox
@@ -233,4 +291,38 @@ impl Read for Broken {
     fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
         Err(std::io::Error::other("the disk is gone"))
     }
+}
+
+#[test]
+fn a_sandbox_that_lacks_what_is_needed_says_so() {
+    let path = tempfile::tempdir().unwrap();
+    for tool in ["cat", "rm", "true"] {
+        let found = ["/bin", "/usr/bin"].map(|dir| std::path::Path::new(dir).join(tool));
+        let found = found.iter().find(|path| path.exists()).unwrap();
+        std::os::unix::fs::symlink(found, path.path().join(tool)).unwrap();
+    }
+    let Some(server) = PlainServer::start(&["--path", path.path().to_str().unwrap()]) else {
+        return;
+    };
+    let sandbox = server.client().create("no sh", SandboxSpec::new()).unwrap();
+    let error = sandbox.exec(Command::new("cat").stdin("x")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(
+        error.to_string().contains("need sh in the sandbox"),
+        "{error}"
+    );
+    let left = sandbox.download_archive("/workspace").unwrap();
+    let mut left = tar::Archive::new(flate2::read::GzDecoder::new(left));
+    assert_eq!(left.entries().unwrap().count(), 0);
+
+    let Some(server) = PlainServer::start(&["--minimal"]) else {
+        return;
+    };
+    let sandbox = server
+        .client()
+        .create("minimal", SandboxSpec::new())
+        .unwrap();
+    let error = sandbox.exec(Command::new("cat").stdin("x")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("has no upload"), "{error}");
 }

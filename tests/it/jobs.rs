@@ -32,6 +32,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("what can't be a job is refused", refused),
     ("many at once", many),
     ("a keeper that is killed is no hang", lost),
+    ("what is there by now is no more than that", endless),
 ];
 
 fn run_all(client: &Client) {
@@ -246,6 +247,31 @@ fn lost(sandbox: &Sandbox) {
         assert!(error.to_string().contains("keeper was killed"), "{error}");
     }
     assert_eq!(sandbox.jobs().unwrap()[0].state(), JobState::Lost);
+    // What it kept is still there, and can be ended.
+    let pid = format!(".noxrunner/jobs/{}/pid", job.id());
+    let runs = Command::shell(format!("read -r pid rest <{pid}; kill -0 $pid"));
+    assert!(sandbox.exec(runs.clone()).unwrap().success());
+    job.kill().unwrap();
+    wait_for("it has ended", || {
+        let state = "read -r pid rest <PID; read -r s </proc/$pid/stat 2>/dev/null || exit 0; case $s in *') Z '*) exit 0;; esac; exit 1";
+        sandbox
+            .exec(Command::shell(state.replace("PID", &pid)))
+            .unwrap()
+            .success()
+    });
+    job.kill().unwrap();
+}
+
+fn endless(sandbox: &Sandbox) {
+    let job = shell(sandbox, "while :; do echo y; done");
+    std::thread::sleep(Duration::from_millis(500));
+    let mut out = Vec::new();
+    assert_eq!(
+        job.copy_so_far(&mut out, &mut std::io::sink()).unwrap(),
+        None
+    );
+    assert!(out.starts_with(b"y\ny\n"));
+    job.kill().unwrap();
 }
 
 /// Its sandbox would end long before it does.
@@ -364,4 +390,126 @@ fn an_idle_follower_asks_seldom() {
     // The pauses grow from 50 ms to 2 s: 9 looks in the first 3.4 s, then one in 2 s.
     assert!((8..=17).contains(&asked), "{asked} in 10 s");
     job.kill().unwrap();
+}
+
+#[test]
+fn an_answer_that_was_cut_in_the_middle_is_not_taken_for_a_whole_one() {
+    let (client, _dir) = altered(|backend, id, command| {
+        let out = backend.exec(id, command)?;
+        let kept = out.stdout_bytes();
+        // As some keep the beginning and the end.
+        let kept = match kept.len() {
+            0..40_000 => kept.to_vec(),
+            length => [&kept[..20_001], &kept[length - 15_003..]].concat(),
+        };
+        Ok(Output::new(
+            out.exit_code(),
+            kept,
+            out.stderr_bytes(),
+            out.duration(),
+        ))
+    });
+    binary(&client.create("jobs", SandboxSpec::new()).unwrap());
+}
+
+#[test]
+fn a_list_of_jobs_that_is_cut_is_asked_for_again_from_there() {
+    let (client, _dir) = altered(|backend, id, command| {
+        let out = backend.exec(id, command)?;
+        let kept = out.stdout_bytes();
+        let kept = &kept[..kept.len().min(1000)];
+        Ok(Output::new(
+            out.exit_code(),
+            kept,
+            out.stderr_bytes(),
+            out.duration(),
+        ))
+    });
+    let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
+    let started: Vec<_> = (0..20).map(|_| shell(&sandbox, "exit 3")).collect();
+    for job in &started {
+        job.wait().unwrap();
+    }
+    let listed = sandbox.jobs().unwrap();
+    let mut ids: Vec<_> = listed.iter().map(|job| job.id()).collect();
+    let mut wanted: Vec<_> = started.iter().map(Job::id).collect();
+    ids.sort();
+    wanted.sort();
+    assert_eq!(ids, wanted);
+}
+
+#[test]
+fn a_job_whose_start_was_not_confirmed_is_found_or_ended() {
+    for keeps in [true, false] {
+        let calls = AtomicU64::new(0);
+        let (client, _dir) = altered(move |backend, id, command| {
+            let call = calls.fetch_add(1, Ordering::SeqCst);
+            // Its start, and where it is to be lost the looks after that.
+            let out = backend.exec(id, command)?;
+            match (call, keeps) {
+                (1, _) => Err(Error::new(
+                    ErrorKind::OutcomeUnknown,
+                    "the connection broke",
+                )),
+                (2..=4, false) => Err(Error::new(ErrorKind::OutcomeUnknown, "and again")),
+                _ => Ok(out),
+            }
+        });
+        let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
+        let line = if keeps {
+            "sleep 345001; exit 3"
+        } else {
+            "sleep 345002; exit 3"
+        };
+        let spawned = sandbox.spawn(Command::shell(line));
+        let runs = |number| sandbox.exec(Command::shell(format!("pgrep -f 'sleep [3]{number}'")));
+        match keeps {
+            true => spawned.unwrap().kill().unwrap(),
+            false => {
+                assert!(spawned.unwrap_err().is_outcome_unknown());
+                assert_eq!(sandbox.jobs().unwrap(), []);
+            }
+        }
+        let number = if keeps { "45001" } else { "45002" };
+        wait_for("it has ended", || !runs(number).unwrap().success());
+    }
+}
+
+#[test]
+fn a_look_that_could_not_be_taken_is_taken_again() {
+    let calls = AtomicU64::new(0);
+    let (client, _dir) =
+        altered(
+            move |backend, id, command| match calls.fetch_add(1, Ordering::SeqCst) {
+                3 => Ok(Output::new(124, "", "", Duration::from_secs(10))),
+                4 => Ok(Output::new(2, "", "sh: 1: Cannot fork\n", Duration::ZERO)),
+                5 => Ok(Output::new(137, "", "", Duration::ZERO)),
+                _ => backend.exec(id, command),
+            },
+        );
+    let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
+    assert_eq!(
+        shell(&sandbox, "sleep 1; exit 3")
+            .wait()
+            .unwrap()
+            .exit_code(),
+        3
+    );
+}
+
+#[test]
+fn source_code_of_any_name_is_not_taken_for_the_jobs_own_files() {
+    let (backend, _dir) = local_backend(Isolation::None);
+    let client = Client::with_backend(backend);
+    let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
+    for name in [
+        "exit", "command", "stdout", "keeper", "pid", "probe", "started",
+    ] {
+        let language = Language::new(name, ["sh", "{file}"]).unwrap();
+        let job = sandbox
+            .spawn(Command::code(language, "echo 9; exit 4"))
+            .unwrap();
+        assert_eq!(stdout(&job), b"9\n", "{name}");
+        assert_eq!(job.wait().unwrap().exit_code(), 4, "{name}");
+    }
 }

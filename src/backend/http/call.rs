@@ -112,6 +112,8 @@ impl HttpBackend {
         let repeat = call.repeat();
         let first = Instant::now();
         let mut attempt = 1;
+        // An earlier try may have done what the last one says it has not.
+        let mut sent_before = false;
         loop {
             let started = Instant::now();
             let (bounds, cancel) = (call.bounds, call.cancel);
@@ -132,7 +134,15 @@ impl HttpBackend {
                 }
                 Err(failure) => {
                     let pause = retry::after_failure(self.retry, attempt, repeat, &failure);
-                    (pause, failed(failure, call.name, first.elapsed()))
+                    let sent = failure.reach == Reach::Sent;
+                    let error = failed(failure, call.name, first.elapsed());
+                    let known = call.name != Name::Change || error.kind() != ErrorKind::Connect;
+                    let error = match known || !sent_before {
+                        true => error,
+                        false => error.with_kind(ErrorKind::OutcomeUnknown),
+                    };
+                    sent_before |= sent;
+                    (pause, error)
                 }
             };
             let in_time = |pause: &Duration| match call.last_start {
