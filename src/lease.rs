@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use crate::cancel::Cancel;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sandboxes::{Renewal, Sandbox, SandboxSpec, third};
+use crate::sandboxes::{Renewal, Sandbox, third};
+use crate::spec::SandboxSpec;
 
 /// How long a leased sandbox outlives a process that was killed, if the spec does not say otherwise.
 ///

@@ -124,6 +124,7 @@ mod sandboxes;
 #[cfg(feature = "serve")]
 pub mod server;
 mod shell_quote;
+mod spec;
 mod staging;
 mod sys;
 mod time;
@@ -141,8 +142,9 @@ pub use files::{Contents, Entry, EntryKind, Files, MAX_READ};
 pub use jobs::{Job, JobInfo, JobOutput, JobState, JobStatus};
 pub use lease::{DEFAULT_LEASE_TTL, Lease};
 pub use output::Output;
-pub use sandboxes::{DEFAULT_TTL, MAX_SESSION_ID, Sandbox, SandboxInfo, SandboxSpec, SessionId};
+pub use sandboxes::Sandbox;
 pub use shell_quote::shell_quote;
+pub use spec::{DEFAULT_TTL, MAX_SESSION_ID, SandboxInfo, SandboxSpec, SessionId};
 pub use staging::{Language, Stdin};
 
 /// A number that nobody has used before, for names of temporary files.

@@ -13,7 +13,7 @@ pub use upload::Upload;
 use crate::error::Result;
 use crate::exec::Command;
 use crate::output::Output;
-use crate::sandboxes::{SandboxInfo, SandboxSpec, SessionId};
+use crate::spec::{SandboxInfo, SandboxSpec, SessionId};
 
 /// One v1 backend. [`HttpBackend`](crate::HttpBackend) and
 /// [`LocalBackend`](crate::LocalBackend) are two; write your own and hand it to

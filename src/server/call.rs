@@ -22,7 +22,7 @@ use crate::backend::{Backend, Upload};
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result as OurResult};
 use crate::exec::Command;
-use crate::sandboxes::{SandboxSpec, SessionId};
+use crate::spec::{SandboxSpec, SessionId};
 
 /// The largest JSON body.
 const MAX_JSON: usize = 8 * 1024 * 1024;

@@ -5,7 +5,7 @@ use percent_encoding::percent_decode_str;
 
 use super::call::Refusal;
 use crate::exec::WORKSPACE;
-use crate::sandboxes::SessionId;
+use crate::spec::SessionId;
 
 /// One of the seven, with what its path says.
 #[derive(Debug, PartialEq)]

@@ -29,7 +29,7 @@ use super::{Backend, Upload};
 use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, Result, one_line};
 use crate::exec::Command;
 use crate::output::Output;
-use crate::sandboxes::{SandboxInfo, SandboxSpec, SessionId};
+use crate::spec::{SandboxInfo, SandboxSpec, SessionId};
 use crate::time::whole_seconds;
 
 /// How long an exec's answer may take beyond the command's own timeout.

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::quantity::{parse_bytes, parse_cpu};
 use crate::error::Result;
-use crate::sandboxes::SandboxSpec;
+use crate::spec::SandboxSpec;
 
 const MIB: u64 = 1024 * 1024;
 

@@ -23,7 +23,7 @@ use super::{Backend, Upload};
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::exec::Command;
 use crate::output::Output;
-use crate::sandboxes::{SandboxInfo, SandboxSpec, SessionId};
+use crate::spec::{SandboxInfo, SandboxSpec, SessionId};
 
 /// Exit codes as shells have them.
 const TIMED_OUT: i32 = 124;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sandboxes::SessionId;
+use crate::spec::SessionId;
 use crate::sys;
 
 /// How long to wait for another process that changes something. It takes moments.

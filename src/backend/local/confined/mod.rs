@@ -36,7 +36,7 @@ use super::{Isolation, Tier, default_state_dir};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::Command;
 use crate::output::Output;
-use crate::sandboxes::{SandboxInfo, SandboxSpec, SessionId};
+use crate::spec::{SandboxInfo, SandboxSpec, SessionId};
 
 pub(super) struct Confined {
     maker: Maker,

@@ -16,7 +16,7 @@ use super::{Maker, Tie, sys as own_sys};
 use crate::backend::local::Isolation;
 use crate::backend::local::state::{StateDir, file_name};
 use crate::error::{Error, Result};
-use crate::sandboxes::{SandboxSpec, SessionId};
+use crate::spec::{SandboxSpec, SessionId};
 use crate::sys;
 
 pub(super) struct Persistent {

@@ -13,7 +13,7 @@ use super::limits::{Limit, Limits};
 use crate::error::Result;
 use crate::exec::Command;
 use crate::output::Output;
-use crate::sandboxes::{SandboxInfo, SandboxSpec, SessionId};
+use crate::spec::{SandboxInfo, SandboxSpec, SessionId};
 
 pub(super) struct Plain {
     store: Store,

@@ -14,7 +14,7 @@ use super::super::state::{Access, StateDir, file_name};
 use super::runner;
 use crate::error::{Error, ErrorKind, Result};
 use crate::remove::remove_at;
-use crate::sandboxes::SessionId;
+use crate::spec::SessionId;
 use crate::sys;
 
 pub(super) struct Store {
