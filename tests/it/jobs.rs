@@ -325,19 +325,20 @@ where
     (Client::with_backend(Altered { backend, exec }), dir)
 }
 
-#[test]
-fn a_lower_cap_than_usual_loses_nothing() {
-    let (client, _dir) = altered(|backend, id, command| {
+/// With no more than so many bytes of an output.
+fn capped(cap: usize) -> (Client, tempfile::TempDir) {
+    altered(move |backend, id, command| {
         let out = backend.exec(id, command)?;
         let kept = out.stdout_bytes();
-        let kept = &kept[..kept.len().min(30_000)];
-        Ok(Output::new(
-            out.exit_code(),
-            kept,
-            out.stderr_bytes(),
-            out.duration(),
-        ))
-    });
+        let kept = &kept[..kept.len().min(cap)];
+        let (code, stderr) = (out.exit_code(), out.stderr_bytes());
+        Ok(Output::new(code, kept, stderr, out.duration()))
+    })
+}
+
+#[test]
+fn a_lower_cap_than_usual_loses_nothing() {
+    let (client, _dir) = capped(30_000);
     binary(&client.create("jobs", SandboxSpec::new()).unwrap());
 }
 
@@ -414,17 +415,7 @@ fn an_answer_that_was_cut_in_the_middle_is_not_taken_for_a_whole_one() {
 
 #[test]
 fn a_list_of_jobs_that_is_cut_is_asked_for_again_from_there() {
-    let (client, _dir) = altered(|backend, id, command| {
-        let out = backend.exec(id, command)?;
-        let kept = out.stdout_bytes();
-        let kept = &kept[..kept.len().min(1000)];
-        Ok(Output::new(
-            out.exit_code(),
-            kept,
-            out.stderr_bytes(),
-            out.duration(),
-        ))
-    });
+    let (client, _dir) = capped(1000);
     let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
     let started: Vec<_> = (0..20).map(|_| shell(&sandbox, "exit 3")).collect();
     for job in &started {
