@@ -278,7 +278,6 @@ impl Renewal {
             Ok(_) => sandbox
                 .named("renewal of", || sandbox.backend.create(&sandbox.id, spec))
                 .map(drop),
-            Err(e) if e.is_not_found() => Err(refused),
             Err(e) => Err(e),
         }
     }

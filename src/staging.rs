@@ -69,22 +69,36 @@ exec "$@"
 const TIDY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Variables that a shell does not hand on as they came, or that change what our scripts do.
-const SHELLS_OWN: [&str; 17] = [
+const SHELLS_OWN: [&str; 31] = [
+    "BASH",
     "BASHOPTS",
+    "BASHPID",
+    "BASH_ARGV0",
+    "BASH_COMMAND",
+    "BASH_SUBSHELL",
+    "BASH_VERSINFO",
+    "BASH_VERSION",
     "CDPATH",
     "ENV",
+    "EPOCHREALTIME",
+    "EPOCHSECONDS",
     "EUID",
     "IFS",
     "LINENO",
     "OLDPWD",
     "OPTARG",
+    "OPTERR",
     "OPTIND",
     "PATH",
+    "POSIXLY_CORRECT",
     "PPID",
     "PS1",
     "PS2",
     "PS4",
     "PWD",
+    "RANDOM",
+    "SHLVL",
+    "SRANDOM",
     "SHELLOPTS",
     "UID",
 ];

@@ -41,7 +41,8 @@ const USUAL_BLOCKS: u64 = 175;
 /// It works on any v1 backend: a keeper in the sandbox starts the command with its output in files
 /// below `/workspace/.noxrunner/jobs`, and short execs look at those. They count towards the sandbox's
 /// storage, and go with it. SIGINT and SIGQUIT are ignored in it, as a shell has it for what runs in the
-/// background; a program can take them up again.
+/// background; a program can take them up again. What opens `/dev/stdout` anew and cuts it (`> /dev/stdout`)
+/// loses what was there: it is a file.
 ///
 /// # What looking costs
 ///
@@ -481,9 +482,14 @@ impl Job {
             loop {
                 let polled = self.poll(at.map(Some), None)?;
                 polled.write(&mut at, stdout, stderr)?;
-                let [stdout_size, stderr_size] = *until.get_or_insert(polled.size);
-                if polled.is_whole() || (at[0] >= stdout_size && at[1] >= stderr_size) {
+                let (state, [stdout_size, stderr_size]) =
+                    *until.get_or_insert((polled.state, polled.size));
+                if polled.is_whole() {
                     return ended(polled.state);
+                }
+                // It may have ended with more meanwhile, which is not here.
+                if at[0] >= stdout_size && at[1] >= stderr_size {
+                    return ended(state);
                 }
             }
         })

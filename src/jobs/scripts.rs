@@ -55,8 +55,8 @@ macro_rules! asking {
             born!(),
             r#"
 alive() {
-  kill -0 "$1" 2>/dev/null || return 1
-  [ -r /proc/self/stat ] || return 0
+  # Of another user's process, kill knows nothing.
+  [ -r /proc/self/stat ] || { kill -0 "$1" 2>/dev/null; return; }
   nx_began=$2
   { read -r nx_stat <"/proc/$1/stat"; } 2>/dev/null || return 1
   set -- ${nx_stat##*) }
@@ -64,11 +64,13 @@ alive() {
   [ -z "$nx_began" ] || [ "${20}" = "$nx_began" ]
 }
 code() {
+  nx_code=
   read -r nx_code <exit
   case $nx_code in -*|'') return 1;; esac
 }
 state() {
   if ! code; then
+    nx_keeper= nx_keeper_born=
     read -r nx_keeper nx_keeper_born <keeper
     if alive "$nx_keeper" "$nx_keeper_born"; then echo running; return; fi
   fi
@@ -127,7 +129,7 @@ nx_dir=$1
 exec 3<"$2"
 rm -f "$nx_dir/in/stdin"
 shift 2
-setsid "$@" <&3 3<&- >"$nx_dir/stdout" 2>"$nx_dir/stderr" &
+setsid "$@" <&3 3<&- >>"$nx_dir/stdout" 2>>"$nx_dir/stderr" &
 exec 3<&-
 born $!
 printf "%-40s\n" "$! $nx_born" 1<>"$nx_dir/pid"
@@ -175,7 +177,9 @@ cd "./.noxrunner/jobs/$1" 2>/dev/null && [ -f exit ] || exit 44
 nx_tries=0
 until code; do
   read -r nx_pid nx_pid_born <pid
-  [ "$nx_pid" = - ] || break
+  case $nx_pid in -*|'') ;; *) break;; esac
+  # Its keeper was killed before it could begin.
+  if [ -f keeper ] && [ "$(state)" = lost ]; then exit 0; fi
   nx_tries=$((nx_tries + 1))
   [ $nx_tries -lt 4 ] || { echo "its process has not begun yet" >&2; exit 1; }
   sleep 1
@@ -209,6 +213,7 @@ for nx_job in *; do
   fi
   cd ..
 done
+[ -z "$nx_after" ] || { echo "job $nx_after is gone in the middle of the list" >&2; exit 1; }
 echo .
 "#
 );

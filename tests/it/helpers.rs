@@ -176,7 +176,7 @@ fn failures(sandbox: &Sandbox) {
 fn variables(sandbox: &Sandbox) {
     let names = [
         "file", "dir", "count", "at", "arg", "mark", "workdir", "stat", "IFS", "CDPATH", "ENV",
-        "a.b", "FOO-BAR", "OLDPWD", "nx_dir", "PS1",
+        "a.b", "FOO-BAR", "OLDPWD", "RANDOM", "SHLVL", "nx_dir", "PS1",
     ];
     let with = |command: Command| {
         names

@@ -33,6 +33,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("many at once", many),
     ("a keeper that is killed is no hang", lost),
     ("what is there by now is no more than that", endless),
+    ("an output that is opened anew loses nothing", reopened),
 ];
 
 fn run_all(client: &Client) {
@@ -260,6 +261,17 @@ fn lost(sandbox: &Sandbox) {
             .success()
     });
     job.kill().unwrap();
+}
+
+fn reopened(sandbox: &Sandbox) {
+    let job = shell(
+        sandbox,
+        "echo one; echo two >>/dev/stdout; echo three; echo four >>/proc/self/fd/1",
+    );
+    assert_eq!(
+        String::from_utf8(stdout(&job)).unwrap(),
+        "one\ntwo\nthree\nfour\n"
+    );
 }
 
 fn endless(sandbox: &Sandbox) {

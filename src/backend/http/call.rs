@@ -129,6 +129,8 @@ impl HttpBackend {
                 Ok(Outcome::Good(value)) => return Ok(value),
                 Ok(Outcome::Refused(answer)) => {
                     let (status, wait) = (answer.status, retry_after(&answer));
+                    // A gateway's words for a backend that it lost, perhaps in the middle.
+                    sent_before |= matches!(status, 502 | 504);
                     let pause = retry::after_status(self.retry, attempt, repeat, status, wait);
                     (pause, refusal(answer, call.name))
                 }
