@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::backend::Backend;
-use crate::backend::http::{ClientBuilder, HttpBackend};
 use crate::error::Result;
+use crate::http::{ClientBuilder, HttpBackend};
 
 /// A backend to make sandboxes on.
 ///

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result, one_line};
+use crate::os::time::MAX_TIME;
 use crate::output::Output;
-use crate::sandboxes::Sandbox;
+use crate::sandbox::Sandbox;
 use crate::staging::{Code, Stdin};
-use crate::time::MAX_TIME;
 
 /// Where a command runs unless it says otherwise, and what relative paths are relative to.
 ///

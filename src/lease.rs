@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::cancel::Cancel;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sandboxes::{Renewal, Sandbox, third};
+use crate::sandbox::{Renewal, Sandbox, third};
 use crate::spec::SandboxSpec;
 
 /// How long a leased sandbox outlives a process that was killed, if the spec does not say otherwise.
@@ -98,7 +98,7 @@ impl Client {
     /// ```
     pub fn lease_with(&self, spec: SandboxSpec) -> Result<Lease> {
         let spec = spec.or_ttl(DEFAULT_LEASE_TTL);
-        let id = format!("lease-{:016x}", crate::unique());
+        let id = format!("lease-{:016x}", crate::os::random::random_u64());
         // Before the request: one whose answer is lost may have made the sandbox.
         let mut lease = Lease {
             sandbox: self.sandbox(&id)?,
@@ -258,5 +258,5 @@ fn keep_alive(sandbox: &Sandbox, stop: &Cancel) -> Result<()> {
 
 /// By up to a tenth at random, so that many leases do not ask at once.
 fn shortened(pause: Duration) -> Duration {
-    pause - pause / 10 * (crate::unique() % 1024) as u32 / 1024
+    pause - pause / 10 * (crate::os::random::random_u64() % 1024) as u32 / 1024
 }

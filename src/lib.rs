@@ -116,43 +116,39 @@ mod exec;
 mod files;
 pub mod guide;
 mod health;
+mod http;
 mod jobs;
 mod lease;
+#[cfg(feature = "local")]
+mod local;
+mod os;
 mod output;
-mod remove;
-mod sandboxes;
+mod sandbox;
+mod script;
 #[cfg(feature = "serve")]
 pub mod server;
-mod shell_quote;
 mod spec;
 mod staging;
-mod sys;
-mod time;
+mod upload;
 
 pub use archive::{Extract, Extraction, Refusal};
-pub use backend::http::{ClientBuilder, HttpBackend, Retry};
-#[cfg(feature = "local")]
-pub use backend::local::{Enforced, Isolation, Limit, Limits, LocalBackend, LocalBackendBuilder};
-pub use backend::{Backend, Upload};
+pub use backend::Backend;
 pub use cancel::{Cancel, CancelGuard};
 pub use client::Client;
 pub use error::{Error, ErrorKind, MAX_ERROR_BODY, Result};
 pub use exec::{Command, DEFAULT_COMMAND_TIMEOUT, MAX_ARGUMENT, WORKSPACE};
 pub use files::{Contents, Entry, EntryKind, Files, MAX_READ};
+pub use http::{ClientBuilder, HttpBackend, Retry};
 pub use jobs::{Job, JobInfo, JobOutput, JobState, JobStatus};
 pub use lease::{DEFAULT_LEASE_TTL, Lease};
+#[cfg(feature = "local")]
+pub use local::{Enforced, Isolation, Limit, Limits, LocalBackend, LocalBackendBuilder};
 pub use output::Output;
-pub use sandboxes::Sandbox;
-pub use shell_quote::shell_quote;
+pub use sandbox::Sandbox;
+pub use script::shell_quote;
 pub use spec::{DEFAULT_TTL, MAX_SESSION_ID, SandboxInfo, SandboxSpec, SessionId};
 pub use staging::{Language, Stdin};
-
-/// A number that nobody has used before, for names of temporary files.
-fn unique() -> u64 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    // Each RandomState has keys of its own, from the operating system's random numbers.
-    RandomState::new().build_hasher().finish()
-}
+pub use upload::Upload;
 
 /// The README's examples are tests.
 #[cfg(all(doctest, feature = "local"))]

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, Result, one_line};
 use crate::exec::check_time;
-use crate::time;
+use crate::os::time;
 
 /// How long a sandbox lives unless it is touched, if the spec does not say otherwise.
 ///

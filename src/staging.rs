@@ -12,8 +12,9 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::exec::{Command, WORKSPACE, absolute};
 use crate::files::Contents;
+use crate::os::random::temporary_name;
 use crate::output::Output;
-use crate::sandboxes::Sandbox;
+use crate::sandbox::Sandbox;
 
 /// What stands for the source file in a [`Language`]'s command.
 const FILE: &str = "{file}";
@@ -358,7 +359,7 @@ impl Sandbox {
     /// Runs a command that is given files.
     pub(crate) fn exec_staged(&self, command: &Command) -> Result<Output> {
         let (base, workdir) = base_and_below(&command.working_directory());
-        let dir = format!(".noxrunner-{:016x}", crate::unique());
+        let dir = temporary_name();
         let mut staged = Staged::new(command)?;
         let run = staged.command(&["sh", "-c", RUN, "sh", &dir], &[&workdir]);
         let run = run.workdir(base);

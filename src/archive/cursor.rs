@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::sys;
+use crate::os;
 
 /// How many directories on the way are kept open: enough for a walk not to start over and over at
 /// the root, and few enough for the limit of descriptors.
@@ -68,11 +68,11 @@ impl Cursor {
 }
 
 fn step(from: BorrowedFd<'_>, name: &[u8], missing: Missing) -> io::Result<(OwnedFd, bool)> {
-    match sys::open_dir_at(from, name) {
+    match os::open_dir_at(from, name) {
         Err(e) if e.kind() == io::ErrorKind::NotFound && missing == Missing::Create => {
-            match sys::mkdirat(from, name, 0o777) {
+            match os::mkdirat(from, name, 0o777) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
-                made => Ok((sys::open_dir_at(from, name)?, made.is_ok())),
+                made => Ok((os::open_dir_at(from, name)?, made.is_ok())),
             }
         }
         result => Ok((result?, false)),
@@ -118,6 +118,6 @@ mod tests {
         let error = cursor.enter(b"a/x/y", Missing::Fail).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         let fd = cursor.enter(b"a", Missing::Fail).unwrap();
-        assert_eq!(sys::read_dir(fd).unwrap().len(), 2);
+        assert_eq!(os::read_dir(fd).unwrap().len(), 2);
     }
 }

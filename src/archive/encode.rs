@@ -7,8 +7,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder};
 
-use crate::backend::Upload;
 use crate::error::{Error, Result};
+use crate::os::random::temporary_name;
+use crate::upload::Upload;
 
 /// An archive up to this many bytes stays in memory.
 const MAX_IN_MEMORY: usize = 1024 * 1024;
@@ -137,7 +138,7 @@ impl Write for Spool {
 
 /// A file that is gone when it is closed, however the process ends.
 fn nameless_file() -> io::Result<File> {
-    let path = std::env::temp_dir().join(format!(".noxrunner-{:016x}", crate::unique()));
+    let path = std::env::temp_dir().join(temporary_name());
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -155,7 +156,7 @@ mod tests {
     #[test]
     fn only_what_shrinks_is_compressed() {
         let noise: Vec<u8> = (0..4096_u64)
-            .flat_map(|_| crate::unique().to_le_bytes())
+            .flat_map(|_| crate::os::random::random_u64().to_le_bytes())
             .collect();
         assert!(!shrinks(&noise));
         assert!(shrinks(&b"text ".repeat(1000)));

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use super::cursor::{Cursor, Missing, join};
 use super::unpack::{Extract, Extraction, Links};
 use crate::error::{Error, Result};
-use crate::remove::remove_at;
-use crate::sys::{self, FileType, open_dir};
+use crate::os::random::temporary_name;
+use crate::os::remove_tree::remove_at;
+use crate::os::{self, FileType, open_dir};
 
 impl Extract {
     /// Unpacks into `target`, which is made if need be. Where it did not exist, it appears as a
@@ -49,7 +50,7 @@ impl Extract {
         let stage = Stage::new(parent)?;
         let (done, directories) = self.unpack(archive, stage.open()?, Links::Inside)?;
         directories.finish(stage.dir.as_fd(), &BTreeSet::new())?;
-        sys::renameat(parent, &stage.name, parent, name).map_err(|e| {
+        os::renameat(parent, &stage.name, parent, name).map_err(|e| {
             Error::io(
                 format_args!(
                     "cannot put {:?} in its place",
@@ -115,14 +116,14 @@ struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     fn new(parent: BorrowedFd<'a>) -> Result<Stage<'a>> {
-        let name = format!(".noxrunner-{:016x}", crate::unique()).into_bytes();
+        let name = temporary_name().into_bytes();
         let make = || {
-            sys::mkdirat(parent, &name, 0o777)?;
-            sys::open_dir_at(parent, &name)
+            os::mkdirat(parent, &name, 0o777)?;
+            os::open_dir_at(parent, &name)
         };
         let dir = make().map_err(|e| Error::io("cannot make a directory to unpack in", e))?;
         // Tells others that it is in use. Not all file systems can, and it is not needed for more.
-        let _ = sys::lock(dir.as_fd());
+        let _ = os::lock(dir.as_fd());
         Ok(Stage { parent, name, dir })
     }
 
@@ -159,7 +160,7 @@ impl Merge {
             Ok(Merge {
                 from: Cursor::new(from.try_clone_to_owned()?),
                 to: Cursor::new(to.try_clone_to_owned()?),
-                device: sys::stat_fd(from)?.device,
+                device: os::stat_fd(from)?.device,
                 closed: Vec::new(),
             })
         };
@@ -186,7 +187,7 @@ impl Merge {
             let close = self
                 .to
                 .enter(&path, Missing::Fail)
-                .and_then(|dir| sys::chmodat(dir, b".", mode));
+                .and_then(|dir| os::chmodat(dir, b".", mode));
             close.map_err(|e| Error::io("cannot close a directory again", e))?;
         }
         Ok(existed)
@@ -197,18 +198,18 @@ impl Merge {
         let mut both = Vec::new();
         let from = self.from.enter(path, Missing::Fail)?;
         let to = self.to.enter(path, Missing::Fail)?;
-        let target = sys::stat_fd(to)?;
+        let target = os::stat_fd(to)?;
         if target.device != self.device {
             return Err(conflict(path, "another file system is mounted there").into_io());
         }
         if really && target.mode & 0o200 == 0 {
-            sys::chmodat(to, b".", target.mode | 0o200)?;
+            os::chmodat(to, b".", target.mode | 0o200)?;
             self.closed.push((path.to_vec(), target.mode));
         }
-        for name in sys::read_dir(from)? {
+        for name in os::read_dir(from)? {
             let here = join(path, &name);
-            let staged = sys::stat_at(from, &name)?.kind;
-            let there = match sys::stat_at(to, &name) {
+            let staged = os::stat_at(from, &name)?.kind;
+            let there = match os::stat_at(to, &name) {
                 Ok(stat) => Some(stat.kind),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => None,
                 Err(e) => return Err(e),
@@ -224,7 +225,7 @@ impl Merge {
                 (true, Some(_)) => "a file stands in the target",
                 (false, Some(FileType::Directory)) => "a directory stands in the target",
                 (_, _) if really => {
-                    sys::renameat(from, &name, to, &name)?;
+                    os::renameat(from, &name, to, &name)?;
                     continue;
                 }
                 (_, _) => continue,

@@ -12,7 +12,7 @@ use tar::{EntryType, Header};
 use super::cursor::{Cursor, Missing, join, split};
 use super::encode::Encoder;
 use crate::error::{Error, Result};
-use crate::sys::{self, FileType, Stat};
+use crate::os::{self, FileType, Stat};
 
 /// How many places of a tree the sample is taken from, and how many bytes at each.
 const SAMPLES: u128 = 16;
@@ -37,7 +37,7 @@ pub(crate) struct Tree {
 impl Tree {
     /// Lists a directory. `specials` says what becomes of FIFOs, sockets and devices.
     pub(crate) fn list(root: OwnedFd, shown: &Path, specials: Specials) -> Result<Tree> {
-        let top = sys::stat_fd(root.as_fd())
+        let top = os::stat_fd(root.as_fd())
             .map_err(|e| Error::io(format_args!("cannot look at {}", shown.display()), e))?;
         let mut tree = Tree {
             top,
@@ -52,7 +52,7 @@ impl Tree {
                 Ok(dir) => dir,
                 Err(e) => return Err(tree.failed("list", &path, e)),
             };
-            let mut names = match sys::read_dir(dir) {
+            let mut names = match os::read_dir(dir) {
                 Ok(names) => names,
                 Err(e) => return Err(tree.failed("list", &path, e)),
             };
@@ -61,7 +61,7 @@ impl Tree {
             let mut files = Vec::new();
             for name in names {
                 let here = join(&path, &name);
-                let stat = match sys::stat_at(dir, &name) {
+                let stat = match os::stat_at(dir, &name) {
                     Ok(stat) => stat,
                     // Deleted since: as if it had never been.
                     Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -138,12 +138,12 @@ impl Tree {
             FileType::File => {
                 let mut file = open_file(&mut self.cursor, path)?;
                 // What it is now: it may have grown or been replaced since it was listed.
-                let stat = sys::stat_fd(file.as_fd())?;
+                let stat = os::stat_fd(file.as_fd())?;
                 add_file(encoder, name, stat.mode, stat.mtime, stat.size, &mut file)
             }
             FileType::Symlink => {
                 let (parent, last) = split(path);
-                let target = sys::readlinkat(self.cursor.enter(parent, Missing::Fail)?, last)?;
+                let target = os::readlinkat(self.cursor.enter(parent, Missing::Fail)?, last)?;
                 add_link(encoder, name, &target, stat.mtime)
             }
             FileType::Other(what) => {
@@ -188,8 +188,8 @@ fn open_file(cursor: &mut Cursor, path: &[u8]) -> io::Result<File> {
     let (parent, name) = split(path);
     let dir = cursor.enter(parent, Missing::Fail)?;
     let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = sys::openat(dir, name, flags, 0)?;
-    match sys::stat_fd(file.as_fd())?.kind {
+    let file = os::openat(dir, name, flags, 0)?;
+    match os::stat_fd(file.as_fd())?.kind {
         FileType::File => Ok(File::from(file)),
         _ => Err(io::Error::other("no longer a file")),
     }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::cursor::{Cursor, Missing, split};
 use super::read::{Entries, Entry, Kind, Limits};
 use crate::error::{Error, ErrorKind, Result, io_reason};
-use crate::sys::{self, FileType};
+use crate::os::{self, FileType};
 
 /// How the archive of a download is unpacked on this machine: what it may ask for, and what
 /// happens to an entry that breaks a rule.
@@ -161,7 +161,7 @@ impl Extract {
         links: Links,
     ) -> Result<(Extraction, Directories)> {
         // The directory was made with all permissions, so what it has is what new ones may have.
-        let umask = sys::stat_fd(dir.as_fd()).map_err(|e| failed(e, b"."))?.mode & 0o777;
+        let umask = os::stat_fd(dir.as_fd()).map_err(|e| failed(e, b"."))?.mode & 0o777;
         let mut unpacker = Unpacker {
             cursor: Cursor::new(dir),
             umask,
@@ -271,10 +271,10 @@ impl Directories {
                 continue;
             }
             let set = |dir: BorrowedFd<'_>| {
-                let now = sys::stat_fd(dir)?.mode;
-                sys::set_mtime(dir, mtime)?;
+                let now = os::stat_fd(dir)?.mode;
+                os::set_mtime(dir, mtime)?;
                 match now & mode {
-                    wanted if wanted != now => sys::chmodat(dir, b".", wanted),
+                    wanted if wanted != now => os::chmodat(dir, b".", wanted),
                     _ => Ok(()),
                 }
             };
@@ -361,12 +361,12 @@ impl Unpacker {
     fn directory(&mut self, path: Vec<u8>, entry: &Entry) -> Result<(), Stop> {
         let (parent, name) = split(&path);
         let dir = enter(&mut self.cursor, parent)?;
-        match sys::mkdirat(dir, name, entry.mode | 0o700) {
+        match os::mkdirat(dir, name, entry.mode | 0o700) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                match sys::stat_at(dir, name)?.kind {
+                match os::stat_at(dir, name)?.kind {
                     // Made for what is in it, or listed twice: the later mode counts.
                     FileType::Directory => {
-                        sys::chmodat(dir, name, (entry.mode | 0o700) & self.umask)?
+                        os::chmodat(dir, name, (entry.mode | 0o700) & self.umask)?
                     }
                     FileType::Symlink => return Err(THROUGH_A_LINK),
                     _ => return Err(Stop::Refused("a file of the same name came before it")),
@@ -385,7 +385,7 @@ impl Unpacker {
         let (parent, name) = split(path);
         let dir = enter(&mut self.cursor, parent)?;
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
-        let file = replacing(dir, name, || sys::openat(dir, name, flags, entry.mode))?;
+        let file = replacing(dir, name, || os::openat(dir, name, flags, entry.mode))?;
         let mut file = File::from(file);
         loop {
             let got = match content.read(&mut self.buffer) {
@@ -397,7 +397,7 @@ impl Unpacker {
             }
             file.write_all(&self.buffer[..got])?;
         }
-        sys::set_mtime(file.as_fd(), entry.mtime)?;
+        os::set_mtime(file.as_fd(), entry.mtime)?;
         self.done.bytes += entry.size;
         Ok(())
     }
@@ -413,7 +413,7 @@ impl Unpacker {
         }
         let (parent, name) = split(path);
         let dir = enter(&mut self.cursor, parent)?;
-        replacing(dir, name, || sys::symlinkat(target, dir, name))
+        replacing(dir, name, || os::symlinkat(target, dir, name))
     }
 
     fn hardlink(&mut self, path: &[u8], target: &[u8]) -> Result<(), Stop> {
@@ -432,7 +432,7 @@ impl Unpacker {
             .enter(target_parent, Missing::Fail)
             .map_err(missing)?
             .try_clone_to_owned()?;
-        if sys::stat_at(from.as_fd(), target_name)
+        if os::stat_at(from.as_fd(), target_name)
             .map_err(missing)?
             .kind
             != FileType::File
@@ -445,7 +445,7 @@ impl Unpacker {
         let (parent, name) = split(path);
         let dir = enter(&mut self.cursor, parent)?;
         replacing(dir, name, || {
-            sys::linkat(from.as_fd(), target_name, dir, name)
+            os::linkat(from.as_fd(), target_name, dir, name)
         })
     }
 }
@@ -471,7 +471,7 @@ fn why_no_directory(cursor: &mut Cursor, path: &[u8]) -> Stop {
         let (parent, name) = split(&path[..end]);
         let kind = cursor
             .enter(parent, Missing::Fail)
-            .and_then(|dir| sys::stat_at(dir, name));
+            .and_then(|dir| os::stat_at(dir, name));
         match kind.map(|stat| stat.kind) {
             Ok(FileType::Directory) => {}
             Ok(FileType::Symlink) => return THROUGH_A_LINK,
@@ -490,10 +490,10 @@ fn replacing<T>(
 ) -> Result<T, Stop> {
     match make() {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            if sys::stat_at(dir, name)?.kind == FileType::Directory {
+            if os::stat_at(dir, name)?.kind == FileType::Directory {
                 return Err(Stop::Refused("a directory of the same name came before it"));
             }
-            sys::unlinkat(dir, name, false)?;
+            os::unlinkat(dir, name, false)?;
             Ok(make()?)
         }
         result => Ok(result?),

@@ -1,19 +1,13 @@
 //! NoxRunner v1 as seven methods.
 
-pub(crate) mod http;
-#[cfg(feature = "local")]
-pub(crate) mod local;
-mod upload;
-
 use std::io::Read;
 use std::sync::Arc;
-
-pub use upload::Upload;
 
 use crate::error::Result;
 use crate::exec::Command;
 use crate::output::Output;
 use crate::spec::{SandboxInfo, SandboxSpec, SessionId};
+use crate::upload::Upload;
 
 /// One v1 backend. [`HttpBackend`](crate::HttpBackend) and
 /// [`LocalBackend`](crate::LocalBackend) are two; write your own and hand it to

@@ -1,7 +1,7 @@
 //! Uploads and downloads.
 
 use super::probe::{Entry, Miss, Probe, Verdict, What, all, file, want};
-use crate::backend::http::{Place, RawAnswer};
+use crate::http::{Place, RawAnswer};
 
 /// Where a check's files are.
 fn dest(name: &str) -> String {

@@ -38,9 +38,9 @@ use std::time::{Duration, Instant};
 
 use self::probe::{Miss, Probe, Run, Verdict};
 use self::table::CHECKS;
-use crate::backend::http::HttpBackend;
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result, one_line};
+use crate::http::HttpBackend;
 
 /// How much a rule binds a backend, in the words of RFC 2119.
 ///

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use super::{Call, is_no_answer};
 use crate::archive::{Encoder, Entries, Extract, Kind, add_directory, add_file, add_link};
-use crate::backend::http::{HttpBackend, Place, RawAnswer};
 use crate::cancel::Cancel;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result, one_line};
-use crate::sandboxes::Sandbox;
+use crate::http::{HttpBackend, Place, RawAnswer};
+use crate::sandbox::Sandbox;
 
 /// So many calls in a row without an answer are enough.
 const SILENT: u32 = 3;
@@ -140,7 +140,7 @@ impl<'a> Run<'a> {
         Run {
             http,
             cancel,
-            prefix: format!("conformance-{:08x}", crate::unique() as u32),
+            prefix: format!("conformance-{:08x}", crate::os::random::random_u64() as u32),
             shared: OnceLock::new(),
             missing: OnceLock::new(),
             silent: AtomicU32::new(0),
@@ -239,7 +239,7 @@ impl<'a> Probe<'a> {
 
     /// A number that is nowhere else on the backend.
     pub(super) fn number(&self) -> u32 {
-        100_000_000 + (crate::unique() % 800_000_000) as u32
+        100_000_000 + (crate::os::random::random_u64() % 800_000_000) as u32
     }
 
     fn raw(

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 
 use super::probe::{Miss, Probe, Verdict, all, want};
-use crate::backend::http::Place;
-use crate::time;
+use crate::http::Place;
+use crate::os::time;
 
 /// How long after its end a sandbox may still be there.
 const EXPIRED_WITHIN: Duration = Duration::from_secs(40);

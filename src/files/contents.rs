@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use crate::archive::{Encoder, Specials, Spooled, Tree, add_file};
 use crate::error::{Error, Result};
-use crate::sys;
+use crate::os;
 
 /// How many bytes of given contents are looked at to choose between fast compression and none.
 const SAMPLE_SIZE: usize = 256 * 1024;
@@ -222,7 +222,7 @@ impl<'a, P: Into<PathBuf>, C: Into<Contents<'a>>, const N: usize> From<[(P, C); 
 }
 
 pub(super) fn list(local: &Path) -> Result<Tree> {
-    let dir = sys::open_dir(local).map_err(|e| match e.kind() {
+    let dir = os::open_dir(local).map_err(|e| match e.kind() {
         io::ErrorKind::NotADirectory => {
             Error::invalid(format!("{} is not a directory", local.display())).with_source(e)
         }
@@ -302,7 +302,7 @@ impl<'a> Ready<'a> {
     }
 
     pub(super) fn write(self, name: &[u8], encoder: &mut Encoder) -> Result<()> {
-        let now = sys::unix_seconds(SystemTime::now());
+        let now = os::unix_seconds(SystemTime::now());
         let shown = || Path::new(OsStr::from_bytes(name)).display().to_string();
         match self {
             Ready::Bytes { bytes, mode } => {
@@ -311,7 +311,7 @@ impl<'a> Ready<'a> {
             }
             Ready::File { path, mode } => File::open(&path)
                 .and_then(|mut file| {
-                    let found = sys::stat_fd(file.as_fd())?;
+                    let found = os::stat_fd(file.as_fd())?;
                     let mode = mode.unwrap_or(found.mode);
                     add_file(encoder, name, mode, found.mtime, found.size, &mut file)
                 })

@@ -9,8 +9,9 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::exec::{Command, check_path};
+use crate::os::random::temporary_name;
 use crate::output::Output;
-use crate::sandboxes::Sandbox;
+use crate::sandbox::Sandbox;
 use crate::staging::base_and_below;
 
 /// `$1`: the directory, `$2`: a file for what is found, or nothing. Each entry is printed as
@@ -196,7 +197,7 @@ impl Sandbox {
                     .exec(self.session_id(), &command.workdir(workdir))?;
                 check_list(&out, path).map(|()| out)
             };
-            let stage = format!(".noxrunner-{:016x}", crate::unique());
+            let stage = temporary_name();
             let out = run("")?;
             let mut entries = match parse(&out.stdout(), &out)? {
                 Some(entries) => entries,

@@ -14,7 +14,8 @@ use self::path::{SandboxPath, archive_name};
 use crate::archive::{Encoder, Entries, Extract, Extraction, Kind, Spooled};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Command, absolute, check_path};
-use crate::sandboxes::Sandbox;
+use crate::os::random::temporary_name;
+use crate::sandbox::Sandbox;
 
 /// The largest file that [`Sandbox::read`] takes into memory, in bytes: 1 GiB. For larger ones
 /// there is [`Sandbox::read_to`].
@@ -385,7 +386,7 @@ impl Sandbox {
     fn read_staged(&self, path: &SandboxPath, writer: &mut dyn Write) -> Result<u64> {
         const COPY: &str =
             r#"[ -e "$1" ] || exit 44; [ ! -d "$1" ] || exit 45; mkdir "$2" && cp -- "$1" "$2/f""#;
-        let stage = format!(".noxrunner-{:016x}", crate::unique());
+        let stage = temporary_name();
         let (workdir, argument) = path.argument()?;
         let copy = ["sh", "-c", COPY, "sh", &argument, &stage];
         let run = |args: &[&str]| {

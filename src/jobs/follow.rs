@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::answers::{Polled, ended};
 use super::{Job, JobState, Stream};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sandboxes::{Renewal, third};
+use crate::sandbox::{Renewal, third};
 
 /// The shortest pause between two looks, and the longest.
 const SHORTEST: Duration = Duration::from_millis(50);

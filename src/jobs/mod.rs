@@ -19,7 +19,7 @@ use self::scripts::{BLOCK, CHILDREN_END, JOBS, NO_SUCH_JOB, NO_TOOL, TOOLS};
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::exec::{Command, WORKSPACE};
 use crate::output::Output;
-use crate::sandboxes::Sandbox;
+use crate::sandbox::Sandbox;
 use crate::staging::Staged;
 
 /// How long one look at a job may take in the sandbox.
@@ -110,7 +110,7 @@ impl Sandbox {
                     "a job has neither a time limit nor a Cancel: use wait_timeout and kill",
                 ));
             }
-            let id = format!("j{:010x}", crate::unique() & 0xff_ffff_ffff);
+            let id = format!("j{:010x}", crate::os::random::random_u64() & 0xff_ffff_ffff);
             let job = self.job_handle(&id);
             let started = job.start(&command);
             if started.is_err() {

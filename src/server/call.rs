@@ -18,11 +18,12 @@ use super::body::{self, AHEAD, AnswerBody, Content, Ended, UploadReader};
 use super::connection::Answering;
 use super::gate::Gate;
 use super::route::Route;
-use crate::backend::{Backend, Upload};
+use crate::backend::Backend;
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result as OurResult};
 use crate::exec::Command;
 use crate::spec::{SandboxSpec, SessionId};
+use crate::upload::Upload;
 
 /// The largest JSON body.
 const MAX_JSON: usize = 8 * 1024 * 1024;

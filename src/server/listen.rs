@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::call::Service;
 use super::{First, connection, first};
+use crate::os::random::temporary_name;
 
 pub(super) enum Listener {
     Tcp(TcpListener),
@@ -102,7 +103,7 @@ impl UnixSocket {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let closed = parent.join(format!(".noxrunner-{:016x}", crate::unique()));
+        let closed = parent.join(temporary_name());
         fs::DirBuilder::new().mode(0o700).create(&closed)?;
         let inside = closed.join("s");
         let bind = || {

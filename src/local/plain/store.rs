@@ -13,9 +13,9 @@ use super::super::files::Files;
 use super::super::state::{Access, StateDir, file_name};
 use super::runner;
 use crate::error::{Error, ErrorKind, Result};
-use crate::remove::remove_at;
+use crate::os;
+use crate::os::remove_tree::remove_at;
 use crate::spec::SessionId;
-use crate::sys;
 
 pub(super) struct Store {
     state: StateDir,
@@ -34,7 +34,11 @@ struct Record {
 
 impl Record {
     fn new(id: &SessionId) -> Record {
-        let token = format!("{:016x}{:016x}", crate::unique(), crate::unique());
+        let token = format!(
+            "{:016x}{:016x}",
+            crate::os::random::random_u64(),
+            crate::os::random::random_u64()
+        );
         Record {
             id: id.as_str().to_owned(),
             ttl_millis: 0,
@@ -153,13 +157,13 @@ impl Store {
         let path = self
             .state
             .path("removed")
-            .join(format!("{:016x}", crate::unique()));
+            .join(format!("{:016x}", crate::os::random::random_u64()));
         let aside = || {
             // A directory that its owner may not write to can't be moved.
             fs::set_permissions(dir, Permissions::from_mode(0o700))?;
             let held = File::open(dir)?;
             // A command of the sandbox can hold it as well; that keeps nobody from removing it.
-            sys::lock(held.as_fd())?;
+            os::lock(held.as_fd())?;
             fs::rename(dir, &path)?;
             Ok(held)
         };
@@ -229,7 +233,7 @@ impl Gone {
     /// None where somebody is at it.
     fn left_behind(path: PathBuf) -> Option<Gone> {
         let held = File::open(&path).ok()?;
-        let ours = sys::lock(held.as_fd()).ok()?;
+        let ours = os::lock(held.as_fd()).ok()?;
         ours.then_some(Gone { path, _held: held })
     }
 }
@@ -273,7 +277,7 @@ impl Place {
             let held = File::open(stage.path()).ok();
             let unused = held
                 .as_ref()
-                .is_some_and(|held| sys::lock(held.as_fd()).is_ok_and(|ours| ours));
+                .is_some_and(|held| os::lock(held.as_fd()).is_ok_and(|ours| ours));
             if unused && old.is_some_and(|old| old > LEFT_BEHIND) {
                 remove_at(stages.as_fd(), stage.file_name().as_encoded_bytes()).unwrap_or_else(
                     |e| log::warn!("cannot remove {}: {e}", stage.path().display()),

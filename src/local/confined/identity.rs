@@ -2,22 +2,22 @@
 
 use std::fs;
 
-use crate::sys;
+use crate::os;
 
 /// Root gives each sandbox an id that nobody has: with root's own, limits would not hold and files
 /// of root could be read; with a shared one, sandboxes would share their limits. Anybody else has
 /// only the own one, which is None here. An error says what stands in the way.
 pub(super) fn choose() -> Result<Option<u32>, &'static str> {
-    if sys::effective_uid() != 0 {
+    if os::effective_uid() != 0 {
         return Ok(None);
     }
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    from_map(&map, crate::unique() as u32)
+    from_map(&map, crate::os::random::random_u64() as u32)
 }
 
 /// How many processes and threads it has already.
 pub(super) fn processes_of_this_user() -> u64 {
-    let user = sys::effective_uid().to_string();
+    let user = os::effective_uid().to_string();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let texts = entries.filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
     let line = |text: &str, name: &str| {

@@ -21,8 +21,8 @@ use super::sys as own_sys;
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::Command;
+use crate::os;
 use crate::output::Output;
-use crate::sys;
 
 /// The program that becomes the first process of a sandbox.
 #[cfg(noxrunner_holder)]
@@ -212,7 +212,7 @@ impl Sandbox {
         let connection = self.request(request, &[])?;
         let failed = |e| Error::io("cannot reach the sandbox", e);
         let fds = [Some(connection.as_fd()), None];
-        let [answered, _] = sys::poll_readable(fds, ANSWER_WAIT).map_err(failed)?;
+        let [answered, _] = os::poll_readable(fds, ANSWER_WAIT).map_err(failed)?;
         if !answered {
             return Err(no_answer());
         }
@@ -232,7 +232,7 @@ impl Sandbox {
     pub(super) fn files(&self) -> Result<Files> {
         let root = self.ask(&Request::Root)?.ok_or_else(gone)?;
         let _user = self.held.user.map(own_sys::FileUser::new);
-        let stages = sys::open_dir_at(root.as_fd(), b"stages");
+        let stages = os::open_dir_at(root.as_fd(), b"stages");
         let stages = stages.map_err(|e| Error::io("cannot open the sandbox's files", e))?;
         Ok(Files {
             root,
@@ -333,7 +333,7 @@ impl Sandbox {
 
     fn ends_within(&self, time: Duration) -> bool {
         let fds = [Some(self.held.pidfd.as_fd())];
-        sys::poll_readable(fds, time).is_ok_and(|[ended]| ended)
+        os::poll_readable(fds, time).is_ok_and(|[ended]| ended)
     }
 
     /// Ends all its processes; with them go its files.
@@ -352,7 +352,7 @@ impl Held {
         };
         own_sys::kill(pidfd, signal);
         // One that waits for a disk takes its time; nothing could hurry it.
-        let _ = sys::poll_readable([Some(pidfd)], KILL_WAIT);
+        let _ = os::poll_readable([Some(pidfd)], KILL_WAIT);
         own_sys::reap(pidfd);
     }
 }
@@ -394,7 +394,10 @@ fn can_run(program: &OwnedFd) -> bool {
 
 /// A file that only its descriptor leads to.
 fn unlinked_program() -> io::Result<OwnedFd> {
-    let dir = std::env::temp_dir().join(format!("noxrunner-{:016x}", crate::unique()));
+    let dir = std::env::temp_dir().join(format!(
+        "noxrunner-{:016x}",
+        crate::os::random::random_u64()
+    ));
     DirBuilder::new().mode(0o700).create(&dir)?;
     let path = dir.join("holder");
     let write = || {
@@ -417,7 +420,7 @@ fn unlinked_program() -> io::Result<OwnedFd> {
 
 fn next_start(control: &OwnedFd, until: Instant) -> io::Result<(Start, Option<OwnedFd>)> {
     let left = until.saturating_duration_since(Instant::now());
-    let [ready] = sys::poll_readable([Some(control.as_fd())], left)?;
+    let [ready] = os::poll_readable([Some(control.as_fd())], left)?;
     if !ready {
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
@@ -503,7 +506,7 @@ fn watch(
         if left.is_zero() {
             return Ok(Ended::Silent);
         }
-        let [answered, out, err, wake] = sys::poll_readable(fds, left)?;
+        let [answered, out, err, wake] = os::poll_readable(fds, left)?;
         streams.read(out, err);
         if answered {
             let mut buffer = [0; 16];

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::sys;
+use crate::os;
 
 /// How much of each stream is kept, in bytes.
 const STREAM_CAP: usize = 1024 * 1024;
@@ -64,7 +64,7 @@ pub(super) struct Stream {
 
 impl Stream {
     fn new(pipe: OwnedFd) -> io::Result<Stream> {
-        sys::set_nonblocking(pipe.as_fd())?;
+        os::set_nonblocking(pipe.as_fd())?;
         Ok(Stream {
             pipe: Some(pipe.into()),
             kept: Vec::new(),

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::sys::{self, FileType};
+use crate::os::{self, FileType};
 
 /// Removes `name`, whatever it is, with all that is in it. Goes on past what can't be removed and
 /// then answers the first error.
@@ -11,8 +11,8 @@ use crate::sys::{self, FileType};
 /// Directories inside are moved up beside their parent first, so that a tree of any depth needs
 /// two descriptors and no recursion.
 pub(crate) fn remove_at(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
-    if sys::stat_at(parent, name)?.kind != FileType::Directory {
-        return sys::unlinkat(parent, name, false);
+    if os::stat_at(parent, name)?.kind != FileType::Directory {
+        return os::unlinkat(parent, name, false);
     }
     let top = open_any(parent, name)?;
     let mut first_error = None;
@@ -23,7 +23,7 @@ pub(crate) fn remove_at(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     };
     let mut todo: Vec<Vec<u8>> = Vec::new();
     let mut moved: u64 = 0;
-    for child in sys::read_dir(top.as_fd())? {
+    for child in os::read_dir(top.as_fd())? {
         match remove_file(top.as_fd(), &child) {
             Ok(true) => {}
             Ok(false) => todo.push(child),
@@ -37,16 +37,16 @@ pub(crate) fn remove_at(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
                 dir => dir?,
             };
-            for child in sys::read_dir(dir.as_fd())? {
+            for child in os::read_dir(dir.as_fd())? {
                 if remove_file(dir.as_fd(), &child)? {
                     continue;
                 }
                 // A directory that may not be written to can't be moved either.
-                sys::chmodat(dir.as_fd(), &child, 0o700)?;
+                os::chmodat(dir.as_fd(), &child, 0o700)?;
                 loop {
                     let new_name = format!(".noxrunner-removed-{moved}").into_bytes();
                     moved += 1;
-                    match sys::renameat(dir.as_fd(), &child, top.as_fd(), &new_name) {
+                    match os::renameat(dir.as_fd(), &child, top.as_fd(), &new_name) {
                         Ok(()) => {
                             todo.push(new_name);
                             break;
@@ -61,29 +61,29 @@ pub(crate) fn remove_at(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
                     }
                 }
             }
-            sys::unlinkat(top.as_fd(), &dir_name, true)
+            os::unlinkat(top.as_fd(), &dir_name, true)
         })();
         note(result);
     }
-    note(sys::unlinkat(parent, name, true));
+    note(os::unlinkat(parent, name, true));
     first_error.map_or(Ok(()), Err)
 }
 
 /// Opens a directory after giving its owner all rights to it, if need be.
 fn open_any(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<std::os::fd::OwnedFd> {
-    let stat = sys::stat_at(parent, name)?;
+    let stat = os::stat_at(parent, name)?;
     if stat.kind == FileType::Directory && stat.mode & 0o700 != 0o700 {
-        sys::chmodat(parent, name, 0o700)?;
+        os::chmodat(parent, name, 0o700)?;
     }
-    sys::open_dir_at(parent, name)
+    os::open_dir_at(parent, name)
 }
 
 /// False for a directory, which is left alone.
 fn remove_file(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<bool> {
-    match sys::unlinkat(dir, name, false) {
+    match os::unlinkat(dir, name, false) {
         Ok(()) => Ok(true),
         // Linux says EISDIR, others EPERM.
-        Err(e) => match sys::stat_at(dir, name) {
+        Err(e) => match os::stat_at(dir, name) {
             Ok(stat) if stat.kind == FileType::Directory => Ok(false),
             Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(true),
             _ => Err(e),
@@ -135,14 +135,14 @@ mod tests {
             .or_else(|_| tempfile::tempdir())
             .unwrap();
         let top = fs::File::open(dir.path()).unwrap();
-        sys::mkdirat(top.as_fd(), b"t", 0o777).unwrap();
-        let mut here = sys::open_dir_at(top.as_fd(), b"t").unwrap();
+        os::mkdirat(top.as_fd(), b"t", 0o777).unwrap();
+        let mut here = os::open_dir_at(top.as_fd(), b"t").unwrap();
         for _ in 0..100_000 {
-            sys::mkdirat(here.as_fd(), b"d", 0o777).unwrap();
-            here = sys::open_dir_at(here.as_fd(), b"d").unwrap();
+            os::mkdirat(here.as_fd(), b"d", 0o777).unwrap();
+            here = os::open_dir_at(here.as_fd(), b"d").unwrap();
         }
         remove_at(top.as_fd(), b"t").unwrap();
-        assert!(sys::read_dir(top.as_fd()).unwrap().is_empty());
+        assert!(os::read_dir(top.as_fd()).unwrap().is_empty());
     }
 
     #[test]

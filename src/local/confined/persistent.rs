@@ -13,11 +13,11 @@ use super::disk::remove;
 use super::reaper::on_end;
 use super::sandbox::{Held, Sandbox, gone};
 use super::{Maker, Tie, sys as own_sys};
-use crate::backend::local::Isolation;
-use crate::backend::local::state::{StateDir, file_name};
 use crate::error::{Error, Result};
+use crate::local::Isolation;
+use crate::local::state::{StateDir, file_name};
+use crate::os;
 use crate::spec::{SandboxSpec, SessionId};
-use crate::sys;
 
 pub(super) struct Persistent {
     state: StateDir,
@@ -147,7 +147,7 @@ impl Persistent {
             return Ok(None);
         };
         // The process is taken first, and then known to be the one: its number is not free meanwhile.
-        let Some(pidfd) = sys::pidfd_open(record.process) else {
+        let Some(pidfd) = os::pidfd_open(record.process) else {
             return Ok(None);
         };
         if start_time(record.process) != Some(record.started) {

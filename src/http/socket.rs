@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use ureq::unversioned::transport::{Buffers, LazyBuffers, NextTimeout, Transport};
 
 use crate::cancel::{Cancel, CancelGuard};
-use crate::sys::{self, Waiting};
+use crate::os::{self, Waiting};
 
 /// How often a waiting call looks at its deadline and its cancellation.
 const TICK: Duration = Duration::from_secs(1);
@@ -261,9 +261,9 @@ impl Socket {
     fn is_kept(&self, idle: Duration) -> bool {
         let once = CALL.with_borrow(|state| state.bounds.once);
         if once && idle < CLOSES_WITHIN && !self.keeps.load(Ordering::Relaxed) {
-            let _ = sys::poll_readable([Some(self.stream.as_fd())], CLOSES_WITHIN - idle);
+            let _ = os::poll_readable([Some(self.stream.as_fd())], CLOSES_WITHIN - idle);
         }
-        let open = sys::peek(self.stream.as_fd()) == Waiting::Nothing;
+        let open = os::peek(self.stream.as_fd()) == Waiting::Nothing;
         if open && (once || idle >= CLOSES_WITHIN) {
             self.keeps.store(true, Ordering::Relaxed);
         }
@@ -287,7 +287,7 @@ impl Socket {
     /// confirmed any byte of the request.
     fn closed_before_request(&self) -> bool {
         // The opening SYN counts as one byte.
-        sys::tcp_bytes_acked(self.stream.as_fd())
+        os::tcp_bytes_acked(self.stream.as_fd())
             .is_some_and(|acked| acked <= self.written_before + 1)
     }
 
@@ -350,7 +350,7 @@ impl Transport for Socket {
                 }
                 // It may have answered without reading on, say with 413. Below TLS, what waits may
                 // as well be a part of the handshake.
-                Err(e) if is_tick(&e) => match sys::peek(self.stream.as_fd()) {
+                Err(e) if is_tick(&e) => match os::peek(self.stream.as_fd()) {
                     Waiting::End => self.stop_writing(),
                     Waiting::Bytes if self.plain => self.stop_writing(),
                     _ => {}
@@ -409,7 +409,7 @@ impl Transport for Socket {
                 let (guard, cancelled) =
                     CALL.with_borrow_mut(|state| (state.cancel_guard.take(), state.is_cancelled()));
                 drop(guard);
-                !cancelled && sys::peek(self.stream.as_fd()) == Waiting::Nothing
+                !cancelled && os::peek(self.stream.as_fd()) == Waiting::Nothing
             }
         }
     }

@@ -8,8 +8,8 @@ use crate::backend::Backend;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::exec::{Command, check_time};
+use crate::os::time;
 use crate::spec::{SandboxInfo, SandboxSpec, SessionId};
-use crate::time;
 
 /// A handle to one sandbox. Cheap to clone, `Send` and `Sync`; dropping it deletes nothing.
 ///

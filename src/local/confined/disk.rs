@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 
-use crate::backend::local::state::{Access, StateDir};
 use crate::error::{Error, Result};
-use crate::remove::remove_at;
-use crate::sys;
+use crate::local::state::{Access, StateDir};
+use crate::os;
+use crate::os::remove_tree::remove_at;
 
 /// A directory that goes when this is dropped. It is locked until then: where this process is
 /// killed, the next one that makes a sandbox on disk finds it unlocked, and removes it.
@@ -30,10 +30,10 @@ impl Disk {
             .flatten()
             .filter_map(|entry| left_behind(entry.ok()?.path()))
             .collect();
-        let path = disks.join(format!("{:016x}", crate::unique()));
+        let path = disks.join(format!("{:016x}", crate::os::random::random_u64()));
         let locked = make_dir(&path, user)?;
         let disk = Disk { path, locked };
-        sys::lock(disk.locked.as_fd())
+        os::lock(disk.locked.as_fd())
             .map_err(|e| Error::io(format_args!("cannot lock {}", disk.path.display()), e))?;
         drop(lock);
         for (path, _held) in left {
@@ -62,7 +62,7 @@ impl Drop for Disk {
 /// None where its holder still runs.
 fn left_behind(path: PathBuf) -> Option<(PathBuf, File)> {
     let dir = File::open(&path).ok()?;
-    let ours = sys::lock(dir.as_fd()).ok()?;
+    let ours = os::lock(dir.as_fd()).ok()?;
     ours.then_some((path, dir))
 }
 

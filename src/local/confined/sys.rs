@@ -265,14 +265,14 @@ pub(super) fn usable_cpus() -> Vec<u32> {
 
 /// For as long as this is there, this thread makes files as another user and group, with their
 /// rights. For root only.
-pub(in crate::backend::local) struct FileUser {
+pub(in crate::local) struct FileUser {
     before: (c_int, c_int),
     // The system call is about one thread.
     _stays: std::marker::PhantomData<*const ()>,
 }
 
 impl FileUser {
-    pub(in crate::backend::local) fn new(id: u32) -> FileUser {
+    pub(in crate::local) fn new(id: u32) -> FileUser {
         // SAFETY: no memory is involved; the group goes first, while the right to change it is there.
         let before = unsafe { (libc::setfsgid(id), libc::setfsuid(id)) };
         FileUser {

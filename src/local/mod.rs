@@ -19,11 +19,12 @@ use self::files::Files;
 pub use self::isolation::Isolation;
 pub use self::limits::{Enforced, Limit, Limits};
 use self::plain::Plain;
-use super::{Backend, Upload};
+use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::exec::Command;
 use crate::output::Output;
 use crate::spec::{SandboxInfo, SandboxSpec, SessionId};
+use crate::upload::Upload;
 
 /// Exit codes as shells have them.
 const TIMED_OUT: i32 = 124;

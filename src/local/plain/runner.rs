@@ -19,8 +19,8 @@ use super::store::Place;
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{Command, WORKSPACE};
+use crate::os;
 use crate::output::Output;
-use crate::sys;
 
 /// How long a killed process may take to be gone; one that waits for a disk takes its time.
 const KILL_WAIT: Duration = Duration::from_secs(5);
@@ -45,7 +45,11 @@ pub(super) fn run(command: &Command, workdir: &Path, place: &Place) -> Result<Ou
             "cancelled before it started",
         ));
     }
-    let exec_token = format!("{:016x}{:016x}", crate::unique(), crate::unique());
+    let exec_token = format!(
+        "{:016x}{:016x}",
+        crate::os::random::random_u64(),
+        crate::os::random::random_u64()
+    );
     let env = environment(command, place, &exec_token);
     let name = command
         .args()
@@ -197,7 +201,7 @@ fn watch(
     started: Instant,
 ) -> io::Result<End> {
     let deadline = started + command.time_limit();
-    let pidfd = sys::pidfd_open(child.id());
+    let pidfd = os::pidfd_open(child.id());
     let cancelled = match command.cancellation() {
         Some(cancel) => {
             let (wake, waker) = UnixStream::pair()?;
@@ -225,7 +229,7 @@ fn watch(
             pidfd.as_ref().map(AsFd::as_fd),
             cancelled.as_ref().map(|(wake, _)| wake.as_fd()),
         ];
-        let [out, err, _, wake] = sys::poll_readable(fds, wait)?;
+        let [out, err, _, wake] = os::poll_readable(fds, wait)?;
         if wake {
             return Ok(End::Cancelled);
         }
@@ -236,14 +240,14 @@ fn watch(
 /// Ends the command's process group, and what has left it.
 fn kill(child: &mut Child, exec_token: &str) {
     // It has not been waited for, so the number is still its own.
-    sys::kill_group(child.id());
+    os::kill_group(child.id());
     kill_marked(EXEC_MARK, exec_token);
 }
 
 /// None where the kernel has not let it go in time: then the number stays taken, and no more.
 fn reap(child: &mut Child) -> Option<ExitStatus> {
     let end = Instant::now() + KILL_WAIT;
-    let pidfd = sys::pidfd_open(child.id());
+    let pidfd = os::pidfd_open(child.id());
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Some(status),
@@ -251,7 +255,7 @@ fn reap(child: &mut Child) -> Option<ExitStatus> {
             _ => return None,
         }
         let wait = if pidfd.is_some() { KILL_WAIT } else { TICK };
-        let _ = sys::poll_readable([pidfd.as_ref().map(AsFd::as_fd)], wait);
+        let _ = os::poll_readable([pidfd.as_ref().map(AsFd::as_fd)], wait);
     }
 }
 
@@ -272,7 +276,7 @@ pub(super) fn kill_marked(mark: &str, token: &str) {
         if marked.is_empty() {
             return;
         }
-        marked.into_iter().for_each(sys::kill_process);
+        marked.into_iter().for_each(os::kill_process);
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::backend::local::limits::{Amounts, PROCESSES};
+use crate::local::limits::{Amounts, PROCESSES};
 
 /// Where this process goes, as a cgroup with limits for others has no processes of its own.
 const OWN_LEAF: &str = "noxrunner-host";
@@ -81,7 +81,7 @@ impl Delegated {
     }
 
     pub(super) fn make(&self, amounts: &Amounts) -> io::Result<Cgroup> {
-        let name = format!("{PREFIX}{:016x}", crate::unique());
+        let name = format!("{PREFIX}{:016x}", crate::os::random::random_u64());
         let cgroup = Cgroup {
             dir: self.dir.join(name),
         };

@@ -25,12 +25,13 @@ pub(crate) use self::raw::{Place, RawAnswer};
 pub use self::retry::Retry;
 use self::socket::Bounds;
 use self::transport::{AnswerBody, Failure, Http};
-use super::{Backend, Upload};
+use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, Result, one_line};
 use crate::exec::Command;
+use crate::os::time::whole_seconds;
 use crate::output::Output;
 use crate::spec::{SandboxInfo, SandboxSpec, SessionId};
-use crate::time::whole_seconds;
+use crate::upload::Upload;
 
 /// How long an exec's answer may take beyond the command's own timeout.
 const EXEC_GRACE: Duration = Duration::from_secs(10);

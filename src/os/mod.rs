@@ -4,6 +4,10 @@
     reason = "the only door to the system calls that std does not offer"
 )]
 
+pub(crate) mod random;
+pub(crate) mod remove_tree;
+pub(crate) mod time;
+
 use std::ffi::{CStr, CString};
 use std::fs::OpenOptions;
 use std::io;

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-const SOURCE: &str = "src/backend/local/holder";
+const SOURCE: &str = "src/local/holder";
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(noxrunner_holder)");

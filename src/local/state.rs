@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::os;
 use crate::spec::SessionId;
-use crate::sys;
 
 /// How long to wait for another process that changes something. It takes moments.
 const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
@@ -111,7 +111,7 @@ impl StateDir {
             .open(self.dir.join("lock"))
             .map_err(failed)?;
         let end = Instant::now() + MAX_LOCK_WAIT;
-        while !sys::lock(file.as_fd()).map_err(failed)? {
+        while !os::lock(file.as_fd()).map_err(failed)? {
             if Instant::now() > end {
                 let text = format!(
                     "another process has held {} for {} s",
@@ -140,7 +140,7 @@ fn check_own((dir, forbidden): &(PathBuf, u32)) -> Result<()> {
     if !found.is_dir() {
         return refuse("is not a directory itself, but a link or a file".to_owned());
     }
-    if found.uid() != sys::effective_uid() {
+    if found.uid() != os::effective_uid() {
         return refuse(format!(
             "belongs to user {}: choose another with state_dir()",
             found.uid()

@@ -9,9 +9,9 @@ use super::HttpBackend;
 use super::retry::{self, Repeat};
 use super::socket::{Bounds, Reach};
 use super::transport::{Answer, Body, Failure, Request, What};
-use crate::backend::Upload;
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, Result, one_line};
+use crate::upload::Upload;
 
 /// How long the body of a refusal is waited for.
 const ERROR_BODY_TIME: Duration = Duration::from_secs(2);

@@ -120,7 +120,7 @@ impl Maker {
 
     /// Commands of root run as somebody else, who must come to the files where they are.
     fn access(&self) -> Access {
-        match !self.own_namespaces() && crate::sys::effective_uid() == 0 {
+        match !self.own_namespaces() && crate::os::effective_uid() == 0 {
             true => Access::Pass,
             false => Access::None,
         }
@@ -226,7 +226,7 @@ impl Maker {
         fds.push(match tie {
             Tie::ThisProcess => {
                 setup.tied = true;
-                let this = crate::sys::pidfd_open(std::process::id());
+                let this = crate::os::pidfd_open(std::process::id());
                 this.ok_or_else(|| isolation::unsupported("this kernel has no pidfds (Linux 5.3)"))?
             }
             Tie::Directory { listener, .. } => {
@@ -280,7 +280,7 @@ fn choose_cpus(millis: u64) -> Vec<u32> {
     if count >= cpus.len() {
         return Vec::new();
     }
-    let first = crate::unique() as usize % cpus.len();
+    let first = crate::os::random::random_u64() as usize % cpus.len();
     cpus.rotate_left(first);
     cpus.truncate(count);
     cpus

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::socket::Reach;
 use super::transport::{Failure, What};
-use crate::time;
+use crate::os::time;
 
 /// The longest pause that a server's `Retry-After` is honoured for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(20);
@@ -126,7 +126,7 @@ pub(super) fn after_status(
 fn pause(attempt: u32) -> Duration {
     let full = FIRST_PAUSE * 2_u32.saturating_pow(attempt.saturating_sub(1).min(10));
     // Between half and all of it, so that many clients do not come back as one.
-    let thousandths = u32::try_from(crate::unique() % 501).unwrap_or(0);
+    let thousandths = u32::try_from(crate::os::random::random_u64() % 501).unwrap_or(0);
     full - full * thousandths / 1000
 }
 

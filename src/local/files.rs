@@ -9,12 +9,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::super::Upload;
 #[cfg(target_os = "linux")]
 use super::confined::FileUser;
 use crate::archive::{Encoder, Extract, Links, Specials, Spooled, Tree, add_file, add_root};
 use crate::error::{Error, ErrorKind, Result, one_line};
-use crate::sys::{self, FileType};
+use crate::os::{self, FileType};
+use crate::upload::Upload;
 
 /// The files of one sandbox.
 pub(super) struct Files {
@@ -39,12 +39,12 @@ pub(super) struct Found {
 
 impl Found {
     pub(super) fn is_dir(&self) -> bool {
-        sys::stat_fd(self.fd.as_fd()).is_ok_and(|stat| stat.kind == FileType::Directory)
+        os::stat_fd(self.fd.as_fd()).is_ok_and(|stat| stat.kind == FileType::Directory)
     }
 
     /// Opens a file for reading, without waiting for the other end of a FIFO.
     fn open_file(&self) -> io::Result<File> {
-        let kind = sys::stat_fd(self.fd.as_fd())?.kind;
+        let kind = os::stat_fd(self.fd.as_fd())?.kind;
         if kind != FileType::File {
             return Err(io::Error::other("neither a file nor a directory"));
         }
@@ -64,7 +64,7 @@ impl Files {
     /// Finds a path of the sandbox. No `..` and no link leads out of it.
     pub(super) fn resolve(&self, path: &str) -> io::Result<Found> {
         own_path(path)?;
-        match sys::open_in_root(self.root.as_fd(), path.as_bytes()) {
+        match os::open_in_root(self.root.as_fd(), path.as_bytes()) {
             Some(Ok(fd)) => {
                 let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
                 Ok(Found { fd, path })
@@ -109,7 +109,7 @@ impl Files {
         let failed = |e| path_failed("src", src, e);
         let found = self.resolve(src).map_err(failed)?;
         let archive = if found.is_dir() {
-            let dir = sys::open_dir_at(found.fd.as_fd(), b".").map_err(failed)?;
+            let dir = os::open_dir_at(found.fd.as_fd(), b".").map_err(failed)?;
             let mut tree = Tree::list(dir, Path::new(src), Specials::Keep)?;
             let mut encoder = Encoder::new(&tree.sample());
             add_root(&mut encoder).map_err(failed)?;
@@ -124,7 +124,7 @@ impl Files {
 
     fn make_dir(&self, path: &str) -> io::Result<OwnedFd> {
         match self.resolve(path) {
-            Ok(found) if found.is_dir() => sys::open_dir_at(found.fd.as_fd(), b"."),
+            Ok(found) if found.is_dir() => os::open_dir_at(found.fd.as_fd(), b"."),
             Ok(_) => Err(io::ErrorKind::NotADirectory.into()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => self.make_missing(path),
             Err(e) => Err(e),
@@ -139,7 +139,7 @@ impl Files {
             .collect();
         let there = (1..parts.len()).rev().find_map(|count| {
             let found = self.resolve(&parts[..count].join("/")).ok()?;
-            Some((count, sys::open_dir_at(found.fd.as_fd(), b".")))
+            Some((count, os::open_dir_at(found.fd.as_fd(), b".")))
         });
         let (count, dir) = there.unwrap_or_else(|| (0, self.root.try_clone()));
         let mut dir = dir?;
@@ -148,9 +148,9 @@ impl Files {
                 let text = "a \"..\" after a directory that does not exist yet";
                 return Err(Error::invalid(text).into_io());
             }
-            match sys::mkdirat(dir.as_fd(), part.as_bytes(), 0o777) {
+            match os::mkdirat(dir.as_fd(), part.as_bytes(), 0o777) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-                _ => dir = sys::open_dir_at(dir.as_fd(), part.as_bytes())?,
+                _ => dir = os::open_dir_at(dir.as_fd(), part.as_bytes())?,
             }
         }
         Ok(dir)
@@ -159,7 +159,7 @@ impl Files {
 
 /// The archive of a path that is a file: one entry, and none for a directory.
 fn one_file(file: &mut File, src: &str) -> io::Result<Spooled> {
-    let stat = sys::stat_fd(file.as_fd())?;
+    let stat = os::stat_fd(file.as_fd())?;
     let name = Path::new(src).file_name().unwrap_or(OsStr::new("file"));
     let mut sample = Vec::new();
     file.try_clone()?
