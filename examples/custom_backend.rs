@@ -43,7 +43,7 @@ impl<B: Backend> Backend for Guarded<B> {
 
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
         let program = command
-            .args()
+            .get_args()
             .first()
             .map(String::as_str)
             .unwrap_or_default();

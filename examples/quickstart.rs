@@ -65,8 +65,8 @@ fn tour(sandbox: &noxrunner::Sandbox) -> Result<()> {
     let done = sandbox.download_dir("/workspace", &target)?;
     println!(
         "download {} entries, {} bytes, to {}",
-        done.entries,
-        done.bytes,
+        done.entries(),
+        done.bytes(),
         target.display()
     );
     let count = sandbox.read("count.txt")?;

@@ -1,20 +1,22 @@
-//! Ends an exec from another thread.
+//! Cancelling calls from another thread.
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Ends the calls it was given to, from any thread.
+use crate::error::{Error, ErrorKind, Result};
+
+/// Cancels the calls that it was given to, from any thread.
 ///
-/// Cheap to clone; all clones are one. Once cancelled it stays so: a call that starts with it
-/// fails at once. See [`Command::cancel_on`](crate::Command::cancel_on).
+/// Clones share one state. A `Cancel` cannot be reset: after [`cancel`](Cancel::cancel), every call
+/// that starts with it fails at once. See [`Command::cancel_on`](crate::Command::cancel_on).
 ///
 /// ```
 /// use noxrunner::Cancel;
 ///
 /// let cancel = Cancel::new();
-/// let other = cancel.clone();
-/// std::thread::spawn(move || other.cancel()).join().unwrap();
+/// let clone = cancel.clone();
+/// std::thread::spawn(move || clone.cancel()).join().unwrap();
 /// assert!(cancel.is_cancelled());
 /// ```
 #[derive(Clone, Default)]
@@ -29,21 +31,12 @@ struct Shared {
 #[derive(Default)]
 struct State {
     cancelled: bool,
-    next: u64,
+    next_id: u64,
     hooks: Vec<(u64, Box<dyn FnOnce() + Send>)>,
 }
 
-/// Keeps a hook of [`Cancel::on_cancel`] registered; dropping it takes the hook away.
-///
-/// ```
-/// use noxrunner::Cancel;
-///
-/// let cancel = Cancel::new();
-/// let guard = cancel.on_cancel(|| panic!("it is not called"));
-/// drop(guard);
-/// cancel.cancel();
-/// ```
-#[must_use = "the hook is taken away when this is dropped"]
+/// Keeps a hook of [`Cancel::on_cancel`] registered until it is dropped.
+#[must_use = "dropping the guard removes the hook"]
 #[derive(Debug)]
 pub struct CancelGuard {
     cancel: Cancel,
@@ -51,28 +44,13 @@ pub struct CancelGuard {
 }
 
 impl Cancel {
-    /// Not cancelled yet.
-    ///
-    /// ```
-    /// assert!(!noxrunner::Cancel::new().is_cancelled());
-    /// ```
+    /// Creates a `Cancel` that is not cancelled.
     #[must_use]
     pub fn new() -> Cancel {
         Cancel::default()
     }
 
-    /// Ends every call that was given this, now and later.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// use noxrunner::{Cancel, Command};
-    ///
-    /// let cancel = Cancel::new();
-    /// cancel.cancel();
-    /// assert!(sandbox.exec(Command::new("true").cancel_on(&cancel)).is_err());
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Cancels all calls that were given this `Cancel` or a clone of it, now and in the future.
     pub fn cancel(&self) {
         let hooks = {
             let mut state = self.lock();
@@ -85,20 +63,15 @@ impl Cancel {
         }
     }
 
-    /// Whether [`cancel`](Cancel::cancel) was called.
-    ///
-    /// ```
-    /// let cancel = noxrunner::Cancel::new();
-    /// cancel.cancel();
-    /// assert!(cancel.is_cancelled());
-    /// ```
+    /// Returns whether [`cancel`](Cancel::cancel) was called.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.lock().cancelled
     }
 
-    /// For a [`Backend`](crate::Backend): runs `hook` when cancelled, at once if that was so
-    /// already. The hook must be quick; it runs on the thread that cancels.
+    /// Registers a hook that runs on cancellation, or runs it at once if already cancelled. For a
+    /// [`Backend`](crate::Backend) of your own. The hook runs on the thread that cancels, so it must
+    /// be quick.
     ///
     /// ```
     /// use std::sync::mpsc::channel;
@@ -111,8 +84,8 @@ impl Cancel {
     /// ```
     pub fn on_cancel(&self, hook: impl FnOnce() + Send + 'static) -> CancelGuard {
         let mut state = self.lock();
-        let id = state.next;
-        state.next += 1;
+        let id = state.next_id;
+        state.next_id += 1;
         if state.cancelled {
             drop(state);
             hook();
@@ -125,7 +98,7 @@ impl Cancel {
         }
     }
 
-    /// Sleeps, unless cancelled. True if the whole time went by.
+    /// Sleeps until the time has passed, which returns true, or until cancelled.
     pub(crate) fn sleep(&self, time: Duration) -> bool {
         let state = self.lock();
         let waited = self
@@ -136,8 +109,20 @@ impl Cancel {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code of ours can panic while it holds the lock, hooks run outside of it.
+        // Hooks run without the lock and nothing else can panic, so the state is valid.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sleeps, or fails with [`ErrorKind::Cancelled`] as soon as the call is cancelled.
+pub(crate) fn sleep(time: Duration, cancel: Option<&Cancel>) -> Result<()> {
+    match cancel {
+        Some(cancel) if !cancel.sleep(time) => Err(Error::new(ErrorKind::Cancelled, "cancelled")),
+        Some(_) => Ok(()),
+        None => {
+            std::thread::sleep(time);
+            Ok(())
+        }
     }
 }
 
@@ -171,7 +156,7 @@ mod tests {
         };
         let cancel = Cancel::new();
         drop(cancel.on_cancel(hook(100)));
-        let _kept = cancel.on_cancel(hook(1));
+        let _guard = cancel.on_cancel(hook(1));
         cancel.cancel();
         cancel.cancel();
         let _late = cancel.on_cancel(hook(10));

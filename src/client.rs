@@ -1,18 +1,21 @@
-//! The handle that everything starts from.
+//! The client: where sandboxes come from.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::backend::Backend;
-use crate::error::Result;
-use crate::http::{ClientBuilder, HttpBackend};
+use crate::error::{ErrorKind, Result};
+use crate::http::{HttpBackend, HttpBackendBuilder};
+use crate::sandbox::Sandbox;
+use crate::session_id::SessionId;
+use crate::spec::SandboxSpec;
 
-/// A backend to make sandboxes on.
+/// Settings of a [`Client`] over HTTP; see [`HttpBackendBuilder`].
+pub type ClientBuilder = HttpBackendBuilder<Client>;
+
+/// A client of a backend.
 ///
-/// # Threads and cloning
-///
-/// A clone is as cheap as an `Arc`, and shares connections. `Client` is `Send` and `Sync`: give a
-/// clone to each thread.
+/// It is as cheap to clone as an [`Arc`], and clones share connections. `Client` is `Send` and `Sync`.
 ///
 /// ```
 /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
@@ -22,7 +25,7 @@ use crate::http::{ClientBuilder, HttpBackend};
 ///         scope.spawn(move || client.create(name, noxrunner::SandboxSpec::new()).unwrap());
 ///     }
 /// });
-/// assert_eq!(client.sandbox("a")?.exec(["echo", "hi"])?.stdout(), "hi\n");
+/// assert_eq!(client.sandbox("a")?.run(["echo", "hi"])?.stdout(), "hi\n");
 /// # Ok::<_, noxrunner::Error>(())
 /// ```
 #[derive(Clone)]
@@ -31,13 +34,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the server at `base_url`, with the default settings. Sends nothing yet.
+    /// Creates a client of the server at `base_url` with the default settings. Sends nothing.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if it is not an `http` or `https` URL, or
-    /// a proxy variable of the environment is not usable;
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for `https` without the feature `tls`.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if this is not an `http` or `https` URL, or if a
+    /// proxy variable in the environment is invalid; [`Unsupported`](ErrorKind::Unsupported) for
+    /// `https` without the feature `tls`.
     ///
     /// # Example
     ///
@@ -53,28 +56,27 @@ impl Client {
         Client::builder(base_url).build()
     }
 
-    /// A client of the server at `base_url`, with settings.
+    /// Returns a builder for a client of the server at `base_url`.
     ///
     /// ```
     /// use noxrunner::Client;
     ///
     /// let client = Client::builder("https://sandboxes.example.com").token("s3cret").build()?;
-    /// assert!(client.sandbox("demo").is_ok());
     /// # Ok::<_, noxrunner::Error>(())
     /// ```
     pub fn builder(base_url: impl AsRef<str>) -> ClientBuilder {
-        HttpBackend::builder(base_url)
+        HttpBackendBuilder::new(base_url.as_ref())
     }
 
-    /// A client of sandboxes on this machine, each isolated in namespaces of its own: no server, no
-    /// daemon, no root and no image needed. Linux only. They end with this process; for those that
-    /// outlive it, and for the other settings, see [`LocalBackend`](crate::LocalBackend).
+    /// Creates a client of local sandboxes, isolated in Linux namespaces. Needs no server, daemon,
+    /// root or image. The sandboxes end with this process; [`LocalBackend`](crate::LocalBackend) has
+    /// persistent ones and other settings.
     ///
     /// # Errors
     ///
-    /// [`Isolation`](crate::ErrorKind::Isolation) where this machine does not let a sandbox be made:
-    /// the text says why, and what can be done. [`Unsupported`](crate::ErrorKind::Unsupported) on
-    /// other systems.
+    /// [`Isolation`](ErrorKind::Isolation) if this machine cannot create an isolated sandbox; the
+    /// message explains why and what to do. [`Unsupported`](ErrorKind::Unsupported) on other systems
+    /// than Linux.
     ///
     /// # Example
     ///
@@ -82,24 +84,15 @@ impl Client {
     /// use noxrunner::{Client, SandboxSpec};
     ///
     /// let sandbox = Client::local()?.create("demo", SandboxSpec::new())?;
-    /// assert_eq!(sandbox.exec(["id", "-un"])?.stdout(), "sandbox\n");
+    /// assert_eq!(sandbox.run(["id", "-un"])?.stdout(), "sandbox\n");
     /// # Ok::<_, noxrunner::Error>(())
     /// ```
     #[cfg(feature = "local")]
     pub fn local() -> Result<Client> {
-        Ok(Client::with_backend(
-            crate::LocalBackend::builder().build()?,
-        ))
+        crate::LocalBackend::new().map(Client::with_backend)
     }
 
-    /// A client of any backend, yours included.
-    ///
-    /// ```
-    /// use noxrunner::{Client, HttpBackend};
-    ///
-    /// let client = Client::with_backend(HttpBackend::new("http://127.0.0.1:8080")?);
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Creates a client of any backend, including your own.
     #[must_use]
     pub fn with_backend(backend: impl Backend + 'static) -> Client {
         Client {
@@ -107,18 +100,89 @@ impl Client {
         }
     }
 
-    /// The backend itself: v1 as seven methods.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// use noxrunner::Backend;
-    ///
-    /// client.backend().health()?;
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Returns the backend.
     #[must_use]
     pub fn backend(&self) -> &Arc<dyn Backend> {
         &self.backend
+    }
+
+    /// Creates the sandbox `id`. If it already exists, this renews its TTL from the spec and leaves
+    /// everything else as it is. Sends one `PUT`, which may be repeated.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for an invalid id or TTL.
+    /// [`Unauthorized`](ErrorKind::Unauthorized), [`NotReady`](ErrorKind::NotReady) and
+    /// [`Status`](ErrorKind::Status) if the backend refuses.
+    /// [`Connect`](ErrorKind::Connect), [`Timeout`](ErrorKind::Timeout) and
+    /// [`OutcomeUnknown`](ErrorKind::OutcomeUnknown) if it does not answer, and
+    /// [`Protocol`](ErrorKind::Protocol) if its answer does not follow NoxRunner v1.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// use noxrunner::SandboxSpec;
+    ///
+    /// let sandbox = client.create("demo", SandboxSpec::new().memory("256Mi"))?;
+    /// assert!(sandbox.info().unwrap().expires_at_time().is_some());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    #[doc(alias = "create_sandbox")]
+    pub fn create(&self, id: impl AsRef<str>, spec: SandboxSpec) -> Result<Sandbox> {
+        self.sandbox(id)?.create(spec)
+    }
+
+    /// Returns a handle to the sandbox `id`. Sends nothing, so this does not check that the sandbox
+    /// exists.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for an invalid id; see [`SessionId::new`].
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// let sandbox = client.sandbox("never-created")?;
+    /// assert!(sandbox.touch().unwrap_err().is_not_found());
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    pub fn sandbox(&self, id: impl AsRef<str>) -> Result<Sandbox> {
+        let id = SessionId::new(id)?;
+        Ok(Sandbox::new(Arc::clone(&self.backend), id))
+    }
+
+    /// Checks the backend's health. Sends one `GET /healthz`, which may be repeated.
+    ///
+    /// # Errors
+    ///
+    /// [`NotReady`](ErrorKind::NotReady) if the backend is not healthy;
+    /// [`Connect`](ErrorKind::Connect) or [`Timeout`](ErrorKind::Timeout) if it does not answer;
+    /// [`Protocol`](ErrorKind::Protocol) if the answer does not come from a NoxRunner backend.
+    pub fn health(&self) -> Result<()> {
+        let checked = self.backend.health();
+        checked.map_err(|e| e.context(|| "health check".into()))
+    }
+
+    /// Returns whether the backend is healthy.
+    ///
+    /// # Errors
+    ///
+    /// The same as for [`health`](Client::health), except that `NotReady` is `Ok(false)`.
+    #[doc(alias = "health_check")]
+    pub fn is_healthy(&self) -> Result<bool> {
+        match self.health() {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::NotReady => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl From<HttpBackend> for Client {
+    fn from(backend: HttpBackend) -> Client {
+        Client::with_backend(backend)
     }
 }
 
@@ -133,9 +197,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn handles_go_to_other_threads() {
+    fn handles_are_send_and_sync() {
         fn shared<T: Clone + Send + Sync + 'static>() {}
         shared::<Client>();
-        shared::<crate::Sandbox>();
+        shared::<Sandbox>();
     }
 }

@@ -1,28 +1,26 @@
-//! The one error type.
+//! The error type.
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use crate::output::Output;
 
-/// What every fallible call of this crate returns.
+/// Result of the fallible calls of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// How much of an error answer's body an [`Error`] keeps, in bytes.
-///
-/// ```
-/// assert_eq!(noxrunner::MAX_ERROR_BODY, 65_536);
-/// ```
+/// Maximum length of the response body that an [`Error`] keeps, in bytes.
 pub const MAX_ERROR_BODY: usize = 64 * 1024;
 
-/// How much of a server's or a command's own words is shown in one line of text, in characters.
-const MAX_SHOWN: usize = 500;
+/// Maximum length of text from a server or a command within one line of a message, in characters.
+const MAX_LINE: usize = 500;
 
-/// What went wrong, with the operation it went wrong in.
+/// An error of a call, with the operation that failed.
 ///
-/// Display is one line: the operation, its object and what happened. The cause is in
-/// [`source`](StdError::source). [`kind`](Error::kind) is what a program decides by.
+/// `Display` shows the operation, its object and what went wrong; the cause is in
+/// [`source`](StdError::source). `{:#}` and `Debug` append the causes, so that a `main` that returns
+/// [`Result`] prints one readable line. Programs decide by [`kind`](Error::kind).
 ///
 /// ```
 /// use noxrunner::{Client, ErrorKind};
@@ -46,66 +44,56 @@ struct Inner {
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// The classes of failure, by what a caller can do about them.
+/// Category of an [`Error`], by what the caller can do about it.
 ///
-/// ```
-/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-/// use noxrunner::ErrorKind;
-///
-/// let error = client.sandbox("never made")?.touch().unwrap_err();
-/// match error.kind() {
-///     ErrorKind::NotFound => println!("make it first"),
-///     kind => panic!("{kind:?}"),
-/// }
-/// # Ok::<_, noxrunner::Error>(())
-/// ```
+/// `Display` shows the name of the variant, as in the command's `--json` output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// An argument was refused before anything was sent or run. The text names it.
+    /// An argument is invalid. The message names it. Nothing was run.
     InvalidInput,
-    /// No connection to the backend could be made, or it broke before the request was received (for
-    /// health and downloads, which change nothing: before the answer was complete). Nothing has
-    /// happened.
+    /// The connection failed before the request was received. For calls that change nothing, such as
+    /// a download: before the response was complete. Nothing has changed.
     Connect,
-    /// The call's time was over. For `exec`, see [`OutcomeUnknown`](ErrorKind::OutcomeUnknown).
+    /// The call exceeded its timeout. If the timeout of an `exec` passes after the request was sent,
+    /// the kind is [`OutcomeUnknown`](ErrorKind::OutcomeUnknown).
     Timeout,
-    /// The request was sent, and no whole answer came: the command may have run, the sandbox may
-    /// have been made, touched or deleted. Also where an exec was cancelled.
+    /// The call was cancelled by a [`Cancel`](crate::Cancel). A command may have run.
+    Cancelled,
+    /// The request was sent, but no complete response arrived: the command may have run, the sandbox
+    /// may have been created, touched or deleted.
     OutcomeUnknown,
     /// The sandbox, or the path in it, does not exist.
     NotFound,
-    /// The backend answered that it, or the sandbox, is not ready.
+    /// The backend or the sandbox is not ready.
     NotReady,
-    /// The backend wants a token, or another one.
+    /// The backend requires a token, or a different one.
     Unauthorized,
-    /// The backend answered with another status; see [`Error::status`].
+    /// The backend answered with another error status; see [`Error::status`].
     Status,
-    /// The backend's answer is not what NoxRunner v1 says.
+    /// The response does not follow NoxRunner v1.
     Protocol,
-    /// An archive is damaged, or was refused by a rule that the text names.
+    /// An archive is damaged, or was refused by a rule that the message names.
     Archive,
-    /// The command ran and did not succeed; made by [`Output::check`].
+    /// The command ran and failed; see [`Output::check`].
     Command,
-    /// A file, pipe or process on this machine.
+    /// A file, pipe or process on this machine failed.
     Io,
-    /// The sandbox could not be isolated as asked.
+    /// The sandbox could not be isolated as requested.
     Isolation,
-    /// This build, platform or backend can't do it. The text says what can.
+    /// This build, platform or backend does not support the call.
     Unsupported,
 }
 
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
 impl Error {
-    /// An error of this kind. Meant for a user's own [`Backend`](crate::Backend); the operation
-    /// and the session id are put before the message by [`Client`](crate::Client) and
-    /// [`Sandbox`](crate::Sandbox).
-    ///
-    /// ```
-    /// use noxrunner::{Error, ErrorKind};
-    ///
-    /// let error = Error::new(ErrorKind::NotFound, "no such sandbox");
-    /// assert!(error.is_not_found());
-    /// ```
+    /// Creates an error, for a [`Backend`](crate::Backend) of your own. [`Client`](crate::Client) and
+    /// [`Sandbox`](crate::Sandbox) prepend the operation and the session id.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
         Error(Box::new(Inner {
             kind,
@@ -119,14 +107,14 @@ impl Error {
         }))
     }
 
-    /// Adds the cause, which [`source`](StdError::source) then returns.
+    /// Sets the cause, which [`source`](StdError::source) returns.
     ///
     /// ```
     /// use noxrunner::{Error, ErrorKind};
-    /// use std::error::Error as _;
     ///
     /// let error = Error::new(ErrorKind::Io, "cannot log in").with_source("wrong key");
-    /// assert_eq!(error.source().unwrap().to_string(), "wrong key");
+    /// assert_eq!(error.to_string(), "cannot log in");
+    /// assert_eq!(format!("{error:#}"), "cannot log in: wrong key");
     /// ```
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
@@ -134,107 +122,96 @@ impl Error {
         self
     }
 
-    /// The class of the failure.
-    ///
-    /// ```
-    /// use noxrunner::{Error, ErrorKind};
-    ///
-    /// assert_eq!(Error::new(ErrorKind::NotReady, "soon").kind(), ErrorKind::NotReady);
-    /// ```
+    /// Returns the category of the error.
+    #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The HTTP status of the backend's answer, if there was one.
-    ///
-    /// ```
-    /// use noxrunner::{Error, ErrorKind};
-    ///
-    /// assert_eq!(Error::new(ErrorKind::NotFound, "not from a server").status(), None);
-    /// ```
+    /// Returns the HTTP status of the response, if the error comes from one.
+    #[must_use]
     pub fn status(&self) -> Option<u16> {
         self.0.status
     }
 
-    /// The body of the backend's answer as text, at most [`MAX_ERROR_BODY`] bytes of it; bytes
-    /// that are not UTF-8 became U+FFFD.
-    ///
-    /// ```
-    /// use noxrunner::{Error, ErrorKind};
-    ///
-    /// assert_eq!(Error::new(ErrorKind::NotFound, "not from a server").response_body(), None);
-    /// ```
+    /// Returns the body of the response as text, cut to [`MAX_ERROR_BODY`] bytes. Bytes that are not
+    /// UTF-8 become U+FFFD.
+    #[must_use]
     pub fn response_body(&self) -> Option<&str> {
         self.0.body.as_deref()
     }
 
-    /// How long the backend asked to wait before the next try (`Retry-After`).
-    ///
-    /// ```
-    /// use noxrunner::{Error, ErrorKind};
-    ///
-    /// assert_eq!(Error::new(ErrorKind::NotReady, "not from a server").retry_after(), None);
-    /// ```
+    /// Returns how long the backend asked to wait before the next attempt (`Retry-After`).
+    #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
-    /// The output of the command, where the kind is [`ErrorKind::Command`].
+    /// Returns the output of the command that failed or was cancelled, if there is any.
     ///
     /// ```
     /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
     /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// let error = sandbox.exec(["sh", "-c", "echo why >&2; exit 3"])?.check().unwrap_err();
-    /// assert_eq!(error.output().unwrap().stderr(), "why\n");
+    /// let error = sandbox.run(["sh", "-c", "echo why >&2; exit 3"]).unwrap_err();
+    /// assert_eq!(error.output().unwrap().exit_code(), 3);
     /// # Ok::<_, noxrunner::Error>(())
     /// ```
+    #[must_use]
     pub fn output(&self) -> Option<&Output> {
         self.0.output.as_ref()
     }
 
-    /// The sandbox or the path does not exist.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// assert!(client.sandbox("never made")?.touch().unwrap_err().is_not_found());
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Returns true if the sandbox, or the path in it, does not exist.
+    #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.kind() == ErrorKind::NotFound
     }
 
-    /// The call's time was over.
-    ///
-    /// ```
-    /// use noxrunner::{Error, ErrorKind};
-    ///
-    /// assert!(Error::new(ErrorKind::Timeout, "gave up after 30 s").is_timeout());
-    /// ```
-    pub fn is_timeout(&self) -> bool {
-        self.kind() == ErrorKind::Timeout
+    /// Returns true if the backend or the sandbox is not ready.
+    #[must_use]
+    pub fn is_not_ready(&self) -> bool {
+        self.kind() == ErrorKind::NotReady
     }
 
-    /// What was asked may or may not have happened: don't run a command again without a look.
-    ///
-    /// ```
-    /// use noxrunner::{Error, ErrorKind};
-    ///
-    /// assert!(Error::new(ErrorKind::OutcomeUnknown, "no answer").is_outcome_unknown());
-    /// ```
+    /// Returns true if the connection failed before the request was received.
+    #[must_use]
+    pub fn is_connect(&self) -> bool {
+        self.kind() == ErrorKind::Connect
+    }
+
+    /// Returns true if the call exceeded its timeout, or if this is the [`check`](Output::check) of a
+    /// command that did.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.kind() == ErrorKind::Timeout
+            || self.kind() == ErrorKind::Command && self.output().is_some_and(Output::timed_out)
+    }
+
+    /// Returns true if the call was cancelled.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.kind() == ErrorKind::Cancelled
+    }
+
+    /// Returns true if the call may or may not have had its effect. Do not run a command again
+    /// without checking.
+    #[must_use]
     pub fn is_outcome_unknown(&self) -> bool {
         self.kind() == ErrorKind::OutcomeUnknown
     }
 
-    /// The command failed, not the backend.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// assert!(sandbox.exec(["false"])?.check().unwrap_err().is_command());
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Returns true if the command failed, and not the backend.
+    #[must_use]
     pub fn is_command(&self) -> bool {
         self.kind() == ErrorKind::Command
+    }
+
+    /// Returns true if nothing has changed and the same call may succeed later: the backend could not
+    /// be reached, is not ready, or limits the rate (429).
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Connect | ErrorKind::NotReady)
+            || self.status() == Some(429)
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Error {
@@ -245,29 +222,29 @@ impl Error {
         Error::new(ErrorKind::Archive, message)
     }
 
-    /// A failure of this machine's files or processes: `what` says which, the cause is kept.
-    pub(crate) fn io(what: impl fmt::Display, cause: std::io::Error) -> Error {
-        Error::new(ErrorKind::Io, format!("{what}: {}", io_reason(&cause))).with_source(cause)
+    /// Creates an error for a failed operation on this machine, such as `cannot read a.txt`.
+    pub(crate) fn io(operation: impl fmt::Display, cause: io::Error) -> Error {
+        Error::new(ErrorKind::Io, operation.to_string()).with_source(cause)
     }
 
-    /// Puts the operation before the message, unless a deeper layer has done so already.
+    /// Prepends the operation, unless a lower layer already has.
     pub(crate) fn context(mut self, operation: impl FnOnce() -> String) -> Error {
         self.0.context.get_or_insert_with(operation);
         self
     }
 
-    /// For a reader that can only fail with an I/O error; [`Error::from_io`] takes it out again.
-    pub(crate) fn into_io(self) -> std::io::Error {
-        std::io::Error::other(self)
+    /// Wraps the error for an API that returns I/O errors, such as [`io::Read`].
+    pub(crate) fn into_io(self) -> io::Error {
+        io::Error::other(self)
     }
 
-    /// The error that [`Error::into_io`] put into this one, if so.
-    pub(crate) fn from_io(error: std::io::Error) -> Result<Error, std::io::Error> {
+    /// Unwraps an error that [`into_io`](Error::into_io) wrapped, or returns the I/O error.
+    pub(crate) fn from_io(error: io::Error) -> Result<Error, io::Error> {
         if error.get_ref().is_some_and(|inner| inner.is::<Error>()) {
             let inner = error.into_inner().and_then(|inner| inner.downcast().ok());
             return inner
                 .map(|inner| *inner)
-                .ok_or_else(|| std::io::ErrorKind::Other.into());
+                .ok_or_else(|| io::ErrorKind::Other.into());
         }
         Err(error)
     }
@@ -285,7 +262,7 @@ impl Error {
     pub(crate) fn with_body(mut self, body: &[u8]) -> Error {
         let kept = body.get(..MAX_ERROR_BODY).unwrap_or(body);
         let mut text = String::from_utf8_lossy(kept).into_owned();
-        // A byte that is not UTF-8 has become three.
+        // U+FFFD is longer than the byte that it replaces.
         let end = (0..=MAX_ERROR_BODY)
             .rev()
             .find(|at| text.is_char_boundary(*at));
@@ -303,29 +280,44 @@ impl Error {
         self.0.output = Some(output);
         self
     }
+
+    fn write_causes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            match error.downcast_ref::<io::Error>() {
+                Some(io) => write!(f, ": {}", io_reason(io))?,
+                None => write!(f, ": {error}")?,
+            }
+            cause = error.source();
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0.context {
-            Some(context) => write!(f, "{context}: {}", self.0.message),
-            None => f.write_str(&self.0.message),
+        if let Some(context) = &self.0.context {
+            write!(f, "{context}: ")?;
         }
+        f.write_str(&self.0.message)?;
+        if f.alternate() {
+            self.write_causes(f)?;
+        }
+        Ok(())
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut out = f.debug_struct("Error");
-        out.field("kind", &self.0.kind)
-            .field("message", &self.to_string());
-        if let Some(status) = self.0.status {
-            out.field("status", &status);
+        if !f.alternate() {
+            return write!(f, "{self:#}");
         }
-        if let Some(source) = &self.0.source {
-            out.field("source", source);
-        }
-        out.finish()
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("message", &self.to_string())
+            .field("status", &self.0.status)
+            .field("source", &self.0.source)
+            .finish_non_exhaustive()
     }
 }
 
@@ -336,8 +328,8 @@ impl StdError for Error {
     }
 }
 
-/// The words for an I/O error without the "(os error 2)" that says nothing to a person.
-pub(crate) fn io_reason(error: &std::io::Error) -> String {
+/// Returns the text of an I/O error for the middle of a sentence, without "(os error 2)".
+pub(crate) fn io_reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = match text.rfind(" (os error ") {
         Some(at) => &text[..at],
@@ -345,7 +337,7 @@ pub(crate) fn io_reason(error: &std::io::Error) -> String {
     };
     let mut chars = text.chars();
     match chars.next() {
-        // "No such file" inside a sentence starts small; "EOF" and the like stay as they are.
+        // "No such file" becomes lower case, but not "EOF".
         Some(first) if chars.clone().next().is_some_and(char::is_lowercase) => {
             first.to_lowercase().chain(chars).collect()
         }
@@ -353,16 +345,16 @@ pub(crate) fn io_reason(error: &std::io::Error) -> String {
     }
 }
 
-/// Somebody else's text, made fit for one line: control characters become spaces, and what is
-/// longer than [`MAX_SHOWN`] characters is cut at the end.
+/// Makes text from outside fit for one line of a message: replaces control characters with spaces
+/// and cuts it to [`MAX_LINE`] characters.
 pub(crate) fn one_line(text: &str) -> String {
     let mut line: String = text
         .trim()
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MAX_SHOWN + 1)
+        .take(MAX_LINE + 1)
         .collect();
-    if let Some((at, _)) = line.char_indices().nth(MAX_SHOWN) {
+    if let Some((at, _)) = line.char_indices().nth(MAX_LINE) {
         line.truncate(at);
         line.push('…');
     }
@@ -374,30 +366,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_one_word() {
+    fn error_is_one_word() {
         assert_eq!(size_of::<Error>(), size_of::<usize>());
     }
 
     #[test]
     fn display_names_the_operation_once() {
         let error = Error::new(ErrorKind::NotFound, "no such sandbox")
-            .context(|| "touch of sandbox \"a\"".into())
+            .context(|| "touch sandbox \"a\"".into())
             .context(|| "outer".into());
-        assert_eq!(error.to_string(), "touch of sandbox \"a\": no such sandbox");
+        assert_eq!(error.to_string(), "touch sandbox \"a\": no such sandbox");
     }
 
     #[test]
-    fn foreign_text_is_one_capped_line() {
+    fn each_cause_is_shown_once() {
+        let denied = io::Error::from_raw_os_error(libc::EACCES);
+        let error = Error::new(ErrorKind::Io, "outer")
+            .with_source(Error::io("cannot read a.txt", denied).context(|| "inner".into()));
+        assert_eq!(error.to_string(), "outer");
+        let line = "outer: inner: cannot read a.txt: permission denied";
+        assert_eq!(format!("{error:#}"), line);
+        assert_eq!(format!("{error:?}"), line);
+        assert!(format!("{error:#?}").contains("kind: Io"));
+    }
+
+    #[test]
+    fn text_from_outside_is_one_short_line() {
         assert_eq!(one_line(" a\r\nb\u{1b}[31m \n"), "a  b [31m");
         let long = one_line(&"ä".repeat(2000));
-        assert_eq!(long.chars().count(), MAX_SHOWN + 1);
+        assert_eq!(long.chars().count(), MAX_LINE + 1);
         assert!(long.ends_with('…'));
     }
 
     #[test]
-    fn io_reasons_read_as_part_of_a_sentence() {
-        let gone = std::io::Error::from_raw_os_error(libc::ENOENT);
+    fn io_reasons_fit_into_a_sentence() {
+        let gone = io::Error::from_raw_os_error(libc::ENOENT);
         assert_eq!(io_reason(&gone), "no such file or directory");
-        assert_eq!(io_reason(&std::io::Error::other("EOF seen")), "EOF seen");
+        assert_eq!(io_reason(&io::Error::other("EOF seen")), "EOF seen");
     }
 }

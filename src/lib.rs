@@ -109,45 +109,53 @@ mod archive;
 mod backend;
 mod cancel;
 mod client;
+mod command;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+mod exact_reader;
 mod exec;
 mod files;
 pub mod guide;
-mod health;
 mod http;
 mod jobs;
+mod language;
 mod lease;
 #[cfg(feature = "local")]
 mod local;
 mod os;
 mod output;
 mod sandbox;
+mod sandbox_path;
 mod script;
-#[cfg(feature = "serve")]
+#[cfg(feature = "server")]
 pub mod server;
+mod session_id;
 mod spec;
-mod staging;
+mod stdin;
 mod upload;
+mod validate;
 
-pub use archive::{Extract, Extraction, Refusal};
+pub use archive::{Contents, Extract, Extraction, Refusal};
 pub use backend::Backend;
 pub use cancel::{Cancel, CancelGuard};
-pub use client::Client;
+pub use client::{Client, ClientBuilder};
+pub use command::{Command, DEFAULT_COMMAND_TIMEOUT, IntoCommand, MAX_ARGUMENT};
 pub use error::{Error, ErrorKind, MAX_ERROR_BODY, Result};
-pub use exec::{Command, DEFAULT_COMMAND_TIMEOUT, MAX_ARGUMENT, WORKSPACE};
-pub use files::{Contents, Entry, EntryKind, Files, MAX_READ};
-pub use http::{ClientBuilder, HttpBackend, Retry};
+pub use files::{Entry, EntryKind, Files, MAX_READ};
+pub use http::{HttpBackend, HttpBackendBuilder, Retry};
 pub use jobs::{Job, JobInfo, JobOutput, JobState, JobStatus};
+pub use language::Language;
 pub use lease::{DEFAULT_LEASE_TTL, Lease};
 #[cfg(feature = "local")]
 pub use local::{Enforced, Isolation, Limit, Limits, LocalBackend, LocalBackendBuilder};
-pub use output::Output;
+pub use output::{Output, Success};
 pub use sandbox::Sandbox;
+pub use sandbox_path::WORKSPACE;
 pub use script::shell_quote;
-pub use spec::{DEFAULT_TTL, MAX_SESSION_ID, SandboxInfo, SandboxSpec, SessionId};
-pub use staging::{Language, Stdin};
+pub use session_id::{MAX_SESSION_ID, SessionId};
+pub use spec::{DEFAULT_TTL, SandboxInfo, SandboxSpec};
+pub use stdin::Stdin;
 pub use upload::Upload;
 
 /// The README's examples are tests.

@@ -1,11 +1,11 @@
-//! The archive of an upload, as a backend gets it.
+//! Archives on their way to a backend.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
-/// An archive on its way to a backend: a reader that knows its length, if that is known, and
-/// whether it can be read again from the start.
+/// An archive on its way to a [`Backend`](crate::Backend): a reader that may know its length, and that
+/// may be able to start again.
 ///
 /// ```
 /// use noxrunner::Upload;
@@ -13,34 +13,28 @@ use std::io::{self, Read, Seek, SeekFrom};
 ///
 /// let mut upload = Upload::from_bytes(b"an archive");
 /// assert_eq!(upload.content_length(), Some(10));
-/// let mut once = Vec::new();
-/// upload.read_to_end(&mut once)?;
+/// let mut first = Vec::new();
+/// upload.read_to_end(&mut first)?;
 /// assert!(upload.rewind()?, "bytes can be read again");
 /// # Ok::<_, std::io::Error>(())
 /// ```
 pub struct Upload<'a> {
-    source: Source<'a>,
+    origin: Origin<'a>,
     length: Option<u64>,
 }
 
-enum Source<'a> {
+enum Origin<'a> {
     Bytes { all: &'a [u8], rest: &'a [u8] },
     File(&'a File),
     Reader(&'a mut (dyn Read + Send)),
 }
 
 impl<'a> Upload<'a> {
-    /// All of it is in memory.
-    ///
-    /// ```
-    /// use noxrunner::Upload;
-    ///
-    /// assert_eq!(Upload::from_bytes(b"an archive").content_length(), Some(10));
-    /// ```
+    /// Creates an upload of bytes in memory.
     #[must_use]
     pub fn from_bytes(bytes: &'a [u8]) -> Upload<'a> {
         Upload {
-            source: Source::Bytes {
+            origin: Origin::Bytes {
                 all: bytes,
                 rest: bytes,
             },
@@ -48,91 +42,51 @@ impl<'a> Upload<'a> {
         }
     }
 
-    /// A whole file, from its start.
+    /// Creates an upload of a whole file.
     ///
     /// # Errors
     ///
-    /// Where the file's length can't be read or it can't be rewound.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir()?;
-    /// # let path = dir.path().join("archive");
-    /// std::fs::write(&path, "twelve bytes")?;
-    /// let file = std::fs::File::open(&path)?;
-    /// assert_eq!(noxrunner::Upload::from_file(&file)?.content_length(), Some(12));
-    /// # Ok::<_, std::io::Error>(())
-    /// ```
+    /// If the length of the file cannot be determined, or the file cannot be rewound.
     pub fn from_file(mut file: &'a File) -> io::Result<Upload<'a>> {
         file.seek(SeekFrom::Start(0))?;
         let length = file.metadata()?.len();
         Ok(Upload {
-            source: Source::File(file),
+            origin: Origin::File(file),
             length: Some(length),
         })
     }
 
-    /// A reader that can be read once, and its length, if known.
-    ///
-    /// ```
-    /// use noxrunner::Upload;
-    ///
-    /// let mut archive = &b"an archive"[..];
-    /// let upload = Upload::from_reader(&mut archive, None);
-    /// assert_eq!((upload.content_length(), upload.is_replayable()), (None, false));
-    /// ```
+    /// Creates an upload of a reader, which can be sent only once, and its length if known.
     #[must_use]
     pub fn from_reader(reader: &'a mut (dyn Read + Send), length: Option<u64>) -> Upload<'a> {
         Upload {
-            source: Source::Reader(reader),
+            origin: Origin::Reader(reader),
             length,
         }
     }
 
-    /// The number of bytes from the start, if known.
-    ///
-    /// ```
-    /// use noxrunner::Upload;
-    ///
-    /// let mut archive = &b"an archive"[..];
-    /// assert_eq!(Upload::from_reader(&mut archive, Some(10)).content_length(), Some(10));
-    /// ```
+    /// Returns the total number of bytes, if known.
     #[must_use]
     pub fn content_length(&self) -> Option<u64> {
         self.length
     }
 
-    /// Whether [`rewind`](Upload::rewind) can work.
-    ///
-    /// ```
-    /// use noxrunner::Upload;
-    ///
-    /// assert!(Upload::from_bytes(b"an archive").is_replayable());
-    /// ```
+    /// Returns whether [`rewind`](Upload::rewind) is possible.
     #[must_use]
     pub fn is_replayable(&self) -> bool {
-        !matches!(self.source, Source::Reader(_))
+        !matches!(self.origin, Origin::Reader(_))
     }
 
-    /// Starts again from the first byte. False where that is not possible.
+    /// Starts again from the first byte, or returns `false` if that is not possible.
     ///
     /// # Errors
     ///
-    /// Where the file can't be rewound.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// let mut once = std::io::empty();
-    /// assert!(!noxrunner::Upload::from_reader(&mut once, None).rewind()?);
-    /// # Ok::<_, std::io::Error>(())
-    /// ```
+    /// If the file cannot be rewound.
     pub fn rewind(&mut self) -> io::Result<bool> {
-        match &mut self.source {
-            Source::Bytes { all, rest } => *rest = all,
-            Source::File(file) => drop(file.seek(SeekFrom::Start(0))?),
-            Source::Reader(_) => return Ok(false),
+        match &mut self.origin {
+            Origin::Bytes { all, rest } => *rest = all,
+            Origin::File(file) => drop(file.seek(SeekFrom::Start(0))?),
+            Origin::Reader(_) => return Ok(false),
         }
         Ok(true)
     }
@@ -140,10 +94,10 @@ impl<'a> Upload<'a> {
 
 impl Read for Upload<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match &mut self.source {
-            Source::Bytes { rest, .. } => rest.read(buf),
-            Source::File(file) => file.read(buf),
-            Source::Reader(reader) => reader.read(buf),
+        match &mut self.origin {
+            Origin::Bytes { rest, .. } => rest.read(buf),
+            Origin::File(file) => file.read(buf),
+            Origin::Reader(reader) => reader.read(buf),
         }
     }
 }

@@ -39,7 +39,7 @@ fn step(project: &Path, build: &str, made: &str, url: Option<String>) -> Result<
     };
     // Kept alive however long the build takes, and deleted in the end.
     let sandbox = client.lease_with(SandboxSpec::new().memory("1Gi"))?;
-    sandbox.wait_until_ready(Duration::from_secs(120))?;
+    sandbox.wait_until_ready(Duration::from_secs(120), None)?;
     sandbox.upload_dir(project, "/workspace")?;
     println!("uploaded {}", project.display());
 
@@ -55,7 +55,7 @@ fn step(project: &Path, build: &str, made: &str, url: Option<String>) -> Result<
     let fetched = sandbox.download_dir(made, &target)?;
     println!(
         "fetched {} entries of {made} to {}",
-        fetched.entries,
+        fetched.entries(),
         target.display()
     );
     sandbox.close()?;

@@ -125,7 +125,7 @@ fn judge(
 ) -> Result<Verdict> {
     // Deleted when this function ends, in whatever way.
     let sandbox = client.lease_with(SandboxSpec::new().cpu("1").memory("256Mi").storage("64Mi"))?;
-    sandbox.wait_until_ready(Duration::from_secs(60))?;
+    sandbox.wait_until_ready(Duration::from_secs(60), None)?;
     for test in tests {
         let run = Command::code(submission.language.clone(), &*submission.source)
             .stdin(&*test.input)

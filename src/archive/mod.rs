@@ -1,8 +1,8 @@
-//! tar.gz out of a directory and into one.
+//! Packing and unpacking tar.gz archives.
 //!
-//! An archive that comes from a sandbox was written by an attacker, until proven otherwise:
-//! [`Extract`] says what is refused.
+//! An archive from a sandbox is treated as hostile: [`Extract`] documents what is refused.
 
+mod contents;
 mod cursor;
 mod encode;
 mod merge;
@@ -10,10 +10,15 @@ mod pack;
 mod read;
 mod unpack;
 
-pub(crate) use encode::{Encoder, Spooled};
+pub use contents::Contents;
+pub(crate) use contents::{archive_contents, archive_dir};
+#[cfg(any(feature = "conformance", feature = "local"))]
+pub(crate) use encode::Encoder;
+pub(crate) use encode::Spooled;
+#[cfg(any(feature = "conformance", feature = "local"))]
+pub(crate) use pack::add_file;
 #[cfg(feature = "local")]
-pub(crate) use pack::add_root;
-pub(crate) use pack::{Specials, Tree, add_file};
+pub(crate) use pack::{SpecialFiles, Tree, add_root};
 #[cfg(feature = "conformance")]
 pub(crate) use pack::{add_directory, add_link};
 pub(crate) use read::{Entries, Kind};

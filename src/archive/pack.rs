@@ -12,6 +12,7 @@ use tar::{EntryType, Header};
 use super::cursor::{Cursor, Missing, join, split};
 use super::encode::Encoder;
 use crate::error::{Error, Result};
+use crate::exact_reader::ExactReader;
 use crate::os::{self, FileType, Stat};
 
 /// How many places of a tree the sample is taken from, and how many bytes at each.
@@ -36,7 +37,7 @@ pub(crate) struct Tree {
 
 impl Tree {
     /// Lists a directory. `specials` says what becomes of FIFOs, sockets and devices.
-    pub(crate) fn list(root: OwnedFd, shown: &Path, specials: Specials) -> Result<Tree> {
+    pub(crate) fn list(root: OwnedFd, shown: &Path, specials: SpecialFiles) -> Result<Tree> {
         let top = os::stat_fd(root.as_fd())
             .map_err(|e| Error::io(format_args!("cannot look at {}", shown.display()), e))?;
         let mut tree = Tree {
@@ -69,14 +70,19 @@ impl Tree {
                 };
                 match stat.kind {
                     FileType::Directory => todo.push(here.clone()),
-                    FileType::Other(what) if specials == Specials::Refuse => {
+                    FileType::File | FileType::Symlink => {}
+                    FileType::Fifo | FileType::Socket | FileType::Device
+                        if specials == SpecialFiles::Refuse =>
+                    {
                         let shown = tree.shown_path(&here);
                         return Err(Error::invalid(format!(
-                            "{shown} is {what}: only files, directories and links can be uploaded; move it away or upload an archive of your own"
+                            "cannot upload {shown}: it is a {}, and only files, directories and symbolic links can be uploaded",
+                            stat.kind
                         )));
                     }
-                    FileType::Other("a socket") => continue,
-                    _ => {}
+                    // An archive cannot hold sockets.
+                    FileType::Socket => continue,
+                    FileType::Fifo | FileType::Device => {}
                 }
                 files.push((here, stat));
             }
@@ -146,13 +152,12 @@ impl Tree {
                 let target = os::readlinkat(self.cursor.enter(parent, Missing::Fail)?, last)?;
                 add_link(encoder, name, &target, stat.mtime)
             }
-            FileType::Other(what) => {
-                let kind = if what == "a FIFO" {
-                    EntryType::Fifo
-                } else {
-                    EntryType::Char
-                };
-                let header = header(kind, stat.mode, stat.mtime, 0);
+            FileType::Fifo => {
+                let header = header(EntryType::Fifo, stat.mode, stat.mtime, 0);
+                add(encoder, header, name, b"", &mut io::empty())
+            }
+            FileType::Device | FileType::Socket => {
+                let header = header(EntryType::Char, stat.mode, stat.mtime, 0);
                 add(encoder, header, name, b"", &mut io::empty())
             }
         }
@@ -174,7 +179,7 @@ impl Tree {
 
 /// What becomes of FIFOs and devices; a socket can't be in an archive at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Specials {
+pub(crate) enum SpecialFiles {
     Refuse,
     #[cfg_attr(
         not(feature = "local"),
@@ -268,10 +273,15 @@ pub(crate) fn add_file(
     content: &mut dyn Read,
 ) -> io::Result<()> {
     let header = header(EntryType::Regular, mode, mtime, size);
-    let mut exact = Exactly {
-        content,
+    let mut exact = ExactReader {
+        inner: content,
         left: size,
-        size,
+        short: |missing| {
+            let now = size - missing;
+            io::Error::other(format!(
+                "it shrank from {size} to {now} bytes while it was read"
+            ))
+        },
     };
     add(encoder, header, name, b"", &mut exact)
 }
@@ -284,32 +294,4 @@ pub(crate) fn add_link(
 ) -> io::Result<()> {
     let header = header(EntryType::Symlink, 0o777, mtime, 0);
     add(encoder, header, name, target, &mut io::empty())
-}
-
-struct Exactly<'a> {
-    content: &'a mut dyn Read,
-    left: u64,
-    size: u64,
-}
-
-impl Read for Exactly<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let want = buf
-            .len()
-            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        if want == 0 {
-            return Ok(0);
-        }
-        match self.content.read(&mut buf[..want])? {
-            0 => Err(io::Error::other(format!(
-                "it shrank from {} to {} bytes while it was read",
-                self.size,
-                self.size - self.left
-            ))),
-            got => {
-                self.left -= got as u64;
-                Ok(got)
-            }
-        }
-    }
 }

@@ -12,6 +12,7 @@ use flate2::bufread::MultiGzDecoder;
 use tar::{EntryType, Header};
 
 use crate::error::{Error, Result, io_reason};
+use crate::exact_reader::ExactReader;
 
 /// How much the extended headers of one entry may take, long names included, in bytes.
 const MAX_EXTENSIONS: u64 = 1024 * 1024;
@@ -51,7 +52,10 @@ pub(crate) enum Kind {
     Symlink(Vec<u8>),
     /// With the name of the entry it is another name for.
     Hardlink(Vec<u8>),
-    Special(&'static str),
+    Fifo,
+    Device,
+    Sparse,
+    Unknown,
 }
 
 /// The entries of a tar archive, gzip-compressed or plain by its first bytes.
@@ -86,10 +90,7 @@ impl Entries<()> {
                 );
                 return Err(Error::archive(text));
             }
-            let mut content = Content {
-                data: &mut entries.archive,
-                left: entry.size,
-            };
+            let mut content = exactly(&mut entries.archive, entry.size);
             each(&entry, &mut content)?;
             let padding = (BLOCK as u64 - entry.size % BLOCK as u64) % BLOCK as u64;
             content.left = content.left.saturating_add(padding);
@@ -198,11 +199,8 @@ impl<R: Read> Entries<R> {
         }
         let padded = size.next_multiple_of(BLOCK as u64);
         let mut content = Vec::new();
-        let mut data = Content {
-            data: &mut self.archive,
-            left: padded,
-        };
-        data.read_to_end(&mut content)
+        exactly(&mut self.archive, padded)
+            .read_to_end(&mut content)
             .map_err(|e| damaged(e, self.read))?;
         content.truncate(usize::try_from(size).unwrap_or(usize::MAX));
         Ok(content)
@@ -284,17 +282,17 @@ fn describe(header: &Header, extensions: Extensions, size: u64) -> Entry {
         .or_else(|| header.link_name_bytes().map(|link| link.into_owned()));
     let link = link.unwrap_or_default();
     let kind = match header.entry_type() {
-        _ if extensions.sparse => Kind::Special("a sparse file"),
+        _ if extensions.sparse => Kind::Sparse,
         // Archives from before 1988 know a directory by its last byte.
         EntryType::Regular if name.last() == Some(&b'/') => Kind::Directory,
         EntryType::Regular | EntryType::Continuous => Kind::File,
         EntryType::Directory => Kind::Directory,
         EntryType::Symlink => Kind::Symlink(link),
         EntryType::Link => Kind::Hardlink(link),
-        EntryType::Fifo => Kind::Special("a FIFO"),
-        EntryType::Char | EntryType::Block => Kind::Special("a device"),
-        EntryType::GNUSparse => Kind::Special("a sparse file"),
-        _ => Kind::Special("of an unknown type"),
+        EntryType::Fifo => Kind::Fifo,
+        EntryType::Char | EntryType::Block => Kind::Device,
+        EntryType::GNUSparse => Kind::Sparse,
+        _ => Kind::Unknown,
     };
     // These may say the size of what they stand for, and have no content; so say GNU tar and Python.
     let empty = matches!(
@@ -321,27 +319,12 @@ fn describe(header: &Header, extensions: Extensions, size: u64) -> Entry {
     }
 }
 
-/// The content of one entry, which must be as long as its header says.
-struct Content<'a, R: Read> {
-    data: &'a mut R,
-    left: u64,
-}
-
-impl<R: Read> Read for Content<'_, R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let want = buf
-            .len()
-            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        if want == 0 {
-            return Ok(0);
-        }
-        match self.data.read(&mut buf[..want])? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            got => {
-                self.left -= got as u64;
-                Ok(got)
-            }
-        }
+/// Returns a reader of exactly `length` bytes; an archive that ends before that is cut off.
+fn exactly<R: Read>(inner: R, length: u64) -> ExactReader<R, fn(u64) -> io::Error> {
+    ExactReader {
+        inner,
+        left: length,
+        short: |_| io::ErrorKind::UnexpectedEof.into(),
     }
 }
 

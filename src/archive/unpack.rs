@@ -5,27 +5,36 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use serde::Serialize;
+
 use super::cursor::{Cursor, Missing, split};
 use super::read::{Entries, Entry, Kind, Limits};
 use crate::error::{Error, ErrorKind, Result, io_reason};
 use crate::os::{self, FileType};
 
-/// How the archive of a download is unpacked on this machine: what it may ask for, and what
-/// happens to an entry that breaks a rule.
+/// Rules for unpacking the archive of a download on this machine.
 ///
-/// An entry is refused if its name is absolute, has a `..` component or a NUL byte, or is over 4096
-/// bytes long; if it would be
-/// written through a link; if it is a link that leads out of the target (absolute, or with more
-/// `..` than it is deep, or with a `..` after its start); if it is a hard link to anything but a
-/// file of the same archive; if it is a device, a FIFO or a sparse file. Owners and the setuid,
-/// setgid and sticky bits are never taken over. A refused entry is an error, unless
-/// [`skip_refused`](Extract::skip_refused) says otherwise.
+/// The archive is treated as hostile. An entry is refused if:
+///
+/// - its name is absolute, has a `..` component or a NUL byte, or is longer than 4096 bytes;
+/// - it would be written through a symbolic link;
+/// - it is a symbolic link that leads out of the target: with an absolute path, with more `..` than the
+///   link is deep, or with a `..` after another component;
+/// - it is a hard link to anything but a file of the same archive;
+/// - it is a device, a FIFO or a sparse file.
+///
+/// Owners and the setuid, setgid and sticky bits are never applied. A refused entry is an error unless
+/// [`skip_refused`](Extract::skip_refused) is set.
 ///
 /// ```
+/// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
 /// use noxrunner::Extract;
 ///
-/// let careful = Extract::new().max_bytes(64 * 1024 * 1024).max_entries(10_000);
-/// # let _ = careful;
+/// sandbox.upload([("a", "1"), ("b", "2")], ".")?;
+/// let extract = Extract::new().max_bytes(64 * 1024 * 1024).max_entries(1);
+/// assert!(sandbox.download_dir_with(".", dir.path().join("out"), &extract).is_err());
+/// # Ok::<_, noxrunner::Error>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct Extract {
@@ -48,103 +57,46 @@ impl Default for Extract {
 }
 
 impl Extract {
-    /// The defaults: 1,000,000 entries, 64 GiB, 200 to 1, and any refusal is an error.
-    ///
-    /// ```
-    /// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// use noxrunner::Extract;
-    ///
-    /// sandbox.write("a.txt", "one")?;
-    /// let done = sandbox.download_dir_with(".", dir.path().join("out"), &Extract::new())?;
-    /// assert_eq!(done.bytes, 3);
-    /// # Ok::<_, Box<dyn std::error::Error>>(())
-    /// ```
+    /// Creates the default rules: at most 1,000,000 entries and 64 GiB, a ratio of at most 200, and any
+    /// refused entry is an error.
     #[must_use]
     pub fn new() -> Extract {
         Extract::default()
     }
 
-    /// How many entries the archive may have, with the directories that their names need. Defaults
+    /// Sets the maximum number of entries, including the directories that their names need. Defaults
     /// to 1,000,000.
-    ///
-    /// ```
-    /// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// use noxrunner::Extract;
-    ///
-    /// sandbox.upload([("a", "1"), ("b", "2")], ".")?;
-    /// let one = Extract::new().max_entries(1);
-    /// assert!(sandbox.download_dir_with(".", dir.path().join("out"), &one).is_err());
-    /// # Ok::<_, Box<dyn std::error::Error>>(())
-    /// ```
     #[must_use]
     pub fn max_entries(mut self, entries: u64) -> Extract {
         self.limits.entries = entries;
         self
     }
 
-    /// How many bytes the archive may be unpacked, headers included. Defaults to 64 GiB.
-    ///
-    /// ```
-    /// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// use noxrunner::Extract;
-    ///
-    /// sandbox.write("large", vec![7; 1000])?;
-    /// let small = Extract::new().max_bytes(999);
-    /// assert!(sandbox.download_dir_with(".", dir.path().join("out"), &small).is_err());
-    /// # Ok::<_, Box<dyn std::error::Error>>(())
-    /// ```
+    /// Sets the maximum size of the unpacked archive, including headers, in bytes. Defaults to 64 GiB.
     #[must_use]
     pub fn max_bytes(mut self, bytes: u64) -> Extract {
         self.limits.bytes = bytes;
         self
     }
 
-    /// How many times larger than the bytes received the archive may become, once it is over
+    /// Sets the maximum ratio of unpacked to received bytes, which applies to archives of more than
     /// 256 MiB. Defaults to 200.
-    ///
-    /// ```
-    /// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// use noxrunner::Extract;
-    ///
-    /// // Small enough that it does not matter.
-    /// sandbox.write("zeros", vec![0; 1_000_000])?;
-    /// let strict = Extract::new().max_ratio(1);
-    /// let done = sandbox.download_dir_with(".", dir.path().join("out"), &strict)?;
-    /// assert_eq!(done.bytes, 1_000_000);
-    /// # Ok::<_, Box<dyn std::error::Error>>(())
-    /// ```
     #[must_use]
     pub fn max_ratio(mut self, ratio: u64) -> Extract {
         self.limits.ratio = ratio;
         self
     }
 
-    /// Leaves out entries that a rule refuses, and reports them in [`Extraction::refused`],
-    /// instead of failing. The limits stay errors, and so does what stands in the way in a target
-    /// that existed. Defaults to false.
-    ///
-    /// ```
-    /// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// use noxrunner::Extract;
-    ///
-    /// sandbox.exec(["ln", "-s", "/etc/passwd", "leak"])?;
-    /// let careful = Extract::new().skip_refused(true);
-    /// let done = sandbox.download_dir_with(".", dir.path().join("out"), &careful)?;
-    /// assert_eq!((done.entries, done.refused.len()), (0, 1));
-    /// # Ok::<_, Box<dyn std::error::Error>>(())
-    /// ```
+    /// Skips refused entries and reports them in [`Extraction::refused`], instead of failing. Exceeding
+    /// a limit remains an error, and so does a conflict with what already exists in the target.
+    /// Defaults to false.
     #[must_use]
     pub fn skip_refused(mut self, skip: bool) -> Extract {
         self.skip_refused = skip;
         self
     }
 
-    /// For content that its receiver asked for byte by byte, or sends itself.
+    /// Returns the rules for content that the caller requested by its size, or sends itself.
     pub(crate) fn any_size() -> Extract {
         Extract::new().max_bytes(u64::MAX).max_ratio(u64::MAX)
     }
@@ -193,49 +145,53 @@ impl Extract {
     }
 }
 
-/// What came out of an archive.
-///
-/// ```
-/// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-/// sandbox.write("out/a.txt", "one")?;
-/// let done = sandbox.download_dir("out", dir.path().join("out"))?;
-/// assert_eq!((done.entries, done.bytes, done.refused.len()), (1, 3, 0));
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
+/// The result of unpacking an archive.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Extraction {
-    /// Entries written, directories and links included.
-    pub entries: u64,
-    /// Bytes of the files among them.
-    pub bytes: u64,
-    /// What was left out; always empty unless [`Extract::skip_refused`] was set.
-    pub refused: Vec<Refusal>,
+    entries: u64,
+    bytes: u64,
+    refused: Vec<Refusal>,
 }
 
-/// An entry that was left out, and the rule that it broke.
-///
-/// ```
-/// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-/// use noxrunner::Extract;
-///
-/// sandbox.exec(["ln", "-s", "/etc/passwd", "leak"])?;
-/// let careful = Extract::new().skip_refused(true);
-/// let done = sandbox.download_dir_with(".", dir.path().join("out"), &careful)?;
-/// let refusal = &done.refused[0];
-/// assert_eq!(refusal.name, "leak");
-/// assert!(refusal.rule.to_string().contains("link"));
-/// # Ok::<_, Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
+impl Extraction {
+    /// Returns the number of entries written, including directories and links.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// Returns the total size of the files written, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Returns the entries that were refused. Empty unless [`Extract::skip_refused`] is set.
+    #[must_use]
+    pub fn refused(&self) -> &[Refusal] {
+        &self.refused
+    }
+}
+
+/// An entry of an archive that was refused, and the rule that it violates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusal {
-    /// The entry's name; bytes that are not UTF-8 became U+FFFD.
-    pub name: String,
-    /// The rule.
-    pub rule: &'static str,
+    name: String,
+    rule: &'static str,
+}
+
+impl Refusal {
+    /// Returns the name of the entry. Bytes that are not UTF-8 became U+FFFD.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the rule.
+    #[must_use]
+    pub fn rule(&self) -> &'static str {
+        self.rule
+    }
 }
 
 /// Which symbolic links an archive may bring.
@@ -347,12 +303,10 @@ impl Unpacker {
             Kind::File => self.file(&path, entry, content),
             Kind::Symlink(target) => self.symlink(&path, target),
             Kind::Hardlink(target) => self.hardlink(&path, target),
-            Kind::Special(what) => Err(Stop::Refused(match *what {
-                "a FIFO" => "it is a FIFO",
-                "a device" => "it is a device",
-                "a sparse file" => "it is a sparse file",
-                _ => "its type is unknown",
-            })),
+            Kind::Fifo => Err(Stop::Refused("it is a FIFO")),
+            Kind::Device => Err(Stop::Refused("it is a device")),
+            Kind::Sparse => Err(Stop::Refused("it is a sparse file")),
+            Kind::Unknown => Err(Stop::Refused("its type is unknown")),
         }?;
         self.done.entries += 1;
         Ok(())

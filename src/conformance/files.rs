@@ -1,7 +1,7 @@
 //! Uploads and downloads.
 
 use super::probe::{Entry, Miss, Probe, Verdict, What, all, file, want};
-use crate::http::{Place, RawAnswer};
+use crate::http::{Endpoint, RawResponse};
 
 /// Where a check's files are.
 fn dest(name: &str) -> String {
@@ -94,7 +94,7 @@ pub(super) fn modes(probe: &Probe) -> Verdict {
     }))
 }
 
-fn accepted(what: &str, answer: &RawAnswer) -> Result<(), Miss> {
+fn accepted(what: &str, answer: &RawResponse) -> Result<(), Miss> {
     want(
         matches!(answer.status, 200..=299),
         format!("{what}: {}", answer.seen()),
@@ -153,9 +153,9 @@ fn prepared(probe: &Probe, name: &str) -> Result<String, Miss> {
     Ok(dest(name))
 }
 
-fn archive_of(probe: &Probe, name: &str) -> Result<RawAnswer, Miss> {
+fn archive_of(probe: &Probe, name: &str) -> Result<RawResponse, Miss> {
     let src = prepared(probe, name)?;
-    let answer = probe.ask("GET", Place::Download(probe.shared()?, &src), None)?;
+    let answer = probe.ask("GET", Endpoint::Download(probe.shared()?, &src), None)?;
     accepted("download", &answer)?;
     Ok(answer)
 }
@@ -193,13 +193,13 @@ pub(super) fn download_file(probe: &Probe) -> Verdict {
 }
 
 pub(super) fn download_missing(probe: &Probe) -> Verdict {
-    let place = Place::Download(probe.shared()?, "/workspace/nx-missing");
+    let place = Endpoint::Download(probe.shared()?, "/workspace/nx-missing");
     let answer = probe.ask("GET", place, None)?;
     want(answer.status == 404, answer.seen())
 }
 
 pub(super) fn download_unknown(probe: &Probe) -> Verdict {
     let id = probe.nobody();
-    let answer = probe.ask("GET", Place::Download(&id, "/workspace"), None)?;
+    let answer = probe.ask("GET", Endpoint::Download(&id, "/workspace"), None)?;
     want(answer.status == 404, answer.seen())
 }

@@ -5,7 +5,7 @@
 //! use noxrunner::HttpBackend;
 //! use noxrunner::conformance::{Conformance, Level};
 //!
-//! # #[cfg(feature = "serve")] {
+//! # #[cfg(feature = "server")] {
 //! # let backend = noxrunner::LocalBackend::builder().build()?;
 //! # let server = noxrunner::server::Server::builder(backend).tcp("127.0.0.1:0").no_auth().bind()?;
 //! # let (url, stopper) = (format!("http://{}", server.local_addr().unwrap()), server.stopper());

@@ -13,7 +13,7 @@ use crate::archive::{Encoder, Entries, Extract, Kind, add_directory, add_file, a
 use crate::cancel::Cancel;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result, one_line};
-use crate::http::{HttpBackend, Place, RawAnswer};
+use crate::http::{Endpoint, HttpBackend, RawResponse};
 use crate::sandbox::Sandbox;
 
 /// So many calls in a row without an answer are enough.
@@ -156,7 +156,7 @@ impl<'a> Run<'a> {
     /// That something answers at all, and lets us in.
     pub(super) fn reach(&self) -> Result<()> {
         let probe = Probe::new(self);
-        probe.ask("GET", Place::Health, None)?;
+        probe.ask("GET", Endpoint::Health, None)?;
         let nobody = probe.nobody();
         match probe.exec(&nobody, &json!({"cmd": ["true"]})) {
             Ok(answer) if matches!(answer.status, 401 | 403) => {
@@ -189,7 +189,7 @@ impl<'a> Run<'a> {
         for _ in 0..3 {
             let answer = self
                 .http
-                .raw("DELETE", Place::Sandbox(id), None, time, &cancel);
+                .send_raw("DELETE", Endpoint::Sandbox(id), None, time, &cancel);
             match answer {
                 Ok(answer) if matches!(answer.status, 200..=299 | 404) => return true,
                 // Not yet.
@@ -245,17 +245,17 @@ impl<'a> Probe<'a> {
     fn raw(
         &self,
         method: &'static str,
-        place: Place<'_>,
+        place: Endpoint<'_>,
         body: Option<(&'static str, &[u8])>,
         time: Option<Duration>,
         cancel: &Cancel,
-    ) -> Result<RawAnswer> {
+    ) -> Result<RawResponse> {
         let silent = &self.run.silent;
         if silent.load(Ordering::Relaxed) >= SILENT {
             let text = "not asked: the server left several calls in a row without an answer";
             return Err(Error::new(ErrorKind::Timeout, text));
         }
-        let answer = self.run.http.raw(method, place, body, time, cancel);
+        let answer = self.run.http.send_raw(method, place, body, time, cancel);
         match &answer {
             Err(e) if is_no_answer(e) => silent.fetch_add(1, Ordering::Relaxed),
             _ => silent.swap(0, Ordering::Relaxed),
@@ -266,21 +266,21 @@ impl<'a> Probe<'a> {
     pub(super) fn ask(
         &self,
         method: &'static str,
-        place: Place<'_>,
+        place: Endpoint<'_>,
         body: Option<(&'static str, &[u8])>,
-    ) -> Result<RawAnswer> {
+    ) -> Result<RawResponse> {
         self.raw(method, place, body, None, self.run.cancel)
     }
 
-    pub(super) fn put(&self, id: &str, body: &[u8]) -> Result<RawAnswer> {
+    pub(super) fn put(&self, id: &str, body: &[u8]) -> Result<RawResponse> {
         // Before it is sent: it may be made though no answer comes.
         lock(&self.made).push(id.to_owned());
         let body = Some(("application/json", body));
         // Not to be cancelled: what is made after its deletion would stay.
-        self.raw("PUT", Place::Sandbox(id), body, None, &Cancel::new())
+        self.raw("PUT", Endpoint::Sandbox(id), body, None, &Cancel::new())
     }
 
-    pub(super) fn create(&self, id: &str, ttl: u64) -> std::result::Result<RawAnswer, Miss> {
+    pub(super) fn create(&self, id: &str, ttl: u64) -> std::result::Result<RawResponse, Miss> {
         let answer = self.put(id, json!({"ttlSeconds": ttl}).to_string().as_bytes())?;
         match answer.status {
             200 => Ok(answer),
@@ -359,7 +359,7 @@ impl<'a> Probe<'a> {
 
     /// What is answered as a path that is not there.
     fn find_missing(&self, id: &str) -> Vec<Call> {
-        let unknown = self.ask("GET", Place::Unknown, None);
+        let unknown = self.ask("GET", Endpoint::Unknown, None);
         let unknown = unknown.map_or(404, |answer| answer.status);
         let asked = [
             (Call::Touch, self.touch(id)),
@@ -370,7 +370,7 @@ impl<'a> Probe<'a> {
             ),
             (
                 Call::Download,
-                self.ask("GET", Place::Download(id, "/workspace"), None),
+                self.ask("GET", Endpoint::Download(id, "/workspace"), None),
             ),
         ];
         let is_missing = |status| matches!(status, 404 | 405 | 501) || status == unknown;
@@ -381,17 +381,17 @@ impl<'a> Probe<'a> {
         missing.collect()
     }
 
-    pub(super) fn touch(&self, id: &str) -> Result<RawAnswer> {
-        self.ask("POST", Place::Call(id, "touch"), Some(("", b"")))
+    pub(super) fn touch(&self, id: &str) -> Result<RawResponse> {
+        self.ask("POST", Endpoint::Call(id, "touch"), Some(("", b"")))
     }
 
     /// As it is; without a timeout of its own it has one of some seconds.
-    pub(super) fn exec(&self, id: &str, body: &Value) -> Result<RawAnswer> {
+    pub(super) fn exec(&self, id: &str, body: &Value) -> Result<RawResponse> {
         let seconds = body["timeoutSeconds"].as_u64().unwrap_or(TIMEOUT);
         let bytes = exec_body(body);
         let body = Some(("application/json", &*bytes));
         let time = Some(Duration::from_secs(seconds + 10));
-        let place = Place::Call(id, "exec");
+        let place = Endpoint::Call(id, "exec");
         self.raw("POST", place, body, time, self.run.cancel)
     }
 
@@ -436,13 +436,13 @@ impl<'a> Probe<'a> {
         self.command(&["sh", "-c", line])
     }
 
-    pub(super) fn upload(&self, id: &str, dest: &str, entries: &[Entry]) -> Result<RawAnswer> {
+    pub(super) fn upload(&self, id: &str, dest: &str, entries: &[Entry]) -> Result<RawResponse> {
         self.upload_bytes(id, dest, &pack(entries)?)
     }
 
-    pub(super) fn upload_bytes(&self, id: &str, dest: &str, bytes: &[u8]) -> Result<RawAnswer> {
+    pub(super) fn upload_bytes(&self, id: &str, dest: &str, bytes: &[u8]) -> Result<RawResponse> {
         let body = Some(("application/x-tar", bytes));
-        self.ask("POST", Place::Upload(id, dest), body)
+        self.ask("POST", Endpoint::Upload(id, dest), body)
     }
 
     /// What comes back of what went there, of the shared sandbox.
@@ -460,7 +460,7 @@ impl<'a> Probe<'a> {
     }
 
     pub(super) fn download(&self, src: &str) -> std::result::Result<Vec<Entry>, Miss> {
-        let answer = self.ask("GET", Place::Download(self.shared()?, src), None)?;
+        let answer = self.ask("GET", Endpoint::Download(self.shared()?, src), None)?;
         match answer.status {
             200 => Ok(unpack(&answer.body)?),
             _ => Err(Miss::Failed(format!("download: {}", answer.seen()))),
@@ -488,7 +488,7 @@ fn exec_body(body: &Value) -> Vec<u8> {
     body.to_string().into_bytes()
 }
 
-impl RawAnswer {
+impl RawResponse {
     /// In short.
     pub(super) fn seen(&self) -> String {
         let text = String::from_utf8_lossy(&self.body);

@@ -5,20 +5,20 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Value, json};
 
 use super::probe::{Miss, Probe, Verdict, all, want};
-use crate::http::Place;
+use crate::http::Endpoint;
 use crate::os::time;
 
 /// How long after its end a sandbox may still be there.
 const EXPIRED_WITHIN: Duration = Duration::from_secs(40);
 
 pub(super) fn health_ok(probe: &Probe) -> Verdict {
-    let answer = probe.ask("GET", Place::Health, None)?;
+    let answer = probe.ask("GET", Endpoint::Health, None)?;
     let says_ok = String::from_utf8_lossy(&answer.body).contains("OK");
     want(answer.status == 200 && says_ok, answer.seen())
 }
 
 pub(super) fn health_text(probe: &Probe) -> Verdict {
-    let answer = probe.ask("GET", Place::Health, None)?;
+    let answer = probe.ask("GET", Endpoint::Health, None)?;
     let content_type = answer.content_type.unwrap_or_default();
     want(
         content_type.starts_with("text/plain"),
@@ -27,7 +27,7 @@ pub(super) fn health_text(probe: &Probe) -> Verdict {
 }
 
 pub(super) fn unknown_route(probe: &Probe) -> Verdict {
-    let answer = probe.ask("GET", Place::Unknown, None)?;
+    let answer = probe.ask("GET", Endpoint::Unknown, None)?;
     want(matches!(answer.status, 404 | 405), answer.seen())
 }
 
@@ -129,7 +129,7 @@ pub(super) fn ids_reserved(probe: &Probe) -> Verdict {
         probe.wait_until_ready(&id);
         let apart = !is_marked(probe, &id)?;
         mark(probe, &id)?;
-        let deleted = probe.ask("DELETE", Place::Sandbox(&id), None)?.status;
+        let deleted = probe.ask("DELETE", Endpoint::Sandbox(&id), None)?.status;
         let kept = is_marked(probe, &plain)?;
         verdicts.push(want(
             apart && kept && matches!(deleted, 200 | 204),
@@ -233,7 +233,7 @@ pub(super) fn touch_extends(probe: &Probe) -> Verdict {
 }
 
 pub(super) fn touch_ok(probe: &Probe) -> Verdict {
-    let answer = probe.ask("POST", Place::Call(probe.shared()?, "touch"), None)?;
+    let answer = probe.ask("POST", Endpoint::Call(probe.shared()?, "touch"), None)?;
     want(answer.status == 200, answer.seen())
 }
 
@@ -244,14 +244,14 @@ pub(super) fn touch_unknown(probe: &Probe) -> Verdict {
 
 pub(super) fn delete_answer(probe: &Probe) -> Verdict {
     let id = probe.fresh("answer-to-delete")?;
-    let answer = probe.ask("DELETE", Place::Sandbox(&id), None)?;
+    let answer = probe.ask("DELETE", Endpoint::Sandbox(&id), None)?;
     want(matches!(answer.status, 200 | 204), answer.seen())
 }
 
 pub(super) fn delete_gone(probe: &Probe) -> Verdict {
     let id = probe.fresh("gone")?;
     mark(probe, &id)?;
-    probe.ask("DELETE", Place::Sandbox(&id), None)?;
+    probe.ask("DELETE", Endpoint::Sandbox(&id), None)?;
     let lives = lives(probe, &id)?;
     want(!lives, format!("still there with its files: {lives}"))
 }
@@ -259,7 +259,7 @@ pub(super) fn delete_gone(probe: &Probe) -> Verdict {
 pub(super) fn delete_releases(probe: &Probe) -> Verdict {
     let id = probe.fresh("releases")?;
     mark(probe, &id)?;
-    probe.ask("DELETE", Place::Sandbox(&id), None)?;
+    probe.ask("DELETE", Endpoint::Sandbox(&id), None)?;
     let id = probe.fresh("releases")?;
     let marked = is_marked(probe, &id)?;
     want(
@@ -284,7 +284,7 @@ pub(super) fn delete_ends_processes(probe: &Probe) -> Verdict {
         let text = "processes of one sandbox are not seen from another, so it can't be told";
         return Err(Miss::Skipped(text.to_owned()));
     }
-    probe.ask("DELETE", Place::Sandbox(&id), None)?;
+    probe.ask("DELETE", Endpoint::Sandbox(&id), None)?;
     probe.sleep(Duration::from_secs(1));
     let stays = is_seen()?;
     want(
@@ -295,8 +295,8 @@ pub(super) fn delete_ends_processes(probe: &Probe) -> Verdict {
 
 pub(super) fn delete_twice(probe: &Probe) -> Verdict {
     let id = probe.fresh("twice")?;
-    probe.ask("DELETE", Place::Sandbox(&id), None)?;
-    let answer = probe.ask("DELETE", Place::Sandbox(&id), None)?;
+    probe.ask("DELETE", Endpoint::Sandbox(&id), None)?;
+    let answer = probe.ask("DELETE", Endpoint::Sandbox(&id), None)?;
     want(matches!(answer.status, 200 | 204 | 404), answer.seen())
 }
 

@@ -1,23 +1,24 @@
-//! What is in a directory of the sandbox.
+//! Listing directories.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
 use crate::error::{Error, ErrorKind, Result, one_line};
-use crate::exec::{Command, check_path};
 use crate::os::random::temporary_name;
 use crate::output::Output;
 use crate::sandbox::Sandbox;
-use crate::staging::base_and_below;
+use crate::sandbox_path::SandboxPath;
+use crate::script::{Script, decode_base64_lines, remove_temporary};
 
-/// `$1`: the directory, `$2`: a file for what is found, or nothing. Each entry is printed as
-/// `MODE SIZE TIME ./NAME//` and a newline, in base64; no name has a slash in it. Before and after stand
-/// the lines `-` and `.`, without which it was cut.
-const LIST: &str = r#"
+/// Lists the directory `$1`, into the file `$2` unless that is empty.
+///
+/// Each entry is `MODE SIZE TIME ./NAME//` and a newline, all of them in base64; no name contains a
+/// slash. The first line is `-` and the last one `.`, so that truncation shows.
+const LIST: Script = Script {
+    feature: "list",
+    source: r#"
 LC_ALL=C
 export LC_ALL
 for tool in find stat base64; do
@@ -26,22 +27,18 @@ done
 [ -e "$1" ] || [ -L "$1" ] || exit 44
 [ -d "$1" ] || exit 45
 [ -z "$2" ] || exec >"$2" || exit 1
-cd "$1" && [ -r . ] || { echo "it can't be read" >&2; exit 1; }
+cd "$1" && [ -r . ] || { echo "permission denied" >&2; exit 1; }
 echo -
 { find . -mindepth 1 -maxdepth 1 -exec stat -c '%f %s %Y %n//' {} + || echo !; } | base64
 echo .
-"#;
+"#,
+    failures: &[
+        (44, ErrorKind::NotFound, "no such directory: {}"),
+        (45, ErrorKind::InvalidInput, "{} is not a directory"),
+    ],
+};
 
-/// One entry of a directory, as [`Sandbox::list`] finds it.
-///
-/// ```
-/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-/// sandbox.write("d/a.txt", "one")?;
-/// let entry = &sandbox.list("d")?[0];
-/// assert_eq!((entry.name(), entry.size()), ("a.txt".as_ref(), 3));
-/// # Ok::<_, noxrunner::Error>(())
-/// ```
+/// An entry of a directory, from [`Sandbox::list`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     name: OsString,
@@ -50,17 +47,7 @@ pub struct Entry {
     modified: SystemTime,
 }
 
-/// What an [`Entry`] is.
-///
-/// ```
-/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-/// use noxrunner::EntryKind;
-///
-/// sandbox.exec(["mkdir", "-p", "d/sub"])?;
-/// assert_eq!(sandbox.list("d")?[0].kind(), EntryKind::Directory);
-/// # Ok::<_, noxrunner::Error>(())
-/// ```
+/// The type of an [`Entry`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EntryKind {
@@ -68,39 +55,20 @@ pub enum EntryKind {
     File,
     /// A directory.
     Directory,
-    /// A symbolic link, wherever it leads.
+    /// A symbolic link.
     Symlink,
     /// A FIFO, a socket or a device.
     Other,
 }
 
 impl Entry {
-    /// Its name in the directory, which need not be UTF-8.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// sandbox.write("d/a.txt", "one")?;
-    /// let entry = &sandbox.list("d")?[0];
-    /// assert_eq!(entry.name(), "a.txt");
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Returns the name of the entry within its directory. It need not be UTF-8.
     #[must_use]
     pub fn name(&self) -> &OsStr {
         &self.name
     }
 
-    /// What it is. A link is a link: it is not followed.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// use noxrunner::EntryKind;
-    ///
-    /// sandbox.exec(["ln", "-s", "/nowhere", "link"])?;
-    /// assert_eq!(sandbox.list(".")?[0].kind(), EntryKind::Symlink);
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Returns the type of the entry. Symbolic links are not followed.
     #[must_use]
     pub fn kind(&self) -> EntryKind {
         match self.mode & 0o170_000 {
@@ -111,46 +79,31 @@ impl Entry {
         }
     }
 
-    /// Its size in bytes; of a directory or a device that means nothing.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// sandbox.write("d/a.txt", "one")?;
-    /// let entry = &sandbox.list("d")?[0];
-    /// assert_eq!(entry.size(), 3);
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Returns true for a regular file.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        self.kind() == EntryKind::File
+    }
+
+    /// Returns true for a directory.
+    #[must_use]
+    pub fn is_dir(&self) -> bool {
+        self.kind() == EntryKind::Directory
+    }
+
+    /// Returns the size of a file in bytes. The size of a directory or device has no meaning.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Its permission bits, like 0o644, with setuid, setgid and sticky.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// sandbox.write("d/a.txt", "one")?;
-    /// let entry = &sandbox.list("d")?[0];
-    /// assert_eq!(entry.mode(), 0o644);
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Returns the permission bits, such as 0o644, with setuid, setgid and sticky.
     #[must_use]
     pub fn mode(&self) -> u32 {
         self.mode & 0o7777
     }
 
-    /// When its contents changed last, in whole seconds.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// sandbox.write("d/a.txt", "one")?;
-    /// let entry = &sandbox.list("d")?[0];
-    /// assert!(entry.modified() <= std::time::SystemTime::now());
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Returns the time of the last modification, in whole seconds.
     #[must_use]
     pub fn modified(&self) -> SystemTime {
         self.modified
@@ -158,87 +111,65 @@ impl Entry {
 }
 
 impl Sandbox {
-    /// What is in a directory, by name; hidden entries as well. A relative path is below `/workspace`.
-    /// Sends one exec, and where there is too much for its answer three calls more. Needs `sh`,
-    /// `find`, `stat` and `base64` in the sandbox, GNU's or busybox's.
+    /// Lists the entries of a directory, sorted by name, including hidden ones. A relative path is
+    /// resolved against `/workspace`.
+    ///
+    /// Sends one exec, and three more calls if the list exceeds the backend's cap on output. Needs
+    /// `sh`, `find`, `stat` and `base64` in the sandbox, from GNU or busybox.
     ///
     /// # Errors
     ///
-    /// [`NotFound`](ErrorKind::NotFound) if there is nothing of that name,
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if it is no directory,
-    /// [`Unsupported`](ErrorKind::Unsupported) where a program is missing, and as
-    /// [`exec`](Sandbox::exec).
+    /// [`NotFound`](ErrorKind::NotFound) if the directory or the sandbox does not exist;
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the path is not a directory or has a `..`
+    /// component; [`Unsupported`](ErrorKind::Unsupported) if the sandbox lacks a program; otherwise the
+    /// same as for [`exec`](Sandbox::exec).
     ///
     /// # Example
     ///
     /// ```
     /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
     /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// use noxrunner::{Contents, EntryKind};
+    /// use noxrunner::Contents;
     ///
     /// sandbox.write("out/run.sh", Contents::from("echo hi").mode(0o750))?;
-    /// sandbox.exec(["mkdir", "out/empty"])?;
+    /// sandbox.create_dir_all("out/empty")?;
     /// let entries = sandbox.list("out")?;
-    /// assert_eq!((entries[0].name(), entries[0].kind()), ("empty".as_ref(), EntryKind::Directory));
-    /// let run = &entries[1];
-    /// assert_eq!((run.name(), run.kind()), ("run.sh".as_ref(), EntryKind::File));
-    /// assert_eq!((run.size(), run.mode()), (7, 0o750));
-    /// assert!(run.modified() <= std::time::SystemTime::now());
+    /// assert!(entries[0].name() == "empty" && entries[0].is_dir());
+    /// assert!(entries[1].name() == "run.sh" && entries[1].is_file());
+    /// assert_eq!((entries[1].size(), entries[1].mode()), (7, 0o750));
     /// # Ok::<_, noxrunner::Error>(())
     /// ```
-    pub fn list(&self, path: &str) -> Result<Vec<Entry>> {
-        self.named("list of a directory in", || {
-            check_path("path", path)?;
-            let (workdir, dir) = base_and_below(path);
+    pub fn list(&self, path: impl AsRef<Path>) -> Result<Vec<Entry>> {
+        self.context("list a directory in", || {
+            let path = SandboxPath::new("path", path)?;
+            let (workdir, dir) = path.relative()?;
             let run = |file: &str| {
-                let command = Command::from(["sh", "-c", LIST, "sh", &dir, file]);
-                let out = self
-                    .backend()
-                    .exec(self.session_id(), &command.workdir(workdir))?;
-                check_list(&out, path).map(|()| out)
+                let command = LIST.command(&[&dir, file]).workdir(workdir);
+                LIST.run(self, &command, &path.display())
             };
-            let stage = temporary_name();
+            let file = temporary_name();
             let out = run("")?;
             let mut entries = match parse(&out.stdout(), &out)? {
                 Some(entries) => entries,
                 None => {
-                    // It was cut at the backend's cap: by way of a file there is none.
-                    let listed = run(&stage).and_then(|out| {
-                        let bytes = self.read(format!("{workdir}/{stage}"))?;
+                    // Truncated at the backend's cap on output, which does not apply to files.
+                    let listed = run(&file).and_then(|out| {
+                        let bytes = self.read(format!("{workdir}/{file}"))?;
                         parse(&String::from_utf8_lossy(&bytes), &out)
                     });
-                    self.remove_staged(&stage, workdir);
-                    listed?.ok_or_else(|| Error::new(ErrorKind::Protocol, "the list was cut"))?
+                    remove_temporary(self, &file, workdir);
+                    listed?
+                        .ok_or_else(|| Error::new(ErrorKind::Protocol, "the list is truncated"))?
                 }
             };
-            entries.retain(|entry| entry.name != *stage);
+            entries.retain(|entry| entry.name != *file);
             entries.sort_by(|a, b| a.name.cmp(&b.name));
             Ok(entries)
         })
     }
 }
 
-fn check_list(out: &Output, path: &str) -> Result<()> {
-    let said = out.stderr();
-    let said = one_line(&said);
-    let path = one_line(path);
-    Err(match out.exit_code() {
-        0 => return Ok(()),
-        43 => Error::new(
-            ErrorKind::Unsupported,
-            format!("the sandbox has no program `{said}`"),
-        ),
-        44 => Error::new(ErrorKind::NotFound, format!("no directory {path:?}")),
-        45 => Error::invalid(format!("{path:?} is no directory")),
-        127 => Error::new(ErrorKind::Unsupported, "the sandbox has no program `sh`"),
-        code => Error::new(
-            ErrorKind::Io,
-            format!("{path:?}: the script exited with {code}: {said}"),
-        ),
-    })
-}
-
-/// None if it has no end.
+/// Parses the script's output, or returns `None` if it is truncated.
 fn parse(text: &str, out: &Output) -> Result<Option<Vec<Entry>>> {
     let whole = text
         .strip_prefix("-\n")
@@ -246,26 +177,25 @@ fn parse(text: &str, out: &Output) -> Result<Option<Vec<Entry>>> {
     let Some(text) = whole else {
         return Ok(None);
     };
-    let garbled = || Error::new(ErrorKind::Protocol, "the list of the directory is damaged");
-    let joined: String = text.lines().collect();
-    let decoded = STANDARD.decode(joined).map_err(|_| garbled())?;
+    let damaged = || Error::new(ErrorKind::Protocol, "the list is damaged");
+    let decoded = decode_base64_lines(text).ok_or_else(damaged)?;
     let mut entries = Vec::new();
     let mut rest = &*decoded;
     while let Some(end) = rest.windows(3).position(|end| end == b"//\n") {
-        entries.push(parse_entry(&rest[..end]).ok_or_else(garbled)?);
+        entries.push(parse_entry(&rest[..end]).ok_or_else(damaged)?);
         rest = &rest[end + 3..];
     }
-    // What is gone before it is looked at is no longer in the directory.
+    // An entry that was removed before `stat` saw it is no longer in the directory.
     let stderr = out.stderr();
     let gone = |line: &str| line.contains("No such file or directory");
     match rest {
         b"" => Ok(Some(entries)),
         b"!\n" if !stderr.is_empty() && stderr.lines().all(gone) => Ok(Some(entries)),
         b"!\n" => {
-            let text = format!("cannot list it: {}", one_line(&stderr));
+            let text = format!("cannot list the directory: {}", one_line(&stderr));
             Err(Error::new(ErrorKind::Io, text))
         }
-        _ => Err(garbled()),
+        _ => Err(damaged()),
     }
 }
 
@@ -276,10 +206,10 @@ fn parse_entry(line: &[u8]) -> Option<Entry> {
     let size = text()?.parse().ok()?;
     let seconds: i64 = text()?.parse().ok()?;
     let name = fields.next()?.strip_prefix(b"./")?.to_vec();
-    let away = Duration::from_secs(seconds.unsigned_abs());
+    let distance = Duration::from_secs(seconds.unsigned_abs());
     let modified = match seconds {
-        0.. => UNIX_EPOCH.checked_add(away),
-        _ => UNIX_EPOCH.checked_sub(away),
+        0.. => UNIX_EPOCH.checked_add(distance),
+        _ => UNIX_EPOCH.checked_sub(distance),
     };
     Some(Entry {
         name: OsString::from_vec(name),

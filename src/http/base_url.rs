@@ -1,4 +1,4 @@
-//! Where the server is, and the proxy on the way there.
+//! The base URL of a server, and the proxy for it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,17 +7,17 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::{Error, ErrorKind, Result, one_line};
 
-/// All but the unreserved characters of RFC 3986, so that any text is one path segment.
+/// Everything but the unreserved characters of RFC 3986, so that any text is one path segment.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// The same, with `/` left readable, for a value in the query.
+/// For a value in the query, where `/` stays readable.
 const QUERY: &AsciiSet = &SEGMENT.remove(b'/');
 
-/// `http://host:port/prefix`, checked, without a slash at its end.
+/// A valid `http://host:port/prefix`, without a trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BaseUrl {
     text: String,
@@ -28,7 +28,7 @@ pub(super) struct BaseUrl {
 
 impl BaseUrl {
     pub(super) fn new(given: &str) -> Result<BaseUrl> {
-        let shown = || format!("base URL {:?}", shown_url(given));
+        let shown = || format!("base URL {:?}", redact_url(given));
         let refuse = |why: &str| Err(Error::invalid(format!("{}: {why}", shown())));
         let given = given.trim();
         let Some((scheme, rest)) = given.split_once("://") else {
@@ -44,18 +44,18 @@ impl BaseUrl {
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         if rest.contains(['?', '#']) {
-            return refuse("it must have no query and no fragment");
+            return refuse("it must not have a query or a fragment");
         }
         let odd = |c: char| !c.is_ascii_graphic() || "\"<>\\^`{|}".contains(c);
         if rest.chars().any(odd) {
-            return refuse("it has a character that must be percent-encoded");
+            return refuse("it contains a character that must be percent-encoded");
         }
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if authority.contains('@') {
             return refuse("credentials belong in token() or header(), not in the URL");
         }
         let Some((host, port)) = split_port(authority) else {
-            return refuse("its host or port is not valid");
+            return refuse("the host or port is invalid");
         };
         let port = port.unwrap_or(if https { 443 } else { 80 });
         let text = format!(
@@ -92,7 +92,7 @@ impl BaseUrl {
         format!("{}/files/{call}?{name}={value}", self.sandbox(id))
     }
 
-    /// On this machine, where no proxy can help.
+    /// Returns true for addresses of this machine, which a proxy cannot reach.
     fn is_loopback(&self) -> bool {
         let name = self.host.trim_end_matches('.').to_ascii_lowercase();
         match name.parse::<IpAddr>() {
@@ -106,7 +106,7 @@ impl BaseUrl {
         }
     }
 
-    /// The proxy that the environment names for this server, with the variable's name.
+    /// Returns the proxy for this server from the environment, with the name of the variable.
     /// `variable` reads the environment.
     pub(super) fn environment_proxy(
         &self,
@@ -125,7 +125,7 @@ impl BaseUrl {
         {
             return None;
         }
-        // A CGI script's HTTP_PROXY is the Proxy header of whoever called it.
+        // In a CGI script, HTTP_PROXY comes from the client's Proxy header.
         let in_cgi = variable("REQUEST_METHOD").is_some();
         let names: &[&'static str] = match (self.https, in_cgi) {
             (true, _) => &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
@@ -137,8 +137,8 @@ impl BaseUrl {
             .find_map(|name| Some((*name, set(name)?.trim().to_owned())))
     }
 
-    /// `*`, a host, a domain with all below it, an address, or a network like `10.0.0.0/8`;
-    /// each with a port or without.
+    /// Matches `*`, a host, a domain with its subdomains, an address, or a network such as
+    /// `10.0.0.0/8`, with an optional port.
     fn matches_no_proxy(&self, rule: &str) -> bool {
         if rule == "*" {
             return true;
@@ -172,8 +172,8 @@ impl fmt::Display for BaseUrl {
     }
 }
 
-/// A URL without what may be a secret in it: credentials, query, fragment.
-pub(super) fn shown_url(url: &str) -> String {
+/// Removes parts of a URL that may be secret: credentials, query and fragment.
+pub(super) fn redact_url(url: &str) -> String {
     let end = url.find(['?', '#']).unwrap_or(url.len());
     let start = url[..end].rfind('@').map_or(0, |at| at + 1);
     let cut = if start > 0 { "…@" } else { "" };
@@ -198,7 +198,7 @@ fn in_network(ip: IpAddr, network: &str, bits: &str) -> bool {
     }
 }
 
-/// `host`, `host:80`, `[::1]:80`; the host without its brackets.
+/// Splits `host`, `host:80` or `[::1]:80`, and removes the brackets.
 fn split_port(authority: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_slashes_and_ipv6_are_kept_and_trimmed() {
+    fn prefixes_are_kept_and_slashes_trimmed() {
         assert_eq!(base("http://h").health(), "http://h/healthz");
         assert_eq!(base(" HTTP://h:8080/ ").health(), "http://h:8080/healthz");
         assert_eq!(base("http://h/nox//").health(), "http://h/nox/healthz");
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_one_segment() {
+    fn ids_are_one_path_segment() {
         let url = base("http://h").sandbox("a/b?c#d%2F e.ä");
         assert_eq!(url, "http://h/v1/sandboxes/a%2Fb%3Fc%23d%252F%20e.%C3%A4");
         let url = base("http://h").files("i", "upload", "dest", "/workspace/a b&c");
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_base_url_is_refused_by_name() {
+    fn invalid_base_urls_are_refused_with_the_reason() {
         for (text, why) in [
             ("", "not a URL"),
             ("localhost:8080", "not a URL"),
@@ -261,8 +261,8 @@ mod tests {
             ("http://h/a b", "percent-encoded"),
             ("http://h/ä", "percent-encoded"),
             ("http://h/<team>", "percent-encoded"),
-            ("http://h?x=1", "no query"),
-            ("http://h#x", "no fragment"),
+            ("http://h?x=1", "a query or a fragment"),
+            ("http://h#x", "a query or a fragment"),
             ("http://me:secret@h", "token()"),
         ] {
             let error = BaseUrl::new(text).unwrap_err();
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_count_by_scheme() {
+    fn proxy_variables_depend_on_the_scheme() {
         let vars = [("HTTP_PROXY", "a"), ("HTTPS_PROXY", "b")];
         assert_eq!(proxy_for("http://h", &vars), Some("a".into()));
         assert_eq!(
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn no_proxy_knows_domains_ports_spaces_and_networks() {
+    fn no_proxy_matches_domains_ports_spaces_and_networks() {
         let through = |url: &str, rules: &str| {
             proxy_for(url, &[("http_proxy", "p"), ("NO_PROXY", rules)]).is_some()
         };

@@ -1,4 +1,4 @@
-//! Connections for ureq: the chain of its connectors, with our own links.
+//! Making connections: our parts of ureq's chain of connectors.
 
 use std::fmt;
 use std::io;
@@ -14,15 +14,15 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
 };
 
-use super::socket::{Call, Socket, timed_out};
+use super::socket::{CallScope, Socket, timed_out};
 use crate::error::io_reason;
 
-/// ureq asks for addresses before every request, also for one on a kept connection. The lookup
-/// is the connector's.
+/// Skips ureq's own DNS lookup, which runs before every request, even on a pooled connection.
+/// [`SocketConnector`] resolves names itself.
 #[derive(Debug)]
-pub(super) struct NoLookup;
+pub(super) struct NoResolver;
 
-impl Resolver for NoLookup {
+impl Resolver for NoResolver {
     fn resolve(
         &self,
         _: &Uri,
@@ -35,15 +35,15 @@ impl Resolver for NoLookup {
     }
 }
 
-/// The first link of the chain. The chain runs within itself for a proxy.
+/// The first connector of the chain. For a proxy, the chain runs within itself.
 #[derive(Debug)]
-pub(super) struct Begin;
+pub(super) struct StartConnecting;
 
-impl Connector<()> for Begin {
+impl Connector<()> for StartConnecting {
     type Out = ();
 
     fn connect(&self, _: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<()>, ureq::Error> {
-        Call::with(|state| {
+        CallScope::with(|state| {
             state.connecting += 1;
             state.connect_end();
         });
@@ -51,19 +51,19 @@ impl Connector<()> for Begin {
     }
 }
 
-/// The link that opens a socket, unless there is a tunnel through a proxy already.
+/// Opens a socket, unless a connector before it has opened a tunnel through a proxy.
 #[derive(Debug)]
 pub(super) struct SocketConnector {
     plain: bool,
-    keeps: Arc<AtomicBool>,
+    keep_alive_seen: Arc<AtomicBool>,
 }
 
 impl SocketConnector {
-    /// `plain` says that there is no TLS on the way.
+    /// Creates a connector for connections with TLS, or without it (`plain`).
     pub(super) fn new(plain: bool) -> SocketConnector {
         SocketConnector {
             plain,
-            keeps: Arc::default(),
+            keep_alive_seen: Arc::default(),
         }
     }
 }
@@ -80,8 +80,8 @@ impl<In: Transport> Connector<In> for SocketConnector {
             return Ok(Some(Either::A(transport)));
         }
         let (host, port) = host_and_port(details.uri)?;
-        let end = Call::with(|state| {
-            state.place = format!("{host}:{port}");
+        let end = CallScope::with(|state| {
+            state.peer = format!("{host}:{port}");
             state.connect_end()
         });
         let stream = open(host, port, end)?;
@@ -94,7 +94,7 @@ impl<In: Transport> Connector<In> for SocketConnector {
             stream,
             buffers,
             self.plain,
-            Arc::clone(&self.keeps),
+            Arc::clone(&self.keep_alive_seen),
         ))))
     }
 }
@@ -108,11 +108,11 @@ fn host_and_port(uri: &Uri) -> Result<(String, u16), ureq::Error> {
     Ok((host.to_owned(), uri.port_u16().unwrap_or(default)))
 }
 
-/// Connects by `end`. Where the call can be cancelled, on a thread of its own: neither the system's
-/// resolver nor a connect can be interrupted. That thread ends by `end` as well, but for a resolver
-/// that takes longer.
+/// Connects by `end`. If the call can be cancelled, this uses a thread, because neither name resolution
+/// nor connecting can be interrupted. The thread ends by `end` too, unless name resolution takes
+/// longer.
 fn open(host: String, port: u16, end: Instant) -> io::Result<TcpStream> {
-    let Some(cancel) = Call::cancel() else {
+    let Some(cancel) = CallScope::cancel() else {
         return connect(&lookup(host, port, end)?, end);
     };
     let (sender, receiver) = mpsc::channel();
@@ -121,16 +121,16 @@ fn open(host: String, port: u16, end: Instant) -> io::Result<TcpStream> {
         cancel.on_cancel(move || drop(canceller.send(Err(io::ErrorKind::Interrupted.into()))));
     in_background(move || {
         let stream = lookup(host, port, end).and_then(|addresses| connect(&addresses, end));
-        // Nobody waits any more, if it was cancelled.
+        // Fails only if the call was cancelled.
         let _ = sender.send(stream);
     })?;
     receive(&receiver, end)
 }
 
 fn connect(addresses: &[SocketAddr], end: Instant) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
     for (at, address) in addresses.iter().enumerate() {
-        // Each address gets half of what is left, the last one all of it.
+        // Each address gets half of the remaining time, the last one all of it.
         let left = end.saturating_duration_since(Instant::now());
         let share = if at + 1 == addresses.len() {
             left
@@ -138,11 +138,13 @@ fn connect(addresses: &[SocketAddr], end: Instant) -> io::Result<TcpStream> {
             left / 2
         };
         if share.is_zero() {
-            return Err(timed_out("no answer in time"));
+            return Err(timed_out("connection timed out"));
         }
         match TcpStream::connect_timeout(address, share) {
             Ok(stream) => return Ok(stream),
-            Err(e) if e.kind() == io::ErrorKind::TimedOut => last = timed_out("no answer in time"),
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                last = timed_out("connection timed out")
+            }
             Err(e) => last = e,
         }
     }
@@ -172,90 +174,89 @@ fn in_background(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
 }
 
 fn receive<T>(receiver: &mpsc::Receiver<io::Result<T>>, end: Instant) -> io::Result<T> {
-    // A little longer: the other side has better words for the same end.
+    // Wait slightly longer than the worker: its timeout error is more specific.
     let left = end.saturating_duration_since(Instant::now()) + Duration::from_millis(50);
     receiver
         .recv_timeout(left)
-        .unwrap_or_else(|_| Err(timed_out("the name was not resolved in time")))
+        .unwrap_or_else(|_| Err(timed_out("DNS lookup timed out")))
 }
 
-/// The last link: from here on, what is written is the request.
-pub(super) struct End {
-    /// Header lines for every request. They are put in here, below ureq, which writes all that it
-    /// sends into the log at trace level.
-    secrets: Arc<[u8]>,
+/// The last connector of the chain. It adds the headers that may be secret, below ureq, which logs
+/// everything that it sends at trace level.
+pub(super) struct FinishConnecting {
+    headers: Arc<[u8]>,
 }
 
-impl End {
-    pub(super) fn new(secrets: &[u8]) -> End {
-        End {
-            secrets: secrets.into(),
+impl FinishConnecting {
+    pub(super) fn new(headers: &[u8]) -> FinishConnecting {
+        FinishConnecting {
+            headers: headers.into(),
         }
     }
 }
 
-impl<In: Transport> Connector<In> for End {
-    type Out = Finished<In>;
+impl<In: Transport> Connector<In> for FinishConnecting {
+    type Out = HeaderTransport<In>;
 
     fn connect(
         &self,
         _: &ConnectionDetails<'_>,
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, ureq::Error> {
-        Call::with(|state| state.connecting = state.connecting.saturating_sub(1));
-        let secrets = Arc::clone(&self.secrets);
-        Ok(chained.map(|inner| Finished { inner, secrets }))
+        CallScope::with(|state| state.connecting = state.connecting.saturating_sub(1));
+        let headers = Arc::clone(&self.headers);
+        Ok(chained.map(|inner| HeaderTransport { inner, headers }))
     }
 }
 
-impl fmt::Debug for End {
+impl fmt::Debug for FinishConnecting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("End").finish_non_exhaustive()
+        f.debug_struct("FinishConnecting").finish_non_exhaustive()
     }
 }
 
-/// A connection as ureq has it: TLS and proxies are below.
-pub(super) struct Finished<In> {
+/// A connection, above TLS and proxies, that adds headers to each request.
+pub(super) struct HeaderTransport<In> {
     inner: In,
-    secrets: Arc<[u8]>,
+    headers: Arc<[u8]>,
 }
 
-impl<In: Transport> Finished<In> {
-    /// Puts the secret headers behind the request line. The first output of a call is its head.
-    fn complete(&mut self, amount: usize) -> io::Result<usize> {
-        let first = Call::with(|state| {
-            state.connecting == 0 && !std::mem::replace(&mut state.completed, true)
+impl<In: Transport> HeaderTransport<In> {
+    /// Inserts the headers after the request line. The first output of a call is its head.
+    fn add_headers(&mut self, amount: usize) -> io::Result<usize> {
+        let first = CallScope::with(|state| {
+            state.connecting == 0 && !std::mem::replace(&mut state.headers_added, true)
         });
-        if !first || self.secrets.is_empty() {
+        if !first || self.headers.is_empty() {
             return Ok(amount);
         }
         let output = self.inner.buffers().output();
         let line_end = output[..amount].windows(2).position(|two| two == b"\r\n");
-        let (Some(at), total) = (line_end.map(|at| at + 2), amount + self.secrets.len()) else {
-            return Err(io::Error::other("the request has no first line"));
+        let (Some(at), total) = (line_end.map(|at| at + 2), amount + self.headers.len()) else {
+            return Err(io::Error::other("the request has no request line"));
         };
         if total > output.len() {
             return Err(io::Error::other("the headers are too long"));
         }
-        output.copy_within(at..amount, at + self.secrets.len());
-        output[at..at + self.secrets.len()].copy_from_slice(&self.secrets);
+        output.copy_within(at..amount, at + self.headers.len());
+        output[at..at + self.headers.len()].copy_from_slice(&self.headers);
         Ok(total)
     }
 }
 
-impl<In: Transport> Transport for Finished<In> {
+impl<In: Transport> Transport for HeaderTransport<In> {
     fn buffers(&mut self) -> &mut dyn Buffers {
         self.inner.buffers()
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        let amount = self.complete(amount)?;
+        let amount = self.add_headers(amount)?;
         self.inner.transmit_output(amount, timeout)
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         self.inner.await_input(timeout).map_err(|e| match e {
-            // ureq takes these for the end of a body without a length: a cut archive for a whole one.
+            // ureq takes these for the end of a body without a length, which hides truncation.
             ureq::Error::Io(e)
                 if matches!(
                     e.kind(),
@@ -279,7 +280,7 @@ impl<In: Transport> Transport for Finished<In> {
     }
 }
 
-impl<In: fmt::Debug> fmt::Debug for Finished<In> {
+impl<In: fmt::Debug> fmt::Debug for HeaderTransport<In> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.inner.fmt(f)
     }

@@ -1,88 +1,97 @@
-//! Single requests as they are: for asking a server what it does with any of them.
+//! Single requests without retries of responses, for the conformance checker.
 
 use std::time::{Duration, Instant};
 
-use super::HttpBackend;
-use super::call::{Call, CallBody, Name, failed, read_capped};
-use super::retry::{self, Repeat};
-use super::socket::Bounds;
-use crate::cancel::Cancel;
+use super::backend::HttpBackend;
+use super::call::{Call, CallBody, read_body};
+use super::errors::{Operation, failure_error};
+use super::retry::{self, Repeatable};
+use super::socket::CallOptions;
+use crate::cancel::{Cancel, sleep};
 use crate::error::Result;
 
-/// The most of an answer that is read, in bytes: more than any question asks for.
+/// Maximum size of a response body, in bytes. No check needs more.
 const MAX_BODY: u64 = 8 << 20;
 
-/// What a request is about.
+/// The target of a request.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Place<'a> {
+pub(crate) enum Endpoint<'a> {
     Health,
-    /// A path that v1 does not have.
+    /// A path that is not part of v1.
     Unknown,
     Sandbox(&'a str),
     /// `touch` or `exec` of a sandbox.
     Call(&'a str, &'a str),
-    /// A sandbox, and `dest`.
+    /// Upload to a sandbox, and `dest`.
     Upload(&'a str, &'a str),
-    /// A sandbox, and `src`.
+    /// Download from a sandbox, and `src`.
     Download(&'a str, &'a str),
 }
 
-/// A whole answer.
-pub(crate) struct RawAnswer {
+/// A complete response.
+pub(crate) struct RawResponse {
     pub(crate) status: u16,
     pub(crate) content_type: Option<String>,
     pub(crate) body: Vec<u8>,
 }
 
 impl HttpBackend {
-    /// Sends one request; again only if it certainly was not received. Without a body there is no
-    /// Content-Length either. It may take as long as the client's timeout, unless it says otherwise.
-    pub(crate) fn raw(
+    /// Sends a request, and repeats it only if it certainly was not received. A request without a body
+    /// has no Content-Length. `timeout` defaults to the client's timeout.
+    pub(crate) fn send_raw(
         &self,
         method: &'static str,
-        place: Place<'_>,
+        endpoint: Endpoint<'_>,
         body: Option<(&'static str, &[u8])>,
-        time: Option<Duration>,
+        timeout: Option<Duration>,
         cancel: &Cancel,
-    ) -> Result<RawAnswer> {
-        let url = match place {
-            Place::Health => self.base.health(),
-            Place::Unknown => format!("{}/v1/no-such-call", self.base),
-            Place::Sandbox(id) => self.base.sandbox(id),
-            Place::Call(id, call) => format!("{}/{call}", self.base.sandbox(id)),
-            Place::Upload(id, dest) => self.base.files(id, "upload", "dest", dest),
-            Place::Download(id, src) => self.base.files(id, "download", "src", src),
-        };
-        let bounds = Bounds {
+    ) -> Result<RawResponse> {
+        let options = CallOptions {
             once: true,
-            ..self.call(time.unwrap_or(self.timeout))
+            ..self.bounded(timeout.unwrap_or(self.timeout))
         };
-        let mut call = Call::new(Name::Read, method, url, bounds);
+        let mut call = Call::new(Operation::Exec, method, self.url(endpoint), options);
         if let Some((content_type, bytes)) = body {
             call.content_type = Some(content_type).filter(|text| !text.is_empty());
             call.body = CallBody::Bytes(bytes.to_vec());
         }
-        let started = Instant::now();
-        let mut attempt = 1;
+        let first = Instant::now();
+        let mut number = 1;
         loop {
-            let answer = self.http.send(call.request()?, bounds, Some(cancel));
-            let answer = answer.and_then(|answer| {
-                Ok(RawAnswer {
-                    status: answer.status,
-                    content_type: answer.header("content-type").map(str::to_owned),
-                    body: read_capped(answer, MAX_BODY)?,
+            let started = Instant::now();
+            let response = self.api.http.send(call.request()?, options, Some(cancel));
+            let response = response.and_then(|response| {
+                Ok(RawResponse {
+                    status: response.status,
+                    content_type: response.header("content-type").map(str::to_owned),
+                    body: read_body(response, MAX_BODY)?,
                 })
             });
-            let status = answer.as_ref().ok().map(|answer| answer.status);
-            self.log(&call, status, answer.as_ref().err(), started, attempt);
-            let failure = match answer {
-                Ok(answer) => return Ok(answer),
+            let status = response.as_ref().ok().map(|response| response.status);
+            self.api
+                .log(&call, number, started, status, response.as_ref().err());
+            let failure = match response {
+                Ok(response) => return Ok(response),
                 Err(failure) => failure,
             };
-            match retry::after_failure(self.retry, attempt, Repeat::Exec, &failure) {
-                Some(pause) if cancel.sleep(pause) => attempt += 1,
-                _ => return Err(failed(failure, Name::Exec, started.elapsed())),
+            let repeatable = Repeatable::IfNotReceived;
+            match retry::after_failure(self.api.retry, number, repeatable, &failure) {
+                Some(pause) => sleep(pause, Some(cancel))?,
+                None => return Err(failure_error(failure, Operation::Exec, first.elapsed())),
             }
+            number += 1;
+        }
+    }
+
+    fn url(&self, endpoint: Endpoint<'_>) -> String {
+        let base = &self.api.base;
+        match endpoint {
+            Endpoint::Health => base.health(),
+            Endpoint::Unknown => format!("{base}/v1/no-such-call"),
+            Endpoint::Sandbox(id) => base.sandbox(id),
+            Endpoint::Call(id, call) => format!("{}/{call}", base.sandbox(id)),
+            Endpoint::Upload(id, dest) => base.files(id, "upload", "dest", dest),
+            Endpoint::Download(id, src) => base.files(id, "download", "src", src),
         }
     }
 }

@@ -1,36 +1,42 @@
-//! What may be sent again, and after how long.
+//! Which requests are retried, and after which pause.
 
 use std::time::{Duration, SystemTime};
 
-use super::socket::Reach;
-use super::transport::{Failure, What};
+use super::socket::Progress;
+use super::transport::{Failure, FailureKind, Response};
+use crate::os::random::random_u64;
 use crate::os::time;
 
-/// The longest pause that a server's `Retry-After` is honoured for.
+/// Longest `Retry-After` that is honoured.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(20);
 
-/// The first pause, without one; it doubles with each try.
+/// First pause without a `Retry-After`. It doubles with each attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often a request is tried. Which failures are worth another try is a table by operation:
+/// How often a request is attempted, and which failures are retried.
 ///
-/// | what happened | health, create, touch, delete, download, upload | exec |
+/// | failure | health, create, touch, delete, download, upload | exec |
 /// | --- | --- | --- |
-/// | no connection, or the request was certainly not received | again | again |
-/// | reset or closed before the answer | again | never |
-/// | 429, 503 | again | again |
-/// | 502, 504 | again | never |
-/// | time over, any other answer | never | never |
+/// | no connection, or the request was certainly not received | retried | retried |
+/// | reset or closed before the response | retried | not retried |
+/// | 429, 503 | retried | retried |
+/// | 502, 504 | retried | not retried |
+/// | timeout, any other status | not retried | not retried |
 ///
-/// An upload from a reader that can be read once is sent once. Pauses are 0.1 s, 0.2 s and so on,
-/// shortened by up to half at random, and none at first where the server had let go of a kept
-/// connection; a `Retry-After` of up to 20 s is honoured. Everything stays
-/// within the call's deadline.
+/// An upload from a reader that cannot be rewound is sent once. The pauses are 0.1 s, 0.2 s, 0.4 s and
+/// so on, shortened by up to half at random. There is no pause if the server had closed an idle
+/// connection. A `Retry-After` of up to 20 s is honoured. All attempts must fit into the call's
+/// timeout.
+///
+/// Retries are part of the HTTP backend: [`LocalBackend`](crate::LocalBackend) and backends of your own
+/// have none.
 ///
 /// ```
 /// use noxrunner::{Client, Retry};
 ///
 /// let client = Client::builder("http://127.0.0.1:8080").retry(Retry::none()).build()?;
+/// assert_eq!(Retry::none(), Retry::attempts(1));
+/// assert_eq!(Retry::default(), Retry::attempts(3));
 /// # Ok::<_, noxrunner::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,25 +51,13 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// Each request is sent once.
-    ///
-    /// ```
-    /// use noxrunner::Retry;
-    ///
-    /// assert_eq!(Retry::none(), Retry::attempts(1));
-    /// ```
+    /// Sends each request once.
     #[must_use]
     pub fn none() -> Retry {
         Retry { attempts: 1 }
     }
 
-    /// Each request is tried this often at most; 0 counts as 1. Defaults to 3.
-    ///
-    /// ```
-    /// use noxrunner::Retry;
-    ///
-    /// assert_eq!(Retry::attempts(3), Retry::default());
-    /// ```
+    /// Attempts each request at most this often; 0 means 1. Defaults to 3.
     #[must_use]
     pub fn attempts(attempts: u32) -> Retry {
         Retry {
@@ -72,45 +66,62 @@ impl Retry {
     }
 }
 
-/// Whether doing it twice is as good as once.
+/// When a request may be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Repeat {
-    Idempotent,
-    Exec,
-    /// The body is gone once it was read.
-    OnlyUnsent,
+pub(super) enum Repeatable {
+    /// Sending it twice has the same effect as once.
+    Always,
+    IfNotReceived,
+    /// The body can be read only once.
+    IfUnsent,
 }
 
-/// The pause before another try, if there is to be one.
+/// Returns the pause before the next attempt after a failed one, if there may be one.
 pub(super) fn after_failure(
     retry: Retry,
     attempt: u32,
-    repeat: Repeat,
+    repeatable: Repeatable,
     failure: &Failure,
 ) -> Option<Duration> {
-    let again = match (failure.what, failure.reach) {
-        (What::Broken, Reach::Nowhere) => true,
-        (What::Broken, Reach::NotReceived) => repeat != Repeat::OnlyUnsent,
-        (What::Broken, Reach::Sent) => repeat == Repeat::Idempotent,
+    let again = match (failure.kind, failure.progress) {
+        (FailureKind::Broken, Progress::NotConnected) => true,
+        (FailureKind::Broken, Progress::NotReceived) => repeatable != Repeatable::IfUnsent,
+        (FailureKind::Broken, Progress::Sent) => repeatable == Repeatable::Always,
         _ => false,
     };
-    (again && attempt < retry.attempts).then(|| match failure.reach {
-        // The server is there, it had only let go of an old connection.
-        Reach::NotReceived if attempt == 1 => Duration::ZERO,
+    (again && attempt < retry.attempts).then(|| match failure.progress {
+        // The server is available: it had only closed an idle connection.
+        Progress::NotReceived if attempt == 1 => Duration::ZERO,
         _ => pause(attempt),
     })
 }
 
+/// Returns the pause before the next attempt after an error response, if there may be one.
 pub(super) fn after_status(
     retry: Retry,
     attempt: u32,
-    repeat: Repeat,
+    repeatable: Repeatable,
+    response: &Response,
+) -> Option<Duration> {
+    pause_after_status(
+        retry,
+        attempt,
+        repeatable,
+        response.status,
+        response.retry_after(),
+    )
+}
+
+fn pause_after_status(
+    retry: Retry,
+    attempt: u32,
+    repeatable: Repeatable,
     status: u16,
     retry_after: Option<Duration>,
 ) -> Option<Duration> {
     let again = match status {
-        429 | 503 => repeat != Repeat::OnlyUnsent,
-        502 | 504 => repeat == Repeat::Idempotent,
+        429 | 503 => repeatable != Repeatable::IfUnsent,
+        502 | 504 => repeatable == Repeatable::Always,
         _ => false,
     };
     if !again || attempt >= retry.attempts {
@@ -125,12 +136,12 @@ pub(super) fn after_status(
 
 fn pause(attempt: u32) -> Duration {
     let full = FIRST_PAUSE * 2_u32.saturating_pow(attempt.saturating_sub(1).min(10));
-    // Between half and all of it, so that many clients do not come back as one.
-    let thousandths = u32::try_from(crate::os::random::random_u64() % 501).unwrap_or(0);
+    // Between half and all of it, so that many clients do not retry at the same time.
+    let thousandths = u32::try_from(random_u64() % 501).unwrap_or(0);
     full - full * thousandths / 1000
 }
 
-/// Seconds, or a date as HTTP writes it: `Fri, 02 Jan 2026 12:34:56 GMT`.
+/// Parses a `Retry-After`: seconds, or an HTTP date such as `Fri, 02 Jan 2026 12:34:56 GMT`.
 pub(super) fn parse_retry_after(value: &str) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse::<u32>() {
@@ -153,24 +164,30 @@ pub(super) fn parse_retry_after(value: &str) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn failure(what: What, reach: Reach) -> Failure {
+    fn failure(kind: FailureKind, progress: Progress) -> Failure {
         Failure {
-            reach,
-            what,
+            progress,
+            kind,
             message: String::new(),
-            source: None,
+            body_error: None,
         }
     }
 
     #[test]
-    fn an_exec_that_may_have_started_is_never_sent_again() {
-        let again = |what, reach| {
-            after_failure(Retry::default(), 1, Repeat::Exec, &failure(what, reach)).is_some()
+    fn exec_that_may_have_started_is_not_retried() {
+        let again = |kind, progress| {
+            after_failure(
+                Retry::default(),
+                1,
+                Repeatable::IfNotReceived,
+                &failure(kind, progress),
+            )
+            .is_some()
         };
-        assert!(again(What::Broken, Reach::Nowhere));
-        assert!(again(What::Broken, Reach::NotReceived));
-        assert!(!again(What::Broken, Reach::Sent));
-        assert!(!again(What::TimedOut, Reach::Nowhere));
+        assert!(again(FailureKind::Broken, Progress::NotConnected));
+        assert!(again(FailureKind::Broken, Progress::NotReceived));
+        assert!(!again(FailureKind::Broken, Progress::Sent));
+        assert!(!again(FailureKind::TimedOut, Progress::NotConnected));
         for (status, wanted) in [
             (503, true),
             (429, true),
@@ -178,22 +195,23 @@ mod tests {
             (504, false),
             (500, false),
         ] {
-            let pause = after_status(Retry::default(), 1, Repeat::Exec, status, None);
+            let pause =
+                pause_after_status(Retry::default(), 1, Repeatable::IfNotReceived, status, None);
             assert_eq!(pause.is_some(), wanted, "{status}");
         }
     }
 
     #[test]
-    fn attempts_end_and_long_waits_are_not_made() {
-        let broken = failure(What::Broken, Reach::Sent);
-        assert!(after_failure(Retry::none(), 1, Repeat::Idempotent, &broken).is_none());
-        assert!(after_failure(Retry::default(), 3, Repeat::Idempotent, &broken).is_none());
-        assert!(after_failure(Retry::default(), 2, Repeat::Idempotent, &broken).is_some());
+    fn attempts_are_limited_and_long_waits_refused() {
+        let broken = failure(FailureKind::Broken, Progress::Sent);
+        assert!(after_failure(Retry::none(), 1, Repeatable::Always, &broken).is_none());
+        assert!(after_failure(Retry::default(), 3, Repeatable::Always, &broken).is_none());
+        assert!(after_failure(Retry::default(), 2, Repeatable::Always, &broken).is_some());
         let wait = |secs| {
-            after_status(
+            pause_after_status(
                 Retry::default(),
                 1,
-                Repeat::Idempotent,
+                Repeatable::Always,
                 429,
                 Some(Duration::from_secs(secs)),
             )

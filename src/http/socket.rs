@@ -1,6 +1,7 @@
-//! The sockets below ureq: they know the bounds of the call that this thread makes, and note how
-//! far it got. ureq's own total timeout starts a resolver thread per request, and its errors do not
-//! say whether a byte was sent.
+//! Sockets for ureq that keep the deadlines of the current call and record its progress.
+//!
+//! ureq's own total timeout starts a resolver thread per request, and its errors do not say whether a
+//! byte was sent.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -16,72 +17,71 @@ use ureq::unversioned::transport::{Buffers, LazyBuffers, NextTimeout, Transport}
 use crate::cancel::{Cancel, CancelGuard};
 use crate::os::{self, Waiting};
 
-/// How often a waiting call looks at its deadline and its cancellation.
+/// How often a blocked call checks its deadline and its cancellation.
 const TICK: Duration = Duration::from_secs(1);
 
-/// A server that closes a connection after an answer without saying so has done it by then.
+/// A server that closes connections after a response without announcing it does so within this time.
 const CLOSES_WITHIN: Duration = Duration::from_millis(10);
 
-/// How long one attempt may take, by phase.
+/// Time limits of one attempt.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    /// Making a connection: name resolution, TCP, proxy and TLS together.
+pub(super) struct CallOptions {
+    /// For making a connection: name resolution, TCP, proxy and TLS together.
     pub(super) connect: Duration,
-    /// When a connection must be there, if that is known.
+    /// When the connection must be made at the latest.
     pub(super) connect_by: Option<Instant>,
-    /// Without a byte in either direction.
+    /// Without progress in either direction.
     pub(super) stall: Duration,
-    /// The end of it all; transfers may have none.
+    /// For the whole call. Transfers may have none.
     pub(super) deadline: Option<Instant>,
-    /// The request can't be sent again once it may have been received.
+    /// The request must not be sent again once it may have been received.
     pub(super) once: bool,
 }
 
-impl Bounds {
+impl CallOptions {
     fn left(&self, limit: Duration) -> Duration {
         let until_end = |at: Instant| at.saturating_duration_since(Instant::now());
         limit.min(self.deadline.map_or(Duration::MAX, until_end))
     }
 }
 
-/// How far the request got.
+/// How far a request got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
-    /// No connection was made.
-    Nowhere,
-    /// There was one, and certainly no more than a part of the request was received.
+pub(super) enum Progress {
+    NotConnected,
+    /// Connected, but the request was certainly not received completely.
     NotReceived,
-    /// It may have been received.
+    /// The request may have been received.
     Sent,
 }
 
 thread_local! {
-    /// The call that this thread makes. ureq calls its sockets on the thread of the caller.
-    static CALL: RefCell<State> = const { RefCell::new(State::idle()) };
+    /// The call of this thread. ureq uses its sockets on the caller's thread.
+    static CALL: RefCell<CallState> = const { RefCell::new(CallState::idle()) };
 }
 
-pub(super) struct State {
-    bounds: Bounds,
+pub(super) struct CallState {
+    options: CallOptions,
     cancel: Option<Cancel>,
-    number: u64,
-    /// Whether the headers that ureq must not see were put into the request.
-    pub(super) completed: bool,
-    /// Whether the peer takes no more of the request.
-    deaf: bool,
-    reach: Reach,
-    /// Not zero while a connection is being made: to a proxy, through it, and TLS included.
+    id: u64,
+    /// The secret headers were added to the request.
+    pub(super) headers_added: bool,
+    /// The peer does not read the rest of the request.
+    peer_stopped_reading: bool,
+    progress: Progress,
+    /// Nesting depth of making a connection, including those to a proxy and TLS.
     pub(super) connecting: u32,
     pub(super) connect_end: Option<Instant>,
-    /// Where to.
-    pub(super) place: String,
+    /// Address of the peer, for error messages.
+    pub(super) peer: String,
     cancel_guard: Option<CancelGuard>,
 }
 
-impl State {
-    /// When the connection must be there.
+impl CallState {
+    /// Returns the deadline of making the connection.
     pub(super) fn connect_end(&mut self) -> Instant {
-        let end = Instant::now() + self.bounds.left(self.bounds.connect);
-        let end = self.bounds.connect_by.map_or(end, |by| by.min(end));
+        let end = Instant::now() + self.options.left(self.options.connect);
+        let end = self.options.connect_by.map_or(end, |by| by.min(end));
         *self.connect_end.get_or_insert(end)
     }
 
@@ -89,9 +89,9 @@ impl State {
         self.cancel.as_ref().is_some_and(Cancel::is_cancelled)
     }
 
-    const fn idle() -> State {
-        State {
-            bounds: Bounds {
+    const fn idle() -> CallState {
+        CallState {
+            options: CallOptions {
                 connect: Duration::ZERO,
                 connect_by: None,
                 stall: Duration::ZERO,
@@ -99,67 +99,66 @@ impl State {
                 once: false,
             },
             cancel: None,
-            number: 0,
-            completed: false,
-            deaf: false,
-            reach: Reach::Nowhere,
+            id: 0,
+            headers_added: false,
+            peer_stopped_reading: false,
+            progress: Progress::NotConnected,
             connecting: 0,
             connect_end: None,
-            place: String::new(),
+            peer: String::new(),
             cancel_guard: None,
         }
     }
 }
 
-/// Makes its bounds those of this thread's call, until dropped. Calls nest: what one uploads may be
-/// what another downloads.
-pub(super) struct Call {
-    outer: Option<State>,
+/// The scope of a call on this thread. Scopes nest, because an upload may read from a download.
+pub(super) struct CallScope {
+    outer: Option<CallState>,
 }
 
-impl Call {
-    pub(super) fn begin(bounds: Bounds, cancel: Option<&Cancel>) -> Call {
-        // Unique in the process: a socket goes from thread to thread.
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        let state = State {
-            bounds,
+impl CallScope {
+    pub(super) fn enter(options: CallOptions, cancel: Option<&Cancel>) -> CallScope {
+        // Unique in the process, because sockets move between threads.
+        static LAST_ID: AtomicU64 = AtomicU64::new(0);
+        let state = CallState {
+            options,
             cancel: cancel.cloned(),
-            number: LAST.fetch_add(1, Ordering::Relaxed) + 1,
-            ..State::idle()
+            id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
+            ..CallState::idle()
         };
-        Call {
+        CallScope {
             outer: Some(CALL.replace(state)),
         }
     }
 
-    /// How far it got, and where it went.
-    pub(super) fn progress(&self) -> (Reach, String) {
-        CALL.with_borrow(|state| (state.reach, state.place.clone()))
+    /// Returns how far the request got, and the peer's address.
+    pub(super) fn progress(&self) -> (Progress, String) {
+        CALL.with_borrow(|state| (state.progress, state.peer.clone()))
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
-        CALL.with_borrow(State::is_cancelled)
+        CALL.with_borrow(CallState::is_cancelled)
     }
 
-    /// Whether the rest of the request goes nowhere: then it need not be read either.
-    pub(super) fn is_deaf() -> bool {
-        CALL.with_borrow(|state| state.deaf)
+    /// Returns true if the peer does not read the rest of the request.
+    pub(super) fn peer_stopped_reading() -> bool {
+        CALL.with_borrow(|state| state.peer_stopped_reading)
     }
 
     pub(super) fn cancel() -> Option<Cancel> {
         CALL.with_borrow(|state| state.cancel.clone())
     }
 
-    /// For the links of the chain of connectors.
-    pub(super) fn with<T>(change: impl FnOnce(&mut State) -> T) -> T {
+    /// Gives connectors access to the state of the call.
+    pub(super) fn with<T>(change: impl FnOnce(&mut CallState) -> T) -> T {
         CALL.with_borrow_mut(change)
     }
 }
 
-impl Drop for Call {
+impl Drop for CallScope {
     fn drop(&mut self) {
         if let Some(outer) = self.outer.take() {
-            // What this call held on to is let go outside of the borrow.
+            // Dropped outside of the borrow, because dropping the guard may run code.
             drop(CALL.replace(outer));
         }
     }
@@ -169,25 +168,24 @@ pub(super) fn timed_out(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
-/// A TCP connection that keeps to the bounds of this thread's call, and tells it how far it got.
+/// A TCP connection that keeps the deadlines of this thread's call and records its progress.
 pub(super) struct Socket {
     stream: Arc<TcpStream>,
     buffers: LazyBuffers,
-    /// What the socket is set to, for reading and writing.
+    /// The socket's current read and write timeouts.
     timeouts: [Option<Duration>; 2],
-    /// The call that wrote last.
-    call: u64,
-    /// Bytes written since the start, and before that call.
+    /// The last call that wrote.
+    call_id: u64,
+    /// Bytes written in total, and before that call.
     written: u64,
     written_before: u64,
-    /// The peer takes no more of the request; it may have answered already.
-    deaf: bool,
-    /// Whether what the peer sends is HTTP, and not TLS around it.
+    /// The peer does not read the rest of the request. It may have responded already.
+    peer_stopped_reading: bool,
+    /// The peer sends plain HTTP, not TLS.
     plain: bool,
-    /// Since when it waits for another request.
     idle_since: Option<Instant>,
-    /// Whether the server was seen to keep connections after an answer. Known once for all sockets.
-    keeps: Arc<AtomicBool>,
+    /// The server keeps connections open after a response. All sockets share this knowledge.
+    keep_alive_seen: Arc<AtomicBool>,
 }
 
 impl Socket {
@@ -195,60 +193,62 @@ impl Socket {
         stream: TcpStream,
         buffers: LazyBuffers,
         plain: bool,
-        keeps: Arc<AtomicBool>,
+        keep_alive_seen: Arc<AtomicBool>,
     ) -> Socket {
         Socket {
             stream: Arc::new(stream),
             buffers,
             timeouts: [None; 2],
-            call: 0,
+            call_id: 0,
             written: 0,
             written_before: 0,
-            deaf: false,
+            peer_stopped_reading: false,
             plain,
             idle_since: None,
-            keeps,
+            keep_alive_seen,
         }
     }
 
-    /// Waits at most a tick; then the caller looks at its deadline and its cancellation again.
+    /// Sets a timeout of at most a tick, after which the caller checks its deadline and cancellation.
     fn set_timeout(&mut self, write: bool, left: Duration) -> io::Result<()> {
         let wanted = Some(left.min(TICK).max(Duration::from_millis(1)));
         if self.timeouts[usize::from(write)] != wanted {
-            match write {
-                true => self.stream.set_write_timeout(wanted)?,
-                false => self.stream.set_read_timeout(wanted)?,
+            if write {
+                self.stream.set_write_timeout(wanted)?;
+            } else {
+                self.stream.set_read_timeout(wanted)?;
             }
             self.timeouts[usize::from(write)] = wanted;
         }
         Ok(())
     }
 
-    fn first_write_of_call(&mut self) {
+    /// Starts recording a call, at its first write.
+    fn start_call(&mut self) {
         CALL.with_borrow_mut(|state| {
-            if self.call == state.number || state.connecting > 0 {
+            if self.call_id == state.id || state.connecting > 0 {
                 return;
             }
-            self.call = state.number;
+            self.call_id = state.id;
             self.written_before = self.written;
-            self.deaf = false;
+            self.peer_stopped_reading = false;
             self.idle_since = None;
-            state.reach = Reach::NotReceived;
+            state.progress = Progress::NotReceived;
         });
     }
 
-    /// From now on a cancellation wakes this call at once, and not at its next tick.
+    /// Lets a cancellation wake this call at once instead of at its next tick.
     fn wake_on_cancel(&self) {
         CALL.with_borrow_mut(|state| {
             if state.cancel_guard.is_some() {
                 return;
             }
-            // The socket is shared weakly, so that the hook does not keep it open.
+            // Weak, so that the hook does not keep the socket open.
             let stream: Weak<TcpStream> = Arc::downgrade(&self.stream);
             state.cancel_guard = state.cancel.as_ref().map(|cancel| {
                 cancel.on_cancel(move || {
                     if let Some(stream) = stream.upgrade() {
-                        // It is gone already.
+                        // Fails only if the peer has closed it already.
                         let _ = stream.shutdown(std::net::Shutdown::Both);
                     }
                 })
@@ -256,23 +256,42 @@ impl Socket {
         });
     }
 
-    /// Whether the server keeps the connection, so that an exec does not run into its end. A server
-    /// that closes after its answer shows that within moments; this waits for them, once per server.
-    fn is_kept(&self, idle: Duration) -> bool {
-        let once = CALL.with_borrow(|state| state.bounds.once);
-        if once && idle < CLOSES_WITHIN && !self.keeps.load(Ordering::Relaxed) {
+    /// Returns whether the server keeps the connection open, so that an exec is not sent to a closing
+    /// one. A server that closes after a response does so at once: this waits for it, once per server.
+    fn is_kept_open(&self, idle: Duration) -> bool {
+        let once = CALL.with_borrow(|state| state.options.once);
+        if once && idle < CLOSES_WITHIN && !self.keep_alive_seen.load(Ordering::Relaxed) {
             let _ = os::poll_readable([Some(self.stream.as_fd())], CLOSES_WITHIN - idle);
         }
         let open = os::peek(self.stream.as_fd()) == Waiting::Nothing;
         if open && (once || idle >= CLOSES_WITHIN) {
-            self.keeps.store(true, Ordering::Relaxed);
+            self.keep_alive_seen.store(true, Ordering::Relaxed);
         }
         open
     }
 
+    fn record_written(&mut self, count: usize) {
+        self.written += count as u64;
+        CALL.with_borrow_mut(|state| {
+            if state.connecting == 0 {
+                state.progress = Progress::Sent;
+            }
+        });
+    }
+
+    /// Stops writing if the peer has responded without reading on, for example with 413. Bytes below
+    /// TLS may be part of the handshake and mean nothing.
+    fn check_for_response(&mut self) {
+        match os::peek(self.stream.as_fd()) {
+            Waiting::End => self.stop_writing(),
+            Waiting::Bytes if self.plain => self.stop_writing(),
+            _ => {}
+        }
+    }
+
     fn stop_writing(&mut self) {
-        self.deaf = true;
-        CALL.with_borrow_mut(|state| state.deaf = true);
+        self.peer_stopped_reading = true;
+        CALL.with_borrow_mut(|state| state.peer_stopped_reading = true);
     }
 
     fn write(&mut self, from: usize, to: usize, left: Duration) -> io::Result<usize> {
@@ -281,17 +300,16 @@ impl Socket {
         stream.write(&self.buffers.output()[from..to])
     }
 
-    /// Whether the peer can't have received the whole request: then it has not begun with it.
-    ///
-    /// It closed the connection in good order, while idle as far as it knew, and its kernel never
-    /// confirmed any byte of the request.
+    /// Returns true if the peer cannot have received the request: it closed an idle connection, and its
+    /// kernel never acknowledged a byte of the request.
     fn closed_before_request(&self) -> bool {
         // The opening SYN counts as one byte.
         os::tcp_bytes_acked(self.stream.as_fd())
             .is_some_and(|acked| acked <= self.written_before + 1)
     }
 
-    /// How long to wait for the next byte, the last of which moved at `moved`.
+    /// Returns how long to wait for the next byte, if the last one was transferred at `moved`. `late` is
+    /// the message of the timeout.
     fn left(&self, moved: Instant, late: &str) -> io::Result<Duration> {
         CALL.with_borrow(|state| {
             if state.is_cancelled() {
@@ -300,8 +318,8 @@ impl Socket {
             let left = match state.connect_end {
                 Some(end) if state.connecting > 0 => end.saturating_duration_since(Instant::now()),
                 _ => state
-                    .bounds
-                    .left(state.bounds.stall.saturating_sub(moved.elapsed())),
+                    .options
+                    .left(state.options.stall.saturating_sub(moved.elapsed())),
             };
             if left.is_zero() {
                 Err(timed_out(late))
@@ -312,12 +330,18 @@ impl Socket {
     }
 }
 
-/// The socket's own time-out, a tick. `TimedOut` is another thing: the kernel has given the
-/// connection up.
+/// Returns true for the timeout of a tick. `TimedOut` differs: there the kernel gave up the connection.
 fn is_tick(e: &io::Error) -> bool {
     matches!(
         e.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+fn is_closed(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
     )
 }
 
@@ -331,39 +355,21 @@ impl Transport for Socket {
         amount: usize,
         _: NextTimeout,
     ) -> std::result::Result<(), ureq::Error> {
-        self.first_write_of_call();
+        self.start_call();
         self.wake_on_cancel();
         let mut done = 0;
         let mut moved = Instant::now();
-        while done < amount && !self.deaf {
-            let left = self.left(moved, "the server takes no data")?;
+        while done < amount && !self.peer_stopped_reading {
+            let left = self.left(moved, "the server does not read the request")?;
             match self.write(done, amount, left) {
                 Ok(count) => {
                     done += count;
-                    self.written += count as u64;
-                    CALL.with_borrow_mut(|state| {
-                        if state.connecting == 0 {
-                            state.reach = Reach::Sent;
-                        }
-                    });
                     moved = Instant::now();
+                    self.record_written(count);
                 }
-                // It may have answered without reading on, say with 413. Below TLS, what waits may
-                // as well be a part of the handshake.
-                Err(e) if is_tick(&e) => match os::peek(self.stream.as_fd()) {
-                    Waiting::End => self.stop_writing(),
-                    Waiting::Bytes if self.plain => self.stop_writing(),
-                    _ => {}
-                },
-                // It has closed; what it said before can still be read.
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-                    ) =>
-                {
-                    self.stop_writing();
-                }
+                Err(e) if is_tick(&e) => self.check_for_response(),
+                // The peer has closed the connection, perhaps after a response.
+                Err(e) if is_closed(&e) => self.stop_writing(),
                 Err(e) => return Err(e.into()),
             }
         }
@@ -374,14 +380,14 @@ impl Transport for Socket {
         self.wake_on_cancel();
         let moved = Instant::now();
         loop {
-            let left = self.left(moved, "the server sends no data")?;
+            let left = self.left(moved, "the server does not respond")?;
             self.set_timeout(false, left)?;
             let mut stream = &*self.stream;
             match stream.read(self.buffers.input_append_buf()) {
                 Ok(0) => {
                     CALL.with_borrow_mut(|state| {
-                        if state.reach == Reach::Sent && self.closed_before_request() {
-                            state.reach = Reach::NotReceived;
+                        if state.progress == Progress::Sent && self.closed_before_request() {
+                            state.progress = Progress::NotReceived;
                         }
                     });
                     return Ok(false);
@@ -396,16 +402,16 @@ impl Transport for Socket {
         }
     }
 
-    /// Asked twice: before the connection goes back to the pool, and before it is used again.
+    /// Called before the connection returns to the pool, and before it is used again.
     fn is_open(&mut self) -> bool {
-        if self.deaf {
+        if self.peer_stopped_reading {
             return false;
         }
         match self.idle_since {
-            Some(since) => self.is_kept(since.elapsed()),
+            Some(since) => self.is_kept_open(since.elapsed()),
             None => {
                 self.idle_since = Some(Instant::now());
-                // A cancellation that comes late must not end what another call does with it.
+                // A late cancellation must not shut down the socket of another call.
                 let (guard, cancelled) =
                     CALL.with_borrow_mut(|state| (state.cancel_guard.take(), state.is_cancelled()));
                 drop(guard);

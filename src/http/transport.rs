@@ -1,5 +1,4 @@
-//! One request over one pooled connection, within its bounds. This file, `connect` and `socket` are
-//! all that name ureq.
+//! Sending one request over a pooled connection. Only this file, `connect` and `socket` name ureq.
 
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
@@ -8,21 +7,23 @@ use ureq::http::{self, HeaderMap, HeaderName, HeaderValue};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 
 use super::base_url::BaseUrl;
-use super::connect::{Begin, End, NoLookup, SocketConnector};
-use super::socket::{Bounds, Call, Reach};
+use super::connect::{FinishConnecting, NoResolver, SocketConnector, StartConnecting};
+use super::retry::parse_retry_after;
+use super::socket::{CallOptions, CallScope, Progress};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result, io_reason};
+use crate::exact_reader::ExactReader;
 
-/// How many idle connections are kept.
+/// Maximum number of idle connections in the pool.
 const MAX_IDLE: usize = 16;
 
-/// An idle connection older than this is not used again. Servers close theirs after 5 to 75 s.
+/// Maximum age of an idle connection. Servers close theirs after 5 to 75 s.
 const MAX_IDLE_AGE: Duration = Duration::from_secs(15);
 
-/// What the headers that a user sets may take, in bytes. Servers take 8 to 64 KiB.
+/// Maximum size of the headers that a user sets, in bytes. Servers accept 8 to 64 KiB.
 const MAX_HEADERS: usize = 32 * 1024;
 
-/// What an answer's head may take, in bytes.
+/// Maximum size of a response head, in bytes.
 const MAX_RESPONSE_HEAD: usize = 64 * 1024;
 
 pub(super) struct Request<'a> {
@@ -41,14 +42,14 @@ pub(super) enum Body<'a> {
     },
 }
 
-/// An answer whose body has not been read yet.
-pub(super) struct Answer {
+/// A response whose body has not been read.
+pub(super) struct Response {
     pub(super) status: u16,
     headers: HeaderMap,
-    pub(super) body: AnswerBody,
+    pub(super) body: ResponseBody,
 }
 
-impl Answer {
+impl Response {
     pub(super) fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
@@ -56,56 +57,56 @@ impl Answer {
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
+
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.header("retry-after").and_then(parse_retry_after)
+    }
 }
 
-/// Reads the rest of the answer, on any thread.
-pub(super) struct AnswerBody {
+/// The body of a response. It can be read on any thread.
+pub(super) struct ResponseBody {
     reader: Box<dyn Read + Send>,
-    bounds: Bounds,
+    options: CallOptions,
     cancel: Option<Cancel>,
 }
 
-impl AnswerBody {
-    /// Gives up after so long.
-    pub(super) fn within(mut self, limit: Duration) -> AnswerBody {
+impl ResponseBody {
+    /// Limits the time for reading the rest.
+    pub(super) fn within(mut self, limit: Duration) -> ResponseBody {
         let end = Instant::now() + limit;
-        self.bounds.deadline = Some(
-            self.bounds
-                .deadline
-                .map_or(end, |deadline| deadline.min(end)),
-        );
+        let deadline = self.options.deadline;
+        self.options.deadline = Some(deadline.map_or(end, |deadline| deadline.min(end)));
         self
     }
 }
 
-impl Read for AnswerBody {
+impl Read for ResponseBody {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let _call = Call::begin(self.bounds, self.cancel.as_ref());
+        let _scope = CallScope::enter(self.options, self.cancel.as_ref());
         self.reader.read(buf)
     }
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug)]
 pub(super) struct Failure {
-    pub(super) reach: Reach,
-    pub(super) what: What,
-    /// In words, for one line.
+    pub(super) progress: Progress,
+    pub(super) kind: FailureKind,
+    /// The reason, in one line.
     pub(super) message: String,
-    pub(super) source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// The error of reading the request body, which replaces the message.
+    pub(super) body_error: Option<Error>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum What {
-    /// Refused, reset, closed or unreachable: another try may succeed.
+pub(super) enum FailureKind {
+    /// Refused, reset, closed or unreachable: another attempt may succeed.
     Broken,
-    /// The time was over.
     TimedOut,
-    /// Cancelled from another thread.
     Cancelled,
-    /// Not HTTP, or more than the limits allow.
+    /// The response is not HTTP, or exceeds a limit.
     NotHttp,
-    /// Another try will fail the same way: TLS, a proxy that refuses, a body that can't be read.
+    /// Another attempt would fail the same way: TLS, a proxy that refuses, an unreadable body.
     Permanent,
 }
 
@@ -117,17 +118,17 @@ pub(super) struct Settings {
 }
 
 /// Sends requests over pooled connections.
-pub(super) struct Http {
+pub(super) struct HttpClient {
     agent: ureq::Agent,
 }
 
-impl Http {
-    pub(super) fn new(base: &BaseUrl, settings: &Settings) -> Result<Http> {
-        let too_odd = |_| Error::invalid("the user agent has a character that no header can have");
-        HeaderValue::from_str(&settings.user_agent).map_err(too_odd)?;
+impl HttpClient {
+    pub(super) fn new(base: &BaseUrl, settings: &Settings) -> Result<HttpClient> {
+        let invalid = |_| Error::invalid("the user agent has an invalid character");
+        HeaderValue::from_str(&settings.user_agent).map_err(invalid)?;
         base.health()
             .parse::<http::Uri>()
-            .map_err(|e| Error::invalid(format!("base URL {base}: {e}")).with_source(e))?;
+            .map_err(|e| Error::invalid(format!("invalid base URL {base}")).with_source(e))?;
         let https_proxy = settings.proxy.as_deref().is_some_and(is_https);
         let mut config = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -143,36 +144,36 @@ impl Http {
             config = with_tls(config, settings.ca_pem.as_deref())?;
         }
         let connector = ()
-            .chain(Begin)
+            .chain(StartConnecting)
             .chain(ConnectProxyConnector::default())
             .chain(SocketConnector::new(!base.is_https() && !https_proxy));
         #[cfg(feature = "tls")]
         let connector = connector.chain(ureq::unversioned::transport::RustlsConnector::default());
-        let end = End::new(&header_lines(&settings.headers)?);
-        let agent = ureq::Agent::with_parts(config.build(), connector.chain(end), NoLookup);
-        Ok(Http { agent })
+        let end = FinishConnecting::new(&header_lines(&settings.headers)?);
+        let agent = ureq::Agent::with_parts(config.build(), connector.chain(end), NoResolver);
+        Ok(HttpClient { agent })
     }
 
-    /// Sends one request and reads the head of its answer.
+    /// Sends a request and reads the head of the response.
     pub(super) fn send(
         &self,
         request: Request<'_>,
-        bounds: Bounds,
+        options: CallOptions,
         cancel: Option<&Cancel>,
-    ) -> std::result::Result<Answer, Failure> {
-        let call = Call::begin(bounds, cancel);
+    ) -> std::result::Result<Response, Failure> {
+        let scope = CallScope::enter(options, cancel);
         if cancel.is_some_and(Cancel::is_cancelled) {
-            return Err(Failure::cancelled(Reach::Nowhere));
+            return Err(Failure::cancelled(Progress::NotConnected));
         }
-        let response = self.run(request).map_err(|e| failure(&call, e))?;
-        drop(call);
+        let response = self.run(request).map_err(|e| failure(&scope, e))?;
+        drop(scope);
         let (head, body) = response.into_parts();
-        Ok(Answer {
+        Ok(Response {
             status: head.status.as_u16(),
             headers: head.headers,
-            body: AnswerBody {
+            body: ResponseBody {
                 reader: Box::new(body.into_reader()),
-                bounds,
+                options,
                 cancel: cancel.cloned(),
             },
         })
@@ -201,19 +202,16 @@ impl Http {
             Body::None => self.agent.run(head.body(())?),
             Body::Bytes(bytes) => self.agent.run(head.body(bytes)?),
             Body::Reader { reader, length } => {
-                let mut exact = ExactBody {
-                    reader,
-                    left: length,
-                };
+                let mut body = RequestBody::new(reader, length);
                 self.agent
-                    .run(head.body(ureq::SendBody::from_reader(&mut exact))?)
+                    .run(head.body(ureq::SendBody::from_reader(&mut body))?)
             }
         }
     }
 }
 
 impl Failure {
-    /// The answer began and did not end.
+    /// Creates the failure of a response that ended early.
     pub(super) fn cut_off(e: io::Error) -> Failure {
         let protocol = |e: &io::Error| {
             let inner = e
@@ -221,27 +219,25 @@ impl Failure {
                 .and_then(|inner| inner.downcast_ref::<ureq::Error>());
             matches!(inner, Some(ureq::Error::Protocol(_)))
         };
-        let what = match e.kind() {
-            io::ErrorKind::TimedOut => What::TimedOut,
-            _ if protocol(&e) => What::NotHttp,
-            _ => What::Broken,
+        let kind = match e.kind() {
+            io::ErrorKind::TimedOut => FailureKind::TimedOut,
+            _ if protocol(&e) => FailureKind::NotHttp,
+            _ => FailureKind::Broken,
         };
-        let message = format!("the answer was cut off: {}", io_reason(&e));
         Failure {
-            reach: Reach::Sent,
-            what,
-            message,
-            source: Some(Box::new(e)),
+            progress: Progress::Sent,
+            kind,
+            message: format!("the response was cut off: {}", io_reason(&e)),
+            body_error: None,
         }
     }
 
-    fn cancelled(reach: Reach) -> Failure {
-        let message = "cancelled".to_owned();
+    fn cancelled(progress: Progress) -> Failure {
         Failure {
-            reach,
-            what: What::Cancelled,
-            message,
-            source: None,
+            progress,
+            kind: FailureKind::Cancelled,
+            message: "cancelled".to_owned(),
+            body_error: None,
         }
     }
 }
@@ -255,9 +251,9 @@ fn proxy(url: &str) -> Result<ureq::Proxy> {
     ureq::Proxy::new(url).map_err(|_| Error::invalid("the proxy is not an http or https URL"))
 }
 
-/// Headers as they go over the wire.
+/// Formats headers as they are sent.
 fn header_lines(headers: &[(String, String)]) -> Result<Vec<u8>> {
-    const OURS: [&str; 7] = [
+    const RESERVED: [&str; 7] = [
         "connection",
         "content-length",
         "content-type",
@@ -271,33 +267,33 @@ fn header_lines(headers: &[(String, String)]) -> Result<Vec<u8>> {
         let refuse = |why: &str| {
             Err(Error::invalid(format!(
                 "header {:?}: {why}",
-                shown_name(name)
+                redact_header(name)
             )))
         };
         let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
-            return refuse("its name has a character that no header can have");
+            return refuse("the name has an invalid character");
         };
         let Ok(value) = HeaderValue::from_str(value) else {
-            return refuse("its value has a character that no header can have");
+            return refuse("the value has an invalid character");
         };
-        if OURS.contains(&parsed.as_str()) {
-            return refuse("the client sets it itself; for the user agent there is user_agent()");
+        if RESERVED.contains(&parsed.as_str()) {
+            return refuse("the client sets this header itself (user_agent() sets the user agent)");
         }
         lines.extend_from_slice(
             &[parsed.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat(),
         );
     }
-    match lines.len() > MAX_HEADERS {
-        true => Err(Error::invalid(format!(
-            "the headers take {} bytes, the limit is {MAX_HEADERS}",
+    if lines.len() > MAX_HEADERS {
+        return Err(Error::invalid(format!(
+            "the headers are {} bytes long, the limit is {MAX_HEADERS}",
             lines.len()
-        ))),
-        false => Ok(lines),
+        )));
     }
+    Ok(lines)
 }
 
-/// A header's name as far as it is one: what follows may be a secret, as in `Name: value`.
-pub(super) fn shown_name(name: &str) -> &str {
+/// Cuts the name of a header after its valid characters. The rest may be a secret, as in `Name: value`.
+pub(super) fn redact_header(name: &str) -> &str {
     let end = name.find(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c));
     &name[..end.unwrap_or(name.len())]
 }
@@ -314,11 +310,15 @@ fn with_tls(config: Builder, ca_pem: Option<&[u8]>) -> Result<Builder> {
                 match item {
                     Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
                     Ok(_) => {}
-                    Err(e) => return Err(Error::invalid("the CA is not PEM").with_source(e)),
+                    Err(e) => {
+                        return Err(
+                            Error::invalid("the CA certificates are not PEM").with_source(e)
+                        );
+                    }
                 }
             }
             if certificates.is_empty() {
-                return Err(Error::invalid("the CA's PEM holds no certificate"));
+                return Err(Error::invalid("the CA file contains no certificate"));
             }
             RootCerts::new_with_certs(&certificates)
         }
@@ -331,90 +331,106 @@ fn with_tls(config: Builder, ca_pem: Option<&[u8]>) -> Result<Builder> {
 #[cfg(not(feature = "tls"))]
 fn with_tls(_: Builder, _: Option<&[u8]>) -> Result<Builder> {
     Err(Error::new(
-        crate::ErrorKind::Unsupported,
+        crate::error::ErrorKind::Unsupported,
         "https needs the feature `tls` of noxrunner",
     ))
 }
 
-/// A body that must be as long as was said: ureq waits for ever for one that ends early.
-struct ExactBody<'a> {
-    reader: &'a mut dyn Read,
-    left: Option<u64>,
+/// The body of a request. ureq waits forever for a body that is shorter than announced.
+enum RequestBody<'a> {
+    Exact(ExactReader<&'a mut dyn Read, fn(u64) -> io::Error>),
+    Chunked(&'a mut dyn Read),
 }
 
-impl Read for ExactBody<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if Call::is_deaf() {
-            // ureq must get as much as was said, if only to drop it.
-            let want = self.left.map_or(0, |left| {
-                buf.len().min(usize::try_from(left).unwrap_or(usize::MAX))
-            });
-            self.left = self.left.map(|left| left - want as u64);
-            return Ok(want);
+impl<'a> RequestBody<'a> {
+    fn new(reader: &'a mut dyn Read, length: Option<u64>) -> RequestBody<'a> {
+        match length {
+            Some(left) => RequestBody::Exact(ExactReader {
+                inner: reader,
+                left,
+                short: |_| io::Error::other("it is shorter than announced"),
+            }),
+            None => RequestBody::Chunked(reader),
         }
-        let Some(left) = self.left else {
-            return self.reader.read(buf).map_err(unreadable);
-        };
-        let want = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        if want == 0 {
-            return Ok(0);
-        }
-        match self.reader.read(&mut buf[..want]).map_err(unreadable)? {
-            0 => Err(unreadable(io::Error::other("it ended before its length"))),
-            got => {
-                self.left = Some(left - got as u64);
-                Ok(got)
+    }
+
+    /// Returns bytes of no meaning. If the peer no longer reads, ureq still needs as many bytes as
+    /// announced, to drop them.
+    fn pad(&mut self, buf: &[u8]) -> usize {
+        match self {
+            RequestBody::Exact(body) => {
+                let left = usize::try_from(body.left).unwrap_or(usize::MAX);
+                let count = buf.len().min(left);
+                body.left -= count as u64;
+                count
             }
+            RequestBody::Chunked(_) => 0,
         }
+    }
+}
+
+impl Read for RequestBody<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if CallScope::peer_stopped_reading() {
+            return Ok(self.pad(buf));
+        }
+        match self {
+            RequestBody::Exact(body) => body.read(buf),
+            RequestBody::Chunked(reader) => reader.read(buf),
+        }
+        .map_err(unreadable)
     }
 }
 
 fn unreadable(e: io::Error) -> io::Error {
     Error::from_io(e)
-        .unwrap_or_else(|e| Error::io("cannot read what is to be sent", e))
+        .unwrap_or_else(|e| Error::io("cannot read the data to send", e))
         .into_io()
 }
 
-/// What ureq's error means, given how far this call got.
-fn failure(call: &Call, error: ureq::Error) -> Failure {
-    let (reach, place) = call.progress();
-    if call.is_cancelled() {
-        return Failure::cancelled(reach);
+/// Classifies an error of ureq by how far the call got.
+fn failure(scope: &CallScope, error: ureq::Error) -> Failure {
+    let (progress, peer) = scope.progress();
+    if scope.is_cancelled() {
+        return Failure::cancelled(progress);
     }
-    let (what, words) = match &error {
+    let (kind, reason) = match &error {
         ureq::Error::Io(e) => match e.kind() {
-            io::ErrorKind::TimedOut => (What::TimedOut, io_reason(e)),
+            io::ErrorKind::TimedOut => (FailureKind::TimedOut, io_reason(e)),
             _ if e.get_ref().is_some_and(|inner| inner.is::<Error>()) => {
-                (What::Permanent, e.to_string())
+                (FailureKind::Permanent, e.to_string())
             }
-            // rustls refuses what the peer says, its certificate for one.
-            io::ErrorKind::InvalidData => (What::Permanent, e.to_string()),
-            io::ErrorKind::UnexpectedEof => (What::Broken, "the connection was closed".to_owned()),
-            _ => (What::Broken, io_reason(e)),
+            // rustls refuses the peer, for example its certificate.
+            io::ErrorKind::InvalidData => (FailureKind::Permanent, e.to_string()),
+            io::ErrorKind::UnexpectedEof => {
+                (FailureKind::Broken, "the connection was closed".to_owned())
+            }
+            _ => (FailureKind::Broken, io_reason(e)),
         },
-        ureq::Error::HostNotFound => (What::Broken, "no such host".to_owned()),
-        ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => {
-            (What::NotHttp, format!("not an HTTP answer ({error})"))
-        }
-        _ => (What::Permanent, error.to_string()),
+        ureq::Error::HostNotFound => (FailureKind::Broken, "no such host".to_owned()),
+        ureq::Error::Protocol(_) | ureq::Error::LargeResponseHeader(..) => (
+            FailureKind::NotHttp,
+            format!("not an HTTP response ({error})"),
+        ),
+        _ => (FailureKind::Permanent, error.to_string()),
     };
-    let message = match reach {
-        Reach::Nowhere if place.is_empty() => words,
-        Reach::Nowhere => format!("cannot connect to {place}: {words}"),
-        Reach::NotReceived => format!("{words} before the request was received"),
-        Reach::Sent if what == What::Broken => {
-            format!("{words} before the answer was complete")
+    let message = match progress {
+        Progress::NotConnected if peer.is_empty() => reason,
+        Progress::NotConnected => format!("cannot connect to {peer}: {reason}"),
+        Progress::NotReceived => format!("{reason} before the request was received"),
+        Progress::Sent if kind == FailureKind::Broken => {
+            format!("{reason} before the response was complete")
         }
-        Reach::Sent => words,
+        Progress::Sent => reason,
     };
-    let source: Box<dyn std::error::Error + Send + Sync> = match error {
-        ureq::Error::Io(e) => Box::new(e),
-        error => Box::new(error),
+    let body_error = match error {
+        ureq::Error::Io(e) => Error::from_io(e).ok(),
+        _ => None,
     };
     Failure {
-        reach,
-        what,
+        progress,
+        kind,
         message,
-        source: Some(source),
+        body_error,
     }
 }

@@ -1,80 +1,91 @@
-//! What is known of a job.
+//! The state of a job.
 
-use std::time::SystemTime;
+use std::fmt;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-/// How a job ended.
-///
-/// ```
-/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-/// let status = sandbox.spawn(["true"])?.wait()?;
-/// assert!(status.success() && status.exit_code() == 0);
-/// # Ok::<_, noxrunner::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct JobStatus(pub(super) i32);
+use serde::{Serialize, Serializer};
+
+/// The exit code of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+#[must_use = "the exit code says whether the job succeeded"]
+pub struct JobStatus(i32);
 
 impl JobStatus {
-    /// Its exit code: 127 for a program that was not found, 128 + N for one that signal N ended.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// assert_eq!(sandbox.spawn(["no-such-program"])?.wait()?.exit_code(), 127);
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    pub(super) fn new(exit_code: i32) -> JobStatus {
+        JobStatus(exit_code)
+    }
+
+    /// Returns the exit code: 0 means success, 124 that the job exceeded the timeout of its command,
+    /// 127 that its program does not exist, and 128 + N that signal N killed it.
     #[must_use]
     pub fn exit_code(self) -> i32 {
         self.0
     }
 
-    /// Whether the exit code is 0.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// assert!(!sandbox.spawn(["false"])?.wait()?.success());
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Returns true if the exit code is 0.
     #[must_use]
     pub fn success(self) -> bool {
         self.0 == 0
     }
 }
 
-/// How a job is.
-///
-/// ```
-/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-/// use noxrunner::JobState;
-///
-/// let job = sandbox.spawn(["sh", "-c", "exit 3"])?;
-/// job.wait()?;
-/// assert!(matches!(sandbox.jobs()?[0].state(), JobState::Exited(status) if status.exit_code() == 3));
-/// # Ok::<_, noxrunner::Error>(())
-/// ```
+impl fmt::Display for JobStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// Converts into the exit code of this process. Codes that a process cannot have become 1.
+impl From<JobStatus> for ExitCode {
+    fn from(status: JobStatus) -> ExitCode {
+        u8::try_from(status.0).unwrap_or(1).into()
+    }
+}
+
+/// The state of a job. `Display` shows `running`, `exited 3` or `lost`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum JobState {
-    /// It runs.
+    /// The job is running.
     Running,
-    /// It has ended by itself or by [`Job::kill`](super::Job::kill).
+    /// The job has finished, or was killed with [`Job::kill`](super::Job::kill).
     Exited(JobStatus),
-    /// Its keeper was killed, so that nobody knows how it ends.
+    /// The process that waits for the job was killed, so its exit code is unknown.
     Lost,
 }
 
-/// One of [`Sandbox::jobs`](crate::Sandbox::jobs).
+impl JobState {
+    fn name(self) -> &'static str {
+        match self {
+            JobState::Running => "running",
+            JobState::Exited(_) => "exited",
+            JobState::Lost => "lost",
+        }
+    }
+
+    fn status(self) -> Option<JobStatus> {
+        match self {
+            JobState::Exited(status) => Some(status),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.status() {
+            Some(status) => f.pad(&format!("{} {status}", self.name())),
+            None => f.pad(self.name()),
+        }
+    }
+}
+
+/// A job in the list of [`Sandbox::jobs`](crate::Sandbox::jobs).
 ///
-/// ```
-/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-/// let job = sandbox.spawn(["sleep", "1000"])?;
-/// let info = &sandbox.jobs()?[0];
-/// assert_eq!((info.id(), info.command()), (job.id(), &["sleep".to_owned(), "1000".to_owned()][..]));
-/// # Ok::<_, noxrunner::Error>(())
-/// ```
+/// As JSON it has the fields `job`, `state` (`running`, `exited` or `lost`), `exitCode` (or null),
+/// `startedAt` (seconds since 1970) and `command`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobInfo {
     pub(super) id: String,
@@ -84,63 +95,74 @@ pub struct JobInfo {
 }
 
 impl JobInfo {
-    /// The id, for [`Sandbox::job`](crate::Sandbox::job).
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// let job = sandbox.spawn(["sleep", "1000"])?;
-    /// let info = &sandbox.jobs()?[0];
-    /// assert_eq!(info.id(), job.id());
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Returns the job's id, for [`Sandbox::job`](crate::Sandbox::job).
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The program and its arguments: the first 512 bytes.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// sandbox.spawn(["sleep", "1000"])?;
-    /// let info = &sandbox.jobs()?[0];
-    /// assert_eq!(info.command(), ["sleep", "1000"]);
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Returns the first 512 bytes of the program and its arguments.
     #[must_use]
     pub fn command(&self) -> &[String] {
         &self.command
     }
 
-    /// When it was started, by the sandbox's clock, in whole seconds.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// sandbox.spawn(["sleep", "1000"])?;
-    /// let info = &sandbox.jobs()?[0];
-    /// assert!(info.started() <= std::time::SystemTime::now());
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Returns the start time by the sandbox's clock, in whole seconds.
     #[must_use]
     pub fn started(&self) -> SystemTime {
         self.started
     }
 
-    /// How it was when it was asked for.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// sandbox.spawn(["sleep", "1000"])?;
-    /// let info = &sandbox.jobs()?[0];
-    /// assert_eq!(info.state(), noxrunner::JobState::Running);
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Returns the state at the time of the list.
     #[must_use]
     pub fn state(&self) -> JobState {
         self.state
+    }
+}
+
+impl Serialize for JobInfo {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Json<'a> {
+            job: &'a str,
+            state: &'static str,
+            exit_code: Option<JobStatus>,
+            started_at: u64,
+            command: &'a [String],
+        }
+        let started = self.started.duration_since(UNIX_EPOCH);
+        Json {
+            job: &self.id,
+            state: self.state.name(),
+            exit_code: self.state.status(),
+            started_at: started.map_or(0, |since| since.as_secs()),
+            command: &self.command,
+        }
+        .serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_have_stable_names() {
+        let exited = JobState::Exited(JobStatus(3));
+        let states = [JobState::Running, exited, JobState::Lost];
+        assert_eq!(
+            states.map(|s| s.to_string()),
+            ["running", "exited 3", "lost"]
+        );
+        let info = JobInfo {
+            id: "j1".to_owned(),
+            command: vec!["ls".to_owned()],
+            started: UNIX_EPOCH,
+            state: exited,
+        };
+        let expected =
+            r#"{"job":"j1","state":"exited","exitCode":3,"startedAt":0,"command":["ls"]}"#;
+        assert_eq!(serde_json::to_string(&info).unwrap(), expected);
     }
 }

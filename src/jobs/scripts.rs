@@ -1,80 +1,91 @@
-//! What a job is made of in the sandbox: scripts for any POSIX `sh`, busybox's included.
+//! The scripts that implement jobs in a sandbox, for any POSIX `sh` including busybox's.
 //!
 //! A job is a directory, `/workspace/.noxrunner/jobs/ID`:
 //!
-//! | file | holds |
+//! | file | contents |
 //! | --- | --- |
-//! | `in/` | its source code and its standard input, if there are any |
+//! | `in/` | its source code and standard input, if any |
 //! | `command` | the program and its arguments, each followed by a NUL |
-//! | `started` | when, in seconds since 1970 |
-//! | `stdout`, `stderr` | all that it wrote |
-//! | `keeper` | the process that waits for it, and when that began by the kernel's count |
-//! | `pid` | its own process, which leads a group and a session, and when that began |
-//! | `exit` | its exit code, once it has ended |
+//! | `started` | the start time in seconds since 1970 |
+//! | `stdout`, `stderr` | its output |
+//! | `keeper` | pid and start time of the process that waits for the job |
+//! | `pid` | pid and start time of the job, which leads a process group and a session |
+//! | `exit` | its exit code, once it has finished |
 //!
-//! `keeper`, `pid` and `exit` are written over bytes that are there already, `-` and spaces, by the
-//! shell itself: neither a full disk nor a process limit loses them.
+//! `keeper`, `pid` and `exit` are created with `-` and spaces, which the shell overwrites in place, so
+//! that neither a full disk nor a process limit can lose them. Start times are those of
+//! `/proc/PID/stat`; they tell a process from a later one with the same pid.
 //!
-//! The scripts' own variables begin with `nx_`: they are given the command's environment.
+//! The variables of the scripts begin with `nx_`, because the scripts have the command's environment.
 
-/// Where the jobs of a sandbox are, below `/workspace`.
-pub(super) const JOBS: &str = ".noxrunner/jobs";
+use crate::error::ErrorKind;
+use crate::exec::staged::substitute_file;
+use crate::script::Script;
 
-/// What the scripts need besides `sh`.
-pub(super) const TOOLS: &str = "setsid, dd, head, base64, stat, mkdir, mv, rm, sleep and date";
+/// Directory of the jobs, relative to `/workspace`.
+pub(super) const JOBS_DIR: &str = ".noxrunner/jobs";
 
-/// How much of an output is asked for at a time is counted in these, in bytes: `dd` finds the place
-/// of a whole block without reading what is before it.
+/// Unit of requests for output, in bytes. `dd` seeks to a whole block without reading up to it.
 pub(super) const BLOCK: u64 = 4096;
 
-/// The exit codes of the scripts.
-pub(super) const NO_SUCH_JOB: i32 = 44;
-pub(super) const NO_TOOL: i32 = 43;
-pub(super) const CHILDREN_END: i32 = 45;
+const fn job_script(source: &'static str) -> Script {
+    Script {
+        feature: "a job",
+        source,
+        failures: &[
+            (44, ErrorKind::NotFound, "no such job"),
+            (
+                45,
+                ErrorKind::Unsupported,
+                "this backend kills processes that outlive an exec, so it cannot run jobs",
+            ),
+        ],
+    }
+}
 
-/// `born` sets `nx_born` to when a process began.
-macro_rules! born {
+/// Defines `start_time PID`, which sets `nx_start` to the start time of a process.
+macro_rules! start_time {
     () => {
         r#"
-born() {
-  nx_born=
+start_time() {
+  nx_start=
   { read -r nx_stat <"/proc/$1/stat"; } 2>/dev/null || return 0
   set -- ${nx_stat##*) }
-  nx_born=${20}
+  nx_start=${20}
 }
 "#
     };
 }
 
-/// Begins a script that asks how something is. `alive` is true of a process that runs: a dead one that
-/// nobody waits for keeps its number, and where it is known when it began, its number could be another
-/// one's by now. `code` is true of a job that has ended, and sets `nx_code`.
-macro_rules! asking {
+/// Begins a script that checks the state of jobs. `is_alive PID START` succeeds if the process runs and is
+/// not a zombie; without a start time any process with this pid counts. `has_exited` succeeds for a
+/// finished job and sets `nx_code`. `state` prints the state of a job.
+macro_rules! with_state {
     ($script:literal) => {
         concat!(
-            born!(),
+            start_time!(),
             r#"
-alive() {
-  # Of another user's process, kill knows nothing.
+is_alive() {
+  # kill cannot check processes of other users, so it is the fallback.
   [ -r /proc/self/stat ] || { kill -0 "$1" 2>/dev/null; return; }
-  nx_began=$2
+  nx_expected=$2
   { read -r nx_stat <"/proc/$1/stat"; } 2>/dev/null || return 1
   set -- ${nx_stat##*) }
   case $1 in Z|X) return 1;; esac
-  [ -z "$nx_began" ] || [ "${20}" = "$nx_began" ]
+  [ -z "$nx_expected" ] || [ "${20}" = "$nx_expected" ]
 }
-code() {
+has_exited() {
   nx_code=
   read -r nx_code <exit
   case $nx_code in -*|'') return 1;; esac
 }
 state() {
-  if ! code; then
-    nx_keeper= nx_keeper_born=
-    read -r nx_keeper nx_keeper_born <keeper
-    if alive "$nx_keeper" "$nx_keeper_born"; then echo running; return; fi
+  if ! has_exited; then
+    nx_keeper= nx_keeper_start=
+    read -r nx_keeper nx_keeper_start <keeper
+    if is_alive "$nx_keeper" "$nx_keeper_start"; then echo running; return; fi
   fi
-  if code; then echo "exited $nx_code"; else echo lost; fi
+  if has_exited; then echo "exited $nx_code"; else echo lost; fi
 }
 "#,
             $script
@@ -82,38 +93,42 @@ state() {
     };
 }
 
-/// `$1`: the job's id. Makes its directory and prints where that really is; leaves a process behind,
-/// to see whether the backend lets it live.
-pub(super) const PREPARE: &str = concat!(
-    born!(),
+/// Creates the directory of job `$1` and prints its real path. Leaves a process behind, to see whether
+/// the backend lets it live.
+pub(super) const PREPARE: Script = job_script(concat!(
+    start_time!(),
     r#"
 for nx_tool in setsid dd head base64 stat mkdir mv rm sleep date; do
   command -v $nx_tool >/dev/null || { echo $nx_tool >&2; exit 43; }
 done
 mkdir -p "./.noxrunner/jobs/$1" && cd "./.noxrunner/jobs/$1" || exit 1
 setsid sleep 60 </dev/null >/dev/null 2>&1 &
-born $!
-echo "$! $nx_born" >probe && pwd -P
+start_time $!
+echo "$! $nx_start" >probe && pwd -P
 "#
-);
+));
 
-/// In the command's own directory, with its environment. `$1`: the job's directory, then what
-/// [`fill!`](crate::staging::fill) takes.
-pub(super) const START: &str = concat!(
-    asking!(
+/// Starts a job in the command's working directory and environment.
+///
+/// `$1` is the job's directory, `$2` to `$5` are those of
+/// [`StagedFiles::wrap`](crate::exec::staged::StagedFiles::wrap), `$6` is the timeout in seconds or 0,
+/// then follows the command. The keeper starts the command and waits for it. If there is a timeout, a
+/// timer kills the command's process group.
+pub(super) const START: Script = job_script(concat!(
+    with_state!(
         r#"
-nx_dir=$1 nx_file=$1/in/$2 nx_input=$3 nx_skip=$4 nx_count=$5
-shift 5
-read -r nx_probe nx_probe_born <"$nx_dir/probe" &&
-alive "$nx_probe" "$nx_probe_born" && kill "$nx_probe" || exit 45
+nx_dir=$1 nx_file=$1/in/$2 nx_input=$3 nx_skip=$4 nx_count=$5 nx_timeout=$6
+shift 6
+read -r nx_probe nx_probe_start <"$nx_dir/probe" &&
+is_alive "$nx_probe" "$nx_probe_start" && kill "$nx_probe" || exit 45
 case $nx_input in
   stdin) nx_input=$nx_dir/in/stdin;;
   *) nx_input=/dev/null;;
 esac
-[ -r "$nx_input" ] || { echo "its standard input is not there" >&2; exit 1; }
+[ -r "$nx_input" ] || { echo "the uploaded stdin is missing" >&2; exit 1; }
 "#
     ),
-    crate::staging::fill!(),
+    substitute_file!(),
     r#"
 rm -f "$nx_dir/probe"
 date +%s >"$nx_dir/started" &&
@@ -122,32 +137,46 @@ printf '%-40s\n' - >"$nx_dir/keeper.new" &&
 printf '%-40s\n' - >"$nx_dir/pid" &&
 printf '%-16s\n' - >"$nx_dir/exit" &&
 : >"$nx_dir/stdout" && : >"$nx_dir/stderr" || exit 1
+nx_run='command -v "$1" >/dev/null 2>&1 || { echo "$1: command not found" >&2; exit 127; }
+exec "$@"'
 setsid sh -c '"#,
-    born!(),
+    start_time!(),
     r#"
-nx_dir=$1
+nx_dir=$1 nx_timeout=$3 nx_run=$4
 exec 3<"$2"
 rm -f "$nx_dir/in/stdin"
-shift 2
-setsid "$@" <&3 3<&- >>"$nx_dir/stdout" 2>>"$nx_dir/stderr" &
+shift 4
+setsid sh -c "$nx_run" sh "$@" <&3 3<&- >>"$nx_dir/stdout" 2>>"$nx_dir/stderr" &
+nx_pid=$!
 exec 3<&-
-born $!
-printf "%-40s\n" "$! $nx_born" 1<>"$nx_dir/pid"
-wait $!
-printf "%-16s\n" $? 1<>"$nx_dir/exit"
-' sh "$nx_dir" "$nx_input" "$@" </dev/null >/dev/null 2>&1 &
+start_time $nx_pid
+printf "%-40s\n" "$nx_pid $nx_start" 1<>"$nx_dir/pid"
+nx_timer=
+if [ "$nx_timeout" != 0 ]; then
+  setsid sh -c "sleep \"\$1\" && kill -s KILL -- \"-\$2\"" sh "$nx_timeout" "$nx_pid" &
+  nx_timer=$!
+fi
+wait $nx_pid
+nx_code=$?
+if [ -n "$nx_timer" ]; then
+  # The timer leads no group before its setsid.
+  kill -s KILL -- "-$nx_timer" || kill -s KILL "$nx_timer"
+  wait $nx_timer && [ $nx_code = 137 ] && nx_code=124
+fi 2>/dev/null
+printf "%-16s\n" $nx_code 1<>"$nx_dir/exit"
+' sh "$nx_dir" "$nx_input" "$nx_timeout" "$nx_run" "$@" </dev/null >/dev/null 2>&1 &
 nx_keeper=$!
-born $nx_keeper
-printf '%-40s\n' "$nx_keeper $nx_born" 1<>"$nx_dir/keeper.new" &&
+start_time $nx_keeper
+printf '%-40s\n' "$nx_keeper $nx_start" 1<>"$nx_dir/keeper.new" &&
 mv "$nx_dir/keeper.new" "$nx_dir/keeper"
 "#
-);
+));
 
-/// `$1`: the job's id; for each stream how many blocks to skip and how many to take. Prints the state
-/// as it was before the streams were read, for each stream that is asked for its size and as much of the
-/// blocks as that says in base64, a line `-` after each, and a line `.`: what was cut, at the end or in the
-/// middle, shows.
-pub(super) const POLL: &str = asking!(
+/// Polls job `$1`. For stdout and stderr follow the number of blocks to skip and the number to read.
+///
+/// Prints the state before the streams were read; for each requested stream its length and the blocks in
+/// base64; a line `-` after each stream; and a line `.`. The length shows truncation anywhere.
+pub(super) const POLL: Script = job_script(with_state!(
     r#"
 cd "./.noxrunner/jobs/$1" 2>/dev/null && [ -f keeper ] || exit 44
 state
@@ -168,33 +197,33 @@ for nx_stream in stdout stderr; do
 done
 echo .
 "#
-);
+));
 
-/// `$1`: the job's id. Ends all of its process group.
-pub(super) const KILL: &str = asking!(
+/// Kills the process group of job `$1`.
+pub(super) const KILL: Script = job_script(with_state!(
     r#"
 cd "./.noxrunner/jobs/$1" 2>/dev/null && [ -f exit ] || exit 44
 nx_tries=0
-until code; do
-  read -r nx_pid nx_pid_born <pid
+until has_exited; do
+  read -r nx_pid nx_pid_start <pid
   case $nx_pid in -*|'') ;; *) break;; esac
-  # Its keeper was killed before it could begin.
+  # The keeper was killed before it started the job.
   if [ -f keeper ] && [ "$(state)" = lost ]; then exit 0; fi
   nx_tries=$((nx_tries + 1))
-  [ $nx_tries -lt 4 ] || { echo "its process has not begun yet" >&2; exit 1; }
+  [ $nx_tries -lt 4 ] || { echo "the job has not started yet" >&2; exit 1; }
   sleep 1
 done
-if code || ! alive "$nx_pid" "$nx_pid_born"; then exit 0; fi
+if has_exited || ! is_alive "$nx_pid" "$nx_pid_start"; then exit 0; fi
 kill -s KILL -- "-$nx_pid" 2>/dev/null || kill -s KILL "$nx_pid" 2>/dev/null && exit 0
-if code || ! alive "$nx_pid" "$nx_pid_born"; then exit 0; fi
-echo "process $nx_pid can't be killed: it may belong to another user" >&2
+if has_exited || ! is_alive "$nx_pid" "$nx_pid_start"; then exit 0; fi
+echo "cannot kill process $nx_pid: it may belong to another user" >&2
 exit 1
 "#
-);
+));
 
-/// `$1`: the id after which to go on, or nothing. Each job in a line, `ID STARTED STATE`, then its
-/// command in base64 and a line `-`; at last a line `.`.
-pub(super) const LIST: &str = asking!(
+/// Lists jobs after id `$1`, or all. Each job is a line `ID STARTED STATE`, its command in base64, and a
+/// line `-`. The last line is `.`.
+pub(super) const LIST: Script = job_script(with_state!(
     r#"
 cd ./.noxrunner/jobs 2>/dev/null || { echo .; exit 0; }
 nx_after=$1
@@ -213,7 +242,7 @@ for nx_job in *; do
   fi
   cd ..
 done
-[ -z "$nx_after" ] || { echo "job $nx_after is gone in the middle of the list" >&2; exit 1; }
+[ -z "$nx_after" ] || { echo "job $nx_after was removed while the jobs were listed" >&2; exit 1; }
 echo .
 "#
-);
+));

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 #[cfg(target_os = "linux")]
 use super::confined::FileUser;
-use crate::archive::{Encoder, Extract, Links, Specials, Spooled, Tree, add_file, add_root};
+use crate::archive::{Encoder, Extract, Links, SpecialFiles, Spooled, Tree, add_file, add_root};
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::os::{self, FileType};
 use crate::upload::Upload;
@@ -110,7 +110,7 @@ impl Files {
         let found = self.resolve(src).map_err(failed)?;
         let archive = if found.is_dir() {
             let dir = os::open_dir_at(found.fd.as_fd(), b".").map_err(failed)?;
-            let mut tree = Tree::list(dir, Path::new(src), Specials::Keep)?;
+            let mut tree = Tree::list(dir, Path::new(src), SpecialFiles::Keep)?;
             let mut encoder = Encoder::new(&tree.sample());
             add_root(&mut encoder).map_err(failed)?;
             tree.write(&mut encoder)?;

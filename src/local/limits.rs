@@ -108,15 +108,15 @@ impl Amounts {
     pub(super) fn of(spec: &SandboxSpec) -> Result<Amounts> {
         const DEFAULT_MEMORY: u64 = 1024 * MIB;
         const DEFAULT_STORAGE: u64 = 512 * MIB;
-        let cpu_millis = spec.cpu_limit().map(parse_cpu).transpose()?;
-        let memory = match spec.memory_limit() {
+        let cpu_millis = spec.get_cpu().map(parse_cpu).transpose()?;
+        let memory = match spec.get_memory() {
             Some(text) => parse_bytes("memory limit", text)?,
             None => memory_of_machine("MemTotal:")
                 .map_or(DEFAULT_MEMORY, |total| DEFAULT_MEMORY.min(total / 2)),
         };
         let free = memory_of_machine("MemAvailable:").unwrap_or(u64::MAX);
         let in_memory = (memory / 2).min(free / 8);
-        let storage = match spec.storage_limit() {
+        let storage = match spec.get_storage() {
             Some(text) => parse_bytes("storage limit", text)?,
             None => DEFAULT_STORAGE.min(in_memory.max(MIB)),
         };
@@ -124,7 +124,7 @@ impl Amounts {
             cpu_millis,
             memory,
             storage,
-            on_disk: spec.storage_limit().is_some() && storage > in_memory,
+            on_disk: spec.get_storage().is_some() && storage > in_memory,
         })
     }
 }

@@ -13,17 +13,19 @@ mod streams;
 use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::files::Files;
 pub use self::isolation::Isolation;
 pub use self::limits::{Enforced, Limit, Limits};
 use self::plain::Plain;
 use crate::backend::Backend;
+use crate::cancel::Cancel;
+use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result, one_line};
-use crate::exec::Command;
 use crate::output::Output;
-use crate::spec::{SandboxInfo, SandboxSpec, SessionId};
+use crate::session_id::SessionId;
+use crate::spec::{SandboxInfo, SandboxSpec};
 use crate::upload::Upload;
 
 /// Exit codes as shells have them.
@@ -145,6 +147,15 @@ pub struct LocalBackendBuilder {
 }
 
 impl LocalBackend {
+    /// Creates a backend with the default settings.
+    ///
+    /// # Errors
+    ///
+    /// The same as for [`LocalBackendBuilder::build`].
+    pub fn new() -> Result<LocalBackend> {
+        LocalBackend::builder().build()
+    }
+
     /// The settings of a local backend.
     ///
     /// ```
@@ -352,30 +363,53 @@ impl Backend for LocalBackend {
 
     fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
         spec.check()?;
-        self.tier.create(id, spec)
+        logged("create", id, || self.tier.create(id, spec))
     }
 
     fn touch(&self, id: &SessionId) -> Result<()> {
-        self.tier.touch(id)
+        logged("touch", id, || self.tier.touch(id))
     }
 
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
         command.check()?;
-        command.check_bare()?;
-        self.tier.exec(id, command)
+        command.check_no_files()?;
+        let is_cancelled = || command.get_cancel().is_some_and(Cancel::is_cancelled);
+        let cancelled = || Error::new(ErrorKind::Cancelled, "cancelled");
+        logged("exec", id, || {
+            if is_cancelled() {
+                return Err(cancelled());
+            }
+            let out = self.tier.exec(id, command)?;
+            if out.exit_code() == KILLED && !out.timed_out() && is_cancelled() {
+                return Err(cancelled().with_output(out));
+            }
+            Ok(out)
+        })
     }
 
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
-        self.tier.files(id)?.upload(dest, archive)
+        logged("upload", id, || self.tier.files(id)?.upload(dest, archive))
     }
 
     fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>> {
-        self.tier.files(id)?.download(src)
+        logged("download", id, || self.tier.files(id)?.download(src))
     }
 
     fn delete(&self, id: &SessionId) -> Result<bool> {
-        self.tier.delete(id)
+        logged("delete", id, || self.tier.delete(id))
     }
+}
+
+/// Logs a call as one debug line.
+fn logged<T>(call: &str, id: &SessionId, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    let started = Instant::now();
+    let result = run();
+    let millis = started.elapsed().as_millis();
+    match &result {
+        Ok(_) => log::debug!("local {call} {id:?}: {millis} ms"),
+        Err(e) => log::debug!("local {call} {id:?}: {millis} ms: {e:#}"),
+    }
+    result
 }
 
 /// What a shell would say of a command that can't be run.

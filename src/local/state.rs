@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::os;
-use crate::spec::SessionId;
+use crate::session_id::SessionId;
 
 /// How long to wait for another process that changes something. It takes moments.
 const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);

@@ -9,6 +9,7 @@ pub(crate) mod remove_tree;
 pub(crate) mod time;
 
 use std::ffi::{CStr, CString};
+use std::fmt;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -176,7 +177,22 @@ pub(crate) enum FileType {
     File,
     Directory,
     Symlink,
-    Other(&'static str),
+    Fifo,
+    Socket,
+    Device,
+}
+
+impl fmt::Display for FileType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FileType::File => "file",
+            FileType::Directory => "directory",
+            FileType::Symlink => "symbolic link",
+            FileType::Fifo => "FIFO",
+            FileType::Socket => "socket",
+            FileType::Device => "device",
+        })
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -220,9 +236,9 @@ fn read_stat(stat: &libc::stat) -> Stat {
         libc::S_IFREG => FileType::File,
         libc::S_IFDIR => FileType::Directory,
         libc::S_IFLNK => FileType::Symlink,
-        libc::S_IFIFO => FileType::Other("a FIFO"),
-        libc::S_IFSOCK => FileType::Other("a socket"),
-        _ => FileType::Other("a device"),
+        libc::S_IFIFO => FileType::Fifo,
+        libc::S_IFSOCK => FileType::Socket,
+        _ => FileType::Device,
     };
     Stat {
         kind,

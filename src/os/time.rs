@@ -2,9 +2,6 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The longest time that any setting of this crate takes: 365 days.
-pub(crate) const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
 /// Whole seconds, rounded up: a command that asked for 1.2 s must not get 1.
 pub(crate) fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)

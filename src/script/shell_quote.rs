@@ -1,15 +1,15 @@
-//! Words for a shell line.
+//! Quoting for shells.
 
 use std::borrow::Cow;
 
-/// What would be more than a word where a command's name stands.
+/// Words with a meaning of their own at the start of a shell command.
 const RESERVED: [&str; 17] = [
     "case", "coproc", "do", "done", "elif", "else", "esac", "fi", "for", "function", "if", "in",
     "select", "then", "time", "until", "while",
 ];
 
-/// A text as one word of a line for a POSIX shell, as [`Command::shell`](crate::Command::shell) takes it:
-/// in single quotes where it needs them.
+/// Quotes a text as one word of a POSIX shell line, as for [`Command::shell`](crate::Command::shell).
+/// Text without special characters is returned unchanged.
 ///
 /// ```
 /// use noxrunner::{Command, shell_quote};
@@ -28,7 +28,7 @@ const RESERVED: [&str; 17] = [
 #[must_use]
 pub fn shell_quote(text: &str) -> Cow<'_, str> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-./:,@%+".contains(&b);
-    // Before `>` a number would be a descriptor's.
+    // A number before `>` would be a file descriptor.
     let number = text.bytes().all(|b| b.is_ascii_digit());
     if !number && text.bytes().all(plain) && !RESERVED.contains(&text) {
         return text.into();
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn what_means_something_to_a_shell_is_quoted() {
+    fn special_characters_and_words_are_quoted() {
         for text in [
             "", "2", "a b", "a=b", "~", "*", "if", "#", "!", "{", "a\nb", "ä",
         ] {
@@ -61,7 +61,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn a_shell_takes_it_as_one_word(texts in proptest::collection::vec("[^\\x00]{0,20}", 1..5)) {
+        fn a_shell_reads_the_text_as_one_word(texts in proptest::collection::vec("[^\\x00]{0,20}", 1..5)) {
             let quoted: Vec<_> = texts.iter().map(|text| shell_quote(text)).collect();
             let line = format!("printf '%s\\0' {}", quoted.join(" "));
             let wanted: Vec<u8> = texts.iter().flat_map(|t| [t.as_bytes(), b"\0"].concat()).collect();

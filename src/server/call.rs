@@ -1,6 +1,5 @@
 //! The calls.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,10 +18,15 @@ use super::connection::Answering;
 use super::gate::Gate;
 use super::route::Route;
 use crate::backend::Backend;
+use crate::backend::wire::{
+    CreateRequest, CreateResponse, ErrorResponse, ExecRequest, ExecResponse, JSON,
+};
 use crate::cancel::Cancel;
+use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result as OurResult};
-use crate::exec::Command;
-use crate::spec::{SandboxSpec, SessionId};
+use crate::sandbox_path::SandboxPath;
+use crate::session_id::SessionId;
+use crate::spec::SandboxSpec;
 use crate::upload::Upload;
 
 /// The largest JSON body.
@@ -97,11 +101,11 @@ impl From<Error> for Refusal {
             | ErrorKind::Protocol
             | ErrorKind::Status
             | ErrorKind::Unauthorized => StatusCode::BAD_GATEWAY,
-            ErrorKind::Io | ErrorKind::Isolation | ErrorKind::Command => {
+            ErrorKind::Io | ErrorKind::Isolation | ErrorKind::Command | ErrorKind::Cancelled => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
         };
-        let mut refusal = Refusal::new(status, error.to_string());
+        let mut refusal = Refusal::new(status, format!("{error:#}"));
         refusal.retry_after = error.retry_after().map(|wait| wait.as_secs().to_string());
         refusal
     }
@@ -132,50 +136,6 @@ enum Reply {
     Text(&'static str),
     Json(Vec<u8>),
     Archive(mpsc::Receiver<body::Part>),
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct CreateBody {
-    ttl_seconds: Option<u64>,
-    image: Option<String>,
-    cpu_limit: Option<String>,
-    memory_limit: Option<String>,
-    ephemeral_storage_limit: Option<String>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct CreateAnswer<'a> {
-    pod_name: &'a str,
-    expires_at: &'a str,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    ignored: &'a [String],
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ExecBody {
-    cmd: Vec<String>,
-    workdir: Option<String>,
-    env: Option<BTreeMap<String, String>>,
-    timeout_seconds: Option<u64>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ExecAnswer<'a> {
-    exit_code: i32,
-    stdout: &'a str,
-    stderr: &'a str,
-    duration_ms: u64,
-    timed_out: bool,
-    truncated: bool,
-}
-
-#[derive(Serialize)]
-struct ErrorAnswer<'a> {
-    error: &'a str,
 }
 
 /// Ends the command of a call that nobody waits for any more.
@@ -268,11 +228,7 @@ impl Service {
                 let bytes = self.json(&head.headers, body).await?;
                 let spec = spec_of(&bytes)?;
                 let info = self.run(move |backend| backend.create(&id, &spec)).await?;
-                to_json(&CreateAnswer {
-                    pod_name: info.pod_name(),
-                    expires_at: info.expires_at(),
-                    ignored: info.ignored(),
-                })
+                to_json(&CreateResponse::from(&info))
             }
             Route::Touch(id) => {
                 self.run(move |backend| backend.touch(&id)).await?;
@@ -284,14 +240,7 @@ impl Service {
                 let command = command_of(&bytes)?.cancel_on(&cancel);
                 let _ends = CancelOnDrop(cancel);
                 let out = self.run(move |backend| backend.exec(&id, &command)).await?;
-                to_json(&ExecAnswer {
-                    exit_code: out.exit_code(),
-                    stdout: &out.stdout(),
-                    stderr: &out.stderr(),
-                    duration_ms: u64::try_from(out.duration().as_millis()).unwrap_or(u64::MAX),
-                    timed_out: out.timed_out(),
-                    truncated: out.truncated(),
-                })
+                to_json(&ExecResponse::from(&out))
             }
             Route::Upload(id, dest) => self.upload(id, dest, &head.headers, body).await,
             Route::Download(id, src) => self.download(id, src).await,
@@ -351,8 +300,7 @@ impl Service {
         if content_length(headers).is_some_and(|length| length > MAX_JSON as u64) {
             return Err(too_large());
         }
-        let types = ["application/json"];
-        check_type(headers, &types)?;
+        check_type(headers, &[JSON])?;
         let Some(incoming) = body else {
             return Ok(Vec::new());
         };
@@ -377,12 +325,11 @@ impl Service {
             "application/octet-stream",
         ];
         check_type(headers, &types)?;
-        crate::exec::check_path("dest", &dest)?;
+        let dest = SandboxPath::new("dest", dest)?.as_text()?.to_owned();
         let length = content_length(headers);
         if length.is_some_and(|length| length > self.max_upload) {
             return Err(too_large());
         }
-        let dest = crate::exec::absolute(&dest);
         let (parts, received) = mpsc::channel(AHEAD);
         let permit = self.room()?;
         let backend = Arc::clone(&self.backend);
@@ -410,8 +357,7 @@ impl Service {
     }
 
     async fn download(&self, id: SessionId, src: String) -> Result<Reply, Refusal> {
-        crate::exec::check_path("src", &src)?;
-        let src = crate::exec::absolute(&src);
+        let src = SandboxPath::new("src", src)?.as_text()?.to_owned();
         let (parts, received) = mpsc::channel(AHEAD);
         let (began, begins) = oneshot::channel();
         let permit = self.room()?;
@@ -485,37 +431,15 @@ fn to_json(value: &impl Serialize) -> Result<Reply, Refusal> {
 }
 
 fn spec_of(bytes: &[u8]) -> Result<SandboxSpec, Refusal> {
-    let body: CreateBody = from_json(bytes)?;
-    let mut spec = SandboxSpec::new();
-    if let Some(seconds) = body.ttl_seconds {
-        spec = spec.ttl(Duration::from_secs(seconds));
-    }
-    if let Some(image) = body.image {
-        spec = spec.image(image);
-    }
-    if let Some(cpu) = body.cpu_limit {
-        spec = spec.cpu(cpu);
-    }
-    if let Some(memory) = body.memory_limit {
-        spec = spec.memory(memory);
-    }
-    if let Some(storage) = body.ephemeral_storage_limit {
-        spec = spec.storage(storage);
-    }
+    let request: CreateRequest<'_> = from_json(bytes)?;
+    let spec = SandboxSpec::from(request);
     spec.check()?;
     Ok(spec)
 }
 
 fn command_of(bytes: &[u8]) -> Result<Command, Refusal> {
-    let body: ExecBody = from_json(bytes)?;
-    let mut command: Command = body.cmd.into_iter().collect();
-    command = command.envs(body.env.unwrap_or_default());
-    if let Some(workdir) = body.workdir {
-        command = command.workdir(workdir);
-    }
-    if let Some(seconds) = body.timeout_seconds {
-        command = command.timeout(Duration::from_secs(seconds));
-    }
+    let request: ExecRequest<'_> = from_json(bytes)?;
+    let command = Command::from(request);
     command.check()?;
     Ok(command)
 }
@@ -557,8 +481,8 @@ fn write_refusal(refusal: &Refusal, as_json: bool, response: &mut Response<()>) 
     set(RETRY_AFTER, refusal.retry_after.as_deref());
     let wants_token = refusal.status == StatusCode::UNAUTHORIZED;
     set(WWW_AUTHENTICATE, wants_token.then_some("Bearer"));
-    let json = ErrorAnswer {
-        error: &refusal.text,
+    let json = ErrorResponse {
+        error: refusal.text.as_str().into(),
     };
     match serde_json::to_vec(&json) {
         Ok(json) if as_json => {

@@ -4,8 +4,8 @@ use hyper::{Method, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 
 use super::call::Refusal;
-use crate::exec::WORKSPACE;
-use crate::spec::SessionId;
+use crate::sandbox_path::WORKSPACE;
+use crate::session_id::SessionId;
 
 /// One of the seven, with what its path says.
 #[derive(Debug, PartialEq)]

@@ -34,7 +34,7 @@ fn that(holds: bool, what: impl Into<String>) -> Check {
 fn said(result: noxrunner::Result<Output>) -> Result<String, String> {
     result
         .map(|out| format!("{}{}", out.stdout(), out.stderr()))
-        .map_err(|e| e.to_string())
+        .map_err(|e| format!("{e:#}"))
 }
 
 fn shell(sandbox: &Sandbox, line: &str) -> Result<String, String> {
@@ -44,7 +44,7 @@ fn shell(sandbox: &Sandbox, line: &str) -> Result<String, String> {
 fn fresh(host: &Host, id: &str) -> Result<Sandbox, String> {
     host.client
         .create(id, SandboxSpec::new())
-        .map_err(|e| e.to_string())
+        .map_err(|e| format!("{e:#}"))
 }
 
 /// How many processes of this machine have the text in their command line.
@@ -114,7 +114,7 @@ pub(crate) fn with_sandbox(
                 "did not run",
             )?;
             that(comes_up("43434"), "nothing was started")?;
-            sandbox.delete().map_err(|e| e.to_string())?;
+            sandbox.delete().map_err(|e| format!("{e:#}"))?;
             let gone = gone_within("43434", Duration::from_millis(100) * host.slack);
             return that(gone, "a process outlives its sandbox");
         }
@@ -148,7 +148,7 @@ pub(crate) fn with_sandbox(
         }
         _ => return Err(format!("no such check, {}", host.port)),
     }
-    sandbox.delete().map(drop).map_err(|e| e.to_string())
+    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
 }
 
 /// What has to hold after a command.
@@ -163,7 +163,7 @@ pub(crate) fn after(
             out.timed_out() && out.exit_code() == 124,
             format!("{out:?}"),
         ),
-        Err(e) => Err(e.to_string()),
+        Err(e) => Err(format!("{e:#}")),
     };
     match id {
         "P02" => {
@@ -205,7 +205,7 @@ pub(crate) fn after(
                         e.kind(),
                         ErrorKind::NotFound | ErrorKind::OutcomeUnknown | ErrorKind::Io
                     ),
-                    e.to_string(),
+                    format!("{e:#}"),
                 ),
             }
         }
@@ -222,7 +222,7 @@ pub(crate) fn after(
             )
         }
         "D11" => that(
-            sandbox.delete().map_err(|e| e.to_string())?,
+            sandbox.delete().map_err(|e| format!("{e:#}"))?,
             "was not there",
         ),
         "N08" => {
@@ -232,8 +232,8 @@ pub(crate) fn after(
             let connect = "import socket; socket.create_connection(('127.0.0.1', 8123), 2)";
             let out = other
                 .exec(["python3", "-c", connect])
-                .map_err(|e| e.to_string())?;
-            other.delete().map_err(|e| e.to_string())?;
+                .map_err(|e| format!("{e:#}"))?;
+            other.delete().map_err(|e| format!("{e:#}"))?;
             that(!out.success(), "another sandbox can connect")
         }
         _ => Err("no such check".to_owned()),
@@ -273,11 +273,16 @@ fn archive(sandbox: &Sandbox, src: &str) -> Result<Vec<u8>, noxrunner::Error> {
 }
 
 fn archive_names(sandbox: &Sandbox, src: &str) -> Result<Vec<Vec<u8>>, String> {
-    let bytes = archive(sandbox, src).map_err(|e| e.to_string())?;
+    let bytes = archive(sandbox, src).map_err(|e| format!("{e:#}"))?;
     let mut archive = tar::Archive::new(&bytes[..]);
-    let entries = archive.entries().map_err(|e| e.to_string())?;
+    let entries = archive.entries().map_err(|e| format!("{e:#}"))?;
     entries
-        .map(|entry| Ok(entry.map_err(|e| e.to_string())?.path_bytes().into_owned()))
+        .map(|entry| {
+            Ok(entry
+                .map_err(|e| format!("{e:#}"))?
+                .path_bytes()
+                .into_owned())
+        })
         .collect()
 }
 
@@ -299,18 +304,18 @@ fn links_stay_links(host: &Host) -> Check {
         &sandbox,
         "ln -s /etc/passwd l; ln -s / root; ln -s /proc/self/environ e; ln -s ../../etc up",
     )?;
-    let bytes = archive(&sandbox, "/workspace").map_err(|e| e.to_string())?;
+    let bytes = archive(&sandbox, "/workspace").map_err(|e| format!("{e:#}"))?;
     that(
         !has(&bytes, SECRET) && !has(&bytes, &host_only()),
         "host data",
     )?;
     let mut archive = tar::Archive::new(&bytes[..]);
-    for entry in archive.entries().map_err(|e| e.to_string())? {
-        let entry = entry.map_err(|e| e.to_string())?;
+    for entry in archive.entries().map_err(|e| format!("{e:#}"))? {
+        let entry = entry.map_err(|e| format!("{e:#}"))?;
         let kind = entry.header().entry_type();
         that(kind.is_symlink() || kind.is_dir(), format!("{kind:?}"))?;
     }
-    sandbox.delete().map(drop).map_err(|e| e.to_string())
+    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
 }
 
 fn upload_through_a_link(host: &Host) -> Check {
@@ -328,7 +333,7 @@ fn upload_through_a_link(host: &Host) -> Check {
         !Path::new("/tmp/nx_f02").exists(),
         "written to the host's /tmp",
     )?;
-    sandbox.delete().map(drop).map_err(|e| e.to_string())
+    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
 }
 
 fn odd_sources(host: &Host) -> Check {
@@ -360,7 +365,7 @@ fn odd_sources(host: &Host) -> Check {
             )?;
         }
     }
-    sandbox.delete().map(drop).map_err(|e| e.to_string())
+    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
 }
 
 fn odd_names(host: &Host) -> Check {
@@ -385,7 +390,7 @@ fn odd_names(host: &Host) -> Check {
     for path in ["/etc/nx_f05", "/nx_f05", "/tmp/nx_f05"] {
         that(!Path::new(path).exists(), format!("{path} was written"))?;
     }
-    sandbox.delete().map(drop).map_err(|e| e.to_string())
+    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
 }
 
 fn rename_race(host: &Host) -> Check {
@@ -415,7 +420,7 @@ fn rename_race(host: &Host) -> Check {
         result
     })?;
     that(!Path::new("/etc/nx_f07").exists(), "wrote a host file")?;
-    sandbox.delete().map(drop).map_err(|e| e.to_string())
+    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
 }
 
 fn hard_links(host: &Host) -> Check {
@@ -427,7 +432,7 @@ fn hard_links(host: &Host) -> Check {
     that(!said.contains("LINKED"), said)?;
     let names = archive_names(&sandbox, "/workspace")?;
     that(names.len() <= 1, format!("{names:?}"))?;
-    sandbox.delete().map(drop).map_err(|e| e.to_string())
+    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
 }
 
 fn odd_ids(host: &Host) -> Check {
@@ -440,16 +445,16 @@ fn odd_ids(host: &Host) -> Check {
     let mut made = Vec::new();
     for id in ids {
         let sandbox = fresh(host, id)?;
-        sandbox.write("id", id).map_err(|e| e.to_string())?;
+        sandbox.write("id", id).map_err(|e| format!("{e:#}"))?;
         made.push((id, sandbox));
     }
     for (id, sandbox) in made {
-        let read = sandbox.read("id").map_err(|e| e.to_string())?;
+        let read = sandbox.read("id").map_err(|e| format!("{e:#}"))?;
         that(
             read == id.as_bytes(),
             format!("{id:?} has what another one wrote"),
         )?;
-        sandbox.delete().map_err(|e| e.to_string())?;
+        sandbox.delete().map_err(|e| format!("{e:#}"))?;
     }
     Ok(())
 }
@@ -461,7 +466,7 @@ fn foreign_state_dirs(host: &Host) -> Check {
     };
     let wide = host.home.join("wide");
     let _ = fs::create_dir(&wide);
-    fs::set_permissions(&wide, fs::Permissions::from_mode(0o777)).map_err(|e| e.to_string())?;
+    fs::set_permissions(&wide, fs::Permissions::from_mode(0o777)).map_err(|e| format!("{e:#}"))?;
     that(
         open(&wide).is_err(),
         "a directory that others can write to was used",
@@ -470,9 +475,9 @@ fn foreign_state_dirs(host: &Host) -> Check {
     let _ = symlink(&host.home, &link);
     that(open(&link).is_err(), "a link was used")?;
     let own = host.home.join("own");
-    open(&own).map_err(|e| e.to_string())?;
+    open(&own).map_err(|e| format!("{e:#}"))?;
     let mode = fs::metadata(own.join("sandboxes"))
-        .map_err(|e| e.to_string())?
+        .map_err(|e| format!("{e:#}"))?
         .permissions()
         .mode();
     that(mode & 0o777 == 0o700, format!("mode {mode:o}"))
@@ -504,8 +509,8 @@ for f,n in ((socket.AF_UNIX,'\\0nx_s02'),(socket.AF_INET,('127.0.0.1',8222))):
     )?;
     let nothing = "/dev/shm:\n\n/tmp:\n\n/workspace:\n0\nSHM -1\nno\nno\n";
     that(found == nothing, format!("{found:?}"))?;
-    one.delete().map_err(|e| e.to_string())?;
-    other.delete().map(drop).map_err(|e| e.to_string())
+    one.delete().map_err(|e| format!("{e:#}"))?;
+    other.delete().map(drop).map_err(|e| format!("{e:#}"))
 }
 
 /// Runs another test of this program in a process of its own, from this one.
@@ -522,7 +527,7 @@ fn a_fork_of_the_host(host: &Host) -> Check {
         .spawn();
     let status = child
         .and_then(|mut child| child.wait())
-        .map_err(|e| e.to_string())?;
+        .map_err(|e| format!("{e:#}"))?;
     that(!status.success(), "the process did not die")?;
     let gone = gone_within("565656", Duration::from_millis(500) * host.slack);
     that(gone, "the sandbox outlives its process")?;
@@ -546,7 +551,7 @@ fn fork_and_die() {
     let client = local_client();
     let sandbox = client.create("dying", SandboxSpec::new()).unwrap();
     let started = "setsid sleep 565656 >/dev/null 2>&1 & echo";
-    sandbox.exec(Command::shell(started)).unwrap();
+    sandbox.run(Command::shell(started)).unwrap();
     assert!(comes_up("565656"));
     // SAFETY: the child makes system calls only.
     unsafe {
@@ -567,12 +572,12 @@ fn the_thread_that_made_it(host: &Host) -> Check {
         shell(&sandbox, "echo lives")?.contains("lives"),
         "it is gone",
     )?;
-    sandbox.delete().map(drop).map_err(|e| e.to_string())
+    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
 }
 
 fn no_namespaces() -> Check {
     let script = "echo 0 > /proc/sys/user/max_user_namespaces; exec \"$@\"";
-    let this = std::env::current_exe().map_err(|e| e.to_string())?;
+    let this = std::env::current_exe().map_err(|e| format!("{e:#}"))?;
     let mut command = if is_root() {
         let mut command = Process::new("setpriv");
         command.args([
@@ -595,7 +600,7 @@ fn no_namespaces() -> Check {
             "--nocapture",
         ])
         .output()
-        .map_err(|e| e.to_string())?;
+        .map_err(|e| format!("{e:#}"))?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     that(out.status.success() && text.contains("REFUSED"), text)
 }
@@ -606,7 +611,7 @@ fn namespaces_are_refused() {
     let error = Client::local().unwrap_err();
     println!("REFUSED {error}");
     assert_eq!(error.kind(), ErrorKind::Isolation);
-    let text = error.to_string();
+    let text = format!("{error:#}");
     for part in [
         "make the namespaces",
         "os error 28",

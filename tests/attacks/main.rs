@@ -304,7 +304,10 @@ fn run(host: &Host, row: &Row) -> Result<(), String> {
     }
     checks::before(&row.id);
     let name = format!("attack-{}", row.id);
-    let sandbox = host.client.create(&name, spec).map_err(|e| e.to_string())?;
+    let sandbox = host
+        .client
+        .create(&name, spec)
+        .map_err(|e| format!("{e:#}"))?;
     if row.kind == "host" {
         return checks::with_sandbox(host, &row.id, &sandbox, &text, seconds);
     }
@@ -342,15 +345,15 @@ fn run(host: &Host, row: &Row) -> Result<(), String> {
     {
         checks::after(host, &row.id, &sandbox, &result)?;
     } else if let Err(e) = &result {
-        return Err(e.to_string());
+        return Err(format!("{e:#}"));
     }
     if row.id == "S05" {
         let missing = sandbox
             .exec(["nosuchcommand_nx"])
-            .map_err(|e| e.to_string())?;
+            .map_err(|e| format!("{e:#}"))?;
         if missing.exit_code() != 127 {
             return Err(format!("{missing:?}"));
         }
     }
-    sandbox.delete().map(drop).map_err(|e| e.to_string())
+    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
 }

@@ -172,9 +172,9 @@ fn assert_refused(archive: Raw, name: &str, rule: &str) {
     let done = place
         .unpack_with(gzip(&archive), &Extract::new().skip_refused(true))
         .unwrap();
-    assert_eq!(done.refused.len(), 1, "{done:?}");
-    assert_eq!(done.refused[0].name, name);
-    assert!(done.refused[0].rule.contains(rule), "{done:?}");
+    assert_eq!(done.refused().len(), 1, "{done:?}");
+    assert_eq!(done.refused()[0].name(), name);
+    assert!(done.refused()[0].rule().contains(rule), "{done:?}");
     assert_eq!(place.read("good"), b"kept");
 }
 
@@ -201,7 +201,7 @@ fn gzip_plain_and_split_archives_are_taken() {
     for archive in archives {
         let place = Place::new();
         let done = place.unpack(archive).unwrap();
-        assert_eq!((done.entries, done.bytes), (4, 3003));
+        assert_eq!((done.entries(), done.bytes()), (4, 3003));
         assert_eq!(place.read("l"), b"one");
         assert_eq!(place.read("g"), [b'x'; 3000]);
     }
@@ -211,7 +211,7 @@ fn gzip_plain_and_split_archives_are_taken() {
 fn much_padding_after_the_end_is_no_header() {
     // `tar --blocking-factor=8192` fills the last record up to 4 MiB.
     let padded = [some_archive().done(), vec![0; 4 << 20]].concat();
-    assert_eq!(Place::new().unpack(padded).unwrap().entries, 4);
+    assert_eq!(Place::new().unpack(padded).unwrap().entries(), 4);
 }
 
 #[test]
@@ -381,7 +381,7 @@ fn links_that_stay_inside_are_kept() {
         .symlink("dangling", "no/where")
         .symlink("self", "self")
         .symlink("dot", ".");
-    assert_eq!(place.unpack(archive.done()).unwrap().entries, 4);
+    assert_eq!(place.unpack(archive.done()).unwrap().entries(), 4);
     assert_eq!(
         fs::read_link(place.target.join("a/up")).unwrap(),
         Path::new("../b")

@@ -1,5 +1,6 @@
 //! What every backend must do, asked through `Client` alone.
 
+use crate::support::ErrorText as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -175,7 +176,7 @@ fn unknown(client: &Client) {
     for error in errors {
         assert!(error.is_not_found(), "{error}");
         assert!(
-            error.to_string().contains("sandbox \"never made\""),
+            format!("{error:#}").contains("sandbox \"never made\""),
             "{error}"
         );
     }
@@ -196,7 +197,7 @@ fn ttl(client: &Client) {
     std::thread::sleep(Duration::from_millis(600));
     sandbox.touch().unwrap();
     std::thread::sleep(Duration::from_millis(600));
-    sandbox.exec(["true"]).unwrap();
+    sandbox.run(["true"]).unwrap();
     std::thread::sleep(Duration::from_millis(600));
     assert!(sandbox.exec(["true"]).unwrap_err().is_not_found());
     assert!(sandbox.touch().unwrap_err().is_not_found());
@@ -226,7 +227,7 @@ fn exec(client: &Client) {
         .check()
         .unwrap_err();
     assert!(
-        error.is_command() && error.to_string().contains("exited with 3: why"),
+        error.is_command() && format!("{error:#}").contains("exited with 3: why"),
         "{error}"
     );
     let killed = sandbox.exec(Command::shell("kill -9 $$")).unwrap();
@@ -252,7 +253,10 @@ fn environment(client: &Client) {
     let error = sandbox
         .exec(Command::from(["pwd"]).workdir("missing"))
         .unwrap_err();
-    assert!(error.to_string().contains("/workspace/missing"), "{error}");
+    assert!(
+        format!("{error:#}").contains("/workspace/missing"),
+        "{error}"
+    );
 }
 
 fn missing_program(client: &Client) {
@@ -283,7 +287,7 @@ fn time_limit(client: &Client) {
     assert!(out.timed_out());
     assert!(started.elapsed() < Duration::from_secs(9));
     let error = out.check().unwrap_err();
-    assert!(error.to_string().contains("ran out of time"), "{error}");
+    assert!(format!("{error:#}").contains("ran out of time"), "{error}");
 }
 
 fn background_child(client: &Client) {
@@ -329,7 +333,7 @@ fn files(client: &Client) {
         sandbox
             .read("a")
             .unwrap_err()
-            .to_string()
+            .chain()
             .contains("is a directory")
     );
     assert!(sandbox.read("missing").unwrap_err().is_not_found());
@@ -359,7 +363,7 @@ fn directories(client: &Client) {
         "x"
     );
     let done = sandbox.download_dir("/workspace/tree", &to).unwrap();
-    assert_eq!((done.bytes, done.refused.len()), (1, 0));
+    assert_eq!((done.bytes(), done.refused().len()), (1, 0));
     assert_eq!(
         std::fs::read_link(to.join("sub/link")).unwrap(),
         std::path::Path::new("f")
@@ -375,7 +379,7 @@ fn directories(client: &Client) {
 fn paths(client: &Client) {
     let sandbox = fresh(client, "paths");
     sandbox
-        .exec([
+        .run([
             "sh",
             "-c",
             "ln -s /etc etc; ln -s / root; ln -s ../../../../../../../../etc up",
@@ -437,15 +441,15 @@ fn paths(client: &Client) {
 
 fn readiness(client: &Client) {
     fresh(client, "ready")
-        .wait_until_ready(Duration::from_secs(30))
+        .wait_until_ready(Duration::from_secs(30), None)
         .unwrap();
     let error = client
         .sandbox("not there")
         .unwrap()
-        .wait_until_ready(Duration::from_millis(300))
+        .wait_until_ready(Duration::from_millis(300), None)
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotReady);
-    assert!(error.to_string().contains("no such sandbox"), "{error}");
+    assert!(format!("{error:#}").contains("no such sandbox"), "{error}");
 }
 
 fn apart(client: &Client) {

@@ -63,7 +63,7 @@ fn a_backend_that_fails_for_one_submission_loses_none_of_the_others() {
     };
     let (backend, _dir) = local_backend(Isolation::Namespaces);
     let exec = |backend: &LocalBackend, id: &SessionId, command: &Exec| {
-        let is_shell = command.args().iter().any(|arg| arg == "main.sh");
+        let is_shell = command.get_args().iter().any(|arg| arg == "main.sh");
         match is_shell {
             true => Err(Error::new(ErrorKind::Io, "the node is on fire")),
             false => backend.exec(id, command),

@@ -59,7 +59,7 @@ fn stdin(sandbox: &Sandbox) {
         assert!(sandbox.read("got").unwrap() == bytes);
     }
     // It keeps all that it was given beside.
-    sandbox.exec(["mkdir", "a dir"]).unwrap();
+    sandbox.run(["mkdir", "a dir"]).unwrap();
     let command = Command::shell("read -r x; echo \"$x $K $0 $1\"; pwd; exit 3");
     let command = command.arg("it's").arg("{file} $x").env("K", "a b");
     let out = sandbox
@@ -84,7 +84,7 @@ fn stdin_reader(sandbox: &Sandbox) {
     assert_eq!(out.stdout().trim(), "5000000");
     let error = sandbox.exec(command).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    assert!(error.to_string().contains("earlier run"), "{error}");
+    assert!(format!("{error:#}").contains("earlier run"), "{error}");
 }
 
 fn code(sandbox: &Sandbox) {
@@ -155,7 +155,7 @@ fn failures(sandbox: &Sandbox) {
     ] {
         let error = sandbox.exec(command.workdir("missing")).unwrap_err();
         assert!(error.is_not_found(), "{error:?}");
-        assert!(error.to_string().contains("missing"), "{error}");
+        assert!(format!("{error:#}").contains("missing"), "{error}");
     }
     // Its own 126 is its own.
     let out = sandbox.exec(Command::shell("echo x >&2; exit 126").stdin("x"));
@@ -264,11 +264,11 @@ fn list(sandbox: &Sandbox) {
     for missing in ["no/such", "d/link"] {
         let error = sandbox.list(missing).unwrap_err();
         assert!(missing == "d/link" || error.is_not_found(), "{error:?}");
-        assert!(error.to_string().contains(missing), "{error}");
+        assert!(format!("{error:#}").contains(missing), "{error}");
     }
     let error = sandbox.list("d/file").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    assert!(error.to_string().contains("is no directory"), "{error}");
+    assert!(format!("{error:#}").contains("is no directory"), "{error}");
     assert_eq!(
         sandbox.list("").unwrap_err().kind(),
         ErrorKind::InvalidInput
@@ -308,7 +308,7 @@ fn a_sandbox_that_lacks_what_is_needed_says_so() {
     let error = sandbox.exec(Command::new("cat").stdin("x")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(
-        error.to_string().contains("need sh in the sandbox"),
+        format!("{error:#}").contains("need sh in the sandbox"),
         "{error}"
     );
     let left = sandbox.download_archive("/workspace").unwrap();
@@ -324,5 +324,5 @@ fn a_sandbox_that_lacks_what_is_needed_says_so() {
         .unwrap();
     let error = sandbox.exec(Command::new("cat").stdin("x")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("has no upload"), "{error}");
+    assert!(format!("{error:#}").contains("has no upload"), "{error}");
 }

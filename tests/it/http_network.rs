@@ -115,8 +115,8 @@ fn a_refused_connection_names_the_address() {
         soon(|| sandbox.download_archive("/workspace").map(|_| ())),
     ] {
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
-        assert!(error.to_string().contains(&address), "{error}");
-        assert!(error.to_string().contains("refused"), "{error}");
+        assert!(format!("{error:#}").contains(&address), "{error}");
+        assert!(format!("{error:#}").contains("refused"), "{error}");
         assert!(std::error::Error::source(&error).is_some());
     }
 }
@@ -161,7 +161,7 @@ fn an_unknown_host_is_a_connect_error_that_names_it() {
     assert_eq!(exec.kind(), ErrorKind::Connect, "{exec}");
     for error in [touch, exec] {
         assert!(
-            error.to_string().contains("nosuchhost.invalid:80"),
+            format!("{error:#}").contains("nosuchhost.invalid:80"),
             "{error}"
         );
     }
@@ -220,8 +220,8 @@ fn an_exec_on_a_silent_server_can_be_cancelled() {
 fn a_cancelled_exec_says_so() {
     let (_, server) = silent_servers().remove(0);
     let error = cancelled_exec(&sandbox(builder(&server)));
-    assert!(error.to_string().contains("cancelled"), "{error}");
-    assert!(error.to_string().contains("may have run"), "{error}");
+    assert!(format!("{error:#}").contains("cancelled"), "{error}");
+    assert!(format!("{error:#}").contains("may have run"), "{error}");
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn what_was_cancelled_before_is_not_sent() {
     cancel.cancel();
     let error = soon(|| sandbox.exec(Command::new("true").cancel_on(&cancel)));
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
-    assert!(error.to_string().contains("cancelled"), "{error}");
+    assert!(format!("{error:#}").contains("cancelled"), "{error}");
     assert_eq!(server.requests().len(), 0);
 }
 
@@ -247,7 +247,7 @@ fn the_client_goes_on_after_a_cancelled_exec() {
     let sandbox = sandbox(builder(&server));
     let cancel = Cancel::new();
     let other = cancel.clone();
-    sandbox.exec(["first"]).unwrap();
+    sandbox.run(["first"]).unwrap();
     let canceller = thread::spawn(move || {
         thread::sleep(Duration::from_millis(100));
         other.cancel();
@@ -256,7 +256,7 @@ fn the_client_goes_on_after_a_cancelled_exec() {
     canceller.join().unwrap();
     // Neither the cancellation nor the connection is left over.
     for _ in 0..3 {
-        sandbox.exec(["after"]).unwrap();
+        sandbox.run(["after"]).unwrap();
     }
 }
 
@@ -266,10 +266,10 @@ fn a_cancellation_that_comes_after_the_answer_harms_nobody() {
     let sandbox = sandbox(builder(&server));
     let cancel = Cancel::new();
     sandbox
-        .exec(Command::new("first").cancel_on(&cancel))
+        .run(Command::new("first").cancel_on(&cancel))
         .unwrap();
     cancel.cancel();
-    sandbox.exec(["second"]).unwrap();
+    sandbox.run(["second"]).unwrap();
     // The idle connection was not shut down by it.
     assert_eq!(server.connections(), 1);
 }
@@ -281,7 +281,7 @@ fn a_command_may_take_longer_than_the_timeout_of_the_client() {
         conn.answer(200, EXEC_OK);
     });
     let sandbox = sandbox(builder(&server).timeout(Duration::from_millis(100)));
-    sandbox.exec(["make"]).unwrap();
+    sandbox.run(["make"]).unwrap();
     let error = soon(|| sandbox.touch());
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 }
@@ -335,7 +335,7 @@ fn a_connection_that_nobody_accepts_ends_by_the_connect_timeout() {
     let error = soon(|| sandbox.touch());
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     assert!(
-        error.to_string().contains(&full.port.to_string()),
+        format!("{error:#}").contains(&full.port.to_string()),
         "{error}"
     );
     // Nothing was sent, and exec knows it.

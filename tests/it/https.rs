@@ -269,8 +269,8 @@ fn an_unknown_ca_is_a_connect_error_that_names_the_certificate() {
     for (at, builder) in builders.into_iter().enumerate() {
         let error = soon(|| sandbox(builder).exec(["true"]));
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
-        assert!(error.to_string().contains("certificate"), "{error}");
-        assert!(error.to_string().contains("localhost"), "{error}");
+        assert!(format!("{error:#}").contains("certificate"), "{error}");
+        assert!(format!("{error:#}").contains("localhost"), "{error}");
         // Another try would fail the same way.
         assert_eq!(server.connections(), at + 1);
     }
@@ -292,7 +292,7 @@ fn a_certificate_for_another_name_or_time_is_refused() {
         let builder = Client::builder(server.url("localhost")).ca_pem(&*ca.pem);
         let error = soon(|| sandbox(builder).exec(["true"]));
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
-        assert!(error.to_string().contains("certificate"), "{error}");
+        assert!(format!("{error:#}").contains("certificate"), "{error}");
         assert_eq!((server.connections(), server.requests()), (1, 0));
     }
 }
@@ -315,7 +315,7 @@ fn a_ca_that_is_no_certificate_is_refused_at_once() {
         let builder = Client::builder("https://localhost:1").ca_pem(pem);
         let error = builder.build().expect_err(pem);
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{pem}: {error}");
-        assert!(error.to_string().contains("the CA"), "{error}");
+        assert!(format!("{error:#}").contains("the CA"), "{error}");
     }
 }
 
@@ -346,7 +346,7 @@ fn a_plain_server_behind_an_https_url_is_a_connect_error() {
         let error = soon(|| sandbox(builder).exec(["true"]));
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
         assert!(
-            error.to_string().contains(&server.address().to_string()),
+            format!("{error:#}").contains(&server.address().to_string()),
             "{error}"
         );
         assert!(server.connections() <= 3);
@@ -380,7 +380,7 @@ fn a_handshake_that_falls_silent_ends_by_the_connect_timeout() {
     let error = soon(|| sandbox.exec(["true"]));
     // Nothing of the command was sent.
     assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
-    assert!(!error.to_string().contains("may have run"), "{error}");
+    assert!(!format!("{error:#}").contains("may have run"), "{error}");
     let error = soon(|| sandbox.touch());
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 }
@@ -420,7 +420,7 @@ fn a_silent_server_is_left_when_the_time_is_over_or_the_exec_is_cancelled() {
     let error = soon(|| sandbox.exec(Command::new("true").cancel_on(&cancel)));
     canceller.join().unwrap();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
-    assert!(error.to_string().contains("cancelled"), "{error}");
+    assert!(format!("{error:#}").contains("cancelled"), "{error}");
     assert_eq!(server.requests(), 2);
 }
 
@@ -450,7 +450,7 @@ fn a_server_that_closes_idle_connections_fails_no_call() {
         });
         let sandbox = sandbox(Client::builder(server.url("localhost")).ca_pem(&*ca.pem));
         for _ in 0..20 {
-            sandbox.exec(["true"]).unwrap();
+            sandbox.run(["true"]).unwrap();
             // Time for the close to arrive, so that the next call sees it.
             thread::sleep(Duration::from_millis(20));
         }
@@ -496,7 +496,7 @@ fn tls_goes_through_the_tunnel_of_a_proxy() {
             .proxy(&proxy.url),
     );
     for _ in 0..3 {
-        sandbox.exec(["true"]).unwrap();
+        sandbox.run(["true"]).unwrap();
     }
     let heads = proxy.heads();
     assert_eq!(heads.len(), 1);

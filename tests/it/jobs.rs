@@ -146,10 +146,10 @@ fn found_again(sandbox: &Sandbox) {
         other.wait_timeout(Duration::ZERO).unwrap_err(),
     ] {
         assert!(error.is_not_found(), "{error:?}");
-        assert!(error.to_string().contains("j00"), "{error}");
+        assert!(format!("{error:#}").contains("j00"), "{error}");
     }
     let error = other.stdout().read(&mut [0]).unwrap_err();
-    assert!(error.to_string().contains("no such job"), "{error}");
+    assert!(format!("{error:#}").contains("no such job"), "{error}");
     for id in ["", "a/b", "..", "a b", "$x"] {
         assert_eq!(sandbox.job(id).unwrap_err().kind(), ErrorKind::InvalidInput);
     }
@@ -158,7 +158,7 @@ fn found_again(sandbox: &Sandbox) {
 fn listed(sandbox: &Sandbox) {
     assert_eq!(sandbox.jobs().unwrap(), []);
     let first = shell(sandbox, "exit 2");
-    first.wait().unwrap();
+    let _ = first.wait().unwrap();
     let arguments = ["sleep", "1000", "a b", "ä\n", ""];
     let second = sandbox.spawn(arguments).unwrap();
     let jobs = sandbox.jobs().unwrap();
@@ -168,15 +168,15 @@ fn listed(sandbox: &Sandbox) {
     assert_eq!(of(&first).command(), ["sh", "-c", "exit 2"]);
     assert_eq!(of(&second).command(), arguments);
     // `sleep` refuses the odd arguments.
-    second.wait().unwrap();
+    let _ = second.wait().unwrap();
     let age = std::time::SystemTime::now().duration_since(of(&first).started());
     assert!(age.unwrap() < Duration::from_secs(60));
 }
 
 fn settings(sandbox: &Sandbox) {
-    sandbox.exec(["mkdir", "sub dir"]).unwrap();
+    sandbox.run(["mkdir", "sub dir"]).unwrap();
     let in_tmp = Command::from(["mkdir", "t"]).workdir("/tmp");
-    sandbox.exec(in_tmp).unwrap();
+    sandbox.run(in_tmp).unwrap();
     for (dir, mark) in [("sub dir", "sub dir/here"), ("/tmp/t", "/tmp/t/here")] {
         let command = Command::shell("cat; echo $K; : >here").workdir(dir);
         let job = sandbox
@@ -211,7 +211,7 @@ fn refused(sandbox: &Sandbox) {
     let refusal = |command: Command| {
         let error = sandbox.spawn(command).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
-        error.to_string()
+        format!("{error:#}")
     };
     assert!(refusal(Vec::<String>::new().into()).contains("the command is empty"));
     let limited = Command::new("true").timeout(Duration::from_secs(1));
@@ -245,7 +245,10 @@ fn lost(sandbox: &Sandbox) {
         job.wait_timeout(Duration::from_secs(20)).unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
-        assert!(error.to_string().contains("keeper was killed"), "{error}");
+        assert!(
+            format!("{error:#}").contains("keeper was killed"),
+            "{error}"
+        );
     }
     assert_eq!(sandbox.jobs().unwrap()[0].state(), JobState::Lost);
     // What it kept is still there, and can be ended.
@@ -309,7 +312,7 @@ fn what_a_backend_can_not_do_is_an_error_and_no_hang() {
         let started = Instant::now();
         let error = sandbox.spawn(["sleep", "1000"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-        assert!(error.to_string().contains(said), "{error}");
+        assert!(format!("{error:#}").contains(said), "{error}");
         assert!(started.elapsed() < Duration::from_secs(20));
     }
 }
@@ -431,7 +434,7 @@ fn a_list_of_jobs_that_is_cut_is_asked_for_again_from_there() {
     let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
     let started: Vec<_> = (0..20).map(|_| shell(&sandbox, "exit 3")).collect();
     for job in &started {
-        job.wait().unwrap();
+        let _ = job.wait().unwrap();
     }
     let listed = sandbox.jobs().unwrap();
     let mut ids: Vec<_> = listed.iter().map(|job| job.id()).collect();

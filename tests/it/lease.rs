@@ -127,7 +127,7 @@ fn a_creation_that_nobody_received_is_not_deleted() {
     let error = Client::new(url).unwrap().lease().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connect);
     assert!(
-        error.to_string().starts_with("create of sandbox"),
+        format!("{error:#}").starts_with("create of sandbox"),
         "{error}"
     );
 }
@@ -157,7 +157,7 @@ fn a_touch_that_fails_is_sent_again_and_a_ttl_of_failures_loses_it() {
     assert!((3..=12).contains(&touches), "{touches}");
     let error = lease.close().unwrap_err();
     assert!(
-        error.to_string().starts_with("delete of sandbox"),
+        format!("{error:#}").starts_with("delete of sandbox"),
         "{error}"
     );
 }

@@ -58,7 +58,7 @@ fn a_state_directory_that_others_could_have_made_is_refused() {
     let error = |state: &Path| {
         let error = open(state).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io);
-        error.to_string()
+        format!("{error:#}")
     };
     let wide = dir.path().join("wide");
     fs::create_dir(&wide).unwrap();
@@ -113,7 +113,7 @@ fn what_has_expired_is_swept_with_its_processes() {
         .create("short", SandboxSpec::new().ttl(Duration::from_secs(1)))
         .unwrap();
     short
-        .exec(Command::shell("setsid sleep 471100 >/dev/null 2>&1 &"))
+        .run(Command::shell("setsid sleep 471100 >/dev/null 2>&1 &"))
         .unwrap();
     wait_for("the background process starts", || {
         processes_with("471100") == 1
@@ -180,8 +180,8 @@ fn delete_ends_every_process_of_the_sandbox_and_no_other() {
             "(setsid sleep {n} &) ; sleep {n} & nohup sleep {n} >/dev/null 2>&1 &"
         ))
     };
-    sandbox.exec(background(doomed)).unwrap();
-    other.exec(background(kept)).unwrap();
+    sandbox.run(background(doomed)).unwrap();
+    other.run(background(kept)).unwrap();
     wait_for("the background processes start", || {
         processes_with(doomed) >= 3 && processes_with(kept) >= 3
     });
@@ -197,7 +197,7 @@ fn a_time_limit_ends_what_left_the_group_and_nothing_else() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     sandbox
-        .exec(Command::shell("setsid sleep 471301 >/dev/null 2>&1 &"))
+        .run(Command::shell("setsid sleep 471301 >/dev/null 2>&1 &"))
         .unwrap();
     let escape =
         "setsid sleep 471302 & (setsid sh -c 'trap \"\" TERM; sleep 471302' &) ; sleep 471302";
@@ -346,7 +346,7 @@ fn too_much_of_an_argument_list_is_invalid_input() {
     args.extend(vec!["x".repeat(100_000); 100]);
     let error = sandbox.exec(args).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    assert!(error.to_string().contains("too long"), "{error}");
+    assert!(format!("{error:#}").contains("too long"), "{error}");
 }
 
 #[test]
@@ -356,9 +356,9 @@ fn nothing_is_left_open() {
     let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
     let cycle = || {
         sandbox.write("f", "x").unwrap();
-        sandbox.exec(["true"]).unwrap();
+        sandbox.run(["true"]).unwrap();
         sandbox
-            .exec(Command::from(["sleep", "9"]).timeout(Duration::from_millis(5)))
+            .run(Command::from(["sleep", "9"]).timeout(Duration::from_millis(5)))
             .unwrap();
         sandbox.read("f").unwrap();
     };
@@ -385,7 +385,7 @@ fn a_record_that_can_not_be_read_costs_nobody_a_sandbox() {
     fs::write(&record, r#"{"version":2}"#).unwrap();
     let error = sandbox.exec(["true"]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io);
-    assert!(error.to_string().contains("sandbox.json"), "{error}");
+    assert!(format!("{error:#}").contains("sandbox.json"), "{error}");
     assert_eq!(
         client.create("x", SandboxSpec::new()).unwrap_err().kind(),
         ErrorKind::Io
@@ -431,7 +431,7 @@ fn a_sandbox_that_closed_its_own_directory_is_deleted() {
     if !noxrunner_tests_run_as_root() {
         let error = sandbox.exec(["true"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io, "{error}");
-        assert!(error.to_string().contains("workdir"), "{error}");
+        assert!(format!("{error:#}").contains("workdir"), "{error}");
     }
     assert!(sandbox.delete().unwrap());
     assert_eq!(
@@ -451,7 +451,7 @@ fn what_was_cancelled_before_does_not_run() {
     let error = sandbox
         .exec(Command::from(["touch", "ran"]).cancel_on(&cancel))
         .unwrap_err();
-    assert!(error.to_string().contains("cancelled"), "{error}");
+    assert!(format!("{error:#}").contains("cancelled"), "{error}");
     assert!(!sandbox.exists("ran").unwrap());
 }
 
@@ -460,7 +460,7 @@ fn a_destination_is_made_below_a_link_of_the_sandbox() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     sandbox
-        .exec(["sh", "-c", "mkdir dir; ln -s dir link"])
+        .run(["sh", "-c", "mkdir dir; ln -s dir link"])
         .unwrap();
     sandbox.write("link/new/deep/f", "x").unwrap();
     assert_eq!(sandbox.read("dir/new/deep/f").unwrap(), b"x");
@@ -508,6 +508,6 @@ fn a_fifo_of_a_sandbox_is_refused_by_name_and_its_socket_is_left_out() {
     let done = sandbox
         .download_dir_with("/workspace", dir.path().join("out"), &extract)
         .unwrap();
-    assert_eq!((done.entries, done.refused.len()), (1, 1));
+    assert_eq!((done.entries(), done.refused().len()), (1, 1));
     assert!(sandbox.read("pipe").is_err(), "nobody writes to it");
 }

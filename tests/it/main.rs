@@ -15,10 +15,8 @@ mod command;
 mod conformance;
 /// One suite over every backend: HTTP, local, a user's own.
 mod contract;
-/// That every public item has an example.
-mod docs;
 /// The examples, as they are run by hand.
-#[cfg(feature = "serve")]
+#[cfg(feature = "server")]
 mod examples;
 /// Standard input, source code and lists of directories, in each place.
 mod helpers;
@@ -41,5 +39,5 @@ mod places;
 #[cfg(target_os = "linux")]
 mod sandbox;
 /// Our own v1 server, over TCP and a Unix socket.
-#[cfg(feature = "serve")]
+#[cfg(feature = "server")]
 mod server;

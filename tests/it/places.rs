@@ -24,7 +24,7 @@ macro_rules! in_each_place {
         fn in_persistent_sandboxes() {
             crate::places::persistent($check);
         }
-        #[cfg(feature = "serve")]
+        #[cfg(feature = "server")]
         #[test]
         fn through_our_server() {
             crate::places::served($check);
@@ -53,7 +53,7 @@ pub(crate) fn persistent(check: fn(&Client)) {
     check(&Client::with_backend(backend));
 }
 
-#[cfg(feature = "serve")]
+#[cfg(feature = "server")]
 pub(crate) fn served(check: fn(&Client)) {
     let (backend, _dir) = local_backend(Isolation::Namespaces);
     let builder = noxrunner::server::Server::builder(backend).tcp("127.0.0.1:0");

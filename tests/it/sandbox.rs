@@ -52,7 +52,7 @@ fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
 /// Starts a process in the background of the sandbox that can be told by its argument.
 fn mark(sandbox: &Sandbox, argument: &str) {
     let line = format!("setsid sleep {argument} >/dev/null 2>&1 &");
-    sandbox.exec(Command::shell(line)).unwrap();
+    sandbox.run(Command::shell(line)).unwrap();
     wait_for("it starts", || !processes_with(argument).is_empty());
 }
 
@@ -341,7 +341,7 @@ fn one_id_is_one_sandbox_however_many_ask_at_once() {
             let client = &client;
             scope.spawn(move || {
                 let sandbox = fresh(client, "at-once");
-                sandbox.exec(Command::shell(format!("touch f{n}"))).unwrap();
+                sandbox.run(Command::shell(format!("touch f{n}"))).unwrap();
             });
         }
     });
@@ -389,7 +389,7 @@ fn programs_that_can_not_be_run_answer_as_in_a_shell() {
             .exec(Command::from(["true"]).workdir(workdir))
             .unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
-        assert!(error.to_string().contains(workdir), "{error}");
+        assert!(format!("{error:#}").contains(workdir), "{error}");
     }
 }
 

@@ -144,7 +144,7 @@ fn the_contract_holds_through_a_gateway() {
     let behind = Running::start(builder.tcp("127.0.0.1:0"));
     let token = behind.token.clone().unwrap();
     let backend = noxrunner::HttpBackend::builder(format!("http://{}", behind.addr()));
-    let backend = backend.token(token).build_backend().unwrap();
+    let backend = backend.token(token).build().unwrap();
     let gateway = Running::start(Server::builder(backend).tcp("127.0.0.1:0"));
     contract::run_all(&gateway.client());
 }
@@ -211,7 +211,7 @@ impl Backend for Fake {
     }
     fn create(&self, id: &SessionId, spec: &SandboxSpec) -> noxrunner::Result<SandboxInfo> {
         assert_ne!(id.as_str(), "panic", "as it was told");
-        let ignored = spec.image_name().map(str::to_owned);
+        let ignored = spec.get_image().map(str::to_owned);
         let info = SandboxInfo::new("pod", "2026-01-02T12:34:56Z");
         Ok(info.with_ignored(ignored.into_iter().collect()))
     }
@@ -228,9 +228,9 @@ impl Backend for Fake {
         Err(Error::new(kind, "as it was told"))
     }
     fn exec(&self, _: &SessionId, command: &Command) -> noxrunner::Result<Output> {
-        let cancel = command.cancellation().unwrap().clone();
+        let cancel = command.get_cancel().unwrap().clone();
         self.running.fetch_add(1, Ordering::SeqCst);
-        let end = Instant::now() + command.time_limit();
+        let end = Instant::now() + command.get_timeout();
         while Instant::now() < end && !cancel.is_cancelled() {
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -249,7 +249,7 @@ impl Backend for Fake {
         }
         let read = std::io::copy(&mut archive, &mut std::io::sink());
         read.map(drop)
-            .map_err(|e| Error::new(ErrorKind::Archive, e.to_string()))
+            .map_err(|e| Error::new(ErrorKind::Archive, format!("{e:#}")))
     }
     fn download(&self, id: &SessionId, _: &str) -> noxrunner::Result<Box<dyn Read + Send>> {
         match id.as_str() {
@@ -497,7 +497,7 @@ fn without_a_token_only_this_machine_is_served() {
     for addr in ["0.0.0.0:0", "[::]:0"] {
         let error = fake().0.tcp(addr).no_auth().bind().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
-        assert!(error.to_string().contains("no_auth_anywhere"), "{error}");
+        assert!(format!("{error:#}").contains("no_auth_anywhere"), "{error}");
     }
     drop(fake().0.tcp("0.0.0.0:0").no_auth_anywhere().bind().unwrap());
     let server = Running::start(fake().0.no_auth());
@@ -524,7 +524,7 @@ fn settings_that_make_no_sense_are_refused() {
         (builder().tcp("127.0.0.1:0").max_calls(0), "must not be 0"),
     ] {
         let error = builder.bind().unwrap_err();
-        assert!(error.to_string().contains(says), "{error}");
+        assert!(format!("{error:#}").contains(says), "{error}");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -533,7 +533,7 @@ fn settings_that_make_no_sense_are_refused() {
         .bind()
         .unwrap_err();
     assert!(
-        error.to_string().contains("cannot listen at 127.0.0.1"),
+        format!("{error:#}").contains("cannot listen at 127.0.0.1"),
         "{error}"
     );
 }
@@ -561,12 +561,12 @@ fn a_unix_socket_is_its_owners_alone_and_goes_with_the_server() {
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     let error = builder().bind().unwrap_err();
-    assert!(error.to_string().contains("another server"), "{error}");
+    assert!(format!("{error:#}").contains("another server"), "{error}");
     server.stop();
     assert!(!path.exists());
     std::fs::write(&path, "").unwrap();
     let error = builder().bind().unwrap_err();
-    assert!(error.to_string().contains("no socket"), "{error}");
+    assert!(format!("{error:#}").contains("no socket"), "{error}");
     assert!(path.exists());
 }
 

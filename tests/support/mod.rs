@@ -28,3 +28,14 @@ pub(crate) fn local_client() -> (Client, tempfile::TempDir) {
     let (backend, dir) = local_backend(Isolation::None);
     (Client::with_backend(backend), dir)
 }
+
+/// The text of an error with its causes.
+pub(crate) trait ErrorText {
+    fn chain(&self) -> String;
+}
+
+impl ErrorText for noxrunner::Error {
+    fn chain(&self) -> String {
+        format!("{self:#}")
+    }
+}

@@ -27,7 +27,7 @@ pub(crate) fn serve(backend: impl Backend + 'static) -> Scripted {
                 Err(error) => {
                     conn.answer(
                         status_of(&error),
-                        json!({"error": error.to_string()}).to_string(),
+                        json!({"error": format!("{error:#}")}).to_string(),
                     );
                 }
             }
@@ -72,7 +72,7 @@ fn route(backend: &dyn Backend, request: &Request, conn: &mut Conn) -> noxrunner
             .read_to_end(&mut body)
             .map_err(|_| Error::new(ErrorKind::InvalidInput, "no body"))?;
         serde_json::from_slice::<Value>(&body)
-            .map_err(|e| Error::new(ErrorKind::InvalidInput, e.to_string()))
+            .map_err(|e| Error::new(ErrorKind::InvalidInput, format!("{e:#}")))
     };
     match (request.method.as_str(), call.as_str()) {
         ("PUT", "") => {

@@ -41,7 +41,7 @@ fn check(args: &Args, of: &ConformanceArgs, interrupt: &Interrupt, say: &Say) ->
         let text = "the protocol is what a server speaks: run `noxrc serve`, and check that";
         return Err(Error::new(ErrorKind::InvalidInput, text));
     }
-    let backend = remote(args, &args.base_url)?.build_backend()?;
+    let backend = remote(args, &args.base_url)?;
     let mut checks = Conformance::new(backend).cancel_on(&interrupt.cancel);
     if !of.only.is_empty() {
         checks = checks.only(of.only.iter().cloned())?;

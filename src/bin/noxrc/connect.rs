@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use noxrunner::{Client, ClientBuilder, Error, ErrorKind, LocalBackend, Result};
+use noxrunner::{Client, Error, ErrorKind, HttpBackend, LocalBackend, Result};
 
 use crate::args::Args;
 use crate::progress;
@@ -11,7 +11,7 @@ pub(crate) fn client(args: &Args) -> Result<Client> {
     // As the Python command has it: an empty URL is this machine.
     let client = match args.local || args.base_url.is_empty() {
         true => Client::with_backend(local(args).persistent(true).build()?),
-        false => remote(args, &args.base_url)?.build()?,
+        false => Client::from(remote(args, &args.base_url)?),
     };
     Ok(progress::shown(client, args.json))
 }
@@ -20,8 +20,8 @@ pub(crate) fn local(args: &Args) -> noxrunner::LocalBackendBuilder {
     LocalBackend::builder().isolation(args.isolation.into())
 }
 
-pub(crate) fn remote(args: &Args, url: &str) -> Result<ClientBuilder> {
-    let mut builder = Client::builder(url).timeout(args.timeout);
+pub(crate) fn remote(args: &Args, url: &str) -> Result<HttpBackend> {
+    let mut builder = HttpBackend::builder(url).timeout(args.timeout);
     if let Some(token) = args.token() {
         builder = builder.token(token);
     }
@@ -32,7 +32,7 @@ pub(crate) fn remote(args: &Args, url: &str) -> Result<ClientBuilder> {
         let pem = fs::read(path).map_err(|e| file_failed("--ca", path, e))?;
         builder = builder.ca_pem(pem);
     }
-    Ok(builder)
+    builder.build()
 }
 
 pub(crate) fn file_failed(what: &str, path: &std::path::Path, e: std::io::Error) -> Error {

@@ -22,7 +22,7 @@ pub(crate) fn doctor(args: &Args, say: &Say) -> Result<()> {
 
 fn server(args: &Args, say: &Say) -> Result<Value> {
     let url = &args.base_url;
-    let client = remote(args, url)?.build()?;
+    let client = Client::from(remote(args, url)?);
     let started = Instant::now();
     if let Err(e) = client.health() {
         say.failure(&format!("The server at {url} does not answer: {e}"));

@@ -66,18 +66,14 @@ pub(crate) fn download(args: &Args, download: &Download, say: &Say) -> Result<()
 /// Unpacks what may be unpacked, and tells of the rest.
 fn extract(sandbox: &Sandbox, src: &str, dir: &Path, say: &Say) -> Result<()> {
     let done = sandbox.download_dir_with(src, dir, &Extract::new().skip_refused(true))?;
-    for refusal in &done.refused {
-        say.warning(&format!("Left out {:?}: {}", refusal.name, refusal.rule));
+    for refusal in done.refused() {
+        say.warning(&format!("Skipped {:?}: {}", refusal.name(), refusal.rule()));
     }
     say.success(&format!("Extracted to {}", dir.display()));
-    let refused: Vec<_> = done
-        .refused
-        .iter()
-        .map(|refusal| json!({"name": refusal.name, "rule": refusal.rule.to_string()}))
-        .collect();
-    say.value(&json!({
-        "id": sandbox.id(), "directory": dir, "entries": done.entries, "bytes": done.bytes, "refused": refused,
-    }));
+    let mut value = json!(done);
+    value["id"] = json!(sandbox.id());
+    value["directory"] = json!(dir);
+    say.value(&value);
     Ok(())
 }
 
@@ -168,7 +164,7 @@ pub(crate) fn put(sandbox: &Sandbox, from: &Path, to: &str) -> Result<()> {
             let name = name.to_str().ok_or_else(|| {
                 Error::new(ErrorKind::InvalidInput, "a directory's name must be UTF-8")
             })?;
-            sandbox.upload_dir(from, &format!("{}/{name}", to.trim_end_matches('/')))
+            sandbox.upload_dir(from, format!("{}/{name}", to.trim_end_matches('/')))
         }
         (true, false) => sandbox.upload_dir(from, to),
     }

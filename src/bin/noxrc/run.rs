@@ -65,7 +65,7 @@ fn interrupted(say: &Say) -> ExitCode {
 
 /// Waits until the sandbox is there, and uploads. False if it was interrupted.
 fn prepare(sandbox: &Sandbox, run: &Run, interrupt: &Interrupt) -> Result<bool> {
-    sandbox.wait_until_ready(READY_TIME)?;
+    sandbox.wait_until_ready(READY_TIME, Some(&interrupt.cancel))?;
     for path in &run.upload {
         if interrupt.came() {
             return Ok(false);

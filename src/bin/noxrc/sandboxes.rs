@@ -29,7 +29,7 @@ pub(crate) fn create(args: &Args, create: &Create, say: &Say) -> Result<()> {
     let mut ready = None;
     if create.wait {
         say.info("Waiting for pod to be ready...");
-        ready = Some(match sandbox.wait_until_ready(create.wait_timeout) {
+        ready = Some(match sandbox.wait_until_ready(create.wait_timeout, None) {
             Ok(()) => {
                 say.success("Pod is ready");
                 true

@@ -20,7 +20,7 @@ pub(crate) fn serve(args: &Args, serve: &Serve, say: &Say) -> Result<()> {
         false => log::LevelFilter::Info,
     });
     let mut builder = match &serve.gateway {
-        Some(url) => Server::builder(remote(args, url)?.build_backend()?),
+        Some(url) => Server::builder(remote(args, url)?),
         None => Server::builder(local(args).build()?),
     };
     builder = builder.max_calls(serve.max_calls);

@@ -33,10 +33,11 @@ use super::isolation;
 use super::limits::{Amounts, Enforced, Limit, Limits, OPEN_FILES, PROCESSES};
 use super::state::Access;
 use super::{Isolation, Tier, default_state_dir};
+use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::Command;
 use crate::output::Output;
-use crate::spec::{SandboxInfo, SandboxSpec, SessionId};
+use crate::session_id::SessionId;
+use crate::spec::{SandboxInfo, SandboxSpec};
 
 pub(super) struct Confined {
     maker: Maker,
@@ -186,7 +187,7 @@ impl Maker {
 
     fn make(&self, spec: &SandboxSpec, tie: Tie<'_>) -> Result<Sandbox> {
         let amounts = self.amounts(spec)?;
-        let mut setup = self.setup(&amounts, spec.time_to_live());
+        let mut setup = self.setup(&amounts, spec.get_ttl());
         setup.become_id = identity::choose()
             .map_err(|why| self.refused(why, io::Error::from_raw_os_error(libc::EPERM)))?;
         let mut fds = Vec::new();
@@ -299,7 +300,7 @@ impl Tier for Confined {
     }
 
     fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
-        let ttl = spec.time_to_live();
+        let ttl = spec.get_ttl();
         match &self.kept {
             Kept::Tied(registry) => {
                 let make = || self.maker.make(spec, Tie::ThisProcess);
@@ -311,7 +312,7 @@ impl Tier for Confined {
             Kept::Persistent(persistent) => persistent.create(id, spec, &self.maker)?,
         }
         let info = SandboxInfo::expiring(format!("local-{id}"), SystemTime::now() + ttl);
-        let ignored = spec.image_name().map(|_| "image".to_owned());
+        let ignored = spec.get_image().map(|_| "image".to_owned());
         Ok(info.with_ignored(ignored.into_iter().collect()))
     }
 

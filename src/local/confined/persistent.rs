@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 use crate::local::Isolation;
 use crate::local::state::{StateDir, file_name};
 use crate::os;
-use crate::spec::{SandboxSpec, SessionId};
+use crate::session_id::SessionId;
+use crate::spec::SandboxSpec;
 
 pub(super) struct Persistent {
     state: StateDir,
@@ -75,7 +76,7 @@ impl Persistent {
         let dir = self.dir(id)?;
         let _lock = self.state.lock()?;
         if let Some(sandbox) = self.running(&dir)? {
-            return sandbox.touch(Some(spec.time_to_live()));
+            return sandbox.touch(Some(spec.get_ttl()));
         }
         remove(&dir)?;
         let made = self.make(&dir, id, spec, maker);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use super::reaper::on_end;
 use super::sandbox::{Sandbox, gone};
 use crate::error::Result;
-use crate::spec::SessionId;
+use crate::session_id::SessionId;
 
 /// Sandboxes by id. Those that end by themselves are taken out at once.
 pub(super) struct Registry {

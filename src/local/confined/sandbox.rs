@@ -18,9 +18,8 @@ use super::cgroup::Cgroup;
 use super::disk::Disk;
 use super::protocol::{Answer, Found, MAX_MESSAGE, Payload, Request, Setup, Stage, Start};
 use super::sys as own_sys;
-use crate::cancel::Cancel;
+use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::Command;
 use crate::os;
 use crate::output::Output;
 
@@ -244,12 +243,6 @@ impl Sandbox {
 
     pub(super) fn exec(&self, command: &Command) -> Result<Output> {
         let started = Instant::now();
-        if command.cancellation().is_some_and(Cancel::is_cancelled) {
-            return Err(Error::new(
-                ErrorKind::OutcomeUnknown,
-                "cancelled before it started",
-            ));
-        }
         let (connection, mut streams) = self.start_command(command)?;
         let ended = watch(&connection, &mut streams, command, started);
         let ended = ended.map_err(|e| Error::io("cannot watch the command", e))?;
@@ -271,7 +264,7 @@ impl Sandbox {
                 return Err(Error::new(ErrorKind::OutcomeUnknown, text));
             }
             // The command has killed its supervisor, and was killed for it.
-            Ended::Closed if started.elapsed() < command.time_limit() => KILLED,
+            Ended::Closed if started.elapsed() < command.get_timeout() => KILLED,
             Ended::Closed => TIMED_OUT,
         };
         streams.drain();
@@ -290,7 +283,7 @@ impl Sandbox {
         let (out, their_out) = own_sys::pipe().map_err(failed)?;
         let (err, their_err) = own_sys::pipe().map_err(failed)?;
         let streams = Streams::new(out, err).map_err(failed)?;
-        let millis = u64::try_from(command.time_limit().as_millis()).unwrap_or(u64::MAX);
+        let millis = u64::try_from(command.get_timeout().as_millis()).unwrap_or(u64::MAX);
         let mut request = Request::Exec {
             millis,
             payload: Some(self.payload(command)?),
@@ -309,12 +302,12 @@ impl Sandbox {
     }
 
     fn payload(&self, command: &Command) -> Result<Payload> {
-        let workdir = command.working_directory();
+        let workdir = command.get_workdir();
         let Some(place) = &self.held.place else {
-            return Ok(payload(command, "", workdir));
+            return Ok(payload(command, "", workdir.to_owned()));
         };
-        let failed = |e| path_failed("workdir", &workdir, e);
-        let found = self.files()?.resolve(&workdir).map_err(failed)?;
+        let failed = |e| path_failed("workdir", workdir, e);
+        let found = self.files()?.resolve(workdir).map_err(failed)?;
         if !found.is_dir() {
             return Err(failed(io::ErrorKind::NotADirectory.into()));
         }
@@ -453,14 +446,14 @@ fn payload(command: &Command, place: &str, workdir: String) -> Payload {
             env.insert(name, value);
         }
     }
-    for (name, value) in command.environment() {
+    for (name, value) in command.get_envs() {
         env.insert(name, value.clone());
     }
     let path = env.get("PATH").map(String::as_str).unwrap_or_default();
     let absolute = path.split(':').filter(|dir| dir.starts_with('/'));
     Payload {
         workdir,
-        args: command.args().to_vec(),
+        args: command.get_args().to_vec(),
         path: absolute.map(str::to_owned).collect(),
         env: env
             .iter()
@@ -486,8 +479,8 @@ fn watch(
     command: &Command,
     started: Instant,
 ) -> io::Result<Ended> {
-    let mut until = started + command.time_limit() + END_WAIT;
-    let mut cancelled = match command.cancellation() {
+    let mut until = started + command.get_timeout() + END_WAIT;
+    let mut cancelled = match command.get_cancel() {
         Some(cancel) => {
             let (wake, waker) = UnixStream::pair()?;
             // If the other end is gone, so is the command.
@@ -526,12 +519,12 @@ fn watch(
 }
 
 fn not_started(command: &Command, stage: Stage, errno: i32, started: Instant) -> Result<Output> {
-    let name = command.args().first().map_or("", String::as_str);
+    let name = command.get_args().first().map_or("", String::as_str);
     let error = io::Error::from_raw_os_error(errno);
     let shown = error.to_string();
     let (code, why) = match (stage, errno) {
         (Stage::Workdir, _) => {
-            return Err(path_failed("workdir", &command.working_directory(), error));
+            return Err(path_failed("workdir", command.get_workdir(), error));
         }
         (Stage::Fork, _) => {
             return Err(Error::io("the sandbox can't start another process", error));

@@ -10,10 +10,11 @@ use self::store::Store;
 use super::Tier;
 use super::files::{Files, path_failed};
 use super::limits::{Limit, Limits};
+use crate::command::Command;
 use crate::error::Result;
-use crate::exec::Command;
 use crate::output::Output;
-use crate::spec::{SandboxInfo, SandboxSpec, SessionId};
+use crate::session_id::SessionId;
+use crate::spec::{SandboxInfo, SandboxSpec};
 
 pub(super) struct Plain {
     store: Store,
@@ -32,12 +33,12 @@ impl Tier for Plain {
     }
 
     fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
-        let (name, expires) = self.store.create(id, spec.time_to_live())?;
+        let (name, expires) = self.store.create(id, spec.get_ttl())?;
         let asked = [
-            ("image", spec.image_name()),
-            ("cpu", spec.cpu_limit()),
-            ("memory", spec.memory_limit()),
-            ("storage", spec.storage_limit()),
+            ("image", spec.get_image()),
+            ("cpu", spec.get_cpu()),
+            ("memory", spec.get_memory()),
+            ("storage", spec.get_storage()),
         ];
         let ignored = asked
             .iter()
@@ -52,13 +53,13 @@ impl Tier for Plain {
 
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
         let place = self.store.find(id)?;
-        let workdir = command.working_directory();
-        let found = place.files()?.resolve(&workdir);
+        let workdir = command.get_workdir();
+        let found = place.files()?.resolve(workdir);
         let found = found.and_then(|dir| match dir.is_dir() {
             true => Ok(dir),
             false => Err(io::ErrorKind::NotADirectory.into()),
         });
-        let found = found.map_err(|e| path_failed("workdir", &workdir, e))?;
+        let found = found.map_err(|e| path_failed("workdir", workdir, e))?;
         runner::run(command, &found.path, &place)
     }
 

@@ -16,11 +16,11 @@ use super::super::files::path_failed;
 use super::super::streams::Streams;
 use super::super::{KILLED, NOT_EXECUTABLE, NOT_FOUND, TIMED_OUT, not_run};
 use super::store::Place;
-use crate::cancel::Cancel;
+use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{Command, WORKSPACE};
 use crate::os;
 use crate::output::Output;
+use crate::sandbox_path::WORKSPACE;
 
 /// How long a killed process may take to be gone; one that waits for a disk takes its time.
 const KILL_WAIT: Duration = Duration::from_secs(5);
@@ -39,12 +39,6 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 pub(super) fn run(command: &Command, workdir: &Path, place: &Place) -> Result<Output> {
     let started = Instant::now();
-    if command.cancellation().is_some_and(Cancel::is_cancelled) {
-        return Err(Error::new(
-            ErrorKind::OutcomeUnknown,
-            "cancelled before it started",
-        ));
-    }
     let exec_token = format!(
         "{:016x}{:016x}",
         crate::os::random::random_u64(),
@@ -52,7 +46,7 @@ pub(super) fn run(command: &Command, workdir: &Path, place: &Place) -> Result<Ou
     );
     let env = environment(command, place, &exec_token);
     let name = command
-        .args()
+        .get_args()
         .first()
         .map(String::as_str)
         .unwrap_or_default();
@@ -68,7 +62,7 @@ pub(super) fn run(command: &Command, workdir: &Path, place: &Place) -> Result<Ou
         Err(e) => {
             // The same errors come from a workdir that is gone, or closed.
             if let Err(e) = fs::metadata(workdir.join(".")) {
-                return Err(path_failed("workdir", &command.working_directory(), e));
+                return Err(path_failed("workdir", command.get_workdir(), e));
             }
             return match (e.kind(), e.raw_os_error()) {
                 (io::ErrorKind::NotFound, _) => not_run(NOT_FOUND, "no such file or interpreter"),
@@ -141,7 +135,7 @@ fn environment(command: &Command, place: &Place, exec_token: &str) -> Environmen
     env.insert("TMPDIR".into(), root.join("tmp").into());
     env.extend(
         command
-            .environment()
+            .get_envs()
             .iter()
             .map(|(name, value)| (name.into(), value.into())),
     );
@@ -172,7 +166,7 @@ fn spawn(
     workdir: &Path,
     env: &Environment,
 ) -> io::Result<Child> {
-    let mut args = command.args().iter();
+    let mut args = command.get_args().iter();
     process::Command::new(program)
         .arg0(args.next().map(String::as_str).unwrap_or_default())
         .args(args)
@@ -200,9 +194,9 @@ fn watch(
     command: &Command,
     started: Instant,
 ) -> io::Result<End> {
-    let deadline = started + command.time_limit();
+    let deadline = started + command.get_timeout();
     let pidfd = os::pidfd_open(child.id());
-    let cancelled = match command.cancellation() {
+    let cancelled = match command.get_cancel() {
         Some(cancel) => {
             let (wake, waker) = UnixStream::pair()?;
             // If the other end is gone, so is the command.

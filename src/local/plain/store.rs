@@ -15,7 +15,7 @@ use super::runner;
 use crate::error::{Error, ErrorKind, Result};
 use crate::os;
 use crate::os::remove_tree::remove_at;
-use crate::spec::SessionId;
+use crate::session_id::SessionId;
 
 pub(super) struct Store {
     state: StateDir,

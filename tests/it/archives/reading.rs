@@ -141,7 +141,7 @@ fn where_only_directories_can_be_had_a_copy_is_staged() {
         binary.extend(noise(100_000));
         sandbox.write("d/bin", &binary).unwrap();
         sandbox.write("-rf", "dash").unwrap();
-        sandbox.exec(["ln", "-s", "d/bin", "link"]).unwrap();
+        sandbox.run(["ln", "-s", "d/bin", "link"]).unwrap();
         let before = sandbox.exec(["ls", "-A"]).unwrap();
         let read = |name: &str| sandbox.read(name);
         fails(read("gone"), ErrorKind::NotFound, &["/workspace/gone"]);
@@ -160,8 +160,8 @@ fn where_only_directories_can_be_had_a_copy_is_staged() {
 fn files_are_read_through_links_and_directories_are_not() {
     let (sandbox, _dir) = local();
     sandbox.write("d/f", "x").unwrap();
-    sandbox.exec(["ln", "-s", "d/f", "link"]).unwrap();
-    sandbox.exec(["ln", "-s", "d", "dirlink"]).unwrap();
+    sandbox.run(["ln", "-s", "d/f", "link"]).unwrap();
+    sandbox.run(["ln", "-s", "d", "dirlink"]).unwrap();
     assert_eq!(sandbox.read("link").unwrap(), b"x");
     for name in ["d", "dirlink"] {
         fails(
@@ -181,8 +181,8 @@ fn files_are_read_through_links_and_directories_are_not() {
 fn a_link_exists_if_what_it_leads_to_does() {
     let (sandbox, _dir) = local();
     sandbox.write("d/-f", "x").unwrap();
-    sandbox.exec(["ln", "-s", "gone", "dangling"]).unwrap();
-    sandbox.exec(["ln", "-s", "d", "link"]).unwrap();
+    sandbox.run(["ln", "-s", "gone", "dangling"]).unwrap();
+    sandbox.run(["ln", "-s", "d", "link"]).unwrap();
     for (name, expected) in [
         ("d/-f", true),
         ("d", true),
@@ -255,6 +255,6 @@ fn what_is_below_tmp_is_the_sandboxes_own() {
     fs::remove_file(&outside).unwrap();
     assert!(!there.unwrap());
     fails(read, ErrorKind::NotFound, &["does not exist"]);
-    sandbox.exec(["ln", "-s", "/etc/hostname", "l"]).unwrap();
+    sandbox.run(["ln", "-s", "/etc/hostname", "l"]).unwrap();
     fails(sandbox.read("l"), ErrorKind::NotFound, &["does not exist"]);
 }

@@ -77,7 +77,7 @@ fn a_server_that_closes_after_a_few_requests_fails_no_call() {
     });
     let sandbox = sandbox(builder(&server));
     for at in 0..60 {
-        sandbox.exec(["echo".to_owned(), at.to_string()]).unwrap();
+        sandbox.run(["echo".to_owned(), at.to_string()]).unwrap();
         // Time for the close to arrive, so that the next call sees it.
         thread::sleep(Duration::from_millis(2));
     }
@@ -94,7 +94,7 @@ fn a_server_that_announces_the_close_fails_no_call() {
     });
     let sandbox = sandbox(builder(&server).retry(Retry::none()));
     for _ in 0..50 {
-        sandbox.exec(["true"]).unwrap();
+        sandbox.run(["true"]).unwrap();
     }
     assert_eq!(server.requests().len(), 50);
 }
@@ -125,7 +125,7 @@ fn every_call_leaves_its_connection_to_the_next() {
     for _ in 0..3 {
         client.health().unwrap();
         let sandbox = client.create("s", noxrunner::SandboxSpec::new()).unwrap();
-        sandbox.exec(["true"]).unwrap();
+        sandbox.run(["true"]).unwrap();
         sandbox.write("f", noise(300_000)).unwrap();
         let mut archive = sandbox.download_archive("/workspace").unwrap();
         io::copy(&mut archive, &mut io::sink()).unwrap();

@@ -107,10 +107,10 @@ fn a_proxy_that_is_not_there_is_named() {
     let error = soon(|| sandbox(builder).exec(["true"]));
     assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
     assert!(
-        error.to_string().contains(&format!("127.0.0.1:{port}")),
+        format!("{error:#}").contains(&format!("127.0.0.1:{port}")),
         "{error}"
     );
-    assert!(!error.to_string().contains("s3cret"), "{error}");
+    assert!(!format!("{error:#}").contains("s3cret"), "{error}");
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_proxy_of_another_protocol_is_refused() {
         let builder = Client::builder("http://127.0.0.1:1").proxy(proxy);
         let error = builder.build().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{proxy}: {error}");
-        assert!(error.to_string().contains("proxy"), "{error}");
+        assert!(format!("{error:#}").contains("proxy"), "{error}");
     }
 }
 

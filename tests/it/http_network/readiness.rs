@@ -16,7 +16,9 @@ fn readiness_is_waited_for() {
         (200, READY),
     ]);
     let sandbox = sandbox(builder(&server).retry(Retry::none()));
-    sandbox.wait_until_ready(Duration::from_secs(20)).unwrap();
+    sandbox
+        .wait_until_ready(Duration::from_secs(20), None)
+        .unwrap();
     let requests = server.requests();
     assert_eq!(requests.len(), 5);
     for request in requests {
@@ -30,26 +32,26 @@ fn readiness_is_waited_for() {
 fn a_sandbox_that_is_never_ready_is_told_with_the_last_reason() {
     let server = Scripted::always(503, "no node has room");
     let sandbox = sandbox(builder(&server));
-    let error = soon(|| sandbox.wait_until_ready(Duration::from_secs(1)));
+    let error = soon(|| sandbox.wait_until_ready(Duration::from_secs(1), None));
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
-    assert!(error.to_string().contains("no node has room"), "{error}");
+    assert!(format!("{error:#}").contains("no node has room"), "{error}");
     assert!(
-        error.to_string().contains("readiness of sandbox \"s\""),
+        format!("{error:#}").contains("readiness of sandbox \"s\""),
         "{error}"
     );
     assert!(server.requests().len() > 2);
 
     let server = Scripted::always(200, r#"{"exitCode":0,"stdout":"almost"}"#);
     let sandbox = self::sandbox(builder(&server));
-    let error = soon(|| sandbox.wait_until_ready(SHORT));
+    let error = soon(|| sandbox.wait_until_ready(SHORT, None));
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
-    assert!(error.to_string().contains("almost"), "{error}");
+    assert!(format!("{error:#}").contains("almost"), "{error}");
 }
 
 #[test]
 fn a_refused_token_is_not_waited_for() {
     let server = Scripted::always(401, "who are you?");
-    let error = soon(|| sandbox(builder(&server)).wait_until_ready(Duration::from_secs(60)));
+    let error = soon(|| sandbox(builder(&server)).wait_until_ready(Duration::from_secs(60), None));
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
     assert_eq!(server.requests().len(), 1);
 }
@@ -57,15 +59,15 @@ fn a_refused_token_is_not_waited_for() {
 #[test]
 fn readiness_of_a_silent_server_ends_by_its_timeout() {
     at_once(silent_servers(), |(what, server)| {
-        let error = soon(|| sandbox(builder(&server)).wait_until_ready(SHORT));
+        let error = soon(|| sandbox(builder(&server)).wait_until_ready(SHORT, None));
         assert_eq!(error.kind(), ErrorKind::NotReady, "{what}: {error}");
     });
     let error = soon(|| {
         let client = Client::builder(format!("http://127.0.0.1:{}", free_port()));
-        sandbox(client).wait_until_ready(SHORT)
+        sandbox(client).wait_until_ready(SHORT, None)
     });
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
-    assert!(error.to_string().contains("refused"), "{error}");
+    assert!(format!("{error:#}").contains("refused"), "{error}");
 }
 
 #[test]
@@ -73,6 +75,6 @@ fn a_long_retry_after_does_not_make_readiness_late() {
     let server = Scripted::each_request(|_: &Request, conn| {
         conn.answer_with(503, &[("Retry-After", "6")], "starting");
     });
-    let error = soon(|| sandbox(builder(&server)).wait_until_ready(Duration::from_secs(1)));
+    let error = soon(|| sandbox(builder(&server)).wait_until_ready(Duration::from_secs(1), None));
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
 }

@@ -131,7 +131,7 @@ fn tries_end_with_the_last_answer() {
     ]);
     let error = soon(|| builder(&server).build().unwrap().health());
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
-    assert!(error.to_string().contains("three"), "{error}");
+    assert!(format!("{error:#}").contains("three"), "{error}");
     assert_eq!(server.requests().len(), 3);
 }
 
@@ -145,7 +145,7 @@ fn retry_after_is_waited_for() {
         }
     });
     let start = Instant::now();
-    sandbox(builder(&server)).exec(["true"]).unwrap();
+    sandbox(builder(&server)).run(["true"]).unwrap();
     assert!(start.elapsed() >= Duration::from_secs(1));
     assert_eq!(server.requests().len(), 2);
 }
@@ -185,7 +185,7 @@ fn a_cancellation_ends_the_pause_before_another_try() {
     });
     let error = cancelled_exec(&sandbox(builder(&server)));
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
-    assert!(error.to_string().contains("cancelled"), "{error}");
+    assert!(format!("{error:#}").contains("cancelled"), "{error}");
     assert_eq!(server.requests().len(), 1);
 }
 

@@ -71,7 +71,7 @@ fn an_answer_that_comes_before_the_upload_ended_is_told() {
         assert_eq!(error.kind(), ErrorKind::Status, "{what}: {error}");
         assert_eq!(error.status(), Some(413), "{what}");
         assert!(
-            error.to_string().contains("at most 1 MB"),
+            format!("{error:#}").contains("at most 1 MB"),
             "{what}: {error}"
         );
         assert_eq!(server.requests().len(), 1, "{what}");
@@ -112,7 +112,7 @@ fn an_upload_that_nobody_reads_ends_after_the_stall() {
     });
     let error = soon(|| sandbox(builder(&server).timeout(SHORT)).write("f", noise(12 << 20)));
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
-    assert!(error.to_string().contains("takes no data"), "{error}");
+    assert!(format!("{error:#}").contains("takes no data"), "{error}");
     assert_eq!(server.requests().len(), 1);
 }
 
@@ -248,7 +248,7 @@ fn a_network_that_fails_is_not_taken_for_a_damaged_archive() {
         let dir = tempfile::tempdir().unwrap();
         let error = soon(|| sandbox.download_dir("/workspace", dir.path().join("d")));
         assert_eq!(error.kind(), kind, "{what}: {error}");
-        assert!(error.to_string().contains("cut off"), "{what}: {error}");
+        assert!(format!("{error:#}").contains("cut off"), "{what}: {error}");
 
         let error = soon(|| sandbox.read("/workspace/f"));
         assert_eq!(error.kind(), kind, "{what}: {error}");
@@ -318,7 +318,8 @@ fn an_endless_upload_ends_when_the_server_has_refused_it() {
         let _ = conn.read_head();
         conn.write(REFUSED_UPLOAD);
     });
-    let backend = builder(&server).build_backend().unwrap();
+    let client = builder(&server).build().unwrap();
+    let backend = client.backend();
     let id = SessionId::new("a").unwrap();
     for length in [None, Some(1 << 34)] {
         let mut endless = io::repeat(b'x');

@@ -13,16 +13,16 @@ fn an_answer_without_a_required_field_is_a_protocol_error_that_names_it() {
         let client = Client::new(server.url()).unwrap();
         let error = client.create("s", SandboxSpec::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
-        assert!(error.to_string().contains(field), "{error}");
+        assert!(format!("{error:#}").contains(field), "{error}");
         assert_eq!(error.response_body(), Some(body));
         assert_eq!(error.status(), Some(200));
     }
     let server = Scripted::always(200, r#"{"stdout":"","stderr":"","durationMs":1}"#);
     let error = sandbox(&server).exec(["true"]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
-    assert!(error.to_string().contains("exitCode"), "{error}");
+    assert!(format!("{error:#}").contains("exitCode"), "{error}");
     assert!(
-        error.to_string().contains("exec in sandbox \"s\""),
+        format!("{error:#}").contains("exec in sandbox \"s\""),
         "{error}"
     );
 }
@@ -78,7 +78,7 @@ fn json_of_another_shape_is_a_protocol_error() {
         let error = sandbox(&server).exec(["true"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Protocol, "{body}: {error}");
         assert!(
-            error.to_string().contains("not the JSON of NoxRunner v1"),
+            format!("{error:#}").contains("not the JSON of NoxRunner v1"),
             "{error}"
         );
         assert_eq!(error.response_body(), Some(body));
@@ -189,7 +189,7 @@ fn an_answer_without_end_is_given_up_at_the_cap() {
     for error in [created.unwrap_err(), run.unwrap_err()] {
         assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
         assert!(
-            error.to_string().contains("larger than 16777216 bytes"),
+            format!("{error:#}").contains("larger than 16777216 bytes"),
             "{error}"
         );
     }
@@ -206,7 +206,7 @@ fn touch_error(status: u16, headers: &'static [(&str, &str)], body: impl Into<Ve
     assert_eq!(server.requests().len(), 1, "{error}");
     assert_eq!(error.status(), Some(status), "{error}");
     assert!(
-        error.to_string().starts_with("touch of sandbox \"s\": "),
+        format!("{error:#}").starts_with("touch of sandbox \"s\": "),
         "{error}"
     );
     error
@@ -231,7 +231,7 @@ fn statuses_have_their_kinds() {
         let error = touch_error(status, &[], "some words");
         assert_eq!(error.kind(), kind, "{status}");
         let text = format!("server answered {status}: some words");
-        assert!(error.to_string().contains(&text), "{error}");
+        assert!(format!("{error:#}").contains(&text), "{error}");
         assert_eq!(error.response_body(), Some("some words"));
         assert_eq!(error.retry_after(), None);
     }
@@ -269,30 +269,33 @@ fn error_bodies_of_any_sort_are_told_in_one_line() {
     // An "error" that is no text: all of it is shown.
     let error = touch_error(500, &[], r#"{"error":{"code":7}}"#);
     assert!(
-        error.to_string().ends_with(r#"500: {"error":{"code":7}}"#),
+        format!("{error:#}").ends_with(r#"500: {"error":{"code":7}}"#),
         "{error}"
     );
 
     let html = "<html>\r\n<h1>502 Bad Gateway</h1>\n</html>\n";
     let error = touch_error(502, &[("Content-Type", "text/html")], html);
     assert!(
-        error.to_string().contains("<h1>502 Bad Gateway</h1>"),
+        format!("{error:#}").contains("<h1>502 Bad Gateway</h1>"),
         "{error}"
     );
-    assert!(!error.to_string().contains(['\r', '\n']), "{error}");
+    assert!(!format!("{error:#}").contains(['\r', '\n']), "{error}");
     assert_eq!(error.response_body(), Some(html));
 
     // A terminal must not be led astray.
     let error = touch_error(500, &[], "{\"error\":\"a\\u001b[31mb\\u0007\\nc\"}");
-    assert!(!error.to_string().chars().any(char::is_control), "{error}");
+    assert!(
+        !format!("{error:#}").chars().any(char::is_control),
+        "{error}"
+    );
 
     let error = touch_error(500, &[], *b"caf\xe9 \xff");
-    assert!(error.to_string().contains("caf\u{fffd}"), "{error}");
+    assert!(format!("{error:#}").contains("caf\u{fffd}"), "{error}");
     assert_eq!(error.response_body(), Some("caf\u{fffd} \u{fffd}"));
 
     let error = touch_error(500, &[], "");
     assert!(
-        error.to_string().ends_with("server answered 500"),
+        format!("{error:#}").ends_with("server answered 500"),
         "{error}"
     );
     assert_eq!(error.response_body(), Some(""));
@@ -302,7 +305,7 @@ fn error_bodies_of_any_sort_are_told_in_one_line() {
 fn a_huge_error_body_is_cut() {
     let error = touch_error(500, &[], vec![b'x'; 1 << 20]);
     assert_eq!(error.response_body().unwrap().len(), MAX_ERROR_BODY);
-    assert!(error.to_string().len() < 1000);
+    assert!(format!("{error:#}").len() < 1000);
 }
 
 #[test]
@@ -345,8 +348,8 @@ fn redirects_are_named_and_not_followed() {
         ] {
             assert_eq!(error.kind(), ErrorKind::Status, "{error}");
             assert_eq!(error.status(), Some(status), "{error}");
-            assert!(error.to_string().contains(location), "{error}");
-            assert!(error.to_string().contains("not followed"), "{error}");
+            assert!(format!("{error:#}").contains(location), "{error}");
+            assert!(format!("{error:#}").contains("not followed"), "{error}");
         }
         assert_eq!(server.requests().len(), 6);
     }
@@ -362,7 +365,7 @@ fn a_server_that_does_not_say_ok_is_no_noxrunner_server() {
         let server = Scripted::always(200, body);
         let error = once(&server).build().unwrap().health().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
-        assert!(error.to_string().contains("not OK"), "{error}");
+        assert!(format!("{error:#}").contains("not OK"), "{error}");
         assert_eq!(error.response_body(), Some(body));
     }
 }
@@ -411,7 +414,10 @@ fn a_server_of_another_protocol_is_named() {
     });
     let error = sandbox(&server).touch().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
-    assert!(error.to_string().contains("not an HTTP answer"), "{error}");
+    assert!(
+        format!("{error:#}").contains("not an HTTP answer"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -420,7 +426,7 @@ fn an_error_does_not_repeat_a_huge_answer() {
     let server = Scripted::always(200, body);
     let error = sandbox(&server).exec(["true"]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol);
-    assert!(error.to_string().len() < 2000 && format!("{error:?}").len() < 4000);
+    assert!(format!("{error:#}").len() < 2000 && format!("{error:?}").len() < 4000);
 }
 
 #[test]

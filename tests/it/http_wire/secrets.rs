@@ -40,7 +40,7 @@ fn secrets_are_never_shown_or_logged() {
     let records = logged(|| {
         for builder in builders {
             words.push_str(&format!("{builder:?}\n{builder:#?}\n"));
-            let backend = builder.clone().build_backend().unwrap();
+            let backend = builder.clone().build().unwrap();
             words.push_str(&format!("{backend:?}\n"));
             let client = builder.build().unwrap();
             let sandbox = client.sandbox("secrets").unwrap();

@@ -83,7 +83,7 @@ fn refused() {
         &variable("NX_SAYS"),
         "Isolation::None",
     ] {
-        assert!(error.to_string().contains(part), "{error}");
+        assert!(format!("{error:#}").contains(part), "{error}");
     }
     // What this machine still lets be made.
     let backend = LocalBackend::builder().isolation(Isolation::Landlock);

@@ -1,30 +1,27 @@
-//! What the scripts of jobs answer.
+//! Parsing the output of the job scripts.
 
-use std::io::{self, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
+use super::info::{JobInfo, JobState, JobStatus};
 use super::scripts::BLOCK;
-use super::{JobInfo, JobState, JobStatus, is_id};
 use crate::error::{Error, ErrorKind, Result};
+use crate::script::decode_base64_lines;
 
-/// What one look saw.
+/// The result of one poll.
 pub(super) struct Polled {
     pub(super) state: JobState,
-    /// Of each stream, what follows the offset that was asked from.
+    /// For each stream, the bytes after the requested offset.
     pub(super) new: [Vec<u8>; 2],
-    /// How long each stream was, if it was asked for.
+    /// The length of each requested stream.
     pub(super) size: [u64; 2],
-    /// Whether each stream has no more than that.
+    /// True for streams without more bytes than that.
     whole: [bool; 2],
 }
 
 impl Polled {
-    /// None if the answer is not a whole one.
+    /// Parses the output of the script, or returns `None` if it is truncated.
     pub(super) fn parse(text: &str, from: [Option<u64>; 2], count: u64) -> Option<Polled> {
-        // Some backends take the last newline away.
+        // Some backends strip the last newline.
         let text = text.trim_end().strip_suffix("-\n.")?;
         let (state, rest) = text.split_once('\n')?;
         let (stdout, stderr) = rest.split_once("-\n")?;
@@ -37,13 +34,13 @@ impl Polled {
         for (at, text) in [stdout, stderr].into_iter().enumerate() {
             let Some(from) = from[at] else { continue };
             let (size, text) = text.split_once('\n')?;
-            let (size, mut bytes) = (size.trim().parse::<u64>().ok()?, decode(text)?);
+            let (size, mut bytes) = (size.trim().parse::<u64>().ok()?, decode_base64_lines(text)?);
             let (got, most) = (bytes.len() as u64, count * BLOCK);
             let wanted = size.saturating_sub(from / BLOCK * BLOCK).min(most);
             if got != wanted {
                 return None;
             }
-            // What is before the offset in its block.
+            // Skip the bytes before the offset in its block.
             let known = usize::try_from(from % BLOCK).ok()?.min(bytes.len());
             bytes.drain(..known);
             polled.new[at] = bytes;
@@ -53,29 +50,9 @@ impl Polled {
         Some(polled)
     }
 
-    /// Whether nothing more was there.
+    /// Returns true if neither stream had more bytes.
     pub(super) fn is_whole(&self) -> bool {
         self.whole == [true, true]
-    }
-
-    pub(super) fn write(
-        &self,
-        at: &mut [u64; 2],
-        stdout: &mut dyn Write,
-        stderr: &mut dyn Write,
-    ) -> Result<()> {
-        let put = |writer: &mut dyn Write, bytes: &[u8], at: &mut u64| -> io::Result<()> {
-            *at += bytes.len() as u64;
-            writer.write_all(bytes)?;
-            match bytes {
-                [] => Ok(()),
-                _ => writer.flush(),
-            }
-        };
-        let [stdout_at, stderr_at] = at;
-        put(stdout, &self.new[0], stdout_at)
-            .and_then(|()| put(stderr, &self.new[1], stderr_at))
-            .map_err(|e| Error::io("cannot write the job's output", e))
     }
 }
 
@@ -83,24 +60,20 @@ fn parse_state(text: &str) -> Option<JobState> {
     Some(match text.trim_end() {
         "running" => JobState::Running,
         "lost" => JobState::Lost,
-        text => JobState::Exited(JobStatus(text.strip_prefix("exited ")?.parse().ok()?)),
+        text => JobState::Exited(JobStatus::new(text.strip_prefix("exited ")?.parse().ok()?)),
     })
 }
 
-/// Base64 in lines.
-fn decode(text: &str) -> Option<Vec<u8>> {
-    let mut joined = Vec::with_capacity(text.len());
-    for line in text.lines() {
-        joined.extend_from_slice(line.as_bytes());
-    }
-    STANDARD.decode(joined).ok()
+/// Returns true for the id of a job: letters and digits.
+pub(super) fn is_job_id(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
-/// The jobs that are whole in it, and whether these are all.
+/// Parses a list of jobs. Returns the complete ones, and whether these are all.
 pub(super) fn parse_list(text: &str) -> (Vec<JobInfo>, bool) {
     let text = text.trim_end();
     let all = text == "." || text.ends_with("-\n.");
-    // After the last one stands the end, or what was cut.
+    // The last part is the end marker, or a truncated job.
     let mut parts: Vec<&str> = text.split("-\n").collect();
     parts.pop();
     let jobs: Vec<_> = parts.iter().map_while(|job| parse_job(job)).collect();
@@ -112,10 +85,10 @@ fn parse_job(text: &str) -> Option<JobInfo> {
     let (line, command) = text.split_once('\n')?;
     let (id, rest) = line.split_once(' ')?;
     let (started, state) = rest.split_once(' ')?;
-    let command = decode(command)?;
+    let command = decode_base64_lines(command)?;
     let args = command.strip_suffix(b"\0").unwrap_or(&command);
     Some(JobInfo {
-        id: Some(id).filter(|id| is_id(id))?.to_owned(),
+        id: Some(id).filter(|id| is_job_id(id))?.to_owned(),
         command: args
             .split(|b| *b == 0)
             .map(|arg| String::from_utf8_lossy(arg).into_owned())
@@ -125,13 +98,14 @@ fn parse_job(text: &str) -> Option<JobInfo> {
     })
 }
 
-pub(super) fn ended(state: JobState) -> Result<Option<JobStatus>> {
+/// Returns the exit code of a job that has finished.
+pub(super) fn exit_status(state: JobState) -> Result<Option<JobStatus>> {
     match state {
         JobState::Running => Ok(None),
         JobState::Exited(status) => Ok(Some(status)),
         JobState::Lost => Err(Error::new(
             ErrorKind::OutcomeUnknown,
-            "its keeper was killed, so nobody knows how it ended: by a limit of the sandbox, by another command there, or by a backend that ends what an exec leaves behind",
+            "the exit code of the job is unknown: the process that waits for it was killed by a limit of the sandbox, by another command, or by a backend that kills what outlives an exec",
         )),
     }
 }

@@ -1,0 +1,267 @@
+//! What can be uploaded, and how it becomes an archive.
+
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::encode::{Encoder, Spooled};
+use super::pack::{SpecialFiles, Tree, add_file};
+use crate::error::{Error, Result};
+use crate::os;
+
+/// Number of bytes that are sampled to choose between fast compression and none.
+const SAMPLE_SIZE: usize = 256 * 1024;
+
+/// Default mode of a file.
+const DEFAULT_MODE: u32 = 0o644;
+
+/// The contents of a file in the sandbox, and its mode.
+///
+/// Made from bytes, text, a reader, or a path on this machine.
+///
+/// ```
+/// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+/// use noxrunner::Contents;
+/// use std::io::Read;
+///
+/// sandbox.write("run", Contents::from("#!/bin/sh\necho hi\n").mode(0o755))?;
+/// assert_eq!(sandbox.run(["./run"])?.stdout(), "hi\n");
+///
+/// sandbox.write("x", Contents::reader(std::io::repeat(b'x').take(1000)))?;
+/// assert_eq!(sandbox.read("x")?.len(), 1000);
+///
+/// let local = dir.path().join("data.csv");
+/// std::fs::write(&local, "1,2\n")?;
+/// sandbox.write("data.csv", Contents::path(&local))?;
+/// assert_eq!(sandbox.read("data.csv")?, b"1,2\n");
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+pub struct Contents<'a> {
+    origin: Origin<'a>,
+    mode: Option<u32>,
+}
+
+enum Origin<'a> {
+    Bytes(Cow<'a, [u8]>),
+    Reader(Box<dyn Read + 'a>),
+    Path(PathBuf),
+}
+
+impl<'a> Contents<'a> {
+    /// Uses everything that a reader yields. The archive needs the length in advance, so the bytes are
+    /// kept in a temporary file until they are sent.
+    pub fn reader(reader: impl Read + 'a) -> Contents<'a> {
+        Origin::Reader(Box::new(reader)).into()
+    }
+
+    /// Uses a file on this machine, or a directory with everything below it.
+    pub fn path(path: impl Into<PathBuf>) -> Contents<'a> {
+        Origin::Path(path.into()).into()
+    }
+
+    /// Sets the permissions of the file. Defaults to those of the local file, or to `0o644`.
+    #[must_use]
+    pub fn mode(mut self, mode: u32) -> Contents<'a> {
+        self.mode = Some(mode);
+        self
+    }
+}
+
+impl<'a> From<Origin<'a>> for Contents<'a> {
+    fn from(origin: Origin<'a>) -> Self {
+        Contents { origin, mode: None }
+    }
+}
+
+impl<'a> From<&'a [u8]> for Contents<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Origin::Bytes(bytes.into()).into()
+    }
+}
+
+impl<'a, const N: usize> From<&'a [u8; N]> for Contents<'a> {
+    fn from(bytes: &'a [u8; N]) -> Self {
+        bytes[..].into()
+    }
+}
+
+impl<'a> From<&'a str> for Contents<'a> {
+    fn from(text: &'a str) -> Self {
+        text.as_bytes().into()
+    }
+}
+
+impl<'a> From<&'a String> for Contents<'a> {
+    fn from(text: &'a String) -> Self {
+        text.as_bytes().into()
+    }
+}
+
+impl<'a> From<&'a Vec<u8>> for Contents<'a> {
+    fn from(bytes: &'a Vec<u8>) -> Self {
+        bytes[..].into()
+    }
+}
+
+impl From<String> for Contents<'_> {
+    fn from(text: String) -> Self {
+        text.into_bytes().into()
+    }
+}
+
+impl From<Vec<u8>> for Contents<'_> {
+    fn from(bytes: Vec<u8>) -> Self {
+        Origin::Bytes(bytes.into()).into()
+    }
+}
+
+impl fmt::Debug for Contents<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let origin = match &self.origin {
+            Origin::Bytes(bytes) => format!("{} bytes", bytes.len()),
+            Origin::Reader(_) => "reader".to_owned(),
+            Origin::Path(path) => path.display().to_string(),
+        };
+        f.debug_struct("Contents")
+            .field("origin", &origin)
+            .field("mode", &self.mode)
+            .finish()
+    }
+}
+
+/// Archives contents under their names.
+pub(crate) fn archive_contents(files: Vec<(Vec<u8>, Contents<'_>)>) -> Result<Spooled> {
+    let mut sized = Vec::with_capacity(files.len());
+    for (name, contents) in files {
+        sized.push((name, SizedContents::new(contents)?));
+    }
+    let mut sample = Vec::new();
+    for (_, contents) in &mut sized {
+        contents.sample(&mut sample);
+    }
+    let mut encoder = Encoder::new(&sample);
+    for (name, contents) in sized {
+        contents.write(&name, &mut encoder)?;
+    }
+    encoder.finish()
+}
+
+/// Archives everything below a directory on this machine.
+pub(crate) fn archive_dir(local: &Path) -> Result<Spooled> {
+    let mut tree = list(local)?;
+    let mut encoder = Encoder::new(&tree.sample());
+    tree.write(&mut encoder)?;
+    encoder.finish()
+}
+
+fn list(local: &Path) -> Result<Tree> {
+    let dir = os::open_dir(local).map_err(|e| match e.kind() {
+        io::ErrorKind::NotADirectory => {
+            Error::invalid(format!("{} is not a directory", local.display()))
+        }
+        _ => Error::io(format_args!("cannot open {}", local.display()), e),
+    })?;
+    Tree::list(dir, local, SpecialFiles::Refuse)
+}
+
+/// Contents whose length is known.
+enum SizedContents<'a> {
+    Bytes { bytes: Cow<'a, [u8]>, mode: u32 },
+    File { path: PathBuf, mode: Option<u32> },
+    Spooled { content: Spooled, mode: u32 },
+    Tree(Tree),
+}
+
+impl<'a> SizedContents<'a> {
+    fn new(contents: Contents<'a>) -> Result<SizedContents<'a>> {
+        let mode = contents.mode.unwrap_or(DEFAULT_MODE);
+        Ok(match contents.origin {
+            Origin::Bytes(bytes) => SizedContents::Bytes { bytes, mode },
+            Origin::Reader(reader) => SizedContents::Spooled {
+                content: Spooled::from_reader(reader)?,
+                mode,
+            },
+            Origin::Path(path) => SizedContents::local(path, contents.mode)?,
+        })
+    }
+
+    fn local(path: PathBuf, mode: Option<u32>) -> Result<SizedContents<'a>> {
+        let metadata = std::fs::metadata(&path)
+            .map_err(|e| Error::io(format_args!("cannot read {}", path.display()), e))?;
+        if metadata.is_dir() {
+            return list(&path).map(SizedContents::Tree);
+        }
+        // Opening a FIFO would block until somebody writes to it.
+        if !metadata.is_file() {
+            let shown = path.display();
+            return Err(Error::invalid(format!(
+                "{shown} is neither a file nor a directory"
+            )));
+        }
+        Ok(SizedContents::File { path, mode })
+    }
+
+    /// Adds the start of the contents to the sample, up to its maximum size. Read errors are reported
+    /// later, by [`write`](SizedContents::write).
+    fn sample(&mut self, sample: &mut Vec<u8>) {
+        let room = SAMPLE_SIZE.saturating_sub(sample.len());
+        match self {
+            SizedContents::Bytes { bytes, .. } => {
+                sample.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            }
+            SizedContents::File { path, .. } => {
+                let start = File::open(path).map(|file| file.take(room as u64));
+                let _ = start.map(|mut start| start.read_to_end(sample));
+            }
+            SizedContents::Spooled { content, .. } => {
+                let start = content.upload().map(|upload| upload.take(room as u64));
+                let _ = start.map(|mut start| start.read_to_end(sample));
+            }
+            SizedContents::Tree(tree) => sample.extend(tree.sample()),
+        }
+    }
+
+    fn write(self, name: &[u8], encoder: &mut Encoder) -> Result<()> {
+        let now = os::unix_seconds(SystemTime::now());
+        let written = match self {
+            SizedContents::Tree(tree) => return tree.below(name).write(encoder),
+            SizedContents::File { path, mode } => {
+                return add_local_file(encoder, name, &path, mode)
+                    .map_err(|e| archive_failed(&path, e));
+            }
+            SizedContents::Bytes { bytes, mode } => {
+                add_file(encoder, name, mode, now, bytes.len() as u64, &mut &*bytes)
+            }
+            SizedContents::Spooled { content, mode } => {
+                let mut content = content.upload()?;
+                let size = content.content_length().unwrap_or(0);
+                add_file(encoder, name, mode, now, size, &mut content)
+            }
+        };
+        written.map_err(|e| archive_failed(Path::new(OsStr::from_bytes(name)), e))
+    }
+}
+
+fn add_local_file(
+    encoder: &mut Encoder,
+    name: &[u8],
+    path: &Path,
+    mode: Option<u32>,
+) -> io::Result<()> {
+    let mut file = File::open(path)?;
+    let stat = os::stat_fd(file.as_fd())?;
+    let mode = mode.unwrap_or(stat.mode);
+    add_file(encoder, name, mode, stat.mtime, stat.size, &mut file)
+}
+
+fn archive_failed(path: &Path, e: io::Error) -> Error {
+    let what = format_args!("cannot archive {}", path.display());
+    Error::from_io(e).unwrap_or_else(|e| Error::io(what, e))
+}

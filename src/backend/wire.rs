@@ -1,0 +1,245 @@
+//! The JSON of NoxRunner v1, for the client, the server and the conformance checker.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::command::Command;
+use crate::os::time::whole_seconds;
+use crate::output::{Output, Success};
+use crate::spec::{SandboxInfo, SandboxSpec};
+
+/// Media types of request and response bodies.
+pub(crate) const JSON: &str = "application/json";
+pub(crate) const ARCHIVE: &str = "application/x-tar";
+
+/// Body of `PUT /v1/sandboxes/{id}`.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CreateRequest<'a> {
+    ttl_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_limit: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_limit: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ephemeral_storage_limit: Option<Cow<'a, str>>,
+}
+
+impl<'a> From<&'a SandboxSpec> for CreateRequest<'a> {
+    fn from(spec: &'a SandboxSpec) -> CreateRequest<'a> {
+        CreateRequest {
+            ttl_seconds: Some(whole_seconds(spec.get_ttl())),
+            image: spec.get_image().map(Cow::from),
+            cpu_limit: spec.get_cpu().map(Cow::from),
+            memory_limit: spec.get_memory().map(Cow::from),
+            ephemeral_storage_limit: spec.get_storage().map(Cow::from),
+        }
+    }
+}
+
+impl From<CreateRequest<'_>> for SandboxSpec {
+    fn from(request: CreateRequest<'_>) -> SandboxSpec {
+        let mut spec = SandboxSpec::new();
+        if let Some(seconds) = request.ttl_seconds {
+            spec = spec.ttl(Duration::from_secs(seconds));
+        }
+        if let Some(image) = request.image {
+            spec = spec.image(image);
+        }
+        if let Some(cpu) = request.cpu_limit {
+            spec = spec.cpu(cpu);
+        }
+        if let Some(memory) = request.memory_limit {
+            spec = spec.memory(memory);
+        }
+        if let Some(storage) = request.ephemeral_storage_limit {
+            spec = spec.storage(storage);
+        }
+        spec
+    }
+}
+
+/// Response to `PUT /v1/sandboxes/{id}`. `ignored` is an extension.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CreateResponse<'a> {
+    pod_name: Cow<'a, str>,
+    expires_at: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "<[String]>::is_empty")]
+    ignored: Cow<'a, [String]>,
+}
+
+impl<'a> From<&'a SandboxInfo> for CreateResponse<'a> {
+    fn from(info: &'a SandboxInfo) -> CreateResponse<'a> {
+        CreateResponse {
+            pod_name: info.pod_name().into(),
+            expires_at: info.expires_at().into(),
+            ignored: info.ignored().into(),
+        }
+    }
+}
+
+impl From<CreateResponse<'_>> for SandboxInfo {
+    fn from(response: CreateResponse<'_>) -> SandboxInfo {
+        SandboxInfo::new(response.pod_name, response.expires_at)
+            .with_ignored(response.ignored.into_owned())
+    }
+}
+
+impl Serialize for SandboxInfo {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        CreateResponse::from(self).serialize(serializer)
+    }
+}
+
+/// Body of `POST /v1/sandboxes/{id}/exec`.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ExecRequest<'a> {
+    cmd: Cow<'a, [String]>,
+    workdir: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    env: Option<Cow<'a, BTreeMap<String, String>>>,
+    timeout_seconds: Option<u64>,
+}
+
+impl<'a> From<&'a Command> for ExecRequest<'a> {
+    fn from(command: &'a Command) -> ExecRequest<'a> {
+        let env = command.get_envs();
+        ExecRequest {
+            cmd: command.get_args().into(),
+            workdir: Some(command.get_workdir().into()),
+            env: (!env.is_empty()).then_some(Cow::Borrowed(env)),
+            timeout_seconds: Some(whole_seconds(command.get_timeout())),
+        }
+    }
+}
+
+impl From<ExecRequest<'_>> for Command {
+    fn from(request: ExecRequest<'_>) -> Command {
+        let mut command = Command::from(&*request.cmd);
+        if let Some(workdir) = request.workdir {
+            command = command.workdir(&*workdir);
+        }
+        if let Some(env) = request.env {
+            command = command.envs(env.into_owned());
+        }
+        if let Some(seconds) = request.timeout_seconds {
+            command = command.timeout(Duration::from_secs(seconds));
+        }
+        command
+    }
+}
+
+/// Response to `POST /v1/sandboxes/{id}/exec`. `timedOut` and `truncated` are extensions.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ExecResponse<'a> {
+    exit_code: i32,
+    // Some backends omit empty streams.
+    #[serde(default)]
+    stdout: Cow<'a, str>,
+    #[serde(default)]
+    stderr: Cow<'a, str>,
+    #[serde(default)]
+    duration_ms: u64,
+    timed_out: Option<bool>,
+    truncated: Option<bool>,
+}
+
+impl<'a> From<&'a Output> for ExecResponse<'a> {
+    fn from(out: &'a Output) -> ExecResponse<'a> {
+        ExecResponse {
+            exit_code: out.exit_code(),
+            stdout: out.stdout(),
+            stderr: out.stderr(),
+            duration_ms: u64::try_from(out.duration().as_millis()).unwrap_or(u64::MAX),
+            timed_out: Some(out.timed_out()),
+            truncated: Some(out.truncated()),
+        }
+    }
+}
+
+impl From<ExecResponse<'_>> for Output {
+    fn from(response: ExecResponse<'_>) -> Output {
+        let (stdout, stderr) = (response.stdout.into_owned(), response.stderr.into_owned());
+        let duration = Duration::from_millis(response.duration_ms);
+        let mut out = Output::new(response.exit_code, stdout, stderr, duration);
+        if let Some(timed_out) = response.timed_out {
+            out = out.with_timed_out(timed_out);
+        }
+        if let Some(truncated) = response.truncated {
+            out = out.with_truncated(truncated);
+        }
+        out
+    }
+}
+
+impl Serialize for Output {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        ExecResponse::from(self).serialize(serializer)
+    }
+}
+
+impl Serialize for Success {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Output::serialize(self, serializer)
+    }
+}
+
+/// Body of an error response.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct ErrorResponse<'a> {
+    pub(crate) error: Cow<'a, str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn specs_and_commands_survive_the_round_trip() {
+        let spec = SandboxSpec::new()
+            .ttl(Duration::from_secs(60))
+            .image("python:3.12")
+            .cpu("500m")
+            .memory("1Gi")
+            .storage("2Gi");
+        let json = serde_json::to_string(&CreateRequest::from(&spec)).unwrap();
+        let expected = r#"{"ttlSeconds":60,"image":"python:3.12","cpuLimit":"500m","memoryLimit":"1Gi","ephemeralStorageLimit":"2Gi"}"#;
+        assert_eq!(json, expected);
+        let request: CreateRequest<'_> = serde_json::from_str(&json).unwrap();
+        assert_eq!(SandboxSpec::from(request), spec);
+
+        let command = Command::from(["ls", "-l"]).workdir("src").env("A", "1");
+        let json = serde_json::to_string(&ExecRequest::from(&command)).unwrap();
+        let expected =
+            r#"{"cmd":["ls","-l"],"workdir":"/workspace/src","env":{"A":"1"},"timeoutSeconds":30}"#;
+        assert_eq!(json, expected);
+        let request: ExecRequest<'_> = serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            format!("{:?}", Command::from(request)),
+            format!("{command:?}")
+        );
+    }
+
+    #[test]
+    fn answers_serialize_as_the_protocol_has_them() {
+        let out = Output::new(3, "a\n", b"\xff", Duration::from_millis(7)).with_timed_out(false);
+        let json = serde_json::to_value(&out).unwrap();
+        let expected = serde_json::json!({
+            "exitCode": 3, "stdout": "a\n", "stderr": "\u{fffd}", "durationMs": 7,
+            "timedOut": false, "truncated": false,
+        });
+        assert_eq!(json, expected);
+        let info = SandboxInfo::new("pod-1", "2026-01-02T12:34:56Z");
+        let json = serde_json::to_value(&info).unwrap();
+        let expected = serde_json::json!({"podName": "pod-1", "expiresAt": "2026-01-02T12:34:56Z"});
+        assert_eq!(json, expected);
+    }
+}

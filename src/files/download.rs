@@ -1,0 +1,107 @@
+//! `GET …/files/download`: directories out of a sandbox.
+
+use std::io::Read;
+use std::path::Path;
+
+use crate::archive::{Extract, Extraction};
+use crate::error::Result;
+use crate::sandbox::Sandbox;
+use crate::sandbox_path::SandboxPath;
+
+impl Sandbox {
+    /// Downloads everything below a directory into a local directory, under the rules of the default
+    /// [`Extract`].
+    ///
+    /// If the local directory does not exist, it appears once the download is complete, or not at all.
+    /// If it exists, nothing in it changes before the whole archive has arrived. Sends one download,
+    /// which may be repeated.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](crate::ErrorKind::NotFound) if the directory or the sandbox does not exist;
+    /// [`Archive`](crate::ErrorKind::Archive) if the archive is damaged or violates a rule of
+    /// [`Extract`]; [`Io`](crate::ErrorKind::Io) if it cannot be written; otherwise the same as for
+    /// [`Client::create`](crate::Client::create).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// # let out = dir.path().join("out");
+    /// sandbox.run(["sh", "-c", "mkdir -p out/empty; echo hi > out/a.txt"])?;
+    /// let extraction = sandbox.download_dir("out", &out)?;
+    /// assert_eq!(extraction.bytes(), 3);
+    /// assert_eq!(std::fs::read(out.join("a.txt"))?, b"hi\n");
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "download_workspace")]
+    pub fn download_dir(
+        &self,
+        src: impl AsRef<Path>,
+        local: impl AsRef<Path>,
+    ) -> Result<Extraction> {
+        self.download_dir_with(src, local, &Extract::new())
+    }
+
+    /// Downloads a directory with limits of your own, or with a report of refused entries instead of
+    /// an error.
+    ///
+    /// # Errors
+    ///
+    /// The same as for [`download_dir`](Sandbox::download_dir).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// # let out = dir.path().join("out");
+    /// use noxrunner::Extract;
+    ///
+    /// sandbox.run(["ln", "-s", "/etc/passwd", "leak"])?;
+    /// let skip = Extract::new().skip_refused(true);
+    /// let extraction = sandbox.download_dir_with("/workspace", &out, &skip)?;
+    /// assert_eq!(extraction.refused()[0].name(), "leak");
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    pub fn download_dir_with(
+        &self,
+        src: impl AsRef<Path>,
+        local: impl AsRef<Path>,
+        extract: &Extract,
+    ) -> Result<Extraction> {
+        self.context("download from", || {
+            extract.unpack_to_path(self.open_download(src.as_ref())?, local.as_ref())
+        })
+    }
+
+    /// Downloads everything below a directory as the archive that the backend sends: tar, compressed
+    /// with gzip or not. Its contents are not checked. If reading it fails, the
+    /// [`io::Error`](std::io::Error) contains an [`Error`](crate::Error).
+    ///
+    /// # Errors
+    ///
+    /// The same as for [`download_dir`](Sandbox::download_dir).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// # use std::io::Read;
+    /// let mut archive = Vec::new();
+    /// sandbox.download_archive("/workspace")?.read_to_end(&mut archive)?;
+    /// assert_eq!(archive[..2], [0x1f, 0x8b]);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "download_files")]
+    pub fn download_archive(&self, src: impl AsRef<Path>) -> Result<Box<dyn Read + Send>> {
+        self.context("download from", || self.open_download(src.as_ref()))
+    }
+
+    fn open_download(&self, src: &Path) -> Result<Box<dyn Read + Send>> {
+        let src = SandboxPath::new("src", src)?;
+        self.backend().download(self.session_id(), src.as_text()?)
+    }
+}

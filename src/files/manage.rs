@@ -1,0 +1,101 @@
+//! Files and directories within a sandbox: whether they exist, removing and creating them.
+
+use std::path::Path;
+
+use crate::command::Command;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sandbox::Sandbox;
+use crate::sandbox_path::SandboxPath;
+use crate::script::Script;
+
+/// Removes `$1`. Prints `removed` if it existed.
+const REMOVE: Script = Script {
+    feature: "remove",
+    source: r#"
+if [ -e "$1" ] || [ -L "$1" ]; then rm -rf -- "$1" && echo removed; fi
+"#,
+    failures: &[],
+};
+
+impl Sandbox {
+    /// Returns whether a path exists in the sandbox. A symbolic link exists if its target does. Sends
+    /// one exec of `test -e`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a path with `..`;
+    /// [`Unsupported`](ErrorKind::Unsupported) if the sandbox has no `test`; otherwise the same as for
+    /// [`exec`](Sandbox::exec).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// sandbox.write("a/b.txt", "x")?;
+    /// assert!(sandbox.exists("a/b.txt")? && sandbox.exists("a")?);
+    /// assert!(!sandbox.exists("b.txt")?);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    pub fn exists(&self, path: impl AsRef<Path>) -> Result<bool> {
+        self.context("check a path in", || {
+            let path = SandboxPath::new("path", path)?;
+            let (workdir, path) = path.relative()?;
+            let out = self.exec(Command::from(["test", "-e", &path]).workdir(workdir))?;
+            match out.exit_code() {
+                0 => Ok(true),
+                1 => Ok(false),
+                127 => Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "exists needs the program `test` in the sandbox",
+                )),
+                _ => out.check().map(|_| false),
+            }
+        })
+    }
+
+    /// Creates a directory and its parents. It may exist already. Sends one exec of `mkdir -p`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a path with `..`;
+    /// [`Command`](ErrorKind::Command) if the directory cannot be created; otherwise the same as for
+    /// [`exec`](Sandbox::exec).
+    pub fn create_dir_all(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.context("create a directory in", || {
+            let path = SandboxPath::new("path", path)?;
+            let (workdir, path) = path.relative()?;
+            let mkdir = Command::from(["mkdir", "-p", "--", &path]);
+            self.run(mkdir.workdir(workdir)).map(drop)
+        })
+    }
+
+    /// Removes a file, or a directory with everything below it, and returns whether it existed. A
+    /// symbolic link is removed, not its target. Sends one exec. Needs `sh` and `rm` in the sandbox.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a path with `..`, `/` and `/workspace`;
+    /// [`Io`](ErrorKind::Io) if something cannot be removed; otherwise the same as for
+    /// [`exec`](Sandbox::exec).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// sandbox.create_dir_all("a/b")?;
+    /// assert!(sandbox.remove("a")?);
+    /// assert!(!sandbox.remove("a")?);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    pub fn remove(&self, path: impl AsRef<Path>) -> Result<bool> {
+        self.context("remove from", || {
+            let path = SandboxPath::file(path)?;
+            let (workdir, argument) = path.relative()?;
+            let command = REMOVE.command(&[&argument]).workdir(workdir);
+            let out = REMOVE.run(self, &command, &path.display())?;
+            Ok(out.stdout().trim() == "removed")
+        })
+    }
+}

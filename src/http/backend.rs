@@ -1,0 +1,186 @@
+//! The seven calls over HTTP.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+use super::call::{Api, Call, CallBody, read_body};
+use super::errors::{Operation, failure_error};
+use super::socket::CallOptions;
+use super::transport::{Failure, ResponseBody};
+use crate::backend::Backend;
+use crate::backend::wire::{ARCHIVE, CreateRequest, CreateResponse, ExecRequest, ExecResponse};
+use crate::command::Command;
+use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, Result, one_line};
+use crate::os::time::whole_seconds;
+use crate::output::Output;
+use crate::session_id::SessionId;
+use crate::spec::{SandboxInfo, SandboxSpec};
+use crate::upload::Upload;
+
+/// How long the response of an exec may take beyond the command's own timeout.
+const EXEC_GRACE: Duration = Duration::from_secs(10);
+
+/// A NoxRunner v1 server, reached over HTTP or HTTPS.
+///
+/// Keeps up to 16 idle connections, which all clones of a [`Client`](crate::Client) share. Redirects
+/// are not followed. Logs one debug line per request: method, path, status, duration and attempt.
+///
+/// ```
+/// use noxrunner::{Backend, HttpBackend};
+///
+/// let backend = HttpBackend::new("http://127.0.0.1:1")?;
+/// assert!(backend.health().unwrap_err().is_connect());
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
+pub struct HttpBackend {
+    pub(super) api: Api,
+    pub(super) timeout: Duration,
+    pub(super) connect_timeout: Duration,
+    pub(super) transfer_timeout: Option<Duration>,
+}
+
+impl HttpBackend {
+    /// Returns the options of a call that must finish within `total`.
+    pub(super) fn bounded(&self, total: Duration) -> CallOptions {
+        CallOptions {
+            connect: self.connect_timeout,
+            connect_by: None,
+            stall: total,
+            deadline: Some(Instant::now() + total),
+            once: false,
+        }
+    }
+
+    /// Returns the options of a call that may take as long as bytes keep moving.
+    fn transfer(&self) -> CallOptions {
+        CallOptions {
+            stall: self.timeout,
+            deadline: self.transfer_timeout.map(|total| Instant::now() + total),
+            ..self.bounded(self.timeout)
+        }
+    }
+
+    fn exec_call<'a>(&self, id: &SessionId, command: &'a Command) -> Result<Call<'a>> {
+        let seconds = Duration::from_secs(whole_seconds(command.get_timeout()));
+        let total = seconds + EXEC_GRACE;
+        let total = command
+            .give_up_after
+            .map_or(total, |limit| limit.min(total));
+        // An attempt that starts later might be cut off before the command's own timeout.
+        let last_start = Instant::now() + EXEC_GRACE.min(total);
+        let options = CallOptions {
+            once: true,
+            connect_by: Some(last_start),
+            ..self.bounded(total)
+        };
+        let url = format!("{}/exec", self.api.base.sandbox(id.as_str()));
+        let request = ExecRequest::from(command);
+        let mut call = Call::new(Operation::Exec, "POST", url, options).json(&request)?;
+        call.cancel = command.get_cancel();
+        call.last_start = Some(last_start);
+        Ok(call)
+    }
+}
+
+impl Backend for HttpBackend {
+    fn health(&self) -> Result<()> {
+        let options = self.bounded(self.timeout);
+        let mut call = Call::new(Operation::Read, "GET", self.api.base.health(), options);
+        let (status, body) = self.api.send(&mut call, |response| {
+            Ok((response.status, read_body(response, MAX_ERROR_BODY as u64)?))
+        })?;
+        let text = String::from_utf8_lossy(&body);
+        if text.contains("OK") {
+            return Ok(());
+        }
+        let text = one_line(&text);
+        let message = format!("unexpected health response {text:?}: is this a NoxRunner server?");
+        Err(Error::new(ErrorKind::Protocol, message)
+            .with_status(status)
+            .with_body(&body))
+    }
+
+    fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
+        spec.check()?;
+        let url = self.api.base.sandbox(id.as_str());
+        let options = self.bounded(self.timeout);
+        let request = CreateRequest::from(spec);
+        let call = Call::new(Operation::Change, "PUT", url, options).json(&request)?;
+        let response: CreateResponse<'_> = self.api.send_json(call)?;
+        Ok(response.into())
+    }
+
+    fn touch(&self, id: &SessionId) -> Result<()> {
+        let url = format!("{}/touch", self.api.base.sandbox(id.as_str()));
+        let options = self.bounded(self.timeout);
+        let mut call = Call::new(Operation::Change, "POST", url, options);
+        // Sends `Content-Length: 0`. Some servers wait for the body of a POST without it.
+        call.body = CallBody::Bytes(Vec::new());
+        self.api.send_plain(call)
+    }
+
+    fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
+        command.check()?;
+        command.check_no_files()?;
+        let call = self.exec_call(id, command)?;
+        let response: ExecResponse<'_> = self.api.send_json(call)?;
+        Ok(response.into())
+    }
+
+    fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
+        let url = self.api.base.files(id.as_str(), "upload", "dest", dest);
+        let mut call = Call::new(Operation::Change, "POST", url, self.transfer());
+        call.content_type = Some(ARCHIVE);
+        call.body = CallBody::Upload(archive);
+        self.api.send_plain(call)
+    }
+
+    fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>> {
+        let url = self.api.base.files(id.as_str(), "download", "src", src);
+        let mut call = Call::new(Operation::Read, "GET", url, self.transfer());
+        let response = self.api.send(&mut call, Ok)?;
+        Ok(Box::new(Download {
+            body: response.body,
+            started: Instant::now(),
+        }))
+    }
+
+    fn delete(&self, id: &SessionId) -> Result<bool> {
+        let url = self.api.base.sandbox(id.as_str());
+        let options = self.bounded(self.timeout);
+        let call = Call::new(Operation::Change, "DELETE", url, options);
+        match self.api.send_plain(call) {
+            Ok(()) => Ok(true),
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// The body of a download. Its I/O errors contain an [`Error`], so that a network failure is not taken
+/// for a damaged archive.
+struct Download {
+    body: ResponseBody,
+    started: Instant,
+}
+
+impl Read for Download {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self.body.read(buf) {
+            Err(e) if e.kind() != io::ErrorKind::Interrupted => {
+                let failure = Failure::cut_off(e);
+                Err(failure_error(failure, Operation::Read, self.started.elapsed()).into_io())
+            }
+            result => result,
+        }
+    }
+}
+
+impl fmt::Debug for HttpBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpBackend")
+            .field("base_url", &self.api.base.to_string())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,57 @@
+//! Listing the jobs of a sandbox.
+
+use std::time::Duration;
+
+use super::info::JobInfo;
+use super::job::unexpected_output;
+use super::poll::parse_list;
+use super::scripts;
+use crate::error::Result;
+use crate::sandbox::Sandbox;
+
+/// Timeout of listing jobs, in the sandbox.
+const LIST_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl Sandbox {
+    /// Lists the jobs of the sandbox, including finished ones, the oldest first. Sends one exec, or
+    /// more if the list exceeds the backend's cap on output.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if the sandbox lacks a program that jobs need;
+    /// otherwise the same as for [`exec`](Sandbox::exec).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// use noxrunner::JobState;
+    ///
+    /// let job = sandbox.spawn(["sleep", "1000"])?;
+    /// let jobs = sandbox.jobs()?;
+    /// assert_eq!((jobs[0].id(), jobs[0].state()), (job.id(), JobState::Running));
+    /// assert_eq!(jobs[0].command(), ["sleep", "1000"]);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    pub fn jobs(&self) -> Result<Vec<JobInfo>> {
+        self.context("list jobs of", || {
+            let mut jobs: Vec<JobInfo> = Vec::new();
+            loop {
+                let after = jobs.last().map_or("", |job| &*job.id);
+                let command = scripts::LIST.command(&[after]).timeout(LIST_TIMEOUT);
+                let out = scripts::LIST.run(self, &command, "")?;
+                let (more, complete) = parse_list(&out.stdout());
+                if more.is_empty() && !complete {
+                    return Err(unexpected_output(&out));
+                }
+                jobs.extend(more);
+                if complete {
+                    break;
+                }
+            }
+            jobs.sort_by(|a, b| (a.started, &a.id).cmp(&(b.started, &b.id)));
+            Ok(jobs)
+        })
+    }
+}

@@ -1,0 +1,95 @@
+//! Waiting until a sandbox is ready.
+
+use std::time::{Duration, Instant};
+
+use super::Sandbox;
+use crate::cancel::{Cancel, sleep};
+use crate::command::Command;
+use crate::error::{Error, ErrorKind, Result, one_line};
+use crate::validate::check_duration;
+
+/// Timeout of one probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// First and longest pause between two probes.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+impl Sandbox {
+    /// Waits until the sandbox runs commands: repeats `echo ready` until the output is `ready`, with
+    /// pauses of 0.1 s to 2 s.
+    ///
+    /// # Errors
+    ///
+    /// [`NotReady`](ErrorKind::NotReady) if the timeout passes; the cause is the last failure.
+    /// [`Cancelled`](ErrorKind::Cancelled) if `cancel` is triggered. An error that waiting cannot fix,
+    /// such as a wrong token, is returned at once.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// use std::time::Duration;
+    ///
+    /// let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// sandbox.wait_until_ready(Duration::from_secs(60), None)?;
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    #[doc(alias = "wait_for_pod_ready")]
+    pub fn wait_until_ready(&self, timeout: Duration, cancel: Option<&Cancel>) -> Result<()> {
+        self.context("wait for", || {
+            check_duration("the timeout", timeout)?;
+            self.poll_until_ready(timeout, cancel)
+        })
+    }
+
+    fn poll_until_ready(&self, timeout: Duration, cancel: Option<&Cancel>) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let last = match self.probe(left.max(Duration::from_millis(1)), cancel) {
+                Ok(()) => return Ok(()),
+                Err(e) if is_final(e.kind()) => return Err(e),
+                Err(e) => e,
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left <= pause {
+                let message = format!("not ready after {:.1} s", timeout.as_secs_f64());
+                return Err(Error::new(ErrorKind::NotReady, message).with_source(last));
+            }
+            sleep(pause, cancel)?;
+            pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn probe(&self, left: Duration, cancel: Option<&Cancel>) -> Result<()> {
+        let mut probe = Command::from(["echo", "ready"]).timeout(PROBE_TIMEOUT.min(left));
+        if let Some(cancel) = cancel {
+            probe = probe.cancel_on(cancel);
+        }
+        probe.give_up_after = Some(left);
+        let out = self.backend().exec(self.session_id(), &probe)?;
+        if out.success() && out.stdout().trim() == "ready" {
+            return Ok(());
+        }
+        let (code, stdout) = (out.exit_code(), out.stdout());
+        let message = format!(
+            "the probe exited with {code} and printed {:?}",
+            one_line(&stdout)
+        );
+        Err(Error::new(ErrorKind::NotReady, message))
+    }
+}
+
+/// Returns true for errors that waiting cannot fix.
+fn is_final(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::InvalidInput
+            | ErrorKind::Unauthorized
+            | ErrorKind::Isolation
+            | ErrorKind::Unsupported
+            | ErrorKind::Cancelled
+    )
+}
