@@ -49,15 +49,9 @@ fn compile(program: &Path, flags: &[&str]) -> Result<(), String> {
         .arg(Path::new(SOURCE).join("main.rs"))
         .args(["--edition", "2024", "--crate-name", "noxrunner_holder"])
         .args(["--cap-lints", "allow"])
-        .args(["-C", "opt-level=s", "-C", "panic=abort", "-C", "lto=fat"])
-        .args([
-            "-C",
-            "codegen-units=1",
-            "-C",
-            "strip=symbols",
-            "-C",
-            "relocation-model=static",
-        ])
+        .args(optimization())
+        .args(["-C", "panic=abort", "-C", "strip=symbols"])
+        .args(["-C", "relocation-model=static"])
         .args(flags)
         .arg("-o")
         .arg(program);
@@ -74,4 +68,13 @@ fn compile(program: &Path, flags: &[&str]) -> Result<(), String> {
         true => Ok(()),
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
+}
+
+/// In a debug build the holder is not optimized either: the crate waits for its compilation, which
+/// takes eight times as long with link-time optimization.
+fn optimization() -> &'static [&'static str] {
+    if env::var("OPT_LEVEL").is_ok_and(|level| level == "0") {
+        return &["-Copt-level=0"];
+    }
+    &["-Copt-level=s", "-Clto=fat", "-Ccodegen-units=1"]
 }
