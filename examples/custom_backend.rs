@@ -1,5 +1,4 @@
-//! A backend of one's own: v1 as seven methods, here around another backend, to count what is
-//! asked and to refuse some of it. Needs no server:
+//! A custom backend that wraps another one, counts the calls and refuses some commands. Needs no server:
 //!
 //!     cargo run --example custom_backend
 
@@ -12,7 +11,7 @@ use noxrunner::{
     SandboxSpec, SessionId, Upload,
 };
 
-/// Counts the calls, and lets no program but these run.
+/// Counts the calls and allows only some programs.
 struct Guarded<B> {
     inner: B,
     allowed: &'static [&'static str],
@@ -50,7 +49,7 @@ impl<B: Backend> Backend for Guarded<B> {
         if !self.allowed.contains(&program) {
             return Err(Error::new(
                 ErrorKind::Unauthorized,
-                format!("{program} may not run here"),
+                format!("the program {program} is not allowed"),
             ));
         }
         self.count("exec").exec(id, command)
@@ -72,15 +71,18 @@ impl<B: Backend> Backend for Guarded<B> {
 fn main() -> Result<()> {
     let calls = Arc::default();
     let client = Client::with_backend(Guarded {
-        inner: LocalBackend::builder().build()?,
+        inner: LocalBackend::new()?,
         allowed: &["echo", "cat"],
         calls: Arc::clone(&calls),
     });
 
     let sandbox = client.create(format!("custom-{}", std::process::id()), SandboxSpec::new())?;
     sandbox.write("greeting", "hello")?;
-    println!("cat says {:?}", sandbox.exec(["cat", "greeting"])?.stdout());
-    println!("{}", sandbox.exec(["rm", "-rf", "/"]).unwrap_err());
+    println!(
+        "cat printed {:?}",
+        sandbox.run(["cat", "greeting"])?.stdout()
+    );
+    println!("{}", sandbox.run(["rm", "-rf", "/"]).unwrap_err());
     sandbox.delete()?;
 
     println!(

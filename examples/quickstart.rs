@@ -1,4 +1,4 @@
-//! The life of a sandbox, from health to delete. Needs no server:
+//! The life of a sandbox, from the health check to its deletion. Needs no server:
 //!
 //!     cargo run --example quickstart
 //!
@@ -11,33 +11,33 @@ use noxrunner::{Client, Command, Result, SandboxSpec};
 fn main() -> Result<()> {
     let client = match std::env::args().nth(1) {
         Some(url) => Client::new(url)?,
-        // Sandboxes on this machine, in namespaces of their own.
+        // Local sandboxes.
         None => Client::local()?,
     };
 
     client.health()?;
-    println!("health   the backend is well");
+    println!("health   the backend is healthy");
 
     let spec = SandboxSpec::new().ttl(Duration::from_secs(600));
     let sandbox = client.create(format!("quickstart-{}", std::process::id()), spec)?;
     let expires = sandbox.info().map_or("?", |info| info.expires_at());
-    println!("create   sandbox {} lives until {expires}", sandbox.id());
+    println!("create   sandbox {} expires at {expires}", sandbox.id());
 
-    // Whatever happens below, the sandbox is not left behind.
+    // The sandbox is deleted even if the tour fails.
     let result = tour(&sandbox);
     let deleted = sandbox.delete()?;
-    println!("delete   the sandbox is gone: {deleted}");
+    println!("delete   the sandbox existed: {deleted}");
     result
 }
 
 fn tour(sandbox: &noxrunner::Sandbox) -> Result<()> {
-    let out = sandbox.exec(["echo", "hello from the sandbox"])?.check()?;
-    println!("exec     echo said {:?}", out.stdout().trim_end());
+    let out = sandbox.run(["echo", "hello from the sandbox"])?;
+    println!("run      echo printed {:?}", out.stdout().trim_end());
 
     let greet = Command::shell(r#"echo "hello, $NAME" && exit 3"#).env("NAME", "world");
     let out = sandbox.exec(greet)?;
     println!(
-        "shell    said {:?}, exit code {}",
+        "shell    printed {:?}, exit code {}",
         out.stdout().trim_end(),
         out.exit_code()
     );
@@ -55,30 +55,27 @@ fn tour(sandbox: &noxrunner::Sandbox) -> Result<()> {
     println!("upload   count.sh and words.txt");
 
     let run = Command::from(["sh", "count.sh"]).timeout(Duration::from_secs(60));
-    let out = sandbox.exec(run)?.check()?;
+    let out = sandbox.run(run)?;
     println!(
         "run      sh count.sh took {} ms",
         out.duration().as_millis()
     );
 
     let target = std::env::temp_dir().join(sandbox.id());
-    let done = sandbox.download_dir("/workspace", &target)?;
+    let extraction = sandbox.download_dir("/workspace", &target)?;
     println!(
         "download {} entries, {} bytes, to {}",
-        done.entries(),
-        done.bytes(),
+        extraction.entries(),
+        extraction.bytes(),
         target.display()
     );
-    let count = sandbox.read("count.txt")?;
-    println!(
-        "read     count.txt holds {}",
-        String::from_utf8_lossy(&count).trim()
-    );
+    let count = sandbox.read_to_string("count.txt")?;
+    println!("read     count.txt contains {}", count.trim());
     if let Err(e) = std::fs::remove_dir_all(&target) {
         eprintln!("cannot remove {}: {e}", target.display());
     }
 
     sandbox.touch()?;
-    println!("touch    its time starts again");
+    println!("touch    the TTL is reset");
     Ok(())
 }

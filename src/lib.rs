@@ -1,108 +1,109 @@
-//! Run commands and move files in sandboxes behind the NoxRunner v1 REST API: blocking, few
-//! dependencies, no async runtime, and honest about what happened.
+//! Runs commands and transfers files in remote or local sandboxes through the NoxRunner v1 REST API.
+//! Blocking calls, few dependencies, no async runtime. Every call has a deadline, and errors say whether
+//! the command may have run.
 //!
 //! ```
 //! use noxrunner::{Client, Command, SandboxSpec};
 //! use std::time::Duration;
 //!
-//! // Sandboxes on this machine. Or Client::new("https://sandboxes.example.com")?
+//! // A sandbox on this machine. Or Client::new("https://sandboxes.example.com")?
 //! let client = Client::local()?;
 //! let sandbox = client.create("demo", SandboxSpec::new().ttl(Duration::from_secs(1800)))?;
 //!
 //! sandbox.write("in.txt", "3\n1\n2\n")?;
 //! let sort = Command::shell("sort in.txt | tee out.txt").timeout(Duration::from_secs(60));
-//! assert_eq!(sandbox.exec(sort)?.check()?.stdout(), "1\n2\n3\n");
+//! assert_eq!(sandbox.run(sort)?.stdout(), "1\n2\n3\n");
 //! assert_eq!(sandbox.read("out.txt")?, b"1\n2\n3\n");
 //!
 //! assert!(sandbox.delete()?);
 //! # Ok::<_, noxrunner::Error>(())
 //! ```
 //!
-//! # The nouns
+//! # Overview
 //!
-//! - [`Client`] makes sandboxes: [`create`](Client::create), [`lease`](Client::lease),
-//!   [`sandbox`](Client::sandbox), [`health`](Client::health). Its settings are in [`ClientBuilder`].
-//! - [`Sandbox`] is a handle to one: [`exec`](Sandbox::exec), [`run_code`](Sandbox::run_code),
-//!   [`spawn`](Sandbox::spawn), [`write`](Sandbox::write), [`read`](Sandbox::read), [`list`](Sandbox::list),
-//!   [`upload_dir`](Sandbox::upload_dir), [`download_dir`](Sandbox::download_dir),
-//!   [`touch`](Sandbox::touch), [`delete`](Sandbox::delete).
-//! - [`Lease`] is a sandbox of one's own: kept alive while it is held, and deleted then.
-//! - [`Command`] and [`Output`]: what is run and what came of it. [`Language`] and [`Stdin`]: what it is
-//!   given as files. [`shell_quote`]: what goes into a line for a shell.
-//! - [`Job`]: a command that nobody has to wait for, with live output.
-//! - [`Files`], [`Contents`] and [`Extract`]: what is uploaded, and how a download is unpacked.
-//! - [`Backend`] is NoxRunner v1 as seven methods; [`HttpBackend`] and [`LocalBackend`] are two, and
-//!   yours is as good.
-//! - `server`, with the feature `serve`: a v1 server over any backend. `conformance`, with the feature of
-//!   that name: whether a server keeps the protocol.
+//! - [`Client`] creates sandboxes: [`create`](Client::create), [`lease`](Client::lease),
+//!   [`sandbox`](Client::sandbox), [`health`](Client::health). [`ClientBuilder`] has its settings.
+//! - [`Sandbox`] is a handle to a sandbox: [`run`](Sandbox::run), [`exec`](Sandbox::exec),
+//!   [`run_code`](Sandbox::run_code), [`spawn`](Sandbox::spawn), [`write`](Sandbox::write),
+//!   [`read`](Sandbox::read), [`list`](Sandbox::list), [`upload_dir`](Sandbox::upload_dir),
+//!   [`download_dir`](Sandbox::download_dir), [`touch`](Sandbox::touch), [`delete`](Sandbox::delete).
+//! - [`Lease`] is a sandbox that is kept alive while you hold it, and deleted when it is dropped.
+//! - [`Command`] and [`Output`]: what to run, and the result. [`Language`] and [`Stdin`]: source code and
+//!   standard input. [`shell_quote`] quotes text for a shell line.
+//! - [`Job`] is a command that runs without a caller, with live output.
+//! - [`Files`], [`Contents`] and [`Extract`]: what to upload, and how to unpack a download.
+//! - [`Backend`] is NoxRunner v1 as a trait with seven methods. [`HttpBackend`] and [`LocalBackend`]
+//!   implement it; so can you.
+//! - `server` (feature `server`): a v1 server over any backend. `conformance` (feature `conformance`):
+//!   checks a server against the protocol.
 //! - [`Error`] and its [`ErrorKind`].
 //!
 //! The [guides](guide) teach: [getting started](guide::getting_started), [files](guide::files),
-//! [long jobs](guide::jobs), [the local sandbox](guide::local), [running against a
-//! cluster](guide::cluster), [writing a backend](guide::backends), [the protocol](guide::protocol),
-//! [coming from Python](guide::coming_from_python), [troubleshooting](guide::troubleshooting).
+//! [jobs](guide::jobs), [recipes](guide::recipes), [local sandboxes](guide::local),
+//! [servers](guide::cluster), [the command](guide::command), [writing a backend](guide::backends), [the
+//! protocol](guide::protocol), [coming from Python](guide::coming_from_python) and
+//! [troubleshooting](guide::troubleshooting).
 //!
 //! # Local or remote
 //!
-//! [`Client::new`] speaks to a server. [`Client::local`] runs commands on this machine, in namespaces of
-//! their own, without rights, behind a system call filter and Landlock, with limits. That keeps mistakes,
-//! curious programs and ordinary malice from this machine's files, processes, network and users. It
-//! shares the kernel: a bug in that is a way out. What is world-readable in `/usr`, the kernel's version
-//! and the load can be seen. It is not for hostile multi-tenant work: use a NoxRunner server or a virtual
-//! machine there.
+//! [`Client::new`] connects to a server. [`Client::local`] runs commands on this machine, in Linux
+//! namespaces, without capabilities, behind a seccomp filter and Landlock rules, and with resource limits.
+//! This protects the machine's files, processes, network and users against mistakes and casual attacks. It
+//! is not a boundary for hostile multi-tenant code, because all sandboxes share the host's kernel: use a
+//! NoxRunner server or a virtual machine for that.
 //!
 //! # Errors
 //!
-//! A command that fails is an [`Output`] with its exit code; an [`Error`] means that the backend failed,
-//! and its [`ErrorKind`] says what can be done: see [troubleshooting](guide::troubleshooting).
+//! A command that fails is an [`Output`] with a non-zero exit code. [`Sandbox::run`] and [`Output::check`]
+//! turn it into an error of kind [`Command`](ErrorKind::Command). Any other [`Error`] means that the
+//! backend failed; [troubleshooting](guide::troubleshooting) lists what to do.
 //!
-//! [`Retry`] has the table of what is sent again. In short: everything but exec may be, since doing it
-//! twice is as good as once; an exec only if it certainly was not received, or the backend refused it with
-//! 503 or 429. Over a kept connection that the server closed, "certainly" means that the server's kernel
-//! never confirmed a byte of the request; where the system can't say (it can on Linux), the answer is
-//! [`ErrorKind::OutcomeUnknown`].
+//! [`Retry`] has the table of retries. In short: every call but exec may be repeated, because doing it
+//! twice has the same effect as once. An exec is repeated only if it certainly was not received, or if the
+//! backend refused it with 429 or 503. On a pooled connection that the server has closed, "certainly" means
+//! that the server's kernel acknowledged no byte of the request. If the system cannot tell, which Linux
+//! can, the error is [`ErrorKind::OutcomeUnknown`].
 //!
-//! # Time
+//! # Deadlines
 //!
-//! Every call but a transfer ends by a time known in advance, name lookup and all tries included.
-//! [`exec`](Sandbox::exec): the command's timeout, rounded up to whole seconds, plus 10 s. Health,
-//! create, touch and delete: [`ClientBuilder::timeout`], 30 s by default. An upload or a download
-//! goes on as long as a byte moves within that time, unless [`ClientBuilder::transfer_timeout`]
-//! bounds it; writing one file is an upload, reading one a download. What is made of several calls takes
-//! as long as these may take together; what follows a [`Job`] takes as long as the job.
+//! Every call except a transfer ends by a time known in advance, including name resolution and all
+//! attempts. [`exec`](Sandbox::exec): the command's timeout, rounded up to whole seconds, plus 10 s. Health,
+//! create, touch and delete: [`timeout`](HttpBackendBuilder::timeout), 30 s by default. An upload or a
+//! download may take as long as a byte moves within that time, unless
+//! [`transfer_timeout`](HttpBackendBuilder::transfer_timeout) limits it. Writing a file is an upload, reading
+//! one is a download. A call that consists of several takes as long as these may take together, and
+//! following a [`Job`] takes as long as the job.
 //!
-//! # What it logs
+//! # Logging
 //!
-//! One debug line per request through the `log` crate: method, path, status, milliseconds, attempt;
-//! never a token, a header's value or a body. (ureq, below it, logs the bytes that it sends and gets
-//! at trace level; token and headers are put in below that.) It prints nothing, installs no signal
-//! handlers, and reads of the environment only the usual proxy variables, where the user's state and
-//! temporary directories are, and what a local command is given of it.
+//! The `log` crate gets one debug line per request of [`HttpBackend`] and per call of [`LocalBackend`], never
+//! a token, the value of a header or a body. (ureq logs the bytes that it sends and receives at trace
+//! level; the token and your headers are added below that.) The library prints nothing and installs no
+//! signal handlers. It reads the usual proxy variables, the state and temporary directories, and what a
+//! local command inherits from the environment.
 //!
 //! # Features
 //!
-//! | feature | default | what it brings |
+//! | feature | default | purpose |
 //! | --- | --- | --- |
 //! | `local` | yes | [`LocalBackend`] |
-//! | `tls` | yes | https with the public roots compiled in, or a private CA as PEM |
-//! | `platform-roots` | no | https trusts what the operating system trusts |
-//! | `serve` | no | `server::Server` |
+//! | `tls` | yes | https, with the public roots compiled in or a private CA |
+//! | `platform-roots` | no | https trusts the operating system's certificates |
+//! | `server` | no | `server::Server` |
 //! | `conformance` | no | `conformance::Conformance` |
 //! | `cli` | no | the command `noxrc` |
 //!
-//! # What it does not do
+//! # Not supported
 //!
-//! Async; streamed output, terminals and ports, which v1 does not have; Windows. Rust 1.85 or later.
+//! Async; streamed output, terminals and port forwarding, which NoxRunner v1 does not have; Windows.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(missing_docs)]
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
-#![cfg_attr(
-    test,
-    allow(clippy::unwrap_used, reason = "a test stops at the first surprise")
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 #[cfg(not(unix))]
 compile_error!(
-    "noxrunner builds on Unix systems only: its archives are unpacked with Unix directory descriptors"
+    "noxrunner supports Unix systems only: it unpacks archives with Unix directory descriptors"
 );
 
 mod archive;

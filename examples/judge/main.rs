@@ -1,13 +1,13 @@
-//! A judge: runs each program of a folder against the same tests, in a sandbox of its own, with limits,
-//! many at a time. Needs no server:
+//! A judge: runs each program in a directory against the same tests, in parallel, each in a sandbox with
+//! limits. Needs no server:
 //!
 //!     cargo run --example judge
 //!
-//! With a folder and a server of your own:
+//! With your own problem and server:
 //!
 //!     cargo run --example judge -- --url http://127.0.0.1:8080 path/to/problem
 //!
-//! A problem is a folder with `submissions/*.{py,js,sh,c}` and with `tests/NAME.in` beside `tests/NAME.out`.
+//! A problem is a directory with `submissions/*.{py,js,sh,c}`, and `tests/NAME.in` beside `tests/NAME.out`.
 
 use std::fmt;
 use std::fs;
@@ -17,13 +17,13 @@ use std::time::{Duration, Instant};
 
 use noxrunner::{Client, Command, Error, Language, Result, SandboxSpec};
 
-/// For each test.
+/// Timeout of each test.
 const TIME_LIMIT: Duration = Duration::from_secs(2);
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1).peekable();
     let client = match args.next_if_eq("--url") {
-        Some(_) => Client::new(args.next().ok_or("--url wants a URL")?)?,
+        Some(_) => Client::new(args.next().ok_or("--url needs a URL")?)?,
         None => Client::local()?,
     };
     let demo = || Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/judge");
@@ -50,7 +50,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let again = |(_, verdict): &&(usize, Verdict)| matches!(verdict, Verdict::BackendFailure(_));
     match verdicts.iter().filter(again).count() {
         0 => Ok(()),
-        count => Err(format!("{count} of them have to be judged again").into()),
+        count => Err(format!("{count} submissions must be judged again").into()),
     }
 }
 
@@ -71,7 +71,7 @@ enum Verdict {
     RuntimeError(i32),
     TimeLimit,
     OutputLimit,
-    /// Nobody's fault but ours: to be judged again.
+    /// Not the submission's fault: it must be judged again.
     BackendFailure(Error),
 }
 
@@ -83,12 +83,12 @@ impl fmt::Display for Verdict {
             Verdict::RuntimeError(code) => write!(f, "runtime error (exit code {code})"),
             Verdict::TimeLimit => write!(f, "time limit"),
             Verdict::OutputLimit => write!(f, "output limit"),
-            Verdict::BackendFailure(error) => write!(f, "backend failure: {error}"),
+            Verdict::BackendFailure(error) => write!(f, "backend failure: {error:#}"),
         }
     }
 }
 
-/// The verdicts in the order of the submissions, however they end.
+/// Judges all submissions with a pool of workers. Returns the verdicts in the order of the submissions.
 fn judge_all(client: &Client, submissions: &[Submission], tests: &[Test]) -> Vec<(usize, Verdict)> {
     let workers = std::thread::available_parallelism().map_or(2, |count| count.get() * 2);
     let next = AtomicUsize::new(0);
@@ -101,7 +101,7 @@ fn judge_all(client: &Client, submissions: &[Submission], tests: &[Test]) -> Vec
             };
             let mut passed = 0;
             let verdict = judge(client, submission, tests, &mut passed);
-            // An error in one loses none of the others.
+            // An error of one submission does not affect the others.
             let verdict = verdict.unwrap_or_else(Verdict::BackendFailure);
             done.push((at, (passed, verdict)));
         }
@@ -123,7 +123,7 @@ fn judge(
     tests: &[Test],
     passed: &mut usize,
 ) -> Result<Verdict> {
-    // Deleted when this function ends, in whatever way.
+    // Deleted when this function returns.
     let sandbox = client.lease_with(SandboxSpec::new().cpu("1").memory("256Mi").storage("64Mi"))?;
     sandbox.wait_until_ready(Duration::from_secs(60), None)?;
     for test in tests {
@@ -131,7 +131,7 @@ fn judge(
             .stdin(&*test.input)
             .timeout(TIME_LIMIT);
         let out = sandbox.exec(run)?;
-        // Before the time: who writes without end runs out of that as well.
+        // First, because a program that writes endlessly times out as well.
         if out.truncated() {
             return Ok(Verdict::OutputLimit);
         }
@@ -179,12 +179,12 @@ fn read_submissions(
             Some("py") => Language::PYTHON,
             Some("js") => Language::NODE,
             Some("sh") => Language::SH,
-            // A compiler's time counts here; a real judge compiles once, and keeps the program.
+            // The time of the compiler counts. A real judge would compile once.
             Some("c") => {
                 let compile = "cc -O2 -o /tmp/main \"$0\" && exec /tmp/main";
                 Language::new("main.c", ["sh", "-c", compile, "{file}"])?
             }
-            _ => return Err(format!("{}: of no language we know", path.display()).into()),
+            _ => return Err(format!("{}: unknown language", path.display()).into()),
         };
         submissions.push(Submission {
             name: path

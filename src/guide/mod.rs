@@ -1,16 +1,18 @@
-//! Guides, in the order in which they are of use. All their code is compiled and run as tests.
+//! Guides. Their code is compiled and run as tests.
 //!
-//! | guide | for whom |
+//! | guide | topic |
 //! | --- | --- |
-//! | [`getting_started`] | everybody: a sandbox, a command, an error |
-//! | [`files`] | who moves files in and out |
-//! | [`jobs`] | who runs what takes long: jobs and leases |
-//! | [`local`] | who has no server: what a local sandbox keeps apart, and its limits |
-//! | [`cluster`] | who has one: tokens, timeouts, retries, many at once |
-//! | [`backends`] | who writes a backend or a server |
-//! | [`protocol`] | who wants to know what goes over the wire |
-//! | [`coming_from_python`] | who knows the Python package |
-//! | [`troubleshooting`] | who has an error: each kind, and what to do |
+//! | [`getting_started`] | a first sandbox, commands and errors |
+//! | [`files`] | files and directories, in and out |
+//! | [`jobs`] | long-running commands, and keeping sandboxes alive |
+//! | [`recipes`] | recovery, worker pools, progress, Ctrl-C, JSON |
+//! | [`local`] | local sandboxes: isolation and limits |
+//! | [`cluster`] | servers: tokens, timeouts, retries, concurrency |
+//! | [`command`] | the command `noxrc`, and its JSON output |
+//! | [`backends`] | writing a backend, and serving it |
+//! | [`protocol`] | the requests and responses of NoxRunner v1 |
+//! | [`coming_from_python`] | the names of the Python package |
+//! | [`troubleshooting`] | each kind of error, and what to do |
 
 #[doc = include_str!("getting_started.md")]
 pub mod getting_started {}
@@ -21,12 +23,18 @@ pub mod files {}
 #[doc = include_str!("jobs.md")]
 pub mod jobs {}
 
+#[doc = include_str!("recipes.md")]
+pub mod recipes {}
+
 #[doc = include_str!("local.md")]
 #[cfg(feature = "local")]
 pub mod local {}
 
 #[doc = include_str!("cluster.md")]
 pub mod cluster {}
+
+#[doc = include_str!("command.md")]
+pub mod command {}
 
 #[doc = include_str!("backends.md")]
 pub mod backends {}

@@ -34,9 +34,12 @@ pub(super) fn failure_error(failure: Failure, operation: Operation, elapsed: Dur
     if operation == Operation::Exec && sent && may_have_run {
         message.push_str("; the command may have run");
     }
-    failure
-        .body_error
-        .unwrap_or_else(|| Error::new(kind, message))
+    let error = Error::new(kind, message);
+    match failure.cause.map(Error::from_io) {
+        None => error,
+        Some(Ok(own)) => own,
+        Some(Err(e)) => error.with_source(e),
+    }
 }
 
 fn error_kind(progress: Progress, failure: FailureKind, operation: Operation) -> ErrorKind {

@@ -169,7 +169,7 @@ mod tests {
             progress,
             kind,
             message: String::new(),
-            body_error: None,
+            cause: None,
         }
     }
 

@@ -94,8 +94,9 @@ pub(super) struct Failure {
     pub(super) kind: FailureKind,
     /// The reason, in one line.
     pub(super) message: String,
-    /// The error of reading the request body, which replaces the message.
-    pub(super) body_error: Option<Error>,
+    /// The cause, unless the message includes it. An error of our own, from reading the request body,
+    /// replaces the message.
+    pub(super) cause: Option<io::Error>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,7 +229,7 @@ impl Failure {
             progress: Progress::Sent,
             kind,
             message: format!("the response was cut off: {}", io_reason(&e)),
-            body_error: None,
+            cause: None,
         }
     }
 
@@ -237,7 +238,7 @@ impl Failure {
             progress,
             kind: FailureKind::Cancelled,
             message: "cancelled".to_owned(),
-            body_error: None,
+            cause: None,
         }
     }
 }
@@ -397,9 +398,7 @@ fn failure(scope: &CallScope, error: ureq::Error) -> Failure {
     let (kind, reason) = match &error {
         ureq::Error::Io(e) => match e.kind() {
             io::ErrorKind::TimedOut => (FailureKind::TimedOut, io_reason(e)),
-            _ if e.get_ref().is_some_and(|inner| inner.is::<Error>()) => {
-                (FailureKind::Permanent, e.to_string())
-            }
+            _ if is_own(e) => (FailureKind::Permanent, e.to_string()),
             // rustls refuses the peer, for example its certificate.
             io::ErrorKind::InvalidData => (FailureKind::Permanent, e.to_string()),
             io::ErrorKind::UnexpectedEof => {
@@ -414,8 +413,10 @@ fn failure(scope: &CallScope, error: ureq::Error) -> Failure {
         ),
         _ => (FailureKind::Permanent, error.to_string()),
     };
+    let is_system_error = matches!(&error, ureq::Error::Io(e) if e.raw_os_error().is_some());
     let message = match progress {
         Progress::NotConnected if peer.is_empty() => reason,
+        Progress::NotConnected if is_system_error => format!("cannot connect to {peer}"),
         Progress::NotConnected => format!("cannot connect to {peer}: {reason}"),
         Progress::NotReceived => format!("{reason} before the request was received"),
         Progress::Sent if kind == FailureKind::Broken => {
@@ -423,14 +424,20 @@ fn failure(scope: &CallScope, error: ureq::Error) -> Failure {
         }
         Progress::Sent => reason,
     };
-    let body_error = match error {
-        ureq::Error::Io(e) => Error::from_io(e).ok(),
+    let cause = match error {
+        ureq::Error::Io(e) if is_own(&e) => Some(e),
+        ureq::Error::Io(e) if is_system_error && progress == Progress::NotConnected => Some(e),
         _ => None,
     };
     Failure {
         progress,
         kind,
         message,
-        body_error,
+        cause,
     }
+}
+
+/// Returns true for an I/O error that contains an [`Error`].
+fn is_own(e: &io::Error) -> bool {
+    e.get_ref().is_some_and(|inner| inner.is::<Error>())
 }
