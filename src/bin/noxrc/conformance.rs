@@ -1,137 +1,123 @@
-//! `conformance`: whether a server keeps NoxRunner v1.
+//! `conformance`.
 
 use std::process::ExitCode;
 
 use noxrunner::conformance::{Conformance, Finding, Level, Outcome, Report};
 use noxrunner::{Error, ErrorKind, Result};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::args::{Args, ConformanceArgs};
-use crate::connect::remote;
-use crate::run::{INTERRUPTED, Interrupt};
-use crate::say::Say;
+use crate::client::remote;
+use crate::console::Console;
+use crate::exit_code::INTERRUPTED;
+use crate::interrupt::Interrupt;
 
-pub(crate) fn conformance(args: &Args, of: &ConformanceArgs, say: &Say) -> ExitCode {
-    let interrupt = match Interrupt::watch() {
-        Ok(interrupt) => interrupt,
-        Err(e) => {
-            let text = format!("cannot watch signals: {e}");
-            say.error(&Error::new(ErrorKind::Io, text));
-            return ExitCode::FAILURE;
-        }
-    };
-    let report = match check(args, of, &interrupt, say) {
+const LEVELS: [Level; 3] = [Level::Must, Level::Should, Level::May];
+const OUTCOMES: [Outcome; 3] = [Outcome::Passed, Outcome::Failed, Outcome::Skipped];
+
+pub(crate) fn conformance(
+    args: &Args,
+    checks: &ConformanceArgs,
+    console: &Console,
+) -> Result<ExitCode> {
+    let interrupt = Interrupt::watch()?;
+    let report = match check(args, checks, &interrupt, console) {
         Ok(report) => report,
-        Err(_) if interrupt.came() => return ExitCode::from(INTERRUPTED),
-        Err(error) => {
-            say.error(&error);
-            return ExitCode::FAILURE;
-        }
+        Err(_) if interrupt.received() => return Ok(ExitCode::from(INTERRUPTED)),
+        Err(error) => return Err(error),
     };
-    summarize(args, &report, say);
-    match (interrupt.came(), report.conforms()) {
-        (true, _) => ExitCode::from(INTERRUPTED),
-        (false, true) => ExitCode::SUCCESS,
-        (false, false) => ExitCode::FAILURE,
+    if console.is_json() {
+        console.value(&report_value(args, &report));
+    } else {
+        console.data(report_text(&report).as_bytes());
     }
+    conclude(&report, console);
+    Ok(if interrupt.received() {
+        ExitCode::from(INTERRUPTED)
+    } else if report.conforms() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
-fn check(args: &Args, of: &ConformanceArgs, interrupt: &Interrupt, say: &Say) -> Result<Report> {
+fn check(
+    args: &Args,
+    checks: &ConformanceArgs,
+    interrupt: &Interrupt,
+    console: &Console,
+) -> Result<Report> {
     if args.local {
-        let text = "the protocol is what a server speaks: run `noxrc serve`, and check that";
-        return Err(Error::new(ErrorKind::InvalidInput, text));
+        let message = "conformance checks a server: run `noxrc serve` and check that";
+        return Err(Error::new(ErrorKind::InvalidInput, message));
     }
     let backend = remote(args, &args.base_url)?;
-    let mut checks = Conformance::new(backend).cancel_on(&interrupt.cancel);
-    if !of.only.is_empty() {
-        checks = checks.only(of.only.iter().cloned())?;
+    let mut conformance = Conformance::new(backend).cancel_on(&interrupt.cancel);
+    if !checks.only.is_empty() {
+        conformance = conformance.only(checks.only.iter().cloned())?;
     }
-    checks.run(|finding| {
-        if !say.is_json() {
-            show(finding, say);
+    conformance.run(|finding| {
+        if !console.is_json() {
+            print_finding(finding, console);
         }
     })
 }
 
-fn show(finding: &Finding, say: &Say) {
-    let (mark, colour) = match (finding.outcome(), finding.level()) {
+fn print_finding(finding: &Finding, console: &Console) {
+    let (mark, color) = match (finding.outcome(), finding.level()) {
         (Outcome::Passed, _) => ("✓", "32"),
         (Outcome::Failed, Level::Must) => ("✗", "31"),
         (Outcome::Failed, Level::Should) => ("⚠", "33"),
         _ => ("-", "0"),
     };
-    let level = finding.level().to_string();
-    let name = finding.name();
-    let line = match finding.outcome() {
-        Outcome::Passed => format!("{mark} {level:<6} {name:<24} {}", finding.rule()),
-        _ => {
-            let (rule, seen) = (finding.rule(), finding.seen());
-            format!("{mark} {level:<6} {name:<24} {rule}\n         seen: {seen}")
-        }
-    };
-    say.data(format!("{}\n", say.coloured_data(colour, &line)).as_bytes());
+    let (level, name, rule) = (finding.level().to_string(), finding.name(), finding.rule());
+    let mut line = format!("{mark} {level:<6} {name:<24} {rule}");
+    if finding.outcome() != Outcome::Passed {
+        line.push_str(&format!("\n         seen: {}", finding.seen()));
+    }
+    console.data(format!("{}\n", console.color(color, &line)).as_bytes());
 }
 
-fn summarize(args: &Args, report: &Report, say: &Say) {
-    let counts = [Level::Must, Level::Should, Level::May].map(|level| {
-        let [passed, failed, skipped] = [Outcome::Passed, Outcome::Failed, Outcome::Skipped]
-            .map(|outcome| report.count(level, outcome));
-        (level, passed, failed, skipped)
-    });
+fn report_text(report: &Report) -> String {
+    let mut text = String::new();
     let abilities = report.abilities();
-    if say.is_json() {
-        let checks: Vec<Value> = report.findings().iter().map(described).collect();
-        let counts: serde_json::Map<String, Value> = counts
-            .iter()
-            .map(|(level, passed, failed, skipped)| {
-                let counted = json!({"passed": passed, "failed": failed, "skipped": skipped});
-                (level.to_string(), counted)
-            })
-            .collect();
-        let abilities: serde_json::Map<String, Value> = abilities
-            .iter()
-            .map(|(ability, has)| ((*ability).to_owned(), json!(has)))
-            .collect();
-        say.value(&json!({
-            "url": args.base_url, "conforms": report.conforms(), "counts": counts,
-            "abilities": abilities, "checks": checks, "leftBehind": report.left_behind(),
-        }));
-    } else {
-        let mut text = String::new();
-        if !abilities.is_empty() {
-            text.push_str("\nWhat it can do:\n");
-        }
-        for (ability, has) in abilities {
-            text.push_str(&format!(
-                "  {:<3} {ability}\n",
-                if has { "yes" } else { "no" }
-            ));
-        }
-        text.push('\n');
-        for (level, passed, failed, skipped) in counts {
-            text.push_str(&format!(
-                "{level}: {passed} passed, {failed} failed, {skipped} skipped\n"
-            ));
-        }
-        say.data(text.as_bytes());
+    if !abilities.is_empty() {
+        text.push_str("\nAbilities:\n");
     }
-    if !report.left_behind().is_empty() {
-        let ids = report.left_behind().join(", ");
-        say.warning(&format!(
-            "These sandboxes could not be deleted, and stay until their time is over: {ids}"
+    for (ability, supported) in abilities {
+        let supported = if supported { "yes" } else { "no" };
+        text.push_str(&format!("  {supported:<3} {ability}\n"));
+    }
+    text.push('\n');
+    for level in LEVELS {
+        let [passed, failed, skipped] = OUTCOMES.map(|outcome| report.count(level, outcome));
+        text.push_str(&format!(
+            "{level}: {passed} passed, {failed} failed, {skipped} skipped\n"
         ));
     }
-    match (
-        report.conforms(),
-        report.count(Level::Must, Outcome::Failed),
-    ) {
-        (true, _) => say.success("The server keeps every MUST that was asked"),
-        (false, 0) => say.failure("Interrupted by user"),
-        (false, _) => say.failure("The server does not keep NoxRunner v1"),
-    }
+    text
 }
 
-fn described(finding: &Finding) -> Value {
+fn report_value(args: &Args, report: &Report) -> Value {
+    let counts = LEVELS.map(|level| {
+        let [passed, failed, skipped] = OUTCOMES.map(|outcome| report.count(level, outcome));
+        let count = json!({"passed": passed, "failed": failed, "skipped": skipped});
+        (level.to_string(), count)
+    });
+    let abilities = report.abilities().into_iter();
+    let abilities = abilities.map(|(ability, supported)| (ability.to_owned(), json!(supported)));
+    let checks: Vec<Value> = report.findings().iter().map(finding_value).collect();
+    json!({
+        "url": args.base_url,
+        "conforms": report.conforms(),
+        "counts": Map::from_iter(counts),
+        "abilities": Map::from_iter(abilities),
+        "checks": checks,
+        "leftBehind": report.left_behind(),
+    })
+}
+
+fn finding_value(finding: &Finding) -> Value {
     json!({
         "name": finding.name(),
         "level": finding.level().to_string(),
@@ -140,4 +126,20 @@ fn described(finding: &Finding) -> Value {
         "seen": finding.seen(),
         "millis": u64::try_from(finding.took().as_millis()).unwrap_or(u64::MAX),
     })
+}
+
+fn conclude(report: &Report, console: &Console) {
+    if !report.left_behind().is_empty() {
+        let ids = report.left_behind().join(", ");
+        console.warning(&format!(
+            "Cannot delete these sandboxes, which live until their TTL expires: {ids}"
+        ));
+    }
+    if report.conforms() {
+        console.success("The server passed every MUST check");
+    } else if report.count(Level::Must, Outcome::Failed) == 0 {
+        console.failure("Interrupted by user");
+    } else {
+        console.failure("The server does not conform to NoxRunner v1");
+    }
 }

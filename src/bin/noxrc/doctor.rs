@@ -1,4 +1,4 @@
-//! `doctor`: what works here.
+//! `doctor`.
 
 use std::time::Instant;
 
@@ -6,50 +6,50 @@ use noxrunner::{Client, ErrorKind, Isolation, LocalBackend, Result, SandboxSpec}
 use serde_json::{Value, json};
 
 use crate::args::Args;
-use crate::connect::remote;
-use crate::say::Say;
+use crate::client::{is_local, remote};
+use crate::console::Console;
 
-pub(crate) fn doctor(args: &Args, say: &Say) -> Result<()> {
-    let server = if args.local || args.base_url.is_empty() {
+pub(crate) fn doctor(args: &Args, console: &Console) -> Result<()> {
+    let server = if is_local(args) {
         Value::Null
     } else {
-        server(args, say)?
+        check_server(args, console)?
     };
-    let tiers = [Isolation::Namespaces, Isolation::Landlock].map(|tier| isolation(tier, say));
-    say.value(&json!({"server": server, "isolation": tiers}));
+    let tiers = [Isolation::Namespaces, Isolation::Landlock];
+    let isolation = tiers.map(|tier| check_isolation(tier, console));
+    console.value(&json!({"server": server, "isolation": isolation}));
     Ok(())
 }
 
-fn server(args: &Args, say: &Say) -> Result<Value> {
+fn check_server(args: &Args, console: &Console) -> Result<Value> {
     let url = &args.base_url;
     let client = Client::from(remote(args, url)?);
     let started = Instant::now();
     if let Err(e) = client.health() {
-        say.failure(&format!("The server at {url} does not answer: {e}"));
-        say.info("Start one with `noxrc serve`, name another one with --base-url, or use --local");
-        return Ok(json!({"url": url, "reachable": false, "error": e.to_string()}));
+        console.failure(&format!("The server at {url} does not respond: {e:#}"));
+        console.info("Start a server with `noxrc serve`, set --base-url, or use --local");
+        return Ok(json!({"url": url, "reachable": false, "error": format!("{e:#}")}));
     }
-    let first = started.elapsed();
-    let again = Instant::now();
+    let first = started.elapsed().as_secs_f64() * 1000.0;
+    let started = Instant::now();
     let _ = client.health();
-    let millis = again.elapsed().as_secs_f64() * 1000.0;
-    say.success(&format!(
-        "The server at {url} is healthy: connected and answered in {:.1} ms, then in {millis:.1} ms",
-        first.as_secs_f64() * 1000.0
+    let millis = started.elapsed().as_secs_f64() * 1000.0;
+    console.success(&format!(
+        "The server at {url} is healthy: connected and responded in {first:.1} ms, then in {millis:.1} ms"
     ));
-    let accepted = token_is_accepted(&client);
+    let accepted = check_token(&client);
     match &accepted {
-        Ok(()) => say.success("It accepts the token, or wants none"),
+        Ok(()) => console.success("The server accepts the token, or needs none"),
         Err(e) => {
-            say.failure(&format!("It refuses the token: {e}"));
-            say.info("Give the server's token with --token or NOXRUNNER_TOKEN");
+            console.failure(&format!("The server refuses the token: {e:#}"));
+            console.info("Set the server's token with --token or NOXRUNNER_TOKEN");
         }
     }
     Ok(json!({"url": url, "reachable": true, "millis": millis, "authorized": accepted.is_ok()}))
 }
 
-/// Asks for a sandbox that nobody has.
-fn token_is_accepted(client: &Client) -> Result<()> {
+/// Touches a sandbox that does not exist, to see whether the server accepts the token.
+fn check_token(client: &Client) -> Result<()> {
     let id = format!("doctor-{}", std::process::id());
     match client.sandbox(id)?.touch() {
         Err(e) if e.kind() == ErrorKind::Unauthorized => Err(e),
@@ -57,37 +57,28 @@ fn token_is_accepted(client: &Client) -> Result<()> {
     }
 }
 
-fn isolation(tier: Isolation, say: &Say) -> Value {
+fn check_isolation(tier: Isolation, console: &Console) -> Value {
     let name = format!("{tier:?}").to_lowercase();
     let built = LocalBackend::builder().isolation(tier).build();
-    let found = built.and_then(|backend| {
+    let checked = built.and_then(|backend| {
         let missing = backend.missing()?;
         let limits = backend.limits(&SandboxSpec::new().cpu("1"))?;
         Ok((missing, limits))
     });
-    match found {
-        Ok((missing, limits)) => {
-            let enforced = format!(
-                "memory {:?}, CPU {:?}",
-                limits.memory.enforced, limits.cpu_millis.enforced
-            );
-            say.success(&format!(
-                "Sandboxes of this machine: {name} works; limits: {enforced}"
-            ));
-            if !missing.is_empty() {
-                say.warning(&format!("They are made without: {}", missing.join(", ")));
-            }
-            json!({
-                "tier": name, "works": true, "missing": missing,
-                "memory": format!("{:?}", limits.memory.enforced),
-                "cpu": format!("{:?}", limits.cpu_millis.enforced),
-            })
-        }
+    let (missing, limits) = match checked {
+        Ok(checked) => checked,
         Err(e) => {
-            say.failure(&format!(
-                "Sandboxes of this machine: {name} does not work: {e}"
-            ));
-            json!({"tier": name, "works": false, "error": e.to_string()})
+            console.failure(&format!("Local sandboxes: {name} does not work: {e:#}"));
+            return json!({"tier": name, "works": false, "error": format!("{e:#}")});
         }
+    };
+    let memory = format!("{:?}", limits.memory.enforced);
+    let cpu = format!("{:?}", limits.cpu_millis.enforced);
+    console.success(&format!(
+        "Local sandboxes: {name} works; limits: memory {memory}, CPU {cpu}"
+    ));
+    if !missing.is_empty() {
+        console.warning(&format!("Not available: {}", missing.join(", ")));
     }
+    json!({"tier": name, "works": true, "missing": missing, "memory": memory, "cpu": cpu})
 }

@@ -1,76 +1,80 @@
 //! The command `noxrc`.
 //!
-//! - `args`: what can be typed.
-//! - `connect`: the client that it asks for.
-//! - `progress`: how far a transfer is.
-//! - `say`: notices, data and errors, each where it belongs.
-//! - `sandboxes`, `exec`, `files`, `run`, `shell`: the commands of those names.
-//! - `jobs`: detached commands.
-//! - `serve`, `doctor`, `conformance`: the server, what works here, and what works there.
+//! - `args`: the command line.
+//! - `client`: the client that the arguments ask for.
+//! - `console`: what is printed, and where.
+//! - `exit_code`, `interrupt`, `progress`: exit codes, signals and progress bars.
+//! - `command`: the command to run in a sandbox, and its result.
+//! - `sandboxes`, `exec`, `run`, `jobs`, `files`, `shell`, `serve`, `conformance`, `doctor`: the subcommands.
 
 mod args;
+mod client;
+mod command;
 mod conformance;
-mod connect;
+mod console;
 mod doctor;
 mod exec;
+mod exit_code;
 mod files;
+mod interrupt;
 mod jobs;
 mod progress;
 mod run;
 mod sandboxes;
-mod say;
 mod serve;
 mod shell;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use noxrunner::Result;
 
-use self::args::{Args, Command};
-use self::say::Say;
-
-/// Where the backend or the sandbox fails, so that it can't be taken for the command's own code.
-const BACKEND_FAILED: u8 = 125;
+use self::args::{Args, Subcommand};
+use self::console::Console;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let say = Say::new(args.json, args.verbose);
-    let Some(command) = &args.command else {
+    let console = Console::new(args.json, args.verbose);
+    let Some(subcommand) = &args.subcommand else {
         // As the Python command does.
-        say.data(Args::command().render_help().to_string().as_bytes());
+        console.data(Args::command().render_help().to_string().as_bytes());
         return ExitCode::FAILURE;
     };
-    let result = match command {
-        Command::Health => sandboxes::health(&args, &say),
-        Command::Create(create) => sandboxes::create(&args, create, &say),
-        Command::Touch { id } => sandboxes::touch(&args, id, &say),
-        Command::Delete { id } => sandboxes::delete(&args, id, &say),
-        Command::Exec(exec) => return exec::exec(&args, exec, &say),
-        Command::Run(run) => return run::run(&args, run, &say),
-        Command::Jobs { id } => jobs::list(&args, id, &say),
-        Command::Logs(logs) => jobs::logs(&args, logs, &say),
-        Command::Wait(wait) => return jobs::wait(&args, wait, &say),
-        Command::Kill(of) => jobs::kill(&args, of, &say),
-        Command::Shell(shell) => shell::shell(&args, shell, &say),
-        Command::Upload(upload) => files::upload(&args, upload, &say),
-        Command::Download(download) => files::download(&args, download, &say),
-        Command::Cp { source, target } => files::copy(&args, source, target, &say),
-        Command::Cat { id, path } => files::cat(&args, id, path, &say),
-        Command::Serve(serve) => serve::serve(&args, serve, &say),
-        Command::Conformance(of) => return conformance::conformance(&args, of, &say),
-        Command::Doctor => doctor::doctor(&args, &say),
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Args::command(), "noxrc", &mut script);
-            say.data(&script);
-            Ok(())
-        }
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    match dispatch(&args, subcommand, &console) {
+        Ok(code) => code,
         Err(error) => {
-            say.error(&error);
+            console.error(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+fn dispatch(args: &Args, subcommand: &Subcommand, console: &Console) -> Result<ExitCode> {
+    let done = match subcommand {
+        Subcommand::Exec(exec) => return Ok(exec::exec(args, exec, console)),
+        Subcommand::Run(run) => return Ok(run::run(args, run, console)),
+        Subcommand::Wait(wait) => return Ok(jobs::wait(args, wait, console)),
+        Subcommand::Conformance(checks) => return conformance::conformance(args, checks, console),
+        Subcommand::Health => sandboxes::health(args, console),
+        Subcommand::Create(create) => sandboxes::create(args, create, console),
+        Subcommand::Touch { id } => sandboxes::touch(args, id, console),
+        Subcommand::Delete { id } => sandboxes::delete(args, id, console),
+        Subcommand::Jobs { id } => jobs::list(args, id, console),
+        Subcommand::Logs(logs) => jobs::logs(args, logs, console),
+        Subcommand::Kill(job) => jobs::kill(args, job, console),
+        Subcommand::Shell(shell) => shell::shell(args, shell, console),
+        Subcommand::Upload(upload) => files::upload(args, upload, console),
+        Subcommand::Download(download) => files::download(args, download, console),
+        Subcommand::Cp { source, target } => files::copy(args, source, target, console),
+        Subcommand::Cat { id, path } => files::cat(args, id, path, console),
+        Subcommand::Serve(serve) => serve::serve(args, serve, console),
+        Subcommand::Doctor => doctor::doctor(args, console),
+        Subcommand::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Args::command(), "noxrc", &mut script);
+            console.data(&script);
+            Ok(())
+        }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

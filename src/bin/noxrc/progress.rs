@@ -1,4 +1,4 @@
-//! Progress bars of transfers, in a terminal.
+//! Progress bars of transfers.
 
 use std::io::{self, IsTerminal, Read};
 use std::sync::Arc;
@@ -9,23 +9,24 @@ use noxrunner::{
     Backend, Client, Command, Output, Result, SandboxInfo, SandboxSpec, SessionId, Upload,
 };
 
-/// What is over sooner shows nothing.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// A bar is shown only after this time.
+const SHOW_AFTER: Duration = Duration::from_millis(300);
 
-/// A client that shows how far its transfers are, if somebody sees it.
-pub(crate) fn shown(client: Client, json: bool) -> Client {
+/// Adds progress bars to a client, if stderr is a terminal.
+pub(crate) fn with_progress(client: Client, json: bool) -> Client {
     let terminal =
         io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|t| t != "dumb");
-    match terminal && !json {
-        true => Client::with_backend(Metered(Arc::clone(client.backend()))),
-        false => client,
+    if terminal && !json {
+        Client::with_backend(WithProgress(Arc::clone(client.backend())))
+    } else {
+        client
     }
 }
 
-/// Hands everything on, and counts the bytes of archives.
-struct Metered(Arc<dyn Backend>);
+/// A backend that shows the progress of uploads and downloads.
+struct WithProgress(Arc<dyn Backend>);
 
-impl Backend for Metered {
+impl Backend for WithProgress {
     fn health(&self) -> Result<()> {
         self.0.health()
     }
@@ -44,14 +45,14 @@ impl Backend for Metered {
 
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
         let length = archive.content_length();
-        let mut metered = Reader::new(archive, length);
+        let mut reader = ProgressReader::new(archive, length);
         self.0
-            .upload(id, dest, Upload::from_reader(&mut metered, length))
+            .upload(id, dest, Upload::from_reader(&mut reader, length))
     }
 
     fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>> {
         let archive = self.0.download(id, src)?;
-        Ok(Box::new(Reader::new(archive, None)))
+        Ok(Box::new(ProgressReader::new(archive, None)))
     }
 
     fn delete(&self, id: &SessionId) -> Result<bool> {
@@ -59,15 +60,15 @@ impl Backend for Metered {
     }
 }
 
-/// A reader with a bar, which goes when this is dropped.
-struct Reader<R> {
+/// A reader with a progress bar, which disappears when the reader is dropped.
+struct ProgressReader<R> {
     reader: R,
     bar: ProgressBar,
     started: Instant,
 }
 
-impl<R> Reader<R> {
-    fn new(reader: R, length: Option<u64>) -> Reader<R> {
+impl<R> ProgressReader<R> {
+    fn new(reader: R, length: Option<u64>) -> ProgressReader<R> {
         let template = match length {
             Some(_) => "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
             None => "{spinner} {bytes}, {bytes_per_sec}",
@@ -76,7 +77,7 @@ impl<R> Reader<R> {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
-        Reader {
+        ProgressReader {
             reader,
             bar,
             started: Instant::now(),
@@ -84,18 +85,18 @@ impl<R> Reader<R> {
     }
 }
 
-impl<R: Read> Read for Reader<R> {
+impl<R: Read> Read for ProgressReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let got = self.reader.read(buf)?;
-        if self.bar.is_hidden() && self.started.elapsed() > PATIENCE {
+        let count = self.reader.read(buf)?;
+        if self.bar.is_hidden() && self.started.elapsed() > SHOW_AFTER {
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
-        self.bar.inc(got as u64);
-        Ok(got)
+        self.bar.inc(count as u64);
+        Ok(count)
     }
 }
 
-impl<R> Drop for Reader<R> {
+impl<R> Drop for ProgressReader<R> {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }

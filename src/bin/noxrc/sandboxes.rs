@@ -1,71 +1,67 @@
 //! `health`, `create`, `touch`, `delete`.
 
-use noxrunner::{Error, ErrorKind, Result};
+use noxrunner::{Error, ErrorKind, Result, Sandbox};
 use serde_json::json;
 
 use crate::args::{Args, Create};
-use crate::connect::client;
-use crate::say::Say;
+use crate::client::client;
+use crate::console::Console;
 
-pub(crate) fn health(args: &Args, say: &Say) -> Result<()> {
+pub(crate) fn health(args: &Args, console: &Console) -> Result<()> {
     client(args)?.health()?;
-    say.success("Manager is healthy");
-    say.value(&json!({"healthy": true}));
+    console.success("Manager is healthy");
+    console.value(&json!({"healthy": true}));
     Ok(())
 }
 
-pub(crate) fn create(args: &Args, create: &Create, say: &Say) -> Result<()> {
+pub(crate) fn create(args: &Args, create: &Create, console: &Console) -> Result<()> {
     let sandbox = client(args)?.create(&create.id, create.spec.to_spec())?;
     let info = sandbox.info();
     let (name, expires) = info.map_or(("", ""), |i| (i.pod_name(), i.expires_at()));
-    say.success(&format!("Sandbox created: {name}"));
+    console.success(&format!("Sandbox created: {name}"));
     let ignored = info.map_or(&[][..], |info| info.ignored());
     if !ignored.is_empty() {
-        say.warning(&format!(
-            "The backend takes no notice of: {}",
-            ignored.join(", ")
-        ));
-    }
-    let mut ready = None;
-    if create.wait {
-        say.info("Waiting for pod to be ready...");
-        ready = Some(match sandbox.wait_until_ready(create.wait_timeout, None) {
-            Ok(()) => {
-                say.success("Pod is ready");
-                true
-            }
-            // No failure to the Python command either.
-            Err(e) if e.kind() == ErrorKind::Timeout => {
-                say.warning(&format!("Pod did not become ready within timeout: {e}"));
-                false
-            }
-            Err(e) => return Err(e),
-        });
+        let ignored = ignored.join(", ");
+        console.warning(&format!("The backend ignores: {ignored}"));
     }
     let mut value =
         json!({"id": create.id, "podName": name, "expiresAt": expires, "ignored": ignored});
-    if let Some(ready) = ready {
-        value["ready"] = json!(ready);
+    if create.wait {
+        value["ready"] = json!(wait(&sandbox, create, console)?);
     }
-    say.value(&value);
+    console.value(&value);
     Ok(())
 }
 
-pub(crate) fn touch(args: &Args, id: &str, say: &Say) -> Result<()> {
+fn wait(sandbox: &Sandbox, create: &Create, console: &Console) -> Result<bool> {
+    console.info("Waiting for pod to be ready...");
+    match sandbox.wait_until_ready(create.wait_timeout, None) {
+        Ok(()) => {
+            console.success("Pod is ready");
+            Ok(true)
+        }
+        // Not an error for the Python command either.
+        Err(e) if e.kind() == ErrorKind::Timeout => {
+            console.warning(&format!("Pod did not become ready within timeout: {e:#}"));
+            Ok(false)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+pub(crate) fn touch(args: &Args, id: &str, console: &Console) -> Result<()> {
     client(args)?.sandbox(id)?.touch()?;
-    say.success("TTL extended");
-    say.value(&json!({"id": id, "touched": true}));
+    console.success("TTL extended");
+    console.value(&json!({"id": id, "touched": true}));
     Ok(())
 }
 
-pub(crate) fn delete(args: &Args, id: &str, say: &Say) -> Result<()> {
+pub(crate) fn delete(args: &Args, id: &str, console: &Console) -> Result<()> {
     if !client(args)?.sandbox(id)?.delete()? {
-        return Err(Error::new(
-            ErrorKind::NotFound,
-            format!("there is no sandbox {id:?}"),
-        ));
+        let message = format!("no such sandbox: {id:?}");
+        return Err(Error::new(ErrorKind::NotFound, message));
     }
-    say.success("Sandbox deleted");
-    say.value(&json!({"id": id, "deleted": true}));
+    console.success("Sandbox deleted");
+    console.value(&json!({"id": id, "deleted": true}));
     Ok(())
 }

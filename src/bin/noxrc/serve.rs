@@ -1,103 +1,115 @@
-//! `serve`: NoxRunner v1 for others.
+//! `serve`.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use noxrunner::server::{Server, ServerBuilder};
+use noxrunner::server::{Server, ServerBuilder, Stopper};
 use noxrunner::{Error, ErrorKind, Result};
 use serde_json::json;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::args::{Args, Serve};
-use crate::connect::{file_failed, local, remote};
-use crate::say::{self, Say};
+use crate::client::{file_error, local, remote};
+use crate::console::{self, Console};
+use crate::exit_code::INTERRUPTED;
+use crate::interrupt::termination_signals;
 
-pub(crate) fn serve(args: &Args, serve: &Serve, say: &Say) -> Result<()> {
-    say::show_log();
-    log::set_max_level(match args.verbose {
-        true => log::LevelFilter::Debug,
-        false => log::LevelFilter::Info,
+pub(crate) fn serve(args: &Args, serve: &Serve, console: &Console) -> Result<()> {
+    console::log_to_stderr(if args.verbose {
+        log::LevelFilter::Debug
+    } else {
+        log::LevelFilter::Info
     });
-    let mut builder = match &serve.gateway {
+    let builder = match &serve.gateway {
         Some(url) => Server::builder(remote(args, url)?),
         None => Server::builder(local(args).build()?),
     };
-    builder = builder.max_calls(serve.max_calls);
+    let builder = listen(builder.max_calls(serve.max_calls), serve);
+    let (builder, token_is_new) = authenticate(builder, args, serve)?;
+    let server = builder.bind()?;
+    announce(&server, serve, token_is_new, console);
+    stop_on_signal(server.stopper())?;
+    server.run()?;
+    console.success("Stopped");
+    Ok(())
+}
+
+fn listen(mut builder: ServerBuilder, serve: &Serve) -> ServerBuilder {
     for addr in &serve.listen {
         builder = builder.tcp(addr);
     }
     match &serve.unix {
-        Some(path) => builder = builder.unix(path),
+        Some(path) => builder.unix(path),
         None if serve.listen.is_empty() => {
-            builder = builder.tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
+            builder.tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)))
         }
-        None => {}
+        None => builder,
     }
-    let (builder, made) = with_auth(builder, args, serve)?;
-    let server = builder.bind()?;
-    tell(&server, serve, made, say);
-    let mut signals = Signals::new([SIGINT, SIGTERM])
-        .map_err(|e| Error::new(ErrorKind::Io, format!("cannot watch signals: {e}")))?;
-    let stopper = server.stopper();
+}
+
+/// Stops the server on the first signal, and ends the process on the second one.
+fn stop_on_signal(stopper: Stopper) -> Result<()> {
+    let mut signals = termination_signals()?;
     std::thread::spawn(move || {
         if signals.forever().next().is_some() {
             stopper.stop();
         }
-        // Whoever can't wait.
         if signals.forever().next().is_some() {
-            std::process::exit(130);
+            std::process::exit(i32::from(INTERRUPTED));
         }
     });
-    server.run()?;
-    say.success("Stopped");
     Ok(())
 }
 
-/// Says whether the token is one that nobody knows yet.
-fn with_auth(builder: ServerBuilder, args: &Args, serve: &Serve) -> Result<(ServerBuilder, bool)> {
+/// Configures authentication. Returns true if the server creates a new token.
+fn authenticate(
+    builder: ServerBuilder,
+    args: &Args,
+    serve: &Serve,
+) -> Result<(ServerBuilder, bool)> {
     if serve.no_auth {
-        let others = serve.listen.iter().find(|addr| !addr.ip().is_loopback());
-        if let (Some(addr), false) = (others, serve.force) {
-            let text = format!(
-                "with no token everybody who reaches {addr} could run commands: leave --no-auth out, listen at a loopback address, or add --force"
-            );
-            return Err(Error::new(ErrorKind::InvalidInput, text));
-        }
-        let builder = match serve.force {
-            true => builder.no_auth_anywhere(),
-            false => builder.no_auth(),
-        };
-        return Ok((builder, false));
+        return Ok((without_auth(builder, serve)?, false));
     }
     if let Some(path) = &serve.token_file {
-        let text = fs::read_to_string(path).map_err(|e| file_failed("--token-file", path, e))?;
+        let text = fs::read_to_string(path)
+            .map_err(|e| file_error("cannot read --token-file", path, e))?;
         return Ok((builder.token(text.trim()), false));
     }
-    // A gateway's token is the other server's.
+    // With --gateway, --token is the other server's token.
     match (args.token(), &serve.gateway) {
         (Some(token), None) => Ok((builder.token(token), false)),
         _ => Ok((builder, true)),
     }
 }
 
-fn tell(server: &Server, serve: &Serve, made: bool, say: &Say) {
-    let url = server.local_addr().map(|addr| format!("http://{addr}"));
-    for place in url
-        .iter()
-        .cloned()
-        .chain(serve.unix.as_ref().map(|p| p.display().to_string()))
-    {
-        say.success(&format!("Serving NoxRunner v1 at {place}"));
+fn without_auth(builder: ServerBuilder, serve: &Serve) -> Result<ServerBuilder> {
+    if serve.force {
+        return Ok(builder.no_auth_anywhere());
     }
-    let token = server.token().filter(|_| made);
+    if let Some(addr) = serve.listen.iter().find(|addr| !addr.ip().is_loopback()) {
+        let message = format!(
+            "--no-auth would let anyone who can connect to {addr} run commands: remove it, listen on a loopback address, or add --force"
+        );
+        return Err(Error::new(ErrorKind::InvalidInput, message));
+    }
+    Ok(builder.no_auth())
+}
+
+fn announce(server: &Server, serve: &Serve, token_is_new: bool, console: &Console) {
+    let url = server.local_addr().map(|addr| format!("http://{addr}"));
+    let unix = serve.unix.as_ref().map(|path| path.display().to_string());
+    for address in url.iter().chain(&unix) {
+        console.success(&format!("Serving NoxRunner v1 at {address}"));
+    }
+    let token = server.token().filter(|_| token_is_new);
     if let Some(token) = token {
-        say.info(&format!(
-            "It wants the token of this run: export NOXRUNNER_TOKEN={token}"
+        console.info(&format!(
+            "Clients need the token of this run: export NOXRUNNER_TOKEN={token}"
         ));
     }
     if server.token().is_none() {
-        say.warning("Whoever reaches it can run commands: it wants no token (--no-auth)");
+        console.warning(
+            "Authentication is disabled (--no-auth): anyone who can connect can run commands",
+        );
     }
-    say.value(&json!({"url": url, "unix": serve.unix, "token": token}));
+    console.value(&json!({"url": url, "unix": serve.unix, "token": token}));
 }

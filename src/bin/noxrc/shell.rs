@@ -1,4 +1,4 @@
-//! `shell`: commands for one sandbox, as they are typed.
+//! `shell`: an interactive prompt for a sandbox.
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
@@ -17,74 +17,74 @@ use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Editor, Helper};
 
 use crate::args::{Args, ShellArgs};
-use crate::connect::client;
-use crate::exec::show_streams;
-use crate::run::Interrupt;
-use crate::say::Say;
+use crate::client::client;
+use crate::console::Console;
+use crate::interrupt::Interrupt;
 
-const WORDS: [&str; 8] = [
+/// Words that the prompt completes.
+const COMPLETIONS: [&str; 8] = [
     "cd", "exit", "export", "help", "pwd", "quit", "touch", "unset",
 ];
 
 const HELP: &str = "\
 Commands:
-  exit, quit     leave; so does Ctrl-D
-  help           this help
-  touch          start the sandbox's time again
+  exit, quit     exit, as does Ctrl-D
+  help           show this help
+  touch          reset the sandbox's TTL
   cd, pwd, export, unset
-                 as in a shell: they last
-  anything else  runs in the sandbox, by its shell
-Ctrl-C drops the line, or ends the command that runs.
+                 apply to later commands, as in a shell
+  anything else  runs in the sandbox's shell
+Ctrl-C discards the line, or cancels the running command.
 ";
 
-pub(crate) fn shell(args: &Args, shell: &ShellArgs, say: &Say) -> Result<()> {
+pub(crate) fn shell(args: &Args, shell: &ShellArgs, console: &Console) -> Result<()> {
     let mut session = Session {
         sandbox: client(args)?.sandbox(&shell.id)?,
         dir: shell.workdir.clone(),
         env: BTreeMap::new(),
         timeout: shell.timeout_seconds,
         code: 0,
-        say,
+        console,
     };
-    match io::stdin().is_terminal() {
-        true => session.type_in(),
-        false => session.read_lines(io::stdin().lock()),
+    if io::stdin().is_terminal() {
+        session.prompt_for_lines()
+    } else {
+        session.read_lines(io::stdin().lock())
     }
 }
 
-/// What lasts from one line to the next.
+/// The state between two lines.
 struct Session<'a> {
     sandbox: Sandbox,
     dir: String,
     env: BTreeMap<String, String>,
     timeout: Duration,
     code: i32,
-    say: &'a Say,
+    console: &'a Console,
 }
 
 impl Session<'_> {
-    fn type_in(&mut self) -> Result<()> {
+    fn prompt_for_lines(&mut self) -> Result<()> {
         let failed = |e: ReadlineError| {
-            Error::new(ErrorKind::Io, format!("cannot read from the terminal: {e}"))
+            Error::new(ErrorKind::Io, "cannot read from the terminal").with_source(e)
         };
-        let mut editor: Editor<Words, FileHistory> = Editor::new().map_err(failed)?;
-        editor.set_helper(Some(Words));
+        let mut editor: Editor<PromptHelper, FileHistory> = Editor::new().map_err(failed)?;
+        editor.set_helper(Some(PromptHelper));
         let history = history_file();
         if let Some(history) = &history {
-            // There is none before the first time.
+            // The file does not exist before the first session.
             let _ = editor.load_history(history);
         }
-        self.say.info(&format!(
-            "Interactive shell for session: {}",
-            self.sandbox.id()
-        ));
-        self.say
+        let id = self.sandbox.id();
+        self.console
+            .info(&format!("Interactive shell for session: {id}"));
+        self.console
             .info("Type 'exit' or 'quit' to exit, 'help' for help");
         loop {
             match editor.readline(&self.prompt()) {
                 Ok(line) => {
                     let _ = editor.add_history_entry(line.trim());
-                    if !self.take(&line) {
+                    if !self.handle(&line) {
                         break;
                     }
                 }
@@ -93,29 +93,28 @@ impl Session<'_> {
                 Err(e) => return Err(failed(e)),
             }
         }
-        let kept = history.map_or(Ok(()), |history| editor.save_history(&history));
-        if let Err(e) = kept {
-            self.say
-                .warning(&format!("The history could not be kept: {e}"));
+        let saved = history.map_or(Ok(()), |history| editor.save_history(&history));
+        if let Err(e) = saved {
+            self.console
+                .warning(&format!("Cannot save the history: {e}"));
         }
         Ok(())
     }
 
     fn read_lines(&mut self, input: impl BufRead) -> Result<()> {
-        let mut whole = String::new();
+        let mut input_so_far = String::new();
         for line in input.lines() {
-            let line = line.map_err(|e| {
-                Error::new(ErrorKind::Io, format!("cannot read from stdin: {e}")).with_source(e)
-            })?;
-            whole.push_str(&line);
-            if is_open(&whole) {
-                whole.push('\n');
-            } else if !self.take(&std::mem::take(&mut whole)) {
+            let line = line
+                .map_err(|e| Error::new(ErrorKind::Io, "cannot read from stdin").with_source(e))?;
+            input_so_far.push_str(&line);
+            if is_incomplete(&input_so_far) {
+                input_so_far.push('\n');
+            } else if !self.handle(&std::mem::take(&mut input_so_far)) {
                 return Ok(());
             }
         }
-        if !whole.is_empty() {
-            self.take(&whole);
+        if !input_so_far.is_empty() {
+            self.handle(&input_so_far);
         }
         Ok(())
     }
@@ -127,22 +126,24 @@ impl Session<'_> {
         }
     }
 
-    /// False at the end.
-    fn take(&mut self, line: &str) -> bool {
+    /// Handles a line. Returns false if it ends the session.
+    fn handle(&mut self, line: &str) -> bool {
         match line.trim() {
             "" => {}
             "exit" | "quit" => return false,
-            "help" => self.say.data(HELP.as_bytes()),
-            "pwd" => self.say.data(format!("{}\n", self.dir).as_bytes()),
+            "help" => self.console.data(HELP.as_bytes()),
+            "pwd" => self.console.data(format!("{}\n", self.dir).as_bytes()),
             "touch" => match self.sandbox.touch() {
-                Ok(()) => self.say.success("TTL extended"),
-                Err(error) => self.say.error(&error),
+                Ok(()) => self.console.success("TTL extended"),
+                Err(error) => self.console.error(&error),
             },
             line => self.run(line),
         }
         true
     }
 
+    /// Runs a line in the sandbox's shell, which prints its state when it exits: the directory and the
+    /// environment, after a marker.
     fn run(&mut self, line: &str) {
         let mark = format!("noxrc-{:x}-{}", std::process::id(), self.env.len());
         let script = format!(
@@ -157,12 +158,12 @@ impl Session<'_> {
             Err(_) => self.sandbox.exec(command),
         };
         match result {
-            Ok(out) => self.show(out, &mark),
-            Err(error) => self.say.error(&error),
+            Ok(out) => self.show(&out, &mark),
+            Err(error) => self.console.error(&error),
         }
     }
 
-    fn show(&mut self, out: Output, mark: &str) {
+    fn show(&mut self, out: &Output, mark: &str) {
         self.code = out.exit_code();
         let stdout = out.stdout_bytes();
         let mark = format!("\0{mark}\0");
@@ -170,40 +171,41 @@ impl Session<'_> {
             .windows(mark.len())
             .rposition(|part| part == mark.as_bytes());
         if let Some(at) = at {
-            self.keep(&stdout[at + mark.len()..]);
+            self.update_state(&stdout[at + mark.len()..]);
         }
         let own = &stdout[..at.unwrap_or(stdout.len())];
         let shown = Output::new(out.exit_code(), own, out.stderr_bytes(), out.duration())
             .with_timed_out(out.timed_out())
             .with_truncated(out.truncated());
-        show_streams(&shown, self.say);
+        self.console.streams(&shown);
         if self.code != 0 {
-            self.say
-                .warning(&format!("Command exited with code {}", self.code));
+            let code = self.code;
+            self.console
+                .warning(&format!("Command exited with code {code}"));
         }
     }
 
-    /// The directory, and then the variables, each ended by a NUL.
-    fn keep(&mut self, state: &[u8]) {
-        const OF_THE_SHELL: [&str; 3] = ["PWD", "SHLVL", "_"];
+    /// Parses the directory and the variables, each followed by a NUL.
+    fn update_state(&mut self, state: &[u8]) {
+        const SHELL_VARIABLES: [&str; 3] = ["PWD", "SHLVL", "_"];
         let text = String::from_utf8_lossy(state);
         let mut parts = text.split('\0');
         if let Some(dir) = parts.next().filter(|dir| dir.starts_with('/')) {
             self.dir = dir.to_owned();
         }
         let pairs = parts.filter_map(|pair| pair.split_once('='));
-        let pairs = pairs.filter(|(name, _)| !OF_THE_SHELL.contains(name));
+        let pairs = pairs.filter(|(name, _)| !SHELL_VARIABLES.contains(name));
         let env: BTreeMap<String, String> =
             pairs.map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
-        // Without them there is no env that could say.
+        // Empty if the sandbox has no `env -0`.
         if !env.is_empty() {
             self.env = env;
         }
     }
 }
 
-/// Whether a quote is open, or the last line end is escaped.
-fn is_open(line: &str) -> bool {
+/// Returns true if a quote is open or the end of the line is escaped.
+fn is_incomplete(line: &str) -> bool {
     let mut quote = None;
     let mut chars = line.chars();
     while let Some(c) = chars.next() {
@@ -217,7 +219,7 @@ fn is_open(line: &str) -> bool {
     quote.is_some()
 }
 
-/// In the user's state directory, which is made if need be.
+/// Returns the path of the history in the user's state directory, which is created.
 fn history_file() -> Option<PathBuf> {
     let absolute = |name| {
         let dir = std::env::var_os(name).map(PathBuf::from);
@@ -234,10 +236,10 @@ fn history_file() -> Option<PathBuf> {
     Some(dir.join("history"))
 }
 
-/// Completes the words of the shell itself.
-struct Words;
+/// Completes words, and continues incomplete lines.
+struct PromptHelper;
 
-impl Completer for Words {
+impl Completer for PromptHelper {
     type Candidate = String;
 
     fn complete(
@@ -247,32 +249,33 @@ impl Completer for Words {
         _: &rustyline::Context<'_>,
     ) -> rustyline::Result<(usize, Vec<String>)> {
         let typed = &line[..at];
-        let words = WORDS.iter().filter(|word| word.starts_with(typed));
+        let words = COMPLETIONS.iter().filter(|word| word.starts_with(typed));
         Ok((0, words.map(|word| format!("{word} ")).collect()))
     }
 }
 
-impl Validator for Words {
+impl Validator for PromptHelper {
     fn validate(&self, input: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
-        Ok(match is_open(input.input()) {
-            true => ValidationResult::Incomplete,
-            false => ValidationResult::Valid(None),
+        Ok(if is_incomplete(input.input()) {
+            ValidationResult::Incomplete
+        } else {
+            ValidationResult::Valid(None)
         })
     }
 }
 
-impl Hinter for Words {
+impl Hinter for PromptHelper {
     type Hint = String;
 }
-impl Highlighter for Words {}
-impl Helper for Words {}
+impl Highlighter for PromptHelper {}
+impl Helper for PromptHelper {}
 
 #[test]
-fn quotes_and_escapes_keep_a_line_open() {
-    for open in ["'", "echo \"a", "a \\", "'a\" b", "\"a\\\"", "a 'b\nc"] {
-        assert!(is_open(open), "{open}");
+fn open_quotes_and_escapes_are_incomplete() {
+    for incomplete in ["'", "echo \"a", "a \\", "'a\" b", "\"a\\\"", "a 'b\nc"] {
+        assert!(is_incomplete(incomplete), "{incomplete}");
     }
-    for closed in [
+    for complete in [
         "",
         "'a'",
         "\"it's\"",
@@ -281,6 +284,6 @@ fn quotes_and_escapes_keep_a_line_open() {
         "\"a\\\"b\"",
         "a \\\nb",
     ] {
-        assert!(!is_open(closed), "{closed}");
+        assert!(!is_incomplete(complete), "{complete}");
     }
 }

@@ -1,0 +1,49 @@
+//! Creating the client that the arguments ask for.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use noxrunner::{Client, Error, ErrorKind, HttpBackend, LocalBackend, LocalBackendBuilder, Result};
+
+use crate::args::Args;
+use crate::progress;
+
+pub(crate) fn client(args: &Args) -> Result<Client> {
+    let client = if is_local(args) {
+        Client::with_backend(local(args).persistent(true).build()?)
+    } else {
+        Client::from(remote(args, &args.base_url)?)
+    };
+    Ok(progress::with_progress(client, args.json))
+}
+
+/// Returns true for local sandboxes. As for the Python command, an empty URL means that as well.
+pub(crate) fn is_local(args: &Args) -> bool {
+    args.local || args.base_url.is_empty()
+}
+
+pub(crate) fn local(args: &Args) -> LocalBackendBuilder {
+    LocalBackend::builder().isolation(args.isolation.into())
+}
+
+pub(crate) fn remote(args: &Args, url: &str) -> Result<HttpBackend> {
+    let mut builder = HttpBackend::builder(url).timeout(args.timeout);
+    if let Some(token) = args.token() {
+        builder = builder.token(token);
+    }
+    for (name, value) in &args.headers {
+        builder = builder.header(name, value);
+    }
+    if let Some(path) = &args.ca {
+        let pem = fs::read(path).map_err(|e| file_error("cannot read --ca", path, e))?;
+        builder = builder.ca_pem(pem);
+    }
+    builder.build()
+}
+
+/// Creates the error of a failed operation on a local file.
+pub(crate) fn file_error(operation: &str, path: &Path, e: io::Error) -> Error {
+    let message = format!("{operation} {}", path.display());
+    Error::new(ErrorKind::Io, message).with_source(e)
+}

@@ -1,0 +1,56 @@
+//! The command to run in a sandbox, and its result.
+
+use std::process::ExitCode;
+
+use noxrunner::{Command, Error, Output, Result};
+use serde_json::json;
+
+use crate::args::ExecOptions;
+use crate::console::Console;
+use crate::exit_code;
+
+/// Builds a command without a timeout from the arguments.
+pub(crate) fn without_timeout(cmd: &[String], options: &ExecOptions, console: &Console) -> Command {
+    let mut command = Command::from(cmd);
+    for variable in &options.env {
+        match variable.split_once('=') {
+            Some((name, value)) => command = command.env(name, value),
+            // Not an error for the Python command either.
+            None => console.warning(&format!("Invalid env format (missing =): {variable}")),
+        }
+    }
+    command.workdir(&options.workdir)
+}
+
+/// Builds a command from the arguments.
+pub(crate) fn with_timeout(cmd: &[String], options: &ExecOptions, console: &Console) -> Command {
+    without_timeout(cmd, options, console).timeout(options.timeout_seconds)
+}
+
+/// Prints the result of a command, and returns the exit code.
+pub(crate) fn print_result(
+    result: Result<Output>,
+    options: &ExecOptions,
+    console: &Console,
+) -> ExitCode {
+    let out = match result {
+        Ok(out) => out,
+        Err(error) => return backend_failed(&error, console),
+    };
+    if console.is_json() {
+        console.value(&json!(out));
+    } else {
+        console.streams(&out);
+    }
+    if options.ignore_exit_code {
+        ExitCode::SUCCESS
+    } else {
+        exit_code::of_command(out.exit_code())
+    }
+}
+
+/// Prints an error of the backend, and returns its exit code.
+pub(crate) fn backend_failed(error: &Error, console: &Console) -> ExitCode {
+    console.error(error);
+    ExitCode::from(exit_code::BACKEND_FAILED)
+}

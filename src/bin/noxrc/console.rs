@@ -1,0 +1,150 @@
+//! Printing: data to stdout, notices and errors to stderr.
+
+use std::io::{self, IsTerminal, Write};
+
+use noxrunner::{Error, ErrorKind, Output};
+use serde_json::{Value, json};
+
+/// Where the command prints. A closed stdout or stderr is not an error.
+pub(crate) struct Console {
+    json: bool,
+    color_stderr: bool,
+    color_stdout: bool,
+}
+
+impl Console {
+    pub(crate) fn new(json: bool, verbose: bool) -> Console {
+        if verbose {
+            log_to_stderr(log::LevelFilter::Debug);
+        }
+        Console {
+            json,
+            color_stderr: supports_color(&io::stderr()),
+            color_stdout: supports_color(&io::stdout()),
+        }
+    }
+
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    pub(crate) fn success(&self, text: &str) {
+        self.notice("✓", "32", text);
+    }
+
+    pub(crate) fn warning(&self, text: &str) {
+        self.notice("⚠", "33", text);
+    }
+
+    pub(crate) fn info(&self, text: &str) {
+        self.notice("ℹ", "34", text);
+    }
+
+    pub(crate) fn failure(&self, text: &str) {
+        self.notice("✗", "31", text);
+    }
+
+    /// Prints an error as a notice, with a hint if there is one.
+    pub(crate) fn error_notice(&self, error: &Error) {
+        self.failure(&format!("{error:#}"));
+        if let Some(hint) = hint(error) {
+            self.info(hint);
+        }
+    }
+
+    /// Prints an error as a notice, and with `--json` also as the value.
+    pub(crate) fn error(&self, error: &Error) {
+        self.error_notice(error);
+        let kind = error.kind().to_string();
+        self.value(&json!({"error": format!("{error:#}"), "kind": kind}));
+    }
+
+    /// Prints the value of `--json`, if that was given.
+    pub(crate) fn value(&self, value: &Value) {
+        if self.json {
+            self.data(format!("{value}\n").as_bytes());
+        }
+    }
+
+    pub(crate) fn data(&self, bytes: &[u8]) {
+        let mut stdout = io::stdout().lock();
+        let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    }
+
+    /// Prints the streams of a command, and warns if they are incomplete.
+    pub(crate) fn streams(&self, out: &Output) {
+        self.data(out.stdout_bytes());
+        let _ = io::stderr().lock().write_all(out.stderr_bytes());
+        if out.truncated() {
+            self.warning("The output was truncated: write it to a file and download that");
+        }
+        if out.timed_out() {
+            self.warning("The command timed out: raise --timeout-seconds");
+        }
+    }
+
+    /// Colors text for stdout.
+    pub(crate) fn color(&self, color: &str, text: &str) -> String {
+        paint(self.color_stdout, color, text)
+    }
+
+    fn notice(&self, mark: &str, color: &str, text: &str) {
+        let line = paint(self.color_stderr, color, &format!("{mark} {text}"));
+        let _ = writeln!(io::stderr().lock(), "{line}");
+    }
+}
+
+fn paint(enabled: bool, color: &str, text: &str) -> String {
+    if enabled {
+        format!("\x1b[{color}m{text}\x1b[0m")
+    } else {
+        text.to_owned()
+    }
+}
+
+fn supports_color(stream: &impl IsTerminal) -> bool {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    if variable("NO_COLOR").is_some() {
+        return false;
+    }
+    if variable("CLICOLOR_FORCE").is_some_and(|value| value != "0") {
+        return true;
+    }
+    stream.is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
+}
+
+fn hint(error: &Error) -> Option<&'static str> {
+    Some(match error.kind() {
+        ErrorKind::Connect => "Start a server with `noxrc serve`, set --base-url, or use --local",
+        ErrorKind::Unauthorized => "Set the server's token with --token or NOXRUNNER_TOKEN",
+        ErrorKind::NotFound => "If the sandbox is missing, create it with `noxrc create ID`",
+        ErrorKind::Isolation | ErrorKind::Unsupported => {
+            "Run `noxrc doctor` to check this machine's setup"
+        }
+        _ => return None,
+    })
+}
+
+struct StderrLog;
+
+impl log::Log for StderrLog {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target().starts_with("noxrunner")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let _ = writeln!(io::stderr().lock(), "{}", record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Prints the library's log to stderr.
+pub(crate) fn log_to_stderr(level: log::LevelFilter) {
+    static LOG: StderrLog = StderrLog;
+    // Fails only if the log is printed already.
+    let _ = log::set_logger(&LOG);
+    log::set_max_level(level);
+}
