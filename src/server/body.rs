@@ -10,47 +10,47 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::timeout;
 
-use super::connection::Answering;
+use super::turn::CallGuard;
 
-/// How many pieces of an archive wait for the other side.
-pub(super) const AHEAD: usize = 4;
+/// Number of pieces of an archive that are buffered.
+pub(super) const BUFFERED_PIECES: usize = 4;
 
-/// How much of an archive is one piece, where it is ours to choose.
-const PIECE: usize = 64 * 1024;
+/// Size of a piece of a download, in bytes.
+const PIECE_SIZE: usize = 64 * 1024;
 
-/// How long a body that nobody wants is read, for the client to come to its answer.
-const DRAIN: Duration = Duration::from_secs(30);
+/// How long to read the body of a refused request.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A part of an archive on its way. Without its end, it is cut off.
-pub(super) enum Part {
+/// A piece of an archive in transfer. An archive without `End` is truncated.
+pub(super) enum Piece {
     Data(Bytes),
     End,
     Failed(io::Error),
 }
 
-/// The body of an answer.
-pub(super) struct AnswerBody {
+/// The body of a response.
+pub(super) struct ReplyBody {
     content: Content,
-    failed: Option<io::Error>,
-    _answering: Answering,
+    error: Option<io::Error>,
+    _guard: CallGuard,
 }
 
 pub(super) enum Content {
     Whole(Bytes),
-    Archive(Receiver<Part>),
+    Archive(Receiver<Piece>),
 }
 
-impl AnswerBody {
-    pub(super) fn new(content: Content, answering: Answering) -> AnswerBody {
-        AnswerBody {
+impl ReplyBody {
+    pub(super) fn new(content: Content, guard: CallGuard) -> ReplyBody {
+        ReplyBody {
             content,
-            failed: None,
-            _answering: answering,
+            error: None,
+            _guard: guard,
         }
     }
 }
 
-impl Body for AnswerBody {
+impl Body for ReplyBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -58,27 +58,27 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if let Some(e) = self.failed.take() {
+        if let Some(e) = self.error.take() {
             return Poll::Ready(Some(Err(e)));
         }
-        let parts = match &mut self.content {
+        let pieces = match &mut self.content {
             Content::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
             Content::Whole(bytes) => {
                 return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
             }
-            Content::Archive(parts) => parts,
+            Content::Archive(pieces) => pieces,
         };
-        let error = match parts.poll_recv(cx) {
+        let error = match pieces.poll_recv(cx) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Some(Part::Data(bytes))) => {
+            Poll::Ready(Some(Piece::Data(bytes))) => {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
-            Poll::Ready(Some(Part::End)) => return Poll::Ready(None),
-            Poll::Ready(Some(Part::Failed(e))) => e,
+            Poll::Ready(Some(Piece::End)) => return Poll::Ready(None),
+            Poll::Ready(Some(Piece::Failed(e))) => e,
             Poll::Ready(None) => io::ErrorKind::UnexpectedEof.into(),
         };
-        // What came before it is sent first: an error drops what is not.
-        self.failed = Some(error);
+        // Flush the pieces before it first: hyper drops unsent data on an error.
+        self.error = Some(error);
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -95,44 +95,44 @@ impl Body for AnswerBody {
     }
 }
 
-/// Reads an archive to its end and hands it on. To be called where it may block.
-pub(super) fn send_archive(mut archive: Box<dyn Read + Send>, parts: &Sender<Part>) {
+/// Sends an archive. Blocks.
+pub(super) fn send_archive(mut archive: Box<dyn Read + Send>, pieces: &Sender<Piece>) {
     loop {
-        let mut piece = vec![0; PIECE];
-        let part = match archive.read(&mut piece) {
-            Ok(0) => Part::End,
-            Ok(got) => {
-                piece.truncate(got);
-                Part::Data(piece.into())
+        let mut buffer = vec![0; PIECE_SIZE];
+        let piece = match archive.read(&mut buffer) {
+            Ok(0) => Piece::End,
+            Ok(count) => {
+                buffer.truncate(count);
+                Piece::Data(buffer.into())
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => Part::Failed(e),
+            Err(e) => Piece::Failed(e),
         };
-        let goes_on = matches!(part, Part::Data(_));
-        // An error: the client is gone.
-        if parts.blocking_send(part).is_err() || !goes_on {
+        let is_last = !matches!(piece, Piece::Data(_));
+        // Sending fails if the client has disconnected.
+        if pieces.blocking_send(piece).is_err() || is_last {
             return;
         }
     }
 }
 
-/// An upload, for a backend to read. To be read where it may block.
+/// Lets a backend read an upload. Blocks.
 pub(super) struct UploadReader {
-    parts: Receiver<Part>,
+    pieces: Receiver<Piece>,
     rest: Bytes,
     ended: bool,
 }
 
 impl UploadReader {
-    pub(super) fn new(parts: Receiver<Part>) -> UploadReader {
+    pub(super) fn new(pieces: Receiver<Piece>) -> UploadReader {
         UploadReader {
-            parts,
+            pieces,
             rest: Bytes::new(),
             ended: false,
         }
     }
 
-    /// Reads what the backend had no need of. An error where the body was not whole.
+    /// Reads what the backend has left unread. Fails if the body is incomplete.
     pub(super) fn finish(mut self) -> io::Result<()> {
         io::copy(&mut self, &mut io::sink()).map(drop)
     }
@@ -141,10 +141,10 @@ impl UploadReader {
 impl Read for UploadReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         while self.rest.is_empty() && !self.ended {
-            match self.parts.blocking_recv() {
-                Some(Part::Data(bytes)) => self.rest = bytes,
-                Some(Part::End) => self.ended = true,
-                Some(Part::Failed(e)) => return Err(e),
+            match self.pieces.blocking_recv() {
+                Some(Piece::Data(bytes)) => self.rest = bytes,
+                Some(Piece::End) => self.ended = true,
+                Some(Piece::Failed(e)) => return Err(e),
                 None => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
@@ -156,80 +156,83 @@ impl Read for UploadReader {
 
 /// How the body of a request ended.
 #[derive(Debug, PartialEq)]
-pub(super) enum Ended {
-    Whole,
-    /// Nobody reads it any more.
-    Unwanted,
+pub(super) enum BodyEnd {
+    Complete,
+    /// The backend stopped reading.
+    NotRead,
     TooLarge,
     Stalled,
-    /// Cut off, or not what its framing says.
+    /// Cut off, or with invalid framing.
     Broken,
 }
 
-/// Hands a request's body on, piece by piece. `most` is how many bytes it may have.
+/// Forwards the body of a request piece by piece, at most `max` bytes.
 pub(super) async fn receive(
     body: &mut Incoming,
-    parts: &Sender<Part>,
+    pieces: &Sender<Piece>,
     idle: Duration,
-    most: u64,
-) -> Ended {
+    max: u64,
+) -> BodyEnd {
     let mut total = 0_u64;
     loop {
-        let (part, ended) = match timeout(idle, next_piece(body)).await {
-            Err(_) => (Part::Failed(io::ErrorKind::TimedOut.into()), Ended::Stalled),
-            Ok(None) => (Part::End, Ended::Whole),
-            Ok(Some(Err(e))) => (Part::Failed(io::Error::other(e)), Ended::Broken),
+        let (piece, end) = match timeout(idle, next_piece(body)).await {
+            Err(_) => (
+                Piece::Failed(io::ErrorKind::TimedOut.into()),
+                BodyEnd::Stalled,
+            ),
+            Ok(None) => (Piece::End, BodyEnd::Complete),
+            Ok(Some(Err(e))) => (Piece::Failed(io::Error::other(e)), BodyEnd::Broken),
             Ok(Some(Ok(bytes))) => {
                 total += bytes.len() as u64;
-                if total <= most {
-                    if parts.send(Part::Data(bytes)).await.is_err() {
-                        return Ended::Unwanted;
+                if total <= max {
+                    if pieces.send(Piece::Data(bytes)).await.is_err() {
+                        return BodyEnd::NotRead;
                     }
                     continue;
                 }
                 let error = io::Error::from(io::ErrorKind::FileTooLarge);
-                (Part::Failed(error), Ended::TooLarge)
+                (Piece::Failed(error), BodyEnd::TooLarge)
             }
         };
-        // Where nobody reads it, the one who does not knows why.
-        let _ = parts.send(part).await;
-        return ended;
+        // Fails only if the backend stopped reading, which it reports itself.
+        let _ = pieces.send(piece).await;
+        return end;
     }
 }
 
-/// All of a small body.
+/// Receives a small body, at most `max` bytes.
 pub(super) async fn receive_whole(
     body: &mut Incoming,
     idle: Duration,
-    most: usize,
-) -> Result<Vec<u8>, Ended> {
+    max: usize,
+) -> Result<Vec<u8>, BodyEnd> {
     let mut whole = Vec::new();
     loop {
         match timeout(idle, next_piece(body)).await {
-            Err(_) => return Err(Ended::Stalled),
+            Err(_) => return Err(BodyEnd::Stalled),
             Ok(None) => return Ok(whole),
-            Ok(Some(Err(_))) => return Err(Ended::Broken),
-            Ok(Some(Ok(bytes))) if whole.len() + bytes.len() > most => {
-                return Err(Ended::TooLarge);
+            Ok(Some(Err(_))) => return Err(BodyEnd::Broken),
+            Ok(Some(Ok(bytes))) if whole.len() + bytes.len() > max => {
+                return Err(BodyEnd::TooLarge);
             }
             Ok(Some(Ok(bytes))) => whole.extend_from_slice(&bytes),
         }
     }
 }
 
-/// Reads what nobody wants, beside the answer: a client that is still sending when its connection
-/// is closed may never see what it was answered.
+/// Reads the body of a refused request in the background. A client that is still sending when its
+/// connection is closed may never see the response.
 pub(super) fn drain(mut body: Incoming) {
     if body.is_end_stream() {
         return;
     }
     tokio::spawn(async move {
         let all = async { while let Some(Ok(_)) = next_piece(&mut body).await {} };
-        let _ = timeout(DRAIN, all).await;
+        let _ = timeout(DRAIN_TIMEOUT, all).await;
     });
 }
 
-/// Trailers are skipped.
+/// Returns the next piece of data. Skips trailers.
 async fn next_piece(body: &mut Incoming) -> Option<hyper::Result<Bytes>> {
     loop {
         let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await;

@@ -1,29 +1,33 @@
-//! The settings of a server, and how it comes to listen.
+//! Settings of a server, and binding to its addresses.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, watch};
 
-use super::Server;
-use super::call::Service;
-use super::gate::Gate;
-use super::listen::{Listener, UnixSocket};
+use super::auth::Auth;
+use super::listener::{Listener, UnixSocket};
+use super::running::Server;
+use super::service::Service;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+
+/// Maximum that [`ServerBuilder::max_calls`] accepts. Each call needs a thread.
+const MAX_CALLS: usize = 100_000;
 
 /// Settings of a [`Server`].
 ///
 /// ```
 /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-/// # use noxrunner::server::Server;
-/// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
+/// use noxrunner::server::Server;
+///
+/// let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
 /// let server = builder.token("s3cret").max_calls(8).bind()?;
 /// assert_eq!(server.token(), Some("s3cret"));
 /// # Ok::<_, noxrunner::Error>(())
@@ -33,29 +37,40 @@ pub struct ServerBuilder {
     backend: Arc<dyn Backend>,
     tcp: Vec<SocketAddr>,
     unix: Option<PathBuf>,
-    auth: Auth,
+    token: TokenChoice,
     max_connections: usize,
     max_calls: usize,
     max_upload: u64,
     body_idle: Duration,
     grace: Duration,
+    /// The first invalid address.
     error: Option<Error>,
 }
 
 #[derive(Clone)]
-enum Auth {
-    Made,
-    Token(String),
+enum TokenChoice {
+    New,
+    Given(String),
     None { anywhere: bool },
 }
 
-impl ServerBuilder {
-    pub(super) fn new(backend: Arc<dyn Backend>) -> ServerBuilder {
+impl Server {
+    /// Binds to an address, with a new token. Port 0 chooses a free port.
+    ///
+    /// # Errors
+    ///
+    /// The same as for [`ServerBuilder::bind`].
+    pub fn bind(addr: impl ToSocketAddrs, backend: impl Backend + 'static) -> Result<Server> {
+        Server::builder(backend).tcp(addr).bind()
+    }
+
+    /// Returns a builder for a server.
+    pub fn builder(backend: impl Backend + 'static) -> ServerBuilder {
         ServerBuilder {
-            backend,
+            backend: Arc::new(backend),
             tcp: Vec::new(),
             unix: None,
-            auth: Auth::Made,
+            token: TokenChoice::New,
             max_connections: 800,
             max_calls: 128,
             max_upload: 4 << 30,
@@ -64,74 +79,88 @@ impl ServerBuilder {
             error: None,
         }
     }
+}
 
-    /// Listens there, too: `127.0.0.1:8080`, `[::1]:0`. A name stands for all its addresses.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # use noxrunner::server::Server;
-    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
-    /// let server = builder.tcp("[::1]:0").bind()?; // beside the first one
-    /// assert!(server.local_addr().unwrap().is_ipv4());
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+impl ServerBuilder {
+    /// Adds an address to listen on, such as `127.0.0.1:8080` or `[::1]:0`. A host name adds all its
+    /// addresses.
     pub fn tcp(mut self, addr: impl ToSocketAddrs) -> ServerBuilder {
         match addr.to_socket_addrs() {
             Ok(addrs) => self.tcp.extend(addrs),
             Err(e) => {
-                let error = Error::invalid(format!("the address to listen at: {e}"));
-                self.error.get_or_insert(error.with_source(e));
+                let error = Error::invalid("invalid address to listen on").with_source(e);
+                self.error.get_or_insert(error);
             }
         }
         self
     }
 
-    /// Listens to a Unix socket that only this user can use (mode 0600). One that nobody listens to
-    /// any more is replaced.
-    ///
-    /// ```
-    /// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # use noxrunner::server::Server;
-    /// let socket = dir.path().join("noxrunner.sock");
-    /// let server = Server::builder(client.backend().clone()).unix(&socket).bind()?;
-    /// assert!(socket.exists() && server.local_addr().is_none());
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Sets the path of a Unix socket to listen on. Only this user can connect to it (mode 0600). A
+    /// stale socket is replaced. Defaults to none.
     pub fn unix(mut self, path: impl Into<PathBuf>) -> ServerBuilder {
         self.unix = Some(path.into());
         self
     }
 
-    /// What requests have to bring as `Authorization: Bearer`. By default one is made.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # use noxrunner::server::Server;
-    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
-    /// assert_eq!(builder.token("s3cret").bind()?.token(), Some("s3cret"));
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Sets the token that requests need as `Authorization: Bearer TOKEN`. Defaults to a new random
+    /// token.
     pub fn token(mut self, token: impl Into<String>) -> ServerBuilder {
-        self.auth = Auth::Token(token.into());
+        self.token = TokenChoice::Given(token.into());
         self
     }
 
-    /// Everybody who reaches it may run commands. Only where it listens to loopback addresses and Unix
-    /// sockets; all users of this machine reach the former.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # use noxrunner::server::Server;
-    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
-    /// assert_eq!(builder.no_auth().bind()?.token(), None);
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
+    /// Disables authentication: anyone who can connect can run commands. Allowed only for loopback
+    /// addresses, which all users of the machine can connect to, and Unix sockets.
     pub fn no_auth(mut self) -> ServerBuilder {
-        self.auth = Auth::None { anywhere: false };
+        self.token = TokenChoice::None { anywhere: false };
         self
     }
 
-    /// The same on any address: for networks where nobody else is.
+    /// Disables authentication on any address. Use this only in a private network.
+    pub fn no_auth_anywhere(mut self) -> ServerBuilder {
+        self.token = TokenChoice::None { anywhere: true };
+        self
+    }
+
+    /// Sets the maximum number of concurrent connections. Defaults to 800.
+    pub fn max_connections(mut self, count: usize) -> ServerBuilder {
+        self.max_connections = count;
+        self
+    }
+
+    /// Sets the maximum number of concurrent calls. Defaults to 128.
+    pub fn max_calls(mut self, count: usize) -> ServerBuilder {
+        self.max_calls = count;
+        self
+    }
+
+    /// Sets the maximum size of an uploaded archive as it is sent, in bytes. Defaults to 4 GiB.
+    pub fn max_upload(mut self, bytes: u64) -> ServerBuilder {
+        self.max_upload = bytes;
+        self
+    }
+
+    /// Sets how long a body may stall, in either direction. Defaults to 30 s.
+    pub fn body_idle(mut self, time: Duration) -> ServerBuilder {
+        self.body_idle = time;
+        self
+    }
+
+    /// Sets how long running calls may continue after the server is stopped. Defaults to 10 s.
+    pub fn grace(mut self, time: Duration) -> ServerBuilder {
+        self.grace = time;
+        self
+    }
+
+    /// Binds to the addresses. Clients can connect from now on, and get responses once
+    /// [`Server::run`] is called.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for invalid settings;
+    /// [`Io`](crate::ErrorKind::Io) if an address or a path is not available.
+    ///
+    /// # Example
     ///
     /// ```
     /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
@@ -142,154 +171,31 @@ impl ServerBuilder {
     /// assert!(everywhere().no_auth_anywhere().bind().is_ok());
     /// # Ok::<_, noxrunner::Error>(())
     /// ```
-    pub fn no_auth_anywhere(mut self) -> ServerBuilder {
-        self.auth = Auth::None { anywhere: true };
-        self
-    }
-
-    /// How many clients may be connected at a time. Defaults to 800.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # use noxrunner::server::Server;
-    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
-    /// let error = builder.max_connections(0).bind().unwrap_err();
-    /// assert!(error.to_string().contains("must not be 0"));
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
-    pub fn max_connections(mut self, count: usize) -> ServerBuilder {
-        self.max_connections = count;
-        self
-    }
-
-    /// How many calls may run at a time. Defaults to 128.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # use noxrunner::server::Server;
-    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
-    /// let error = builder.max_calls(0).bind().unwrap_err();
-    /// assert!(error.to_string().contains("must not be 0"));
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
-    pub fn max_calls(mut self, count: usize) -> ServerBuilder {
-        self.max_calls = count;
-        self
-    }
-
-    /// How large an uploaded archive may be, in bytes as sent. Defaults to 4 GiB.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # use noxrunner::server::Server;
-    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
-    /// # let builder = builder.no_auth();
-    /// let server = builder.max_upload(100).bind()?;
-    /// let (url, stopper) = (format!("http://{}", server.local_addr().unwrap()), server.stopper());
-    /// let running = std::thread::spawn(move || server.run());
-    /// let sandbox = noxrunner::Client::new(url)?.create("demo", noxrunner::SandboxSpec::new())?;
-    /// let error = sandbox.write("large", vec![7; 1000]).unwrap_err();
-    /// assert_eq!(error.status(), Some(413));
-    /// # stopper.stop();
-    /// # running.join().unwrap()?;
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
-    pub fn max_upload(mut self, bytes: u64) -> ServerBuilder {
-        self.max_upload = bytes;
-        self
-    }
-
-    /// How long a body may stand still, in either direction. Defaults to 30 s.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # use noxrunner::server::Server;
-    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
-    /// use std::time::Duration;
-    ///
-    /// assert!(builder.body_idle(Duration::from_secs(5)).bind().is_ok());
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
-    pub fn body_idle(mut self, time: Duration) -> ServerBuilder {
-        self.body_idle = time;
-        self
-    }
-
-    /// How long running calls may take to finish once it is stopped. Defaults to 10 s.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # use noxrunner::server::Server;
-    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
-    /// use std::time::Duration;
-    ///
-    /// assert!(builder.grace(Duration::from_secs(60)).bind().is_ok());
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
-    pub fn grace(mut self, time: Duration) -> ServerBuilder {
-        self.grace = time;
-        self
-    }
-
-    /// Listens from here on; nobody is answered before [`Server::run`].
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for settings that make no sense together,
-    /// [`Io`](crate::ErrorKind::Io) where an address or a path can't be had.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # use noxrunner::server::Server;
-    /// # let builder = Server::builder(client.backend().clone()).tcp("127.0.0.1:0");
-    /// let first = builder.bind()?;
-    /// let taken = first.local_addr().unwrap();
-    /// let error = Server::bind(taken, client.backend().clone()).unwrap_err();
-    /// assert!(error.to_string().contains(&format!("cannot listen at {taken}")));
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
-    pub fn bind(self) -> Result<Server> {
-        if let Some(error) = self.error {
+    pub fn bind(mut self) -> Result<Server> {
+        if let Some(error) = self.error.take() {
             return Err(error);
         }
         self.check()?;
-        let gate = Gate::new(match self.auth {
-            Auth::Made => Some(make_token().map_err(|e| Error::io("cannot make a token", e))?),
-            Auth::Token(token) => Some(token),
-            Auth::None { .. } => None,
+        let auth = Auth::new(match &self.token {
+            TokenChoice::New => {
+                Some(new_token().map_err(|e| Error::io("cannot create a token", e))?)
+            }
+            TokenChoice::Given(token) => Some(token.clone()),
+            TokenChoice::None { .. } => None,
         });
-        let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(4));
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(threads)
-            .max_blocking_threads(self.max_calls)
-            .thread_name("noxrunner-server")
-            .enable_all()
-            .build()
-            .map_err(|e| Error::io("cannot start the server's threads", e))?;
-        let inside = runtime.enter();
-        let mut listeners = Vec::new();
-        let mut local_addr = None;
-        for addr in self.tcp {
-            let (listener, addr) = listen_to(addr)
-                .map_err(|e| Error::io(format_args!("cannot listen at {addr}"), e))?;
-            local_addr.get_or_insert(addr);
-            listeners.push(Listener::Tcp(listener));
-        }
-        if let Some(path) = &self.unix {
-            let socket = UnixSocket::bind(path)
-                .map_err(|e| Error::io(format_args!("cannot listen at {}", path.display()), e))?;
-            listeners.push(Listener::Unix(socket));
-        }
-        let service = Service::new(
-            self.backend,
-            gate,
-            self.max_calls,
-            self.max_upload,
-            self.body_idle,
-        );
-        drop(inside);
+        let runtime = self.runtime()?;
+        let (listeners, local_addr) = {
+            let _entered = runtime.enter();
+            self.listen()?
+        };
+        let service = Service {
+            backend: self.backend,
+            auth,
+            calls: Arc::new(Semaphore::new(self.max_calls)),
+            max_upload: self.max_upload,
+            body_idle: self.body_idle,
+            health: Mutex::new(None),
+        };
         Ok(Server {
             listeners,
             local_addr,
@@ -301,55 +207,85 @@ impl ServerBuilder {
         })
     }
 
+    fn runtime(&self) -> Result<Runtime> {
+        let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(4));
+        Builder::new_multi_thread()
+            .worker_threads(threads)
+            .max_blocking_threads(self.max_calls)
+            .thread_name("noxrunner-server")
+            .enable_all()
+            .build()
+            .map_err(|e| Error::io("cannot start the server's threads", e))
+    }
+
+    /// Listens on all addresses, and returns the first one.
+    fn listen(&self) -> Result<(Vec<Listener>, Option<SocketAddr>)> {
+        let mut listeners = Vec::new();
+        let mut local_addr = None;
+        for addr in &self.tcp {
+            let (listener, addr) = listen_on(*addr)
+                .map_err(|e| Error::io(format_args!("cannot listen on {addr}"), e))?;
+            local_addr.get_or_insert(addr);
+            listeners.push(Listener::Tcp(listener));
+        }
+        if let Some(path) = &self.unix {
+            let socket = UnixSocket::bind(path)
+                .map_err(|e| Error::io(format_args!("cannot listen on {}", path.display()), e))?;
+            listeners.push(Listener::Unix(socket));
+        }
+        Ok((listeners, local_addr))
+    }
+
     fn check(&self) -> Result<()> {
         if self.tcp.is_empty() && self.unix.is_none() {
             return Err(Error::invalid(
-                "the server has nowhere to listen: give it an address with tcp(), or a path with unix()",
+                "no address to listen on: set one with tcp() or unix()",
             ));
         }
-        match &self.auth {
-            Auth::Token(token) if token.is_empty() => {
-                return Err(Error::invalid(
-                    "the token is empty: leave it out to have one made, or use no_auth()",
-                ));
-            }
-            Auth::Token(token) if !token.bytes().all(|b| b.is_ascii_graphic()) => {
-                return Err(Error::invalid(
-                    "the token has characters that a header can't carry: use visible ASCII without spaces",
-                ));
-            }
-            Auth::None { anywhere: false } => {
-                if let Some(addr) = self.tcp.iter().find(|addr| !addr.ip().is_loopback()) {
-                    return Err(Error::invalid(format!(
-                        "without a token everybody who reaches {addr} could run commands: listen at a loopback address, or use no_auth_anywhere()"
-                    )));
-                }
-            }
-            _ => {}
-        }
+        self.check_token()?;
         if self.max_connections == 0 || self.max_calls == 0 {
             return Err(Error::invalid(
                 "max_connections and max_calls must not be 0",
             ));
         }
-        if self.max_connections > Semaphore::MAX_PERMITS || self.max_calls > 100_000 {
-            return Err(Error::invalid(
-                "max_connections or max_calls is more than any machine can have",
-            ));
+        if self.max_connections > Semaphore::MAX_PERMITS || self.max_calls > MAX_CALLS {
+            return Err(Error::invalid("max_connections or max_calls is too large"));
         }
         Ok(())
     }
+
+    fn check_token(&self) -> Result<()> {
+        match &self.token {
+            TokenChoice::Given(token) if token.is_empty() => Err(Error::invalid(
+                "the token is empty: omit it to create a new one, or use no_auth()",
+            )),
+            TokenChoice::Given(token) if !token.bytes().all(|b| b.is_ascii_graphic()) => {
+                Err(Error::invalid(
+                    "the token has characters that a header cannot carry: use visible ASCII without spaces",
+                ))
+            }
+            TokenChoice::None { anywhere: false } => {
+                match self.tcp.iter().find(|addr| !addr.ip().is_loopback()) {
+                    Some(addr) => Err(Error::invalid(format!(
+                        "without authentication, anyone who can connect to {addr} could run commands: listen on a loopback address, or use no_auth_anywhere()"
+                    ))),
+                    None => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
-/// 128 bits of the operating system's random numbers.
-fn make_token() -> io::Result<String> {
+/// Creates a token of 128 bits from the operating system's source of randomness.
+fn new_token() -> io::Result<String> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }
 
-fn listen_to(addr: SocketAddr) -> io::Result<(tokio::net::TcpListener, SocketAddr)> {
-    // std's own sets SO_REUSEADDR, so that a restart finds the port free.
+fn listen_on(addr: SocketAddr) -> io::Result<(tokio::net::TcpListener, SocketAddr)> {
+    // std sets SO_REUSEADDR, so that the port is available after a restart.
     let listener = std::net::TcpListener::bind(addr)?;
     listener.set_nonblocking(true)?;
     let addr = listener.local_addr()?;

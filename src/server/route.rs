@@ -1,13 +1,13 @@
-//! Which call a request is.
+//! Finding the call of a request.
 
 use hyper::{Method, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 
-use super::call::Refusal;
+use super::reply::ErrorReply;
 use crate::sandbox_path::WORKSPACE;
 use crate::session_id::SessionId;
 
-/// One of the seven, with what its path says.
+/// A call, with the arguments from its URL.
 #[derive(Debug, PartialEq)]
 pub(super) enum Route {
     Health,
@@ -20,26 +20,32 @@ pub(super) enum Route {
 }
 
 impl Route {
-    pub(super) fn find(method: &Method, uri: &Uri) -> Result<Route, Refusal> {
+    /// Returns true for calls whose errors are JSON, as the protocol has them.
+    pub(super) fn has_json_errors(&self) -> bool {
+        matches!(self, Route::Create(_) | Route::Exec(_))
+    }
+
+    pub(super) fn find(method: &Method, uri: &Uri) -> Result<Route, ErrorReply> {
         if uri.path() == "/healthz" {
             return only(&Method::GET, method, || Ok(Route::Health));
         }
-        // Before anything is decoded: an id may have slashes.
+        // Split before decoding, because an id may contain slashes.
         let parts: Vec<&str> = uri.path().split('/').skip(1).collect();
         let (id, call) = match parts.as_slice() {
             ["v1", "sandboxes", id, call @ ..] => (id, call.join("/")),
             _ => return Err(no_route(uri)),
         };
         let id = || {
-            let id = decode(id).ok_or_else(|| bad("the session id is not UTF-8"))?;
-            SessionId::new(id).map_err(|e| bad(&e.to_string()))
+            let id =
+                decode(id).ok_or_else(|| ErrorReply::bad_request("the session id is not UTF-8"))?;
+            SessionId::new(id).map_err(ErrorReply::from)
         };
         let query = |name| query(uri, name).map(|path| path.unwrap_or_else(|| WORKSPACE.into()));
         match call.as_str() {
             "" if parts.len() == 3 => match *method {
                 Method::PUT => Ok(Route::Create(id()?)),
                 Method::DELETE => Ok(Route::Delete(id()?)),
-                _ => Err(not_allowed("PUT, DELETE")),
+                _ => Err(ErrorReply::method_not_allowed("PUT, DELETE")),
             },
             "touch" => only(&Method::POST, method, || Ok(Route::Touch(id()?))),
             "exec" => only(&Method::POST, method, || Ok(Route::Exec(id()?))),
@@ -57,26 +63,18 @@ impl Route {
 fn only(
     allowed: &Method,
     method: &Method,
-    route: impl FnOnce() -> Result<Route, Refusal>,
-) -> Result<Route, Refusal> {
-    match method == allowed {
-        true => route(),
-        false => Err(not_allowed(allowed.as_str())),
+    route: impl FnOnce() -> Result<Route, ErrorReply>,
+) -> Result<Route, ErrorReply> {
+    if method == allowed {
+        route()
+    } else {
+        Err(ErrorReply::method_not_allowed(allowed.as_str()))
     }
 }
 
-fn bad(text: &str) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, text)
-}
-
-fn no_route(uri: &Uri) -> Refusal {
-    let text = format!("there is no {} in NoxRunner v1", uri.path());
-    Refusal::new(StatusCode::NOT_FOUND, text)
-}
-
-fn not_allowed(allow: &str) -> Refusal {
-    let text = format!("the method is not allowed here: use {allow}");
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, text).with_allow(allow)
+fn no_route(uri: &Uri) -> ErrorReply {
+    let text = format!("no such endpoint: {}", uri.path());
+    ErrorReply::new(StatusCode::NOT_FOUND, text)
 }
 
 fn decode(text: &str) -> Option<String> {
@@ -84,8 +82,8 @@ fn decode(text: &str) -> Option<String> {
     Some(decoded.into_owned())
 }
 
-/// The first one of that name. As forms have it, a plus is a space.
-fn query(uri: &Uri, name: &str) -> Result<Option<String>, Refusal> {
+/// Returns the first query parameter of that name. A plus is a space, as in forms.
+fn query(uri: &Uri, name: &str) -> Result<Option<String>, ErrorReply> {
     let pairs = uri.query().unwrap_or_default().split('&');
     let mut pairs = pairs.filter_map(|pair| pair.split_once('='));
     let Some((_, value)) = pairs.find(|(found, _)| *found == name) else {
@@ -94,7 +92,7 @@ fn query(uri: &Uri, name: &str) -> Result<Option<String>, Refusal> {
     let value = decode(&value.replace('+', " "));
     value
         .map(Some)
-        .ok_or_else(|| bad(&format!("{name} is not UTF-8")))
+        .ok_or_else(|| ErrorReply::bad_request(format!("{name} is not UTF-8")))
 }
 
 #[cfg(test)]
@@ -102,7 +100,7 @@ mod tests {
     use super::*;
 
     fn find(method: Method, uri: &str) -> Result<Route, u16> {
-        Route::find(&method, &uri.parse().unwrap()).map_err(|refusal| refusal.status().as_u16())
+        Route::find(&method, &uri.parse().unwrap()).map_err(|refused| refused.status().as_u16())
     }
 
     fn id(text: &str) -> SessionId {
@@ -110,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_calls() {
+    fn urls_map_to_calls() {
         assert_eq!(find(Method::GET, "/healthz"), Ok(Route::Health));
         assert_eq!(
             find(Method::PUT, "/v1/sandboxes/a"),
@@ -134,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_call_is_refused() {
+    fn other_requests_are_refused() {
         for (method, uri, status) in [
             (Method::GET, "/", 404),
             (Method::GET, "/healthz/", 404),

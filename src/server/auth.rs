@@ -1,0 +1,125 @@
+//! Authentication, and protection against requests of web pages.
+
+use std::net::IpAddr;
+
+use hyper::HeaderMap;
+use hyper::header::{AUTHORIZATION, HOST, ORIGIN};
+use hyper::{StatusCode, Version};
+
+use super::reply::ErrorReply;
+
+/// Decides who may send requests.
+pub(super) struct Auth {
+    token: Option<String>,
+}
+
+impl Auth {
+    pub(super) fn new(token: Option<String>) -> Auth {
+        Auth { token }
+    }
+
+    pub(super) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    /// Checks the Host header of any request, including those that need no token.
+    pub(super) fn check_host(
+        &self,
+        headers: &HeaderMap,
+        version: Version,
+    ) -> Result<(), ErrorReply> {
+        let mut hosts = headers.get_all(HOST).iter();
+        let host = match (hosts.next(), hosts.next()) {
+            (Some(host), None) => host.to_str().unwrap_or_default(),
+            (None, _) if version < Version::HTTP_11 => return Ok(()),
+            (None, _) => return Err(ErrorReply::bad_request("the request has no Host header")),
+            (Some(_), Some(_)) => {
+                return Err(ErrorReply::bad_request(
+                    "the request has more than one Host header",
+                ));
+            }
+        };
+        // DNS rebinding: a web page can point its own host name to this server.
+        if self.token.is_none() && !is_local_host(host) {
+            return Err(ErrorReply::new(
+                StatusCode::FORBIDDEN,
+                format!(
+                    "host {host:?} is not allowed without a token (only localhost and IP addresses are)"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_token(&self, headers: &HeaderMap) -> Result<(), ErrorReply> {
+        if headers.contains_key(ORIGIN) {
+            let text = "requests from web pages (with an Origin header) are not allowed";
+            return Err(ErrorReply::new(StatusCode::FORBIDDEN, text));
+        }
+        let Some(token) = &self.token else {
+            return Ok(());
+        };
+        let text = match bearer_token(headers) {
+            Some(given) if equal(given, token.as_bytes()) => return Ok(()),
+            Some(_) => "invalid token",
+            None => {
+                "missing token: send `Authorization: Bearer TOKEN`, or start the server with --no-auth"
+            }
+        };
+        Err(ErrorReply::new(StatusCode::UNAUTHORIZED, text))
+    }
+}
+
+fn is_local_host(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.parse::<IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost")
+}
+
+fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
+}
+
+/// Compares in constant time.
+fn equal(one: &[u8], other: &[u8]) -> bool {
+    let differences = one.iter().zip(other).fold(0, |all, (a, b)| all | (a ^ b));
+    one.len() == other.len() && std::hint::black_box(differences) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_must_be_equal() {
+        assert!(equal(b"abc", b"abc"));
+        for other in [&b""[..], b"ab", b"abcd", b"abd", b"Abc"] {
+            assert!(!equal(b"abc", other));
+        }
+    }
+
+    #[test]
+    fn only_addresses_and_localhost_are_local() {
+        for host in [
+            "localhost",
+            "LOCALHOST:80",
+            "127.0.0.1:8080",
+            "[::1]:1",
+            "10.0.0.1",
+        ] {
+            assert!(is_local_host(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "localhost.evil.example:80",
+            "127.0.0.1.evil",
+        ] {
+            assert!(!is_local_host(host), "{host}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Responses: of calls that succeeded, and of requests that were refused.
+
+use hyper::body::Bytes;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use super::body::{BodyEnd, Content, Piece};
+use crate::backend::wire::{ARCHIVE, ErrorResponse, JSON};
+use crate::error::{Error, ErrorKind};
+
+/// `Retry-After` of a server at its limit of calls, in seconds.
+const BUSY_RETRY_AFTER: &str = "1";
+
+/// Response of a call that succeeded.
+pub(super) enum Reply {
+    Empty(StatusCode),
+    Text(&'static str),
+    Json(Vec<u8>),
+    Archive(mpsc::Receiver<Piece>),
+}
+
+impl Reply {
+    pub(super) fn json(value: &impl Serialize) -> Result<Reply, ErrorReply> {
+        serde_json::to_vec(value).map(Reply::Json).map_err(|e| {
+            let text = format!("cannot write the response as JSON: {e}");
+            ErrorReply::new(StatusCode::INTERNAL_SERVER_ERROR, text)
+        })
+    }
+
+    /// Writes the head, and returns the content.
+    pub(super) fn write(self, response: &mut Response<()>) -> Content {
+        let mut set_type = |media_type| {
+            let value = HeaderValue::from_static(media_type);
+            response.headers_mut().insert(CONTENT_TYPE, value);
+        };
+        match self {
+            Reply::Empty(status) => {
+                *response.status_mut() = status;
+                Content::Whole(Bytes::new())
+            }
+            Reply::Text(text) => {
+                set_type("text/plain");
+                Content::Whole(Bytes::from_static(text.as_bytes()))
+            }
+            Reply::Json(json) => {
+                set_type(JSON);
+                Content::Whole(json.into())
+            }
+            Reply::Archive(pieces) => {
+                set_type(ARCHIVE);
+                Content::Archive(pieces)
+            }
+        }
+    }
+}
+
+/// Response of a request that was refused or failed.
+#[derive(Debug, Clone)]
+pub(super) struct ErrorReply {
+    status: StatusCode,
+    text: String,
+    allow: Option<String>,
+    retry_after: Option<String>,
+}
+
+impl ErrorReply {
+    pub(super) fn new(status: StatusCode, text: impl Into<String>) -> ErrorReply {
+        ErrorReply {
+            status,
+            text: text.into(),
+            allow: None,
+            retry_after: None,
+        }
+    }
+
+    pub(super) fn bad_request(text: impl Into<String>) -> ErrorReply {
+        ErrorReply::new(StatusCode::BAD_REQUEST, text)
+    }
+
+    pub(super) fn too_large() -> ErrorReply {
+        ErrorReply::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large")
+    }
+
+    pub(super) fn busy() -> ErrorReply {
+        let text = "too many concurrent calls, try again later";
+        let mut reply = ErrorReply::new(StatusCode::SERVICE_UNAVAILABLE, text);
+        reply.retry_after = Some(BUSY_RETRY_AFTER.to_owned());
+        reply
+    }
+
+    pub(super) fn method_not_allowed(allow: &str) -> ErrorReply {
+        let text = format!("method not allowed: use {allow}");
+        let mut reply = ErrorReply::new(StatusCode::METHOD_NOT_ALLOWED, text);
+        reply.allow = Some(allow.to_owned());
+        reply
+    }
+
+    #[cfg(test)]
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Writes the head, and returns the content.
+    pub(super) fn write(&self, as_json: bool, response: &mut Response<()>) -> Content {
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        let mut set = |name, value: Option<&str>| {
+            if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
+                headers.insert(name, value);
+            }
+        };
+        set(ALLOW, self.allow.as_deref());
+        set(RETRY_AFTER, self.retry_after.as_deref());
+        let needs_token = self.status == StatusCode::UNAUTHORIZED;
+        set(WWW_AUTHENTICATE, needs_token.then_some("Bearer"));
+        let error = ErrorResponse {
+            error: self.text.as_str().into(),
+        };
+        match serde_json::to_vec(&error) {
+            Ok(json) if as_json => {
+                set(CONTENT_TYPE, Some(JSON));
+                Content::Whole(json.into())
+            }
+            _ => {
+                set(CONTENT_TYPE, Some("text/plain; charset=utf-8"));
+                Content::Whole(self.text.clone().into())
+            }
+        }
+    }
+}
+
+impl From<Error> for ErrorReply {
+    fn from(error: Error) -> ErrorReply {
+        let status = match error.kind() {
+            ErrorKind::InvalidInput | ErrorKind::Archive => StatusCode::BAD_REQUEST,
+            ErrorKind::NotFound => StatusCode::NOT_FOUND,
+            // Nothing has changed, and the call may be repeated.
+            ErrorKind::NotReady | ErrorKind::Connect => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
+            ErrorKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            ErrorKind::Status if error.status() == Some(429) => StatusCode::TOO_MANY_REQUESTS,
+            ErrorKind::OutcomeUnknown
+            | ErrorKind::Protocol
+            | ErrorKind::Status
+            | ErrorKind::Unauthorized => StatusCode::BAD_GATEWAY,
+            ErrorKind::Io | ErrorKind::Isolation | ErrorKind::Command | ErrorKind::Cancelled => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        };
+        let mut reply = ErrorReply::new(status, format!("{error:#}"));
+        reply.retry_after = error.retry_after().map(|wait| wait.as_secs().to_string());
+        reply
+    }
+}
+
+impl From<BodyEnd> for ErrorReply {
+    fn from(end: BodyEnd) -> ErrorReply {
+        match end {
+            BodyEnd::TooLarge => ErrorReply::too_large(),
+            BodyEnd::Stalled => ErrorReply::new(StatusCode::REQUEST_TIMEOUT, "the body stalled"),
+            BodyEnd::Broken | BodyEnd::NotRead | BodyEnd::Complete => {
+                ErrorReply::bad_request("the body is incomplete")
+            }
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The calls.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Request, Response, StatusCode};
+use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinError, spawn_blocking};
+
+use super::auth::Auth;
+use super::body::{self, BodyEnd, ReplyBody};
+use super::reply::{ErrorReply, Reply};
+use super::route::Route;
+use super::turn::CallGuard;
+use crate::backend::Backend;
+use crate::backend::wire::{CreateRequest, CreateResponse, ExecRequest, ExecResponse, JSON};
+use crate::cancel::Cancel;
+use crate::command::Command;
+use crate::error::Result as CallResult;
+use crate::spec::SandboxSpec;
+
+/// Maximum size of a JSON body, in bytes.
+const MAX_JSON: usize = 8 * 1024 * 1024;
+
+/// How long a health check of the backend is valid.
+const HEALTH_VALID: Duration = Duration::from_secs(1);
+
+/// Handles the requests of all connections.
+pub(super) struct Service {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) auth: Auth,
+    /// Permits for concurrent calls.
+    pub(super) calls: Arc<Semaphore>,
+    pub(super) max_upload: u64,
+    pub(super) body_idle: Duration,
+    pub(super) health: Mutex<Option<(Instant, Result<(), ErrorReply>)>>,
+}
+
+/// Cancels the command of a call when the call is dropped, because its client has disconnected.
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+impl Service {
+    /// Handles a request. `guard` is held until the response is complete.
+    pub(super) async fn respond(
+        &self,
+        request: Request<Incoming>,
+        guard: CallGuard,
+    ) -> Response<ReplyBody> {
+        let started = Instant::now();
+        let (head, body) = request.into_parts();
+        let mut body = Some(body);
+        let route = self.admit(&head);
+        let as_json = route.as_ref().map_or(true, Route::has_json_errors);
+        let reply = match route {
+            Ok(route) => self.call(route, &head, &mut body).await,
+            Err(refused) => Err(refused),
+        };
+        // A client that sent `Expect` has not sent its body.
+        if let Some(body) = body.filter(|_| !head.headers.contains_key(EXPECT)) {
+            body::drain(body);
+        }
+        let mut response = Response::new(());
+        let content = match reply {
+            Ok(reply) => reply.write(&mut response),
+            Err(refused) => refused.write(as_json, &mut response),
+        };
+        log::info!(
+            target: "noxrunner::server",
+            "{} {} {} {} ms",
+            head.method,
+            head.uri.path(),
+            response.status().as_u16(),
+            started.elapsed().as_millis()
+        );
+        response.map(|()| ReplyBody::new(content, guard))
+    }
+
+    /// Checks authentication and finds the call.
+    fn admit(&self, head: &Parts) -> Result<Route, ErrorReply> {
+        self.auth.check_host(&head.headers, head.version)?;
+        // Health checks need no token.
+        if head.uri.path() != "/healthz" {
+            self.auth.check_token(&head.headers)?;
+        }
+        Route::find(&head.method, &head.uri)
+    }
+
+    /// Runs a call. Takes the body if the call reads it completely.
+    async fn call(
+        &self,
+        route: Route,
+        head: &Parts,
+        body: &mut Option<Incoming>,
+    ) -> Result<Reply, ErrorReply> {
+        match route {
+            Route::Health => self.health().await.map(|()| Reply::Text("OK")),
+            Route::Create(id) => {
+                let request = self.receive_json(&head.headers, body).await?;
+                let spec = SandboxSpec::from(parse_json::<CreateRequest<'_>>(&request)?);
+                spec.check()?;
+                let info = self.run(move |backend| backend.create(&id, &spec)).await?;
+                Reply::json(&CreateResponse::from(&info))
+            }
+            Route::Touch(id) => {
+                self.run(move |backend| backend.touch(&id)).await?;
+                Ok(Reply::Empty(StatusCode::OK))
+            }
+            Route::Exec(id) => {
+                let request = self.receive_json(&head.headers, body).await?;
+                let command = Command::from(parse_json::<ExecRequest<'_>>(&request)?);
+                command.check()?;
+                let cancel = Cancel::new();
+                let command = command.cancel_on(&cancel);
+                let _cancel = CancelOnDrop(cancel);
+                let out = self.run(move |backend| backend.exec(&id, &command)).await?;
+                Reply::json(&ExecResponse::from(&out))
+            }
+            Route::Upload(id, dest) => self.upload(id, dest, &head.headers, body).await,
+            Route::Download(id, src) => self.download(id, src).await,
+            Route::Delete(id) => {
+                if self.run(move |backend| backend.delete(&id)).await? {
+                    Ok(Reply::Empty(StatusCode::NO_CONTENT))
+                } else {
+                    Err(ErrorReply::new(StatusCode::NOT_FOUND, "no such sandbox"))
+                }
+            }
+        }
+    }
+
+    async fn health(&self) -> Result<(), ErrorReply> {
+        let cached = || self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let valid = cached()
+            .clone()
+            .filter(|(at, _)| at.elapsed() < HEALTH_VALID);
+        if let Some((_, health)) = valid {
+            return health;
+        }
+        let permit = self.call_permit()?;
+        let health = self.run_with(permit, |backend| backend.health()).await;
+        *cached() = Some((Instant::now(), health.clone()));
+        health
+    }
+
+    pub(super) fn call_permit(&self) -> Result<OwnedSemaphorePermit, ErrorReply> {
+        let permit = Arc::clone(&self.calls).try_acquire_owned();
+        permit.map_err(|_| ErrorReply::busy())
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&dyn Backend) -> CallResult<T> + Send + 'static,
+    ) -> Result<T, ErrorReply> {
+        let permit = self.call_permit()?;
+        self.run_with(permit, call).await
+    }
+
+    async fn run_with<T: Send + 'static>(
+        &self,
+        permit: OwnedSemaphorePermit,
+        call: impl FnOnce(&dyn Backend) -> CallResult<T> + Send + 'static,
+    ) -> Result<T, ErrorReply> {
+        let backend = Arc::clone(&self.backend);
+        let task = spawn_blocking(move || {
+            // Held until the call ends, even if its client has disconnected.
+            let _permit = permit;
+            call(&*backend)
+        });
+        join(task.await)
+    }
+
+    async fn receive_json(
+        &self,
+        headers: &HeaderMap,
+        body: &mut Option<Incoming>,
+    ) -> Result<Vec<u8>, ErrorReply> {
+        if content_length(headers).is_some_and(|length| length > MAX_JSON as u64) {
+            return Err(ErrorReply::too_large());
+        }
+        check_content_type(headers, &[JSON])?;
+        let Some(incoming) = body else {
+            return Ok(Vec::new());
+        };
+        let received = body::receive_whole(incoming, self.body_idle, MAX_JSON).await;
+        if !matches!(received, Err(BodyEnd::TooLarge)) {
+            *body = None;
+        }
+        Ok(received?)
+    }
+}
+
+/// Returns the result of a call that ran on a blocking thread.
+pub(super) fn join<T>(task: Result<CallResult<T>, JoinError>) -> Result<T, ErrorReply> {
+    match task {
+        Ok(result) => result.map_err(ErrorReply::from),
+        Err(e) if e.is_panic() => Err(ErrorReply::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the backend panicked",
+        )),
+        Err(_) => Err(ErrorReply::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the server is shutting down",
+        )),
+    }
+}
+
+pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+pub(super) fn check_content_type(headers: &HeaderMap, allowed: &[&str]) -> Result<(), ErrorReply> {
+    let value = headers.get(CONTENT_TYPE);
+    let value = value.and_then(|value| value.to_str().ok());
+    let value = value.unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    if allowed.iter().any(|t| t.eq_ignore_ascii_case(essence)) {
+        return Ok(());
+    }
+    let text = format!("unsupported content type {value:?}: use {}", allowed[0]);
+    Err(ErrorReply::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text))
+}
+
+fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ErrorReply> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| ErrorReply::bad_request(format!("the body is not the JSON of this call: {e}")))
+}
