@@ -1,78 +1,51 @@
-//! How the checks ask.
+//! Sending requests for checks, and cleaning up after them.
 
-use std::io::Read;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Call, is_no_answer};
-use crate::archive::{Encoder, Entries, Extract, Kind, add_directory, add_file, add_link};
+use super::entries::{ArchiveEntry, file, pack, unpack};
+use super::level::OptionalCall;
+use super::verdict::{NotPassed, is_no_response};
+use crate::backend::wire::{ARCHIVE, ExecResponse, JSON};
 use crate::cancel::Cancel;
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::http::{Endpoint, HttpBackend, RawResponse};
+use crate::os::random::random_u64;
+use crate::output::Output;
 use crate::sandbox::Sandbox;
 
-/// So many calls in a row without an answer are enough.
-const SILENT: u32 = 3;
+/// Number of consecutive calls without a response after which no more are made.
+const MAX_UNANSWERED: u32 = 3;
 
-/// How long it is tried to delete a sandbox of a server that is silent, and the pause between tries.
-const SHORT: Duration = Duration::from_secs(2);
+/// Timeout of deleting a sandbox of a server that does not respond, and the pause between attempts.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a sandbox may take until commands run in it.
-const READY_TIME: Duration = Duration::from_secs(60);
+/// How long to wait until a sandbox is ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long the sandboxes would outlive this process, if it were killed, in seconds. A run takes minutes
-/// where sandboxes are slow to start.
+/// TTL of the sandboxes, in seconds. A run takes minutes if sandboxes are slow to start.
 const TTL: u64 = 600;
 
-/// How long a command may run if it is no matter of time.
+/// Default timeout of a command, in seconds.
 const TIMEOUT: u64 = 20;
 
-/// What was seen: as the rule says, or not.
-pub(super) type Verdict = std::result::Result<String, Miss>;
+type Checked<T> = std::result::Result<T, NotPassed>;
 
-pub(super) enum Miss {
-    Failed(String),
-    Skipped(String),
-}
-
-impl From<Error> for Miss {
-    fn from(error: Error) -> Miss {
-        Miss::Failed(error.to_string())
-    }
-}
-
-pub(super) fn want(holds: bool, seen: impl Into<String>) -> Verdict {
-    match holds {
-        true => Ok(seen.into()),
-        false => Err(Miss::Failed(seen.into())),
-    }
-}
-
-/// As many as are wanted have to hold.
-pub(super) fn all(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
-    let seen: Vec<String> = verdicts
-        .into_iter()
-        .collect::<std::result::Result<_, Miss>>()?;
-    Ok(seen.join("; "))
-}
-
-/// What an exec answered, where that is an answer.
-pub(super) struct Ran {
-    pub(super) exit_code: i64,
+/// The result of an exec.
+pub(super) struct ExecResult {
+    pub(super) exit_code: i32,
     pub(super) stdout: String,
     pub(super) stderr: String,
     pub(super) timed_out: bool,
     pub(super) took: Duration,
 }
 
-impl Ran {
-    /// In short.
-    pub(super) fn seen(&self) -> String {
+impl ExecResult {
+    pub(super) fn summary(&self) -> String {
         let short = |text: &str| {
             let cut: String = text.chars().take(60).collect();
             format!("{cut:?}")
@@ -87,64 +60,41 @@ impl Ran {
     }
 }
 
-/// An entry of an archive.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) name: String,
-    pub(super) mode: u32,
-    pub(super) what: What,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum What {
-    File(Vec<u8>),
-    Directory,
-    Link(String),
-    Other,
-}
-
-pub(super) fn file(name: &str, content: impl Into<Vec<u8>>) -> Entry {
-    Entry {
-        name: name.to_owned(),
-        mode: 0o644,
-        what: What::File(content.into()),
-    }
-}
-
-/// What all checks of a run share.
-pub(super) struct Run<'a> {
+/// State that all checks of a run share.
+pub(super) struct RunState<'a> {
     http: &'a Arc<HttpBackend>,
     cancel: &'a Cancel,
     prefix: String,
-    /// The sandbox of the checks that need none of their own, and how long it took to be ready.
+    /// The sandbox of the checks that can share one, and how long it took to become ready.
     shared: OnceLock<std::result::Result<(String, Duration), String>>,
-    missing: OnceLock<Vec<Call>>,
-    /// How many calls in a row had no answer.
-    silent: AtomicU32,
-    made: Mutex<Vec<String>>,
+    missing: OnceLock<Vec<OptionalCall>>,
+    /// Number of consecutive calls without a response.
+    unanswered: AtomicU32,
+    /// Sandboxes to delete at the end of the run.
+    created: Mutex<Vec<String>>,
     left_behind: Mutex<Vec<String>>,
 }
 
-/// How one check asks. The sandboxes that it makes go with it.
+/// Sends the requests of a check. Dropping it deletes the sandboxes that it created.
 pub(super) struct Probe<'a> {
-    run: &'a Run<'a>,
-    made: Mutex<Vec<String>>,
+    run: &'a RunState<'a>,
+    created: Mutex<Vec<String>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<'a> Run<'a> {
-    pub(super) fn new(http: &'a Arc<HttpBackend>, cancel: &'a Cancel) -> Run<'a> {
-        Run {
+impl<'a> RunState<'a> {
+    pub(super) fn new(http: &'a Arc<HttpBackend>, cancel: &'a Cancel) -> RunState<'a> {
+        RunState {
             http,
             cancel,
-            prefix: format!("conformance-{:08x}", crate::os::random::random_u64() as u32),
+            prefix: format!("conformance-{:08x}", random_u64() as u32),
             shared: OnceLock::new(),
             missing: OnceLock::new(),
-            silent: AtomicU32::new(0),
-            made: Mutex::default(),
+            unanswered: AtomicU32::new(0),
+            created: Mutex::default(),
             left_behind: Mutex::default(),
         }
     }
@@ -153,47 +103,49 @@ impl<'a> Run<'a> {
         self.cancel.is_cancelled()
     }
 
-    /// That something answers at all, and lets us in.
-    pub(super) fn reach(&self) -> Result<()> {
+    /// Fails if the server does not respond or refuses the token.
+    pub(super) fn check_access(&self) -> Result<()> {
         let probe = Probe::new(self);
-        probe.ask("GET", Endpoint::Health, None)?;
-        let nobody = probe.nobody();
-        match probe.exec(&nobody, &json!({"cmd": ["true"]})) {
+        probe.send("GET", Endpoint::Health, None)?;
+        match probe.exec(&probe.unknown_id(), &json!({"cmd": ["true"]})) {
             Ok(answer) if matches!(answer.status, 401 | 403) => {
-                let text = format!("server answered {}: it wants another token", answer.status);
+                let text = format!("server answered {}: it refuses the token", answer.status);
                 Err(Error::new(ErrorKind::Unauthorized, text).with_status(answer.status))
             }
-            Err(e) if is_no_answer(&e) => Err(e),
+            Err(e) if is_no_response(&e) => Err(e),
             _ => Ok(()),
         }
     }
 
-    /// Deletes what the checks share, and answers with what stays of all that was made.
+    /// Deletes the shared sandboxes, and returns the ids of all that could not be deleted.
     pub(super) fn clean_up(&self) -> Vec<String> {
-        self.delete_all(&self.made);
+        self.delete_all(&self.created);
         std::mem::take(&mut *lock(&self.left_behind))
     }
 
-    /// What was cancelled is cleaned up as well.
-    fn delete_all(&self, made: &Mutex<Vec<String>>) {
-        let mut made = std::mem::take(&mut *lock(made));
-        made.sort();
-        made.dedup();
-        made.retain(|id| !self.delete(id));
-        lock(&self.left_behind).append(&mut made);
+    /// Deletes sandboxes, also after an interruption.
+    fn delete_all(&self, created: &Mutex<Vec<String>>) {
+        let mut ids = std::mem::take(&mut *lock(created));
+        ids.sort();
+        ids.dedup();
+        ids.retain(|id| !self.delete(id));
+        lock(&self.left_behind).append(&mut ids);
     }
 
     fn delete(&self, id: &str) -> bool {
         let cancel = Cancel::new();
-        let time = (self.silent.load(Ordering::Relaxed) >= SILENT).then_some(SHORT);
+        let time =
+            (self.unanswered.load(Ordering::Relaxed) >= MAX_UNANSWERED).then_some(DELETE_TIMEOUT);
         for _ in 0..3 {
             let answer = self
                 .http
                 .send_raw("DELETE", Endpoint::Sandbox(id), None, time, &cancel);
             match answer {
                 Ok(answer) if matches!(answer.status, 200..=299 | 404) => return true,
-                // Not yet.
-                Ok(answer) if matches!(answer.status, 409 | 429 | 503) => cancel.sleep(SHORT),
+                // Busy: try again.
+                Ok(answer) if matches!(answer.status, 409 | 429 | 503) => {
+                    cancel.sleep(DELETE_TIMEOUT)
+                }
                 _ => return false,
             };
         }
@@ -201,27 +153,27 @@ impl<'a> Run<'a> {
     }
 }
 
-impl Drop for Run<'_> {
+impl Drop for RunState<'_> {
     fn drop(&mut self) {
-        self.delete_all(&self.made);
+        self.delete_all(&self.created);
     }
 }
 
 impl Drop for Probe<'_> {
     fn drop(&mut self) {
-        self.run.delete_all(&self.made);
+        self.run.delete_all(&self.created);
     }
 }
 
 impl<'a> Probe<'a> {
-    pub(super) fn new(run: &'a Run<'a>) -> Probe<'a> {
+    pub(super) fn new(run: &'a RunState<'a>) -> Probe<'a> {
         Probe {
             run,
-            made: Mutex::default(),
+            created: Mutex::default(),
         }
     }
 
-    /// Sleeps, unless it is cancelled.
+    /// Sleeps until the time has passed or the run is interrupted.
     pub(super) fn sleep(&self, time: Duration) {
         self.run.cancel.sleep(time);
     }
@@ -230,66 +182,67 @@ impl<'a> Probe<'a> {
         format!("{}-{name}", self.run.prefix)
     }
 
-    /// The id of a sandbox that nobody has made. Some backends make it when they are asked about it.
-    pub(super) fn nobody(&self) -> String {
-        let id = self.id(&format!("nobody-{}", self.number()));
-        lock(&self.made).push(id.clone());
+    /// Returns the id of a sandbox that does not exist. It is deleted at the end, because some backends
+    /// create unknown sandboxes.
+    pub(super) fn unknown_id(&self) -> String {
+        let id = self.id(&format!("unknown-{}", self.number()));
+        lock(&self.created).push(id.clone());
         id
     }
 
-    /// A number that is nowhere else on the backend.
+    /// Returns a number that occurs nowhere else on the backend.
     pub(super) fn number(&self) -> u32 {
-        100_000_000 + (crate::os::random::random_u64() % 800_000_000) as u32
+        100_000_000 + (random_u64() % 800_000_000) as u32
     }
 
-    fn raw(
+    fn send_with(
         &self,
         method: &'static str,
-        place: Endpoint<'_>,
+        endpoint: Endpoint<'_>,
         body: Option<(&'static str, &[u8])>,
         time: Option<Duration>,
         cancel: &Cancel,
     ) -> Result<RawResponse> {
-        let silent = &self.run.silent;
-        if silent.load(Ordering::Relaxed) >= SILENT {
-            let text = "not asked: the server left several calls in a row without an answer";
+        let unanswered = &self.run.unanswered;
+        if unanswered.load(Ordering::Relaxed) >= MAX_UNANSWERED {
+            let text = "not sent: the server did not respond to several consecutive calls";
             return Err(Error::new(ErrorKind::Timeout, text));
         }
-        let answer = self.run.http.send_raw(method, place, body, time, cancel);
+        let answer = self.run.http.send_raw(method, endpoint, body, time, cancel);
         match &answer {
-            Err(e) if is_no_answer(e) => silent.fetch_add(1, Ordering::Relaxed),
-            _ => silent.swap(0, Ordering::Relaxed),
+            Err(e) if is_no_response(e) => unanswered.fetch_add(1, Ordering::Relaxed),
+            _ => unanswered.swap(0, Ordering::Relaxed),
         };
         answer
     }
 
-    pub(super) fn ask(
+    pub(super) fn send(
         &self,
         method: &'static str,
-        place: Endpoint<'_>,
+        endpoint: Endpoint<'_>,
         body: Option<(&'static str, &[u8])>,
     ) -> Result<RawResponse> {
-        self.raw(method, place, body, None, self.run.cancel)
+        self.send_with(method, endpoint, body, None, self.run.cancel)
     }
 
-    pub(super) fn put(&self, id: &str, body: &[u8]) -> Result<RawResponse> {
-        // Before it is sent: it may be made though no answer comes.
-        lock(&self.made).push(id.to_owned());
-        let body = Some(("application/json", body));
-        // Not to be cancelled: what is made after its deletion would stay.
-        self.raw("PUT", Endpoint::Sandbox(id), body, None, &Cancel::new())
+    pub(super) fn send_create(&self, id: &str, body: &[u8]) -> Result<RawResponse> {
+        // Before sending: a request without a response may have created the sandbox.
+        lock(&self.created).push(id.to_owned());
+        let body = Some((JSON, body));
+        // Not cancellable: a sandbox that is created after its deletion would remain.
+        self.send_with("PUT", Endpoint::Sandbox(id), body, None, &Cancel::new())
     }
 
-    pub(super) fn create(&self, id: &str, ttl: u64) -> std::result::Result<RawResponse, Miss> {
-        let answer = self.put(id, json!({"ttlSeconds": ttl}).to_string().as_bytes())?;
+    pub(super) fn create(&self, id: &str, ttl: u64) -> Checked<RawResponse> {
+        let answer = self.send_create(id, json!({"ttlSeconds": ttl}).to_string().as_bytes())?;
         match answer.status {
             200 => Ok(answer),
-            _ => Err(Miss::Failed(format!("PUT: {}", answer.seen()))),
+            _ => Err(NotPassed::Failed(format!("PUT: {}", answer.summary()))),
         }
     }
 
-    /// A sandbox of the check's own.
-    pub(super) fn fresh(&self, name: &str) -> std::result::Result<String, Miss> {
+    /// Creates a sandbox for this check.
+    pub(super) fn create_sandbox(&self, name: &str) -> Checked<String> {
         let id = self.id(name);
         self.create(&id, TTL)?;
         self.wait_until_ready(&id);
@@ -297,10 +250,10 @@ impl<'a> Probe<'a> {
     }
 
     pub(super) fn wait_until_ready(&self, id: &str) {
-        let end = Instant::now() + READY_TIME;
+        let end = Instant::now() + READY_TIMEOUT;
         while Instant::now() < end && !self.run.is_cancelled() {
             match self.exec(id, &json!({"cmd": ["true"]})) {
-                // As a pod says that it is not there yet.
+                // The sandbox is starting.
                 Ok(answer) if matches!(answer.status, 404 | 409 | 503) => {}
                 _ => return,
             }
@@ -308,41 +261,43 @@ impl<'a> Probe<'a> {
         }
     }
 
-    fn shared_and_ready_in(&self) -> std::result::Result<&(String, Duration), Miss> {
-        let made = self.run.shared.get_or_init(|| {
-            let maker = Probe::new(self.run);
+    /// Returns the shared sandbox, and how long it took to become ready. Creates it the first time.
+    fn shared_and_start_time(&self) -> Checked<&(String, Duration)> {
+        let shared = self.run.shared.get_or_init(|| {
+            let creator = Probe::new(self.run);
             let started = Instant::now();
-            let made = maker.fresh("shared");
-            // It stays when its maker goes.
-            lock(&self.run.made).append(&mut lock(&maker.made));
-            match made {
+            let created = creator.create_sandbox("shared");
+            // Deleted with the run, not with its creator.
+            lock(&self.run.created).append(&mut lock(&creator.created));
+            match created {
                 Ok(id) => Ok((id, started.elapsed())),
-                Err(Miss::Failed(why) | Miss::Skipped(why)) => Err(why),
+                Err(NotPassed::Failed(why) | NotPassed::Skipped(why)) => Err(why),
             }
         });
-        let failed = |why: &String| Miss::Failed(format!("there is no sandbox to ask: {why}"));
-        made.as_ref().map_err(failed)
+        let failed =
+            |why: &String| NotPassed::Failed(format!("there is no sandbox to check: {why}"));
+        shared.as_ref().map_err(failed)
     }
 
-    /// The sandbox of the checks that do nothing to it.
-    pub(super) fn shared(&self) -> std::result::Result<&str, Miss> {
-        self.shared_and_ready_in().map(|(id, _)| &**id)
+    /// Returns the sandbox of the checks that can share one.
+    pub(super) fn shared(&self) -> Checked<&str> {
+        self.shared_and_start_time().map(|(id, _)| &**id)
     }
 
-    /// A TTL in which a sandbox is ready, and which is soon over.
-    pub(super) fn short_ttl(&self) -> std::result::Result<u64, Miss> {
-        let (_, ready_in) = self.shared_and_ready_in()?;
-        Ok(5 + 3 * ready_in.as_secs())
+    /// Returns a short TTL, in seconds, in which a sandbox becomes ready.
+    pub(super) fn short_ttl(&self) -> Checked<u64> {
+        let (_, start_time) = self.shared_and_start_time()?;
+        Ok(5 + 3 * start_time.as_secs())
     }
 
-    /// The same through the library.
-    pub(super) fn shared_sandbox(&self) -> std::result::Result<Sandbox, Miss> {
+    /// Returns the shared sandbox as a handle of the library.
+    pub(super) fn shared_sandbox(&self) -> Checked<Sandbox> {
         let client = Client::with_backend(Arc::clone(self.run.http));
         Ok(client.sandbox(self.shared()?)?)
     }
 
-    /// That the backend has these calls.
-    pub(super) fn need(&self, calls: &[Call]) -> std::result::Result<(), Miss> {
+    /// Skips the check if the backend does not implement these calls.
+    pub(super) fn require(&self, calls: &[OptionalCall]) -> Checked<()> {
         if calls.is_empty() {
             return Ok(());
         }
@@ -350,31 +305,30 @@ impl<'a> Probe<'a> {
         let missing = self.run.missing.get_or_init(|| self.find_missing(shared));
         match calls.iter().find(|call| missing.contains(call)) {
             None => Ok(()),
-            Some(call) => Err(Miss::Skipped(format!(
-                "the backend has no {}, as a minimal one",
-                format!("{call:?}").to_lowercase()
+            Some(call) => Err(NotPassed::Skipped(format!(
+                "the backend is minimal and does not implement {call}"
             ))),
         }
     }
 
-    /// What is answered as a path that is not there.
-    fn find_missing(&self, id: &str) -> Vec<Call> {
-        let unknown = self.ask("GET", Endpoint::Unknown, None);
+    /// Finds the calls to which the server responds as to an unknown path.
+    fn find_missing(&self, id: &str) -> Vec<OptionalCall> {
+        let unknown = self.send("GET", Endpoint::Unknown, None);
         let unknown = unknown.map_or(404, |answer| answer.status);
-        let asked = [
-            (Call::Touch, self.touch(id)),
-            // First, so that there is something to download.
+        let responses = [
+            (OptionalCall::Touch, self.touch(id)),
+            // Before the download, so that there is something to download.
             (
-                Call::Upload,
+                OptionalCall::Upload,
                 self.upload(id, "/workspace", &[file("nx-probe", "x")]),
             ),
             (
-                Call::Download,
-                self.ask("GET", Endpoint::Download(id, "/workspace"), None),
+                OptionalCall::Download,
+                self.send("GET", Endpoint::Download(id, "/workspace"), None),
             ),
         ];
         let is_missing = |status| matches!(status, 404 | 405 | 501) || status == unknown;
-        let missing = asked.into_iter().filter_map(|(call, answer)| {
+        let missing = responses.into_iter().filter_map(|(call, answer)| {
             let status = answer.ok()?.status;
             (status >= 400 && is_missing(status)).then_some(call)
         });
@@ -382,102 +336,97 @@ impl<'a> Probe<'a> {
     }
 
     pub(super) fn touch(&self, id: &str) -> Result<RawResponse> {
-        self.ask("POST", Endpoint::Call(id, "touch"), Some(("", b"")))
+        self.send("POST", Endpoint::Call(id, "touch"), Some(("", b"")))
     }
 
-    /// As it is; without a timeout of its own it has one of some seconds.
+    /// Sends an exec. The timeout defaults to [`TIMEOUT`].
     pub(super) fn exec(&self, id: &str, body: &Value) -> Result<RawResponse> {
         let seconds = body["timeoutSeconds"].as_u64().unwrap_or(TIMEOUT);
         let bytes = exec_body(body);
-        let body = Some(("application/json", &*bytes));
+        let body = Some((JSON, &*bytes));
         let time = Some(Duration::from_secs(seconds + 10));
-        let place = Endpoint::Call(id, "exec");
-        self.raw("POST", place, body, time, self.run.cancel)
+        let endpoint = Endpoint::Call(id, "exec");
+        self.send_with("POST", endpoint, body, time, self.run.cancel)
     }
 
-    pub(super) fn run(&self, id: &str, body: &Value) -> std::result::Result<Ran, Miss> {
+    pub(super) fn run(&self, id: &str, body: &Value) -> Checked<ExecResult> {
         let started = Instant::now();
         let answer = self.exec(id, body)?;
         let took = started.elapsed();
-        let failed = || Miss::Failed(format!("exec: {}", answer.seen()));
+        let failed = || NotPassed::Failed(format!("exec: {}", answer.summary()));
         if answer.status != 200 {
             return Err(failed());
         }
-        let said: ExecAnswer = serde_json::from_slice(&answer.body).map_err(|_| failed())?;
-        Ok(Ran {
-            exit_code: said.exit_code,
-            stdout: said.stdout,
-            stderr: said.stderr,
-            timed_out: said.timed_out,
+        let response: ExecResponse<'_> =
+            serde_json::from_slice(&answer.body).map_err(|_| failed())?;
+        let out = Output::from(response);
+        Ok(ExecResult {
+            exit_code: out.exit_code(),
+            stdout: out.stdout().into_owned(),
+            stderr: out.stderr().into_owned(),
+            timed_out: out.timed_out(),
             took,
         })
     }
 
-    /// A command that makes ready what a check asks about. Where the image can't, nothing is said
-    /// about the protocol.
-    pub(super) fn set_up(&self, id: &str, line: &str) -> std::result::Result<Ran, Miss> {
+    /// Runs a command that prepares a check. If the image does not allow it, the check is skipped, because
+    /// that says nothing about the protocol.
+    pub(super) fn set_up(&self, id: &str, line: &str) -> Checked<ExecResult> {
         let ran = self.run(id, &json!({"cmd": ["sh", "-c", line]}))?;
         let refused = ["ermission denied", "Read-only file system", "not found"];
-        let can_not = |text: &&str| ran.stderr.contains(*text);
+        let is_refused = |text: &&str| ran.stderr.contains(*text);
         match ran.exit_code {
             0 => Ok(ran),
-            126 | 127 => Err(Miss::Skipped(ran.seen())),
-            _ if refused.iter().any(can_not) => Err(Miss::Skipped(ran.seen())),
-            _ => Err(Miss::Failed(ran.seen())),
+            126 | 127 => Err(NotPassed::Skipped(ran.summary())),
+            _ if refused.iter().any(is_refused) => Err(NotPassed::Skipped(ran.summary())),
+            _ => Err(NotPassed::Failed(ran.summary())),
         }
     }
 
-    /// A command in the shared sandbox.
-    pub(super) fn command(&self, cmd: &[&str]) -> std::result::Result<Ran, Miss> {
+    /// Runs a command in the shared sandbox.
+    pub(super) fn command(&self, cmd: &[&str]) -> Checked<ExecResult> {
         self.run(self.shared()?, &json!({"cmd": cmd}))
     }
 
-    pub(super) fn sh(&self, line: &str) -> std::result::Result<Ran, Miss> {
+    pub(super) fn sh(&self, line: &str) -> Checked<ExecResult> {
         self.command(&["sh", "-c", line])
     }
 
-    pub(super) fn upload(&self, id: &str, dest: &str, entries: &[Entry]) -> Result<RawResponse> {
+    pub(super) fn upload(
+        &self,
+        id: &str,
+        dest: &str,
+        entries: &[ArchiveEntry],
+    ) -> Result<RawResponse> {
         self.upload_bytes(id, dest, &pack(entries)?)
     }
 
     pub(super) fn upload_bytes(&self, id: &str, dest: &str, bytes: &[u8]) -> Result<RawResponse> {
-        let body = Some(("application/x-tar", bytes));
-        self.ask("POST", Endpoint::Upload(id, dest), body)
+        let body = Some((ARCHIVE, bytes));
+        self.send("POST", Endpoint::Upload(id, dest), body)
     }
 
-    /// What comes back of what went there, of the shared sandbox.
+    /// Uploads entries to the shared sandbox, and downloads them again.
     pub(super) fn round_trip(
         &self,
         dest: &str,
-        entries: &[Entry],
-    ) -> std::result::Result<Vec<Entry>, Miss> {
+        entries: &[ArchiveEntry],
+    ) -> Checked<Vec<ArchiveEntry>> {
         let id = self.shared()?;
         let answer = self.upload(id, dest, entries)?;
         if !matches!(answer.status, 200..=299) {
-            return Err(Miss::Failed(format!("upload: {}", answer.seen())));
+            return Err(NotPassed::Failed(format!("upload: {}", answer.summary())));
         }
         self.download(dest)
     }
 
-    pub(super) fn download(&self, src: &str) -> std::result::Result<Vec<Entry>, Miss> {
-        let answer = self.ask("GET", Endpoint::Download(self.shared()?, src), None)?;
+    pub(super) fn download(&self, src: &str) -> Checked<Vec<ArchiveEntry>> {
+        let answer = self.send("GET", Endpoint::Download(self.shared()?, src), None)?;
         match answer.status {
             200 => Ok(unpack(&answer.body)?),
-            _ => Err(Miss::Failed(format!("download: {}", answer.seen()))),
+            _ => Err(NotPassed::Failed(format!("download: {}", answer.summary()))),
         }
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ExecAnswer {
-    exit_code: i64,
-    #[serde(default)]
-    stdout: String,
-    #[serde(default)]
-    stderr: String,
-    #[serde(default)]
-    timed_out: bool,
 }
 
 fn exec_body(body: &Value) -> Vec<u8> {
@@ -489,77 +438,13 @@ fn exec_body(body: &Value) -> Vec<u8> {
 }
 
 impl RawResponse {
-    /// In short.
-    pub(super) fn seen(&self) -> String {
+    pub(super) fn summary(&self) -> String {
         let text = String::from_utf8_lossy(&self.body);
         let cut: String = text.chars().take(120).collect();
-        match cut.is_empty() {
-            true => format!("answered {}", self.status),
-            false => format!("answered {} {:?}", self.status, one_line(&cut)),
+        if cut.is_empty() {
+            format!("answered {}", self.status)
+        } else {
+            format!("answered {} {:?}", self.status, one_line(&cut))
         }
     }
-}
-
-fn pack(entries: &[Entry]) -> Result<Vec<u8>> {
-    /// Any time in the past.
-    const MTIME: u64 = 1_700_000_000;
-    let failed = |e| Error::io("cannot make an archive", e);
-    let mut encoder = Encoder::new(b"");
-    for Entry { name, mode, what } in entries {
-        let name = name.as_bytes();
-        match what {
-            What::File(content) => {
-                let size = content.len() as u64;
-                add_file(&mut encoder, name, *mode, MTIME, size, &mut &**content)
-            }
-            What::Directory => add_directory(&mut encoder, name, *mode, MTIME),
-            What::Link(target) => add_link(&mut encoder, name, target.as_bytes(), MTIME),
-            What::Other => Ok(()),
-        }
-        .map_err(failed)?;
-    }
-    let mut archive = Vec::new();
-    encoder
-        .finish()?
-        .upload()?
-        .read_to_end(&mut archive)
-        .map_err(failed)?;
-    Ok(archive)
-}
-
-/// Names without `./` and the slash of a directory; the directory itself is left out.
-pub(super) fn unpack(archive: &[u8]) -> Result<Vec<Entry>> {
-    let mut entries = Vec::new();
-    Entries::for_each(
-        archive,
-        Extract::new()
-            .max_entries(10_000)
-            .max_bytes(64 << 20)
-            .limits(),
-        |entry, content| {
-            let name = String::from_utf8_lossy(&entry.name).into_owned();
-            let name = name.trim_start_matches("./").trim_end_matches('/');
-            if matches!(name, "" | ".") {
-                return Ok(());
-            }
-            let what = match &entry.kind {
-                Kind::File => {
-                    let mut bytes = Vec::new();
-                    let read = content.read_to_end(&mut bytes);
-                    read.map_err(|e| Error::io("cannot read the archive", e))?;
-                    What::File(bytes)
-                }
-                Kind::Directory => What::Directory,
-                Kind::Symlink(target) => What::Link(String::from_utf8_lossy(target).into_owned()),
-                _ => What::Other,
-            };
-            entries.push(Entry {
-                name: name.to_owned(),
-                mode: entry.mode,
-                what,
-            });
-            Ok(())
-        },
-    )?;
-    Ok(entries)
 }

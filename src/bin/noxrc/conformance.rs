@@ -106,25 +106,13 @@ fn report_value(args: &Args, report: &Report) -> Value {
     });
     let abilities = report.abilities().into_iter();
     let abilities = abilities.map(|(ability, supported)| (ability.to_owned(), json!(supported)));
-    let checks: Vec<Value> = report.findings().iter().map(finding_value).collect();
     json!({
         "url": args.base_url,
         "conforms": report.conforms(),
         "counts": Map::from_iter(counts),
         "abilities": Map::from_iter(abilities),
-        "checks": checks,
+        "checks": report.findings(),
         "leftBehind": report.left_behind(),
-    })
-}
-
-fn finding_value(finding: &Finding) -> Value {
-    json!({
-        "name": finding.name(),
-        "level": finding.level().to_string(),
-        "outcome": format!("{:?}", finding.outcome()).to_lowercase(),
-        "rule": finding.rule(),
-        "seen": finding.seen(),
-        "millis": u64::try_from(finding.took().as_millis()).unwrap_or(u64::MAX),
     })
 }
 
