@@ -89,7 +89,7 @@ impl Client {
     /// ```
     #[cfg(feature = "local")]
     pub fn local() -> Result<Client> {
-        crate::LocalBackend::new().map(Client::with_backend)
+        crate::local::LocalBackend::new().map(Client::with_backend)
     }
 
     /// Creates a client of any backend, including your own.

@@ -8,7 +8,7 @@ use crate::error::{Error, Result, one_line};
 /// Placeholder for the path of the source file in a [`Language`]'s command.
 pub(crate) const FILE_PLACEHOLDER: &str = "{file}";
 
-/// How to run source code: the name of the source file and the command that runs it. `{file}` in the
+/// The name of a source file, and the command that runs it. `{file}` in the
 /// command is replaced with the path of the file.
 ///
 /// ```

@@ -1,4 +1,4 @@
-//! What a new sandbox should be, and what the backend reports about it.
+//! Settings of a new sandbox, and the backend's answer.
 
 use std::time::{Duration, SystemTime};
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::archive::Contents;
 use crate::error::{Error, Result};
 
-/// What a command reads from its standard input: bytes, a file, or everything that a reader yields.
+/// The standard input of a command: bytes, a file, or everything that a reader yields.
 ///
 /// ```
 /// use noxrunner::Stdin;

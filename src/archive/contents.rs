@@ -1,4 +1,4 @@
-//! What can be uploaded, and how it becomes an archive.
+//! Contents of uploads, and packing them.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -198,7 +198,7 @@ impl<'a> SizedContents<'a> {
         if metadata.is_dir() {
             return list(&path).map(SizedContents::Tree);
         }
-        // Opening a FIFO would block until somebody writes to it.
+        // Opening a FIFO would block until it has a writer.
         if !metadata.is_file() {
             let shown = path.display();
             return Err(Error::invalid(format!(

@@ -1,22 +1,22 @@
-//! One directory at a time below a root, reached without ever following a link.
+//! Walking directories below a root without following symbolic links.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::os;
 
-/// How many directories on the way are kept open: enough for a walk not to start over and over at
-/// the root, and few enough for the limit of descriptors.
+/// Maximum number of parent directories that stay open: enough that a walk rarely starts again at the
+/// root, and few enough for the limit of open files.
 const MAX_OPEN: usize = 64;
 
-/// Stands in a directory below `root`. Paths are `a/b/c` with no empty part, `.` or `..`; the
-/// empty path is the root.
+/// A position in the directories below `root`. Paths are like `a/b/c`, without empty components, `.` or
+/// `..`. The empty path is the root.
 pub(super) struct Cursor {
     root: OwnedFd,
     path: Vec<u8>,
-    /// The last directories on the way, each with the length of its path.
+    /// The innermost open directories, each with the length of its path.
     open: Vec<(usize, OwnedFd)>,
-    /// How many directories were made on the way.
+    /// Number of directories created.
     pub(super) made: u64,
 }
 
@@ -36,12 +36,12 @@ impl Cursor {
         }
     }
 
-    /// Goes to a directory, from the last one that is on the way to it.
+    /// Moves to a directory, starting at the innermost open parent.
     pub(super) fn enter(&mut self, path: &[u8], missing: Missing) -> io::Result<BorrowedFd<'_>> {
-        let on_the_way = |length: usize| {
+        let is_parent = |length: usize| {
             path.starts_with(&self.path[..length]) && matches!(path.get(length), None | Some(b'/'))
         };
-        while self.open.last().is_some_and(|last| !on_the_way(last.0)) {
+        while self.open.last().is_some_and(|last| !is_parent(last.0)) {
             self.open.pop();
         }
         let mut here = self.open.last().map_or(0, |last| last.0);
@@ -79,7 +79,7 @@ fn step(from: BorrowedFd<'_>, name: &[u8], missing: Missing) -> io::Result<(Owne
     }
 }
 
-/// `a/b/c` as `a/b` and `c`.
+/// Splits `a/b/c` into `a/b` and `c`.
 pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
@@ -101,7 +101,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     #[test]
-    fn it_stands_where_it_was_told_to_go() {
+    fn enter_reaches_every_directory() {
         let dir = tempfile::tempdir().unwrap();
         let mut cursor = Cursor::new(File::open(dir.path()).unwrap().into());
         let deep = vec!["d"; 200].join("/");

@@ -1,4 +1,4 @@
-//! gzip around the archive, and where the result waits to be sent.
+//! Compressing archives, and keeping them until they are sent.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,19 +11,19 @@ use crate::error::{Error, Result};
 use crate::os::random::temporary_name;
 use crate::upload::Upload;
 
-/// An archive up to this many bytes stays in memory.
+/// Maximum size of an archive in memory, in bytes.
 const MAX_IN_MEMORY: usize = 1024 * 1024;
 
-/// A tar.gz in the making.
+/// Writes a tar.gz archive.
 pub(crate) struct Encoder {
     pub(super) tar: tar::Builder<GzEncoder<Spool>>,
 }
 
 impl Encoder {
-    /// The sample says whether the content is worth compressing. The level is for the whole
-    /// archive: zlib-rs can't change it within a stream.
+    /// Creates an encoder. The sample decides whether the whole archive is compressed, because zlib-rs
+    /// cannot change the level within a stream.
     pub(crate) fn new(sample: &[u8]) -> Encoder {
-        let level = if shrinks(sample) {
+        let level = if is_compressible(sample) {
             Compression::fast()
         } else {
             Compression::none()
@@ -42,21 +42,21 @@ impl Encoder {
     }
 }
 
-/// Whether level 1 makes it at least 3 % smaller. It makes random data 5 % larger.
-fn shrinks(sample: &[u8]) -> bool {
+/// Returns true if level 1 makes the sample at least 3 % smaller. It makes random data 5 % larger.
+fn is_compressible(sample: &[u8]) -> bool {
     let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
     let compressed = encoder.write_all(sample).and_then(|()| encoder.finish());
     sample.is_empty() || compressed.is_ok_and(|c| c.len() < sample.len() / 100 * 97)
 }
 
-/// An archive that is all there: in memory if small, else in a file without a name.
+/// A complete archive, in memory or in a deleted temporary file.
 pub(crate) enum Spooled {
     Memory(Vec<u8>),
     File(File),
 }
 
 impl Spooled {
-    /// Takes in an archive that somebody else made.
+    /// Reads an archive, or any other bytes.
     pub(crate) fn from_reader(mut reader: impl Read) -> Result<Spooled> {
         let mut spool = Spool::new();
         let mut buffer = vec![0; 64 * 1024];
@@ -93,16 +93,19 @@ impl Spooled {
 }
 
 fn spool_failed(e: io::Error) -> Error {
-    let place = std::env::temp_dir();
+    let dir = std::env::temp_dir();
     Error::from_io(e).unwrap_or_else(|e| {
         Error::io(
-            format_args!("cannot keep the archive in {}, see TMPDIR", place.display()),
+            format_args!(
+                "cannot write a temporary file to {} (TMPDIR)",
+                dir.display()
+            ),
             e,
         )
     })
 }
 
-/// Where a [`Spooled`] is written.
+/// Writes a [`Spooled`].
 pub(super) struct Spool(Spooled);
 
 impl Spool {
@@ -113,19 +116,19 @@ impl Spool {
 
 impl Write for Spool {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Spooled::Memory(held) = &mut self.0 {
-            if held.len() + bytes.len() <= MAX_IN_MEMORY {
-                held.extend_from_slice(bytes);
+        if let Spooled::Memory(buffer) = &mut self.0 {
+            if buffer.len() + bytes.len() <= MAX_IN_MEMORY {
+                buffer.extend_from_slice(bytes);
                 return Ok(bytes.len());
             }
-            let file = nameless_file().and_then(|mut file| {
-                file.write_all(held)?;
+            let file = deleted_file().and_then(|mut file| {
+                file.write_all(buffer)?;
                 Ok(file)
             });
             self.0 = Spooled::File(file.map_err(|e| spool_failed(e).into_io())?);
         }
         match &mut self.0 {
-            // Not the fault of what is being read, which is what the caller will think of.
+            // Marked as our own error, so that the caller does not blame what it reads.
             Spooled::File(file) => file.write(bytes).map_err(|e| spool_failed(e).into_io()),
             Spooled::Memory(_) => Ok(0),
         }
@@ -136,8 +139,8 @@ impl Write for Spool {
     }
 }
 
-/// A file that is gone when it is closed, however the process ends.
-fn nameless_file() -> io::Result<File> {
+/// Creates a file that the system removes when it is closed.
+fn deleted_file() -> io::Result<File> {
     let path = std::env::temp_dir().join(temporary_name());
     let file = OpenOptions::new()
         .read(true)
@@ -154,17 +157,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_shrinks_is_compressed() {
+    fn incompressible_data_is_not_compressed() {
         let noise: Vec<u8> = (0..4096_u64)
             .flat_map(|_| crate::os::random::random_u64().to_le_bytes())
             .collect();
-        assert!(!shrinks(&noise));
-        assert!(shrinks(&b"text ".repeat(1000)));
-        assert!(shrinks(b""));
+        assert!(!is_compressible(&noise));
+        assert!(is_compressible(&b"text ".repeat(1000)));
+        assert!(is_compressible(b""));
     }
 
     #[test]
-    fn what_is_large_goes_to_a_file_and_comes_back_whole() {
+    fn large_archives_are_kept_in_a_file() {
         for size in [0, 10, MAX_IN_MEMORY, MAX_IN_MEMORY + 1, 3 * MAX_IN_MEMORY] {
             let data: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
             let spooled = Spooled::from_reader(data.as_slice()).unwrap();

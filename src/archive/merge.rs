@@ -1,4 +1,4 @@
-//! From the staging directory to where the archive was wanted.
+//! Moving an unpacked archive from a staging directory to its target.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
@@ -13,16 +13,16 @@ use crate::os::remove_tree::remove_at;
 use crate::os::{self, FileType, open_dir};
 
 impl Extract {
-    /// Unpacks into `target`, which is made if need be. Where it did not exist, it appears as a
-    /// whole or not at all; where it did, nothing in it is touched before all has arrived.
+    /// Unpacks into `target`. A new target appears once the archive is complete, or not at all. In an
+    /// existing one, nothing changes before the archive is complete.
     pub(crate) fn unpack_to_path(&self, archive: impl Read, target: &Path) -> Result<Extraction> {
-        let failed = |e| Error::io(format_args!("cannot make {}", target.display()), e);
+        let failed = |e| Error::io(format_args!("cannot create {}", target.display()), e);
         match open_dir(target) {
             Ok(dir) => self.unpack_to_dir(archive, dir.as_fd(), dir.as_fd(), Links::Inside),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let name = target.file_name().ok_or_else(|| {
                     Error::invalid(format!(
-                        "{} does not exist and has no last name to make",
+                        "cannot create {}: it has no file name",
                         target.display()
                     ))
                 })?;
@@ -30,11 +30,11 @@ impl Extract {
                     Some(parent) if !parent.as_os_str().is_empty() => parent,
                     _ => Path::new("."),
                 };
-                let made = Parents::make(parent).map_err(failed)?;
+                let parents = NewParents::create(parent).map_err(failed)?;
                 let parent = open_dir(parent).map_err(failed)?;
                 let done =
                     self.unpack_to_new_dir(archive, parent.as_fd(), name.as_encoded_bytes())?;
-                made.keep();
+                parents.keep();
                 Ok(done)
             }
             Err(e) => Err(failed(e)),
@@ -53,7 +53,7 @@ impl Extract {
         os::renameat(parent, &stage.name, parent, name).map_err(|e| {
             Error::io(
                 format_args!(
-                    "cannot put {:?} in its place",
+                    "cannot rename the download to {:?}",
                     String::from_utf8_lossy(name)
                 ),
                 e,
@@ -62,7 +62,8 @@ impl Extract {
         Ok(done)
     }
 
-    /// Unpacks into a directory that exists, by way of a stage in `stages`, on the same file system.
+    /// Unpacks into an existing directory, through a staging directory in `stages` on the same file
+    /// system.
     pub(crate) fn unpack_to_dir(
         &self,
         archive: impl Read,
@@ -72,25 +73,25 @@ impl Extract {
     ) -> Result<Extraction> {
         let stage = Stage::new(stages)?;
         let (done, directories) = self.unpack(archive, stage.open()?, links)?;
-        // Once to look, once to move: a conflict is found before anything has moved.
-        Merge::new(stage.dir.as_fd(), target)?.run(false)?;
-        let existed = Merge::new(stage.dir.as_fd(), target)?.run(true)?;
+        // The first pass only checks, so that a conflict is found before anything is moved.
+        Merge::new(stage.dir.as_fd(), target)?.run(true)?;
+        let existed = Merge::new(stage.dir.as_fd(), target)?.run(false)?;
         directories.finish(target, &existed)?;
         Ok(done)
     }
 }
 
-/// Directories that were made above a target, gone again when dropped unless it came to be.
-struct Parents(Vec<PathBuf>);
+/// Parent directories that were created for a target. They are removed unless they are kept.
+struct NewParents(Vec<PathBuf>);
 
-impl Parents {
-    fn make(parent: &Path) -> io::Result<Parents> {
+impl NewParents {
+    fn create(parent: &Path) -> io::Result<NewParents> {
         let missing = parent
             .ancestors()
             .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
-        let made = Parents(missing.map(Path::to_owned).collect());
+        let created = NewParents(missing.map(Path::to_owned).collect());
         std::fs::create_dir_all(parent)?;
-        Ok(made)
+        Ok(created)
     }
 
     fn keep(mut self) {
@@ -98,16 +99,16 @@ impl Parents {
     }
 }
 
-impl Drop for Parents {
+impl Drop for NewParents {
     fn drop(&mut self) {
-        // The deepest first; one that somebody else has put something into stays.
+        // The deepest first. A directory that is no longer empty stays.
         for dir in &self.0 {
             let _ = std::fs::remove_dir(dir);
         }
     }
 }
 
-/// A directory of our own, gone when dropped.
+/// A staging directory, which is removed when it is dropped.
 struct Stage<'a> {
     parent: BorrowedFd<'a>,
     name: Vec<u8>,
@@ -117,12 +118,12 @@ struct Stage<'a> {
 impl<'a> Stage<'a> {
     fn new(parent: BorrowedFd<'a>) -> Result<Stage<'a>> {
         let name = temporary_name().into_bytes();
-        let make = || {
+        let create = || {
             os::mkdirat(parent, &name, 0o777)?;
             os::open_dir_at(parent, &name)
         };
-        let dir = make().map_err(|e| Error::io("cannot make a directory to unpack in", e))?;
-        // Tells others that it is in use. Not all file systems can, and it is not needed for more.
+        let dir = create().map_err(|e| Error::io("cannot create a directory to unpack in", e))?;
+        // The lock shows other processes that the directory is in use. Some file systems lack locks.
         let _ = os::lock(dir.as_fd());
         Ok(Stage { parent, name, dir })
     }
@@ -136,7 +137,7 @@ impl<'a> Stage<'a> {
 
 impl Drop for Stage<'_> {
     fn drop(&mut self) {
-        // Moved away as a whole, or emptied by the merge: then there is little or nothing here.
+        // Usually renamed, or emptied by the merge.
         if let Err(e) = remove_at(self.parent, &self.name) {
             if e.kind() != io::ErrorKind::NotFound {
                 log::warn!("cannot remove {}: {e}", String::from_utf8_lossy(&self.name));
@@ -148,10 +149,10 @@ impl Drop for Stage<'_> {
 struct Merge {
     from: Cursor,
     to: Cursor,
-    /// The file system of both.
+    /// The file system of both directories.
     device: u64,
-    /// Directories that were closed to their owner, with their modes.
-    closed: Vec<(Vec<u8>, u32)>,
+    /// Directories without write permission that were made writable, with their modes.
+    read_only: Vec<(Vec<u8>, u32)>,
 }
 
 impl Merge {
@@ -161,40 +162,40 @@ impl Merge {
                 from: Cursor::new(from.try_clone_to_owned()?),
                 to: Cursor::new(to.try_clone_to_owned()?),
                 device: os::stat_fd(from)?.device,
-                closed: Vec::new(),
+                read_only: Vec::new(),
             })
         };
         both().map_err(|e| Error::io("cannot merge", e))
     }
 
-    /// Walks the staged tree; where a directory is missing in the target, it goes there as a whole.
-    /// Answers which directories were there before.
-    fn run(mut self, really: bool) -> Result<BTreeSet<Vec<u8>>> {
+    /// Walks the staged tree and moves it to the target, unless `dry_run` is set. Directories that are
+    /// missing in the target are moved with their contents. Returns the directories that existed before.
+    fn run(mut self, dry_run: bool) -> Result<BTreeSet<Vec<u8>>> {
         let mut existed = BTreeSet::new();
         let mut todo = vec![Vec::new()];
         while let Some(path) = todo.pop() {
             let name = || crate::error::one_line(&String::from_utf8_lossy(&path));
-            let failed = |e| Error::io(format_args!("cannot write into {:?}", name()), e);
+            let failed = |e| Error::io(format_args!("cannot write to {:?}", name()), e);
             for here in self
-                .directory(&path, really)
+                .directory(&path, dry_run)
                 .map_err(|e| Error::from_io(e).unwrap_or_else(failed))?
             {
                 todo.push(here);
             }
             existed.insert(path);
         }
-        for (path, mode) in self.closed {
-            let close = self
+        for (path, mode) in self.read_only {
+            let restored = self
                 .to
                 .enter(&path, Missing::Fail)
                 .and_then(|dir| os::chmodat(dir, b".", mode));
-            close.map_err(|e| Error::io("cannot close a directory again", e))?;
+            restored.map_err(|e| Error::io("cannot restore the mode of a directory", e))?;
         }
         Ok(existed)
     }
 
-    /// Answers the directories in it that are in both trees.
-    fn directory(&mut self, path: &[u8], really: bool) -> io::Result<Vec<Vec<u8>>> {
+    /// Merges one directory, and returns its subdirectories that are in both trees.
+    fn directory(&mut self, path: &[u8], dry_run: bool) -> io::Result<Vec<Vec<u8>>> {
         let mut both = Vec::new();
         let from = self.from.enter(path, Missing::Fail)?;
         let to = self.to.enter(path, Missing::Fail)?;
@@ -202,9 +203,9 @@ impl Merge {
         if target.device != self.device {
             return Err(conflict(path, "another file system is mounted there").into_io());
         }
-        if really && target.mode & 0o200 == 0 {
+        if !dry_run && target.mode & 0o200 == 0 {
             os::chmodat(to, b".", target.mode | 0o200)?;
-            self.closed.push((path.to_vec(), target.mode));
+            self.read_only.push((path.to_vec(), target.mode));
         }
         for name in os::read_dir(from)? {
             let here = join(path, &name);
@@ -214,23 +215,23 @@ impl Merge {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => None,
                 Err(e) => return Err(e),
             };
-            let in_the_way = match (staged == FileType::Directory, there) {
+            let conflicting = match (staged == FileType::Directory, there) {
                 (true, Some(FileType::Directory)) => {
                     both.push(here);
                     continue;
                 }
                 (true, Some(FileType::Symlink)) => {
-                    "a link stands in the target, and nothing is written through it"
+                    "the target has a symbolic link there, and links are not followed"
                 }
-                (true, Some(_)) => "a file stands in the target",
-                (false, Some(FileType::Directory)) => "a directory stands in the target",
-                (_, _) if really => {
+                (true, Some(_)) => "the target has a file there",
+                (false, Some(FileType::Directory)) => "the target has a directory there",
+                (_, _) if !dry_run => {
                     os::renameat(from, &name, to, &name)?;
                     continue;
                 }
                 (_, _) => continue,
             };
-            return Err(conflict(&here, in_the_way).into_io());
+            return Err(conflict(&here, conflicting).into_io());
         }
         Ok(both)
     }

@@ -1,4 +1,4 @@
-//! A directory into an archive, without following a link.
+//! Packing directories without following symbolic links.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -15,31 +15,35 @@ use crate::error::{Error, Result};
 use crate::exact_reader::ExactReader;
 use crate::os::{self, FileType, Stat};
 
-/// How many places of a tree the sample is taken from, and how many bytes at each.
+/// Number of places in a tree where a sample is taken, and the size of each sample in bytes.
 const SAMPLES: u128 = 16;
 const SAMPLE_SIZE: usize = 16 * 1024;
 
-/// How many bytes of a name a header holds; longer ones go before it, in an entry of this name.
+/// Length of a name in a header, in bytes. A longer name precedes it, in an entry with this name.
 const NAME_FIELD: usize = 100;
 const LONG_LINK: &[u8] = b"././@LongLink";
 
-/// What is in a directory, as it was when it was listed.
+/// The entries of a directory tree, as they were when it was listed.
 pub(crate) struct Tree {
     cursor: Cursor,
-    /// What error texts call the directory.
+    /// The directory's name in error messages.
     shown: PathBuf,
-    /// What its entries are below, in the archive.
+    /// Prefix of the names in the archive.
     prefix: Vec<u8>,
-    /// The directory itself.
+    /// Metadata of the directory itself.
     top: Stat,
     entries: Vec<(Vec<u8>, Stat)>,
 }
 
 impl Tree {
-    /// Lists a directory. `specials` says what becomes of FIFOs, sockets and devices.
+    /// Lists a directory. `specials` decides about FIFOs, sockets and devices.
     pub(crate) fn list(root: OwnedFd, shown: &Path, specials: SpecialFiles) -> Result<Tree> {
-        let top = os::stat_fd(root.as_fd())
-            .map_err(|e| Error::io(format_args!("cannot look at {}", shown.display()), e))?;
+        let top = os::stat_fd(root.as_fd()).map_err(|e| {
+            Error::io(
+                format_args!("cannot read the metadata of {}", shown.display()),
+                e,
+            )
+        })?;
         let mut tree = Tree {
             top,
             cursor: Cursor::new(root),
@@ -57,16 +61,17 @@ impl Tree {
                 Ok(names) => names,
                 Err(e) => return Err(tree.failed("list", &path, e)),
             };
-            // The same tree gives the same archive. The list is worked off from its end.
+            // Sorted in reverse, because the list is processed from its end. This makes archives of the
+            // same tree equal.
             names.sort_unstable_by(|a, b| b.cmp(a));
             let mut files = Vec::new();
             for name in names {
                 let here = join(&path, &name);
                 let stat = match os::stat_at(dir, &name) {
                     Ok(stat) => stat,
-                    // Deleted since: as if it had never been.
+                    // Deleted since the directory was read.
                     Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                    Err(e) => return Err(tree.failed("look at", &here, e)),
+                    Err(e) => return Err(tree.failed("read the metadata of", &here, e)),
                 };
                 match stat.kind {
                     FileType::Directory => todo.push(here.clone()),
@@ -91,13 +96,13 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Puts everything below a name of its own.
+    /// Sets the prefix of the names in the archive.
     pub(crate) fn below(mut self, prefix: &[u8]) -> Tree {
         self.prefix = prefix.to_vec();
         self
     }
 
-    /// A few pieces of the files, spread over all their bytes.
+    /// Returns samples of the files, spread over all their bytes.
     pub(crate) fn sample(&mut self) -> Vec<u8> {
         let is_file = |stat: &Stat| stat.kind == FileType::File;
         let size = |stat: &Stat| u128::from(stat.size);
@@ -110,7 +115,7 @@ impl Tree {
             while next < SAMPLES && next * total / SAMPLES < before + size(stat) {
                 let at = u64::try_from(next * total / SAMPLES - before).unwrap_or(0);
                 next += 1;
-                // What can't be read is reported when its turn comes.
+                // Read errors are reported when the file is archived.
                 if file.is_none() {
                     file = open_file(&mut self.cursor, path).ok();
                 }
@@ -143,7 +148,7 @@ impl Tree {
             FileType::Directory => add_directory(encoder, name, stat.mode, stat.mtime),
             FileType::File => {
                 let mut file = open_file(&mut self.cursor, path)?;
-                // What it is now: it may have grown or been replaced since it was listed.
+                // The file may have grown or been replaced since it was listed.
                 let stat = os::stat_fd(file.as_fd())?;
                 add_file(encoder, name, stat.mode, stat.mtime, stat.size, &mut file)
             }
@@ -177,18 +182,18 @@ impl Tree {
     }
 }
 
-/// What becomes of FIFOs and devices; a socket can't be in an archive at all.
+/// How to handle FIFOs and devices. Sockets cannot be archived at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SpecialFiles {
     Refuse,
     #[cfg_attr(
         not(feature = "local"),
-        expect(dead_code, reason = "a sandbox of this machine may have them")
+        expect(dead_code, reason = "only local sandboxes may have them")
     )]
     Keep,
 }
 
-/// Never waits for the other end of a FIFO that has taken the file's place.
+/// Opens a file without waiting if a FIFO has replaced it.
 fn open_file(cursor: &mut Cursor, path: &[u8]) -> io::Result<File> {
     let (parent, name) = split(path);
     let dir = cursor.enter(parent, Missing::Fail)?;
@@ -206,14 +211,14 @@ fn header(kind: EntryType, mode: u32, mtime: u64, size: u64) -> Header {
     header.set_mode(mode & 0o777);
     header.set_mtime(mtime);
     header.set_size(size);
-    // Owners of this machine mean nothing to the receiver.
+    // Owners of this machine have no meaning elsewhere.
     header.set_uid(0);
     header.set_gid(0);
     header
 }
 
-/// Adds an entry under any name. The tar crate's own way cuts a long name at its first byte that is
-/// not UTF-8, and then may have none left.
+/// Adds an entry under any name. The tar crate's own method cuts a long name at its first byte that is
+/// not UTF-8.
 fn add(
     encoder: &mut Encoder,
     mut header: Header,
@@ -239,7 +244,7 @@ fn add(
     encoder.tar.append(&header, content)
 }
 
-/// The directory's own entry, which tells a receiver that the archive is one of a directory.
+/// Adds an entry for the root, which shows that the archive is one of a directory.
 #[cfg(feature = "local")]
 pub(crate) fn add_root(encoder: &mut Encoder) -> io::Result<()> {
     let header = header(EntryType::Directory, 0o755, 0, 0);
@@ -262,8 +267,8 @@ pub(crate) fn add_directory(
     )
 }
 
-/// Takes exactly `size` bytes: of a file that grows meanwhile what there was when it was opened;
-/// one that shrinks is an error.
+/// Adds a file of exactly `size` bytes. Bytes that are appended meanwhile are ignored. It is an error if the
+/// file shrinks.
 pub(crate) fn add_file(
     encoder: &mut Encoder,
     name: &[u8],

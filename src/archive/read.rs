@@ -1,8 +1,8 @@
-//! The entries of an archive that nobody vouches for.
+//! Reading the entries of an untrusted archive.
 //!
-//! The headers are the tar crate's, the loop over them is not: its iterator takes long names of any
-//! size into memory, tells a cut archive from a whole one only inside an entry, and splits extended
-//! records at newlines, which names may hold.
+//! This uses the headers of the tar crate but not its iterator, which loads long names of any size into
+//! memory, notices truncation only within an entry, and splits extended records at newlines, which names
+//! may contain.
 
 use std::cell::Cell;
 use std::io::{self, BufReader, Read};
@@ -11,25 +11,25 @@ use std::rc::Rc;
 use flate2::bufread::MultiGzDecoder;
 use tar::{EntryType, Header};
 
-use crate::error::{Error, Result, io_reason};
+use crate::error::{Error, Result};
 use crate::exact_reader::ExactReader;
 
-/// How much the extended headers of one entry may take, long names included, in bytes.
+/// Maximum size of the extended headers of an entry, including long names, in bytes.
 const MAX_EXTENSIONS: u64 = 1024 * 1024;
 
-/// The unit of a tar archive, in bytes.
+/// Size of a block of a tar archive, in bytes.
 const BLOCK: usize = 512;
 
-/// Below this many bytes the ratio of an archive to what is in it does not matter.
-const RATIO_MATTERS_FROM: u64 = 256 * 1024 * 1024;
+/// Unpacked size from which the ratio is limited, in bytes.
+const RATIO_LIMITED_FROM: u64 = 256 * 1024 * 1024;
 
-/// What an archive may ask of its reader.
+/// Limits of an archive.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) entries: u64,
-    /// All of the archive, unpacked, headers included.
+    /// Size of the unpacked archive, including headers.
     pub(crate) bytes: u64,
-    /// Unpacked over received bytes.
+    /// Ratio of unpacked to received bytes.
     pub(crate) ratio: u64,
 }
 
@@ -37,9 +37,9 @@ pub(crate) struct Limits {
 pub(crate) struct Entry {
     pub(crate) name: Vec<u8>,
     pub(crate) kind: Kind,
-    /// Permissions only.
+    /// Permission bits.
     pub(crate) mode: u32,
-    /// Bytes of content in the archive.
+    /// Size of the content in bytes.
     pub(crate) size: u64,
     pub(crate) mtime: u64,
 }
@@ -48,9 +48,9 @@ pub(crate) struct Entry {
 pub(crate) enum Kind {
     File,
     Directory,
-    /// With its target.
+    /// A symbolic link, with its target.
     Symlink(Vec<u8>),
-    /// With the name of the entry it is another name for.
+    /// A hard link, with the name of the other entry.
     Hardlink(Vec<u8>),
     Fifo,
     Device,
@@ -58,16 +58,15 @@ pub(crate) enum Kind {
     Unknown,
 }
 
-/// The entries of a tar archive, gzip-compressed or plain by its first bytes.
+/// The entries of a tar archive, which may be compressed with gzip.
 pub(crate) struct Entries<R> {
     archive: R,
     read: u64,
 }
 
 impl Entries<()> {
-    /// Gives every entry with its content to `each`, in order; what that leaves unread is passed
-    /// over. Reads the archive to its last byte, so that a gzip checksum is verified and a cut one
-    /// is noticed wherever it was cut.
+    /// Calls `each` with every entry and its content, in order. Content that `each` does not read is
+    /// skipped. Reads the archive to its last byte, to verify the gzip checksum and notice truncation.
     pub(crate) fn for_each(
         archive: impl Read,
         limits: Limits,
@@ -75,7 +74,7 @@ impl Entries<()> {
     ) -> Result<()> {
         let received = Rc::new(Cell::new(0));
         let inner = decode(archive, &received)?;
-        let archive = Metered {
+        let archive = Limited {
             inner,
             received,
             unpacked: 0,
@@ -85,7 +84,7 @@ impl Entries<()> {
         while let Some(entry) = entries.next()? {
             if entries.read > limits.entries {
                 let text = format!(
-                    "more than {} entries, the limit of max_entries()",
+                    "archive has more than {} entries, the limit of max_entries()",
                     limits.entries
                 );
                 return Err(Error::archive(text));
@@ -101,7 +100,7 @@ impl Entries<()> {
     }
 }
 
-/// What the headers before an entry say of it.
+/// The extended headers of an entry.
 #[derive(Default)]
 struct Extensions {
     name: Option<Vec<u8>>,
@@ -109,24 +108,24 @@ struct Extensions {
     size: Option<u64>,
     mtime: Option<u64>,
     sparse: bool,
-    /// Bytes they took.
+    /// Total size of the headers.
     length: u64,
-    /// Whether an entry must follow.
+    /// True if the archive must contain another entry.
     pending: bool,
 }
 
 impl<R: Read> Entries<R> {
-    /// The next entry; none at the end marker.
+    /// Returns the next entry, or `None` at the end marker.
     fn next(&mut self) -> Result<Option<Entry>> {
         let mut extensions = Extensions::default();
         loop {
             let Some(header) = self.header()? else {
-                return match extensions.pending {
-                    false => Ok(None),
-                    true => Err(Error::archive(
-                        "ends after the long name of an entry that does not come",
-                    )),
-                };
+                if extensions.pending {
+                    return Err(Error::archive(
+                        "archive is truncated (no entry after its extended headers)",
+                    ));
+                }
+                return Ok(None);
             };
             let size = header.entry_size().map_err(|e| damaged(e, self.read))?;
             extensions.pending |= header.entry_type() != EntryType::XGlobalHeader;
@@ -155,7 +154,7 @@ impl<R: Read> Entries<R> {
         let block = header.as_mut_bytes();
         if !self.block(block)? {
             let text = format!(
-                "cut off after {} entries: its end marker is missing",
+                "archive is truncated (no end marker after {} entries)",
                 self.read
             );
             return Err(Error::archive(text));
@@ -163,7 +162,7 @@ impl<R: Read> Entries<R> {
         if block.iter().all(|b| *b == 0) {
             return Ok(None);
         }
-        // The field of the sum itself counts as spaces.
+        // The checksum field itself counts as spaces.
         let sum = |range: &[u8]| range.iter().map(|b| u32::from(*b)).sum::<u32>();
         let found = sum(&block[..148]) + 8 * u32::from(b' ') + sum(&block[156..]);
         match header.cksum() {
@@ -175,14 +174,14 @@ impl<R: Read> Entries<R> {
         }
     }
 
-    /// Reads one block. False at the end of the archive.
+    /// Reads a block. Returns false at the end of the archive.
     fn block(&mut self, block: &mut [u8; BLOCK]) -> Result<bool> {
-        let mut held = 0;
-        while held < BLOCK {
-            match self.archive.read(&mut block[held..]) {
-                Ok(0) if held == 0 => return Ok(false),
+        let mut filled = 0;
+        while filled < BLOCK {
+            match self.archive.read(&mut block[filled..]) {
+                Ok(0) if filled == 0 => return Ok(false),
                 Ok(0) => return Err(damaged(io::ErrorKind::UnexpectedEof.into(), self.read)),
-                Ok(got) => held += got,
+                Ok(got) => filled += got,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(damaged(e, self.read)),
             }
@@ -190,11 +189,11 @@ impl<R: Read> Entries<R> {
         Ok(true)
     }
 
-    /// The content of a header that speaks of the next entry.
+    /// Reads the content of an extended header.
     fn extension(&mut self, extensions: &mut Extensions, size: u64) -> Result<Vec<u8>> {
         extensions.length = extensions.length.saturating_add(size);
         if extensions.length > MAX_EXTENSIONS {
-            let text = format!("an entry's headers take more than {MAX_EXTENSIONS} bytes");
+            let text = format!("the extended headers of an entry exceed {MAX_EXTENSIONS} bytes");
             return Err(Error::archive(text));
         }
         let padded = size.next_multiple_of(BLOCK as u64);
@@ -212,7 +211,7 @@ impl<R: Read> Entries<R> {
         Ok(name)
     }
 
-    /// Records of the form `LENGTH KEY=VALUE\n`, where the length counts itself and the newline.
+    /// Parses records of the form `LENGTH KEY=VALUE\n`, where the length includes itself and the newline.
     fn extended(&mut self, extensions: &mut Extensions, size: u64) -> Result<()> {
         let content = self.extension(extensions, size)?;
         let mut rest = content.as_slice();
@@ -231,8 +230,9 @@ impl<R: Read> Entries<R> {
                 b"path" => extensions.name = Some(value.to_vec()),
                 b"linkpath" => extensions.link = Some(value.to_vec()),
                 b"size" => {
-                    let size = number()
-                        .ok_or_else(|| Error::archive("an extended header's size is no number"))?;
+                    let size = number().ok_or_else(|| {
+                        Error::archive("the size in an extended header is not a number")
+                    })?;
                     extensions.size = Some(size);
                 }
                 b"mtime" => extensions.mtime = number(),
@@ -244,9 +244,9 @@ impl<R: Read> Entries<R> {
         Ok(())
     }
 
-    /// Passes over the blocks that say where a sparse file has holes.
+    /// Skips the blocks that list the holes of a sparse file.
     fn sparse_map(&mut self, header: &Header) -> Result<()> {
-        /// Where a block says whether another one follows: in the header, and in those after it.
+        /// Offset of the byte that announces another block: in the header, and in later blocks.
         const MORE: [usize; 2] = [482, 504];
         let mut block = *header.as_bytes();
         let mut more = block[MORE[0]] != 0;
@@ -255,7 +255,7 @@ impl<R: Read> Entries<R> {
             blocks += 1;
             if blocks * BLOCK as u64 > MAX_EXTENSIONS || !self.block(&mut block)? {
                 return Err(Error::archive(
-                    "the map of a sparse file is cut off or too long",
+                    "the map of a sparse file is truncated or too long",
                 ));
             }
             more = block[MORE[1]] != 0;
@@ -283,7 +283,7 @@ fn describe(header: &Header, extensions: Extensions, size: u64) -> Entry {
     let link = link.unwrap_or_default();
     let kind = match header.entry_type() {
         _ if extensions.sparse => Kind::Sparse,
-        // Archives from before 1988 know a directory by its last byte.
+        // Archives from before 1988 mark a directory only with a trailing slash.
         EntryType::Regular if name.last() == Some(&b'/') => Kind::Directory,
         EntryType::Regular | EntryType::Continuous => Kind::File,
         EntryType::Directory => Kind::Directory,
@@ -294,7 +294,7 @@ fn describe(header: &Header, extensions: Extensions, size: u64) -> Entry {
         EntryType::GNUSparse => Kind::Sparse,
         _ => Kind::Unknown,
     };
-    // These may say the size of what they stand for, and have no content; so say GNU tar and Python.
+    // These may have a size but have no content. GNU tar and Python agree.
     let empty = matches!(
         header.entry_type(),
         EntryType::Directory
@@ -319,7 +319,7 @@ fn describe(header: &Header, extensions: Extensions, size: u64) -> Entry {
     }
 }
 
-/// Returns a reader of exactly `length` bytes; an archive that ends before that is cut off.
+/// Returns a reader of exactly `length` bytes. It fails if the archive ends before that.
 fn exactly<R: Read>(inner: R, length: u64) -> ExactReader<R, fn(u64) -> io::Error> {
     ExactReader {
         inner,
@@ -328,7 +328,7 @@ fn exactly<R: Read>(inner: R, length: u64) -> ExactReader<R, fn(u64) -> io::Erro
     }
 }
 
-/// Counts what came over the wire.
+/// Counts the received bytes.
 struct Received<R> {
     inner: R,
     count: Rc<Cell<u64>>,
@@ -342,29 +342,29 @@ impl<R: Read> Read for Received<R> {
     }
 }
 
-/// Holds what is unpacked against the limits.
-struct Metered<R> {
+/// Enforces the limits.
+struct Limited<R> {
     inner: R,
     received: Rc<Cell<u64>>,
     unpacked: u64,
     limits: Limits,
 }
 
-impl<R: Read> Read for Metered<R> {
+impl<R: Read> Read for Limited<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(buf)?;
         self.unpacked += got as u64;
         let Limits { bytes, ratio, .. } = self.limits;
         if self.unpacked > bytes {
             return Err(refused(format!(
-                "more than {bytes} bytes unpacked, the limit of max_bytes()"
+                "archive unpacks to more than {bytes} bytes, the limit of max_bytes()"
             )));
         }
-        if self.unpacked > RATIO_MATTERS_FROM
+        if self.unpacked > RATIO_LIMITED_FROM
             && self.unpacked > self.received.get().saturating_mul(ratio)
         {
             return Err(refused(format!(
-                "unpacks to more than {ratio} times its size, the limit of max_ratio()"
+                "archive unpacks to more than {ratio} times its size, the limit of max_ratio()"
             )));
         }
         Ok(got)
@@ -386,29 +386,28 @@ fn decode<'a>(archive: impl Read + 'a, received: &Rc<Cell<u64>>) -> Result<Box<d
         .read_to_end(&mut start)
         .map_err(|e| damaged(e, 0))?;
     if start.is_empty() {
-        return Err(Error::archive("empty: not even one byte of an archive"));
+        return Err(Error::archive("archive is empty"));
     }
     let gzip = start == [0x1f, 0x8b];
     let whole = BufReader::with_capacity(64 * 1024, io::Cursor::new(start).chain(archive));
-    Ok(match gzip {
-        true => Box::new(MultiGzDecoder::new(whole)),
-        false => Box::new(whole),
-    })
+    if gzip {
+        Ok(Box::new(MultiGzDecoder::new(whole)))
+    } else {
+        Ok(Box::new(whole))
+    }
 }
 
-/// An error of the reader below keeps its own kind; all else is the archive's fault.
+/// Returns the error for an archive that cannot be read after `after` entries. An error of our own keeps
+/// its kind.
 fn damaged(error: io::Error, after: u64) -> Error {
     match Error::from_io(error) {
         Ok(error) => error,
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-            Error::archive(format!("cut off after {after} entries")).with_source(e)
+            Error::archive(format!("archive is truncated after {after} entries")).with_source(e)
         }
-        Err(e) if after == 0 => Error::archive(format!(
-            "not a tar archive, gzip-compressed or plain: {}",
-            io_reason(&e)
-        ))
-        .with_source(e),
-        Err(e) => Error::archive(format!("damaged after {after} entries: {}", io_reason(&e)))
-            .with_source(e),
+        Err(e) if after == 0 => Error::archive("not a tar or tar.gz archive").with_source(e),
+        Err(e) => {
+            Error::archive(format!("archive is damaged after {after} entries")).with_source(e)
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! An archive that nobody vouches for, into a directory.
+//! Unpacking untrusted archives.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::cursor::{Cursor, Missing, split};
 use super::read::{Entries, Entry, Kind, Limits};
-use crate::error::{Error, ErrorKind, Result, io_reason};
+use crate::error::{Error, Result};
 use crate::os::{self, FileType};
 
 /// Rules for unpacking the archive of a download on this machine.
@@ -105,14 +105,14 @@ impl Extract {
         self.limits
     }
 
-    /// Unpacks into a directory that nobody else writes to.
+    /// Unpacks into a private directory.
     pub(super) fn unpack(
         &self,
         archive: impl Read,
         dir: OwnedFd,
         links: Links,
     ) -> Result<(Extraction, Directories)> {
-        // The directory was made with all permissions, so what it has is what new ones may have.
+        // The directory was created with all permissions, so its mode shows the umask.
         let umask = os::stat_fd(dir.as_fd()).map_err(|e| failed(e, b"."))?.mode & 0o777;
         let mut unpacker = Unpacker {
             cursor: Cursor::new(dir),
@@ -194,34 +194,34 @@ impl Refusal {
     }
 }
 
-/// Which symbolic links an archive may bring.
+/// The symbolic links that an archive may contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Links {
-    /// Those that stay below the target: it is read by programs of this machine.
+    /// Links that stay below the target, because programs of this machine read it.
     Inside,
-    /// All: the target is a sandbox, whose programs can make any link themselves.
+    /// All links, because the target is a sandbox whose programs can create any link.
     #[cfg_attr(
         not(feature = "local"),
-        expect(dead_code, reason = "only a sandbox of this machine takes them")
+        expect(dead_code, reason = "only local sandboxes accept them")
     )]
     Any,
 }
 
-/// The modes and times of directories, which are set last: a directory without write permission
-/// must take its entries first, and each entry changes its time.
+/// The modes and times of directories. They are set last, because adding entries needs write permission
+/// and changes the time.
 #[derive(Default)]
 pub(super) struct Directories {
     entries: BTreeMap<Vec<u8>, (u32, u64)>,
-    /// Bytes of their names.
-    held: usize,
+    /// Total length of the names.
+    name_bytes: usize,
 }
 
 impl Directories {
-    /// Leaves alone those that `existed` before.
+    /// Sets modes and times, except for directories that `existed` before.
     pub(super) fn finish(self, root: BorrowedFd<'_>, existed: &BTreeSet<Vec<u8>>) -> Result<()> {
         let root = root.try_clone_to_owned().map_err(|e| failed(e, b"."))?;
         let mut cursor = Cursor::new(root);
-        // Deeper ones first: a directory may end up closed to its owner.
+        // The deepest first, because a directory may lose the permission to enter it.
         for (path, (mode, mtime)) in self.entries.into_iter().rev() {
             if existed.contains(&path) {
                 continue;
@@ -243,7 +243,7 @@ impl Directories {
     }
 }
 
-/// Why an entry was not written.
+/// Reason for not writing an entry.
 enum Stop {
     Refused(&'static str),
     Failed(io::Error),
@@ -257,7 +257,7 @@ impl From<io::Error> for Stop {
 
 struct Unpacker {
     cursor: Cursor,
-    /// The permissions that may be given.
+    /// The permissions that the umask allows.
     umask: u32,
     links: Links,
     directories: Directories,
@@ -266,25 +266,24 @@ struct Unpacker {
 }
 
 impl Unpacker {
-    /// A long name can stand for a thousand directories, and what is remembered of each entry can
-    /// be as long as the entry.
+    /// Enforces the limits on entries and memory. A long name can create a thousand directories, and its
+    /// length is kept in memory.
     fn check_size(&self, max_entries: u64) -> Result<()> {
         if self.done.entries + self.cursor.made > max_entries {
             let text = format!(
-                "more than {max_entries} entries with their directories, the limit of max_entries()"
+                "archive has more than {max_entries} entries and directories, the limit of max_entries()"
             );
             return Err(Error::archive(text));
         }
         let names = self.done.refused.iter().map(|refusal| refusal.name.len());
         let refused = match self.done.refused.len() {
-            // Added up once in a while only.
+            // Summed up only every 1024 entries.
             count if count % 1024 == 0 => names.sum(),
             _ => 0,
         };
-        if self.directories.held + refused > MAX_REMEMBERED {
-            let text = format!(
-                "names of directories or refused entries take more than {MAX_REMEMBERED} bytes"
-            );
+        if self.directories.name_bytes + refused > MAX_REMEMBERED {
+            let text =
+                format!("names of directories or refused entries exceed {MAX_REMEMBERED} bytes");
             return Err(Error::archive(text));
         }
         Ok(())
@@ -293,7 +292,7 @@ impl Unpacker {
     fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), Stop> {
         let path = safe_path(&entry.name)?;
         match (path.is_empty(), &entry.kind) {
-            // The root is the caller's directory, made as the caller wanted it.
+            // The root is the caller's directory.
             (true, Kind::Directory) => return Ok(()),
             (true, _) => return Err(Stop::Refused("its name is empty")),
             (false, _) => {}
@@ -318,17 +317,17 @@ impl Unpacker {
         match os::mkdirat(dir, name, entry.mode | 0o700) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 match os::stat_at(dir, name)?.kind {
-                    // Made for what is in it, or listed twice: the later mode counts.
+                    // Created for one of its entries, or listed twice. The later mode applies.
                     FileType::Directory => {
                         os::chmodat(dir, name, (entry.mode | 0o700) & self.umask)?
                     }
                     FileType::Symlink => return Err(THROUGH_A_LINK),
-                    _ => return Err(Stop::Refused("a file of the same name came before it")),
+                    _ => return Err(Stop::Refused("a file with the same name precedes it")),
                 }
             }
             result => result?,
         }
-        self.directories.held += path.len();
+        self.directories.name_bytes += path.len();
         self.directories
             .entries
             .insert(path, (entry.mode, entry.mtime));
@@ -372,7 +371,7 @@ impl Unpacker {
 
     fn hardlink(&mut self, path: &[u8], target: &[u8]) -> Result<(), Stop> {
         const NO_FILE: Stop =
-            Stop::Refused("it is a hard link to something else than a file before it");
+            Stop::Refused("it is a hard link to something other than a preceding file");
         let target = safe_path(target)?;
         let (target_parent, target_name) = split(&target);
         let missing = |e: io::Error| match e.kind() {
@@ -380,7 +379,7 @@ impl Unpacker {
             _ if matches!(e.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => NO_FILE,
             _ => Stop::Failed(e),
         };
-        // The cursor holds one directory, and a link needs two.
+        // The cursor has one current directory, but a hard link needs two.
         let from = self
             .cursor
             .enter(target_parent, Missing::Fail)
@@ -406,7 +405,7 @@ impl Unpacker {
 
 const THROUGH_A_LINK: Stop = Stop::Refused("it would be written through a link");
 
-/// Goes to an entry's parent directory, which is made if need be.
+/// Enters an entry's parent directory, which is created.
 fn enter<'a>(cursor: &'a mut Cursor, parent: &[u8]) -> Result<BorrowedFd<'a>, Stop> {
     if let Err(e) = cursor.enter(parent, Missing::Create) {
         return Err(match e.raw_os_error() {
@@ -417,7 +416,7 @@ fn enter<'a>(cursor: &'a mut Cursor, parent: &[u8]) -> Result<BorrowedFd<'a>, St
     Ok(cursor.enter(parent, Missing::Fail)?)
 }
 
-/// A link and a file in the place of a directory give the same error; the reader must know which.
+/// Tells a symbolic link from a file in the place of a directory. Both give the same system error.
 fn why_no_directory(cursor: &mut Cursor, path: &[u8]) -> Stop {
     let mut ends: Vec<usize> = (0..path.len()).filter(|at| path[*at] == b'/').collect();
     ends.push(path.len());
@@ -433,10 +432,10 @@ fn why_no_directory(cursor: &mut Cursor, path: &[u8]) -> Stop {
             Err(e) => return Stop::Failed(e),
         }
     }
-    Stop::Refused("a file stands where its directory should be")
+    Stop::Refused("its parent is a file")
 }
 
-/// Makes something under a name; as in any tar, a later entry replaces an earlier one.
+/// Creates an entry. As in any tar archive, it replaces an earlier one with the same name.
 fn replacing<T>(
     dir: BorrowedFd<'_>,
     name: &[u8],
@@ -445,7 +444,7 @@ fn replacing<T>(
     match make() {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             if os::stat_at(dir, name)?.kind == FileType::Directory {
-                return Err(Stop::Refused("a directory of the same name came before it"));
+                return Err(Stop::Refused("a directory with the same name precedes it"));
             }
             os::unlinkat(dir, name, false)?;
             Ok(make()?)
@@ -454,13 +453,13 @@ fn replacing<T>(
     }
 }
 
-/// How many bytes of names are remembered until the end.
+/// Maximum total length of the names that are kept in memory, in bytes.
 const MAX_REMEMBERED: usize = 64 * 1024 * 1024;
 
-/// The longest name, in bytes: as long as a path can be, and no trap of depth without end.
+/// Maximum length of a name, in bytes. This is the maximum length of a path, and limits the depth.
 const MAX_NAME: usize = 4096;
 
-/// `./a//b/` as `a/b`.
+/// Normalizes `./a//b/` to `a/b`, and refuses names outside of the target.
 fn safe_path(name: &[u8]) -> Result<Vec<u8>, Stop> {
     if name.first() == Some(&b'/') {
         return Err(Stop::Refused("its name is absolute"));
@@ -487,8 +486,8 @@ fn safe_path(name: &[u8]) -> Result<Vec<u8>, Stop> {
     Ok(path)
 }
 
-/// Whether a link can't lead above the root, whatever other links of the archive it goes through:
-/// `..` counts only at the start of the target, where the way up is over real directories.
+/// Returns true if a link cannot lead above the root, even through other links of the archive. `..` is
+/// allowed only at the start of the target, where it leads through real directories.
 fn stays_inside(path: &[u8], target: &[u8]) -> bool {
     let depth = path.iter().filter(|b| **b == b'/').count();
     let mut parts = target
@@ -500,22 +499,21 @@ fn stays_inside(path: &[u8], target: &[u8]) -> bool {
 
 fn failed(error: io::Error, name: &[u8]) -> Error {
     Error::from_io(error).unwrap_or_else(|e| match e.kind() {
-        io::ErrorKind::UnexpectedEof => {
-            Error::archive(format!("cut off inside entry {:?}", shown(name))).with_source(e)
-        }
-        // What flate2 answers for damaged data; the kernel has other words for its own troubles.
+        io::ErrorKind::UnexpectedEof => Error::archive(format!(
+            "archive is truncated inside entry {:?}",
+            shown(name)
+        ))
+        .with_source(e),
+        // From flate2, for damaged data. System errors have an error number.
         io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData if e.raw_os_error().is_none() => {
-            let text = format!("damaged inside entry {:?}: {}", shown(name), io_reason(&e));
+            let text = format!("archive is damaged inside entry {:?}", shown(name));
             Error::archive(text).with_source(e)
         }
-        _ => {
-            let text = format!("cannot write {:?}: {}", shown(name), io_reason(&e));
-            Error::new(ErrorKind::Io, text).with_source(e)
-        }
+        _ => Error::io(format_args!("cannot write {:?}", shown(name)), e),
     })
 }
 
-/// A name from an archive, fit to be shown.
+/// Returns a name from an archive for an error message.
 fn shown(name: &[u8]) -> String {
     crate::error::one_line(&String::from_utf8_lossy(name))
 }
@@ -525,7 +523,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_below_the_root_are_safe() {
+    fn names_outside_of_the_target_are_refused() {
         let path = |name: &[u8]| safe_path(name).ok();
         assert_eq!(path(b"./a//b/"), Some(b"a/b".to_vec()));
         assert_eq!(path(b"x..y/...z"), Some(b"x..y/...z".to_vec()));
@@ -536,13 +534,13 @@ mod tests {
     }
 
     #[test]
-    fn links_up_are_counted_and_never_after_a_name() {
+    fn links_must_stay_below_the_target() {
         assert!(stays_inside(b"l", b"a/b"));
         assert!(stays_inside(b"d/e/l", b"../../a"));
         assert!(!stays_inside(b"l", b"../a"));
         assert!(!stays_inside(b"d/l", b"../../a"));
         assert!(!stays_inside(b"l", b"/etc/passwd"));
-        // `d/b -> ..` is fine by itself, and makes `x -> d/b/..` lead above the root.
+        // `d/b -> ..` is allowed, and would make `x -> d/b/..` lead above the root.
         assert!(!stays_inside(b"x", b"d/b/.."));
     }
 }

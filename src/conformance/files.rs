@@ -127,7 +127,7 @@ pub(super) fn upload_bad_archive(probe: &Probe) -> Verdict {
     // A gzip stream that ends within its first block.
     let cut = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0xed, 0xcf];
     let bodies = [
-        ("text", &b"this is no archive"[..]),
+        ("text", &b"this is not an archive"[..]),
         ("truncated gzip", &cut),
     ];
     all(bodies.map(|(what, body)| {

@@ -1,10 +1,10 @@
-//! How binding a rule is, and which calls it needs.
+//! Levels of rules, and optional calls.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// How binding a rule is, as in RFC 2119.
+/// The level of a rule, as in RFC 2119.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Level {
     /// A backend that violates the rule does not conform to v1.

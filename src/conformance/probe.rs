@@ -24,7 +24,7 @@ const MAX_UNANSWERED: u32 = 3;
 /// Timeout of deleting a sandbox of a server that does not respond, and the pause between attempts.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long to wait until a sandbox is ready.
+/// Maximum time until a sandbox is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// TTL of the sandboxes, in seconds. A run takes minutes if sandboxes are slow to start.
@@ -274,8 +274,7 @@ impl<'a> Probe<'a> {
                 Err(NotPassed::Failed(why) | NotPassed::Skipped(why)) => Err(why),
             }
         });
-        let failed =
-            |why: &String| NotPassed::Failed(format!("there is no sandbox to check: {why}"));
+        let failed = |why: &String| NotPassed::Failed(format!("no sandbox to check: {why}"));
         shared.as_ref().map_err(failed)
     }
 

@@ -54,7 +54,7 @@ impl Finding {
         self.check.name
     }
 
-    /// Returns how binding the rule is.
+    /// Returns the level of the rule.
     #[must_use]
     pub fn level(&self) -> Level {
         self.check.level

@@ -9,7 +9,7 @@ use super::verdict::{NotPassed, Verdict, all, expect};
 use crate::http::Endpoint;
 use crate::os::time;
 
-/// How long a sandbox may outlive its TTL.
+/// Maximum time by which a sandbox may outlive its TTL.
 const EXPIRY_GRACE: Duration = Duration::from_secs(40);
 
 pub(super) fn health_ok(probe: &Probe) -> Verdict {

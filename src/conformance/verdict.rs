@@ -2,10 +2,10 @@
 
 use crate::error::{Error, ErrorKind};
 
-/// What was observed: `Ok` if it satisfies the rule.
+/// The observation of a check, `Ok` if it satisfies the rule.
 pub(super) type Verdict = Result<String, NotPassed>;
 
-/// Why a check did not pass.
+/// The reason for a check not passing.
 pub(super) enum NotPassed {
     /// The backend violates the rule.
     Failed(String),

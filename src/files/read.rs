@@ -218,7 +218,7 @@ fn may_refuse_files(kind: ErrorKind) -> bool {
     )
 }
 
-/// What the archive of a path holds.
+/// The content of the archive of a path.
 enum Fetched {
     File(u64),
     Directory,
@@ -280,7 +280,7 @@ struct PartialFile {
 impl PartialFile {
     fn create(target: &Path) -> io::Result<PartialFile> {
         let path = target.with_file_name(temporary_name());
-        // Never through a link that somebody else has put there.
+        // Never through a symbolic link that another user has created.
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)

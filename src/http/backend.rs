@@ -18,7 +18,7 @@ use crate::session_id::SessionId;
 use crate::spec::{SandboxInfo, SandboxSpec};
 use crate::upload::Upload;
 
-/// How long the response of an exec may take beyond the command's own timeout.
+/// Time for the response of an exec beyond the command's own timeout.
 const EXEC_GRACE: Duration = Duration::from_secs(10);
 
 /// A NoxRunner v1 server, reached over HTTP or HTTPS.

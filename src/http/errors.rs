@@ -8,7 +8,7 @@ use super::transport::{Failure, FailureKind, Response};
 use crate::backend::wire::ErrorResponse;
 use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, one_line};
 
-/// How long to wait for the body of an error response.
+/// Maximum time for reading the body of an error response.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Category of a call, by the effect of sending it twice.

@@ -13,7 +13,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(20);
 /// First pause without a `Retry-After`. It doubles with each attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often a request is attempted, and which failures are retried.
+/// The number of attempts of a request. This table shows which failures are retried:
 ///
 /// | failure | health, create, touch, delete, download, upload | exec |
 /// | --- | --- | --- |
@@ -141,8 +141,15 @@ fn pause(attempt: u32) -> Duration {
     full - full * thousandths / 1000
 }
 
+impl Response {
+    /// Returns how long the server asks to wait before the next attempt.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.header("retry-after").and_then(parse_retry_after)
+    }
+}
+
 /// Parses a `Retry-After`: seconds, or an HTTP date such as `Fri, 02 Jan 2026 12:34:56 GMT`.
-pub(super) fn parse_retry_after(value: &str) -> Option<Duration> {
+fn parse_retry_after(value: &str) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse::<u32>() {
         return Some(Duration::from_secs(seconds.into()));

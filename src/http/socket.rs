@@ -17,7 +17,7 @@ use ureq::unversioned::transport::{Buffers, LazyBuffers, NextTimeout, Transport}
 use crate::cancel::{Cancel, CancelGuard};
 use crate::os::{self, Waiting};
 
-/// How often a blocked call checks its deadline and its cancellation.
+/// Interval at which a blocked call checks its deadline and its cancellation.
 const TICK: Duration = Duration::from_secs(1);
 
 /// A server that closes connections after a response without announcing it does so within this time.
@@ -45,7 +45,7 @@ impl CallOptions {
     }
 }
 
-/// How far a request got.
+/// The progress of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
     NotConnected,

@@ -8,7 +8,6 @@ use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 
 use super::base_url::BaseUrl;
 use super::connect::{FinishConnecting, NoResolver, SocketConnector, StartConnecting};
-use super::retry::parse_retry_after;
 use super::socket::{CallOptions, CallScope, Progress};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result, io_reason};
@@ -57,10 +56,6 @@ impl Response {
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
-
-    pub(super) fn retry_after(&self) -> Option<Duration> {
-        self.header("retry-after").and_then(parse_retry_after)
-    }
 }
 
 /// The body of a response. It can be read on any thread.
@@ -87,7 +82,7 @@ impl Read for ResponseBody {
     }
 }
 
-/// Why there is no response.
+/// The reason for a missing response.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) progress: Progress,

@@ -16,13 +16,13 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 const ACTIVE_FOR: Duration = Duration::from_millis(1250);
 const ACTIVE_PAUSE: Duration = Duration::from_millis(225);
 
-/// How long failing polls are repeated.
+/// Maximum time for repeating failed polls.
 const RETRY_FOR: Duration = Duration::from_secs(60);
 
-/// How long a poll may take after the caller's deadline.
+/// Maximum time of a poll after the caller's deadline.
 const LAST_POLL_GRACE: Duration = Duration::from_secs(5);
 
-/// How often to touch a sandbox with an unknown TTL, and at least with a long one.
+/// Interval of touches for an unknown TTL, and the maximum for a known one.
 const TOUCH_UNKNOWN: Duration = Duration::from_secs(30);
 const TOUCH_AT_LEAST: Duration = Duration::from_secs(60);
 

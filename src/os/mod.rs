@@ -1,8 +1,5 @@
-//! The system calls that std does not offer, as safe functions. All `unsafe` of the crate is here.
-#![expect(
-    unsafe_code,
-    reason = "the only door to the system calls that std does not offer"
-)]
+//! System calls that std lacks, as safe functions.
+#![expect(unsafe_code, reason = "system calls that std lacks")]
 
 pub(crate) mod random;
 pub(crate) mod remove_tree;
@@ -19,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libc::c_int;
 
-/// A name with a NUL byte can't reach the kernel: it would be cut there.
+/// Converts a name for a system call, which would cut it at a NUL byte.
 fn c_name(name: &[u8]) -> io::Result<CString> {
     CString::new(name)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the name contains a NUL byte"))
@@ -33,7 +30,7 @@ fn check(result: c_int) -> io::Result<c_int> {
     }
 }
 
-/// Repeats a call that a signal interrupted.
+/// Repeats a call that is interrupted by a signal.
 fn retry(mut call: impl FnMut() -> c_int) -> io::Result<c_int> {
     loop {
         match check(call()) {
@@ -50,7 +47,7 @@ pub(crate) fn openat(
     mode: u32,
 ) -> io::Result<OwnedFd> {
     let name = c_name(name)?;
-    // SAFETY: the name is NUL-terminated and lives through the call; mode is passed as the
+    // SAFETY: the name is NUL-terminated and outlives the call; mode is passed as the
     // variadic argument that O_CREAT reads.
     let fd = retry(|| unsafe {
         libc::openat(
@@ -60,11 +57,11 @@ pub(crate) fn openat(
             mode as libc::c_uint,
         )
     })?;
-    // SAFETY: the kernel just made this descriptor, nobody else owns it.
+    // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Opens a directory by its path on this machine, and does not wait for a FIFO in its place.
+/// Opens a directory by its path, without waiting if it is a FIFO.
 pub(crate) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     let flags = libc::O_DIRECTORY | libc::O_NONBLOCK;
     let dir = OpenOptions::new()
@@ -74,7 +71,7 @@ pub(crate) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     Ok(dir.into())
 }
 
-/// Opens a directory itself, never through a link at its last component.
+/// Opens a directory, but not through a symbolic link.
 pub(crate) fn open_dir_at(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
     openat(
         dir,
@@ -86,17 +83,17 @@ pub(crate) fn open_dir_at(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedF
 
 pub(crate) fn mkdirat(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<()> {
     let name = c_name(name)?;
-    // SAFETY: the name is NUL-terminated and lives through the call.
+    // SAFETY: the name is NUL-terminated and outlives the call.
     check(unsafe { libc::mkdirat(dir.as_raw_fd(), name.as_ptr(), mode as libc::mode_t) }).map(drop)
 }
 
 pub(crate) fn symlinkat(target: &[u8], dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     let (target, name) = (c_name(target)?, c_name(name)?);
-    // SAFETY: both names are NUL-terminated and live through the call.
+    // SAFETY: both names are NUL-terminated and outlive the call.
     check(unsafe { libc::symlinkat(target.as_ptr(), dir.as_raw_fd(), name.as_ptr()) }).map(drop)
 }
 
-/// A second name for a file; a link at `old` is not followed.
+/// Creates a hard link. A symbolic link at `old` is not followed.
 pub(crate) fn linkat(
     old_dir: BorrowedFd<'_>,
     old: &[u8],
@@ -104,7 +101,7 @@ pub(crate) fn linkat(
     new: &[u8],
 ) -> io::Result<()> {
     let (old, new) = (c_name(old)?, c_name(new)?);
-    // SAFETY: both names are NUL-terminated and live through the call.
+    // SAFETY: both names are NUL-terminated and outlive the call.
     let result = unsafe {
         libc::linkat(
             old_dir.as_raw_fd(),
@@ -124,7 +121,7 @@ pub(crate) fn renameat(
     new: &[u8],
 ) -> io::Result<()> {
     let (old, new) = (c_name(old)?, c_name(new)?);
-    // SAFETY: both names are NUL-terminated and live through the call.
+    // SAFETY: both names are NUL-terminated and outlive the call.
     let result = unsafe {
         libc::renameat(
             old_dir.as_raw_fd(),
@@ -139,15 +136,15 @@ pub(crate) fn renameat(
 pub(crate) fn unlinkat(dir: BorrowedFd<'_>, name: &[u8], directory: bool) -> io::Result<()> {
     let name = c_name(name)?;
     let flags = if directory { libc::AT_REMOVEDIR } else { 0 };
-    // SAFETY: the name is NUL-terminated and lives through the call.
+    // SAFETY: the name is NUL-terminated and outlives the call.
     check(unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), flags) }).map(drop)
 }
 
-/// Sets the mode of what `name` is, through a link if it is one: only for names known to be a
-/// directory that nobody else writes to.
+/// Sets the mode of a file. Symbolic links are followed, so `name` must be known to be a directory that no
+/// other process can replace.
 pub(crate) fn chmodat(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<()> {
     let name = c_name(name)?;
-    // SAFETY: the name is NUL-terminated and lives through the call.
+    // SAFETY: the name is NUL-terminated and outlives the call.
     let result = unsafe { libc::fchmodat(dir.as_raw_fd(), name.as_ptr(), mode as libc::mode_t, 0) };
     check(result).map(drop)
 }
@@ -155,7 +152,7 @@ pub(crate) fn chmodat(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result
 pub(crate) fn readlinkat(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>> {
     let name = c_name(name)?;
     let mut target = vec![0_u8; 4096];
-    // SAFETY: the buffer is as long as it is said to be.
+    // SAFETY: the buffer has the stated length.
     let length = unsafe {
         libc::readlinkat(
             dir.as_raw_fd(),
@@ -171,7 +168,7 @@ pub(crate) fn readlinkat(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>
     Ok(target)
 }
 
-/// What a name in a directory is, as far as archives care.
+/// The type of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileType {
     File,
@@ -200,13 +197,13 @@ pub(crate) struct Stat {
     pub(crate) kind: FileType,
     pub(crate) mode: u32,
     pub(crate) size: u64,
-    /// Seconds since 1970; what is before that counts as then.
+    /// Modification time in seconds since 1970, or 0 if it is earlier.
     pub(crate) mtime: u64,
-    /// The file system it is on.
+    /// The file system.
     pub(crate) device: u64,
 }
 
-/// Looks at the name itself, never through a link.
+/// Returns the metadata of a file, without following a symbolic link.
 pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Stat> {
     let name = c_name(name)?;
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
@@ -219,7 +216,7 @@ pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Stat> {
             libc::AT_SYMLINK_NOFOLLOW,
         )
     })?;
-    // SAFETY: the call succeeded, so the kernel has filled it in.
+    // SAFETY: the call succeeded, so the kernel has initialized it.
     Ok(read_stat(&unsafe { stat.assume_init() }))
 }
 
@@ -227,7 +224,7 @@ pub(crate) fn stat_fd(fd: BorrowedFd<'_>) -> io::Result<Stat> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
     // SAFETY: stat has room for the answer.
     check(unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
-    // SAFETY: the call succeeded, so the kernel has filled it in.
+    // SAFETY: the call succeeded, so the kernel has initialized it.
     Ok(read_stat(&unsafe { stat.assume_init() }))
 }
 
@@ -249,21 +246,21 @@ fn read_stat(stat: &libc::stat) -> Stat {
     }
 }
 
-/// Signed on macOS; only compared, never counted with.
+/// Returns the device number, which is signed on macOS. It is only compared.
 #[allow(clippy::unnecessary_cast, reason = "dev_t is another type on macOS")]
 fn device(stat: &libc::stat) -> u64 {
     stat.st_dev as u64
 }
 
-/// `mode_t` is 16 bits wide on some systems, so the conversion is one there.
+/// Returns the permission bits.
 #[allow(clippy::useless_conversion, reason = "mode_t is narrower on macOS")]
 fn mode_bits(stat: &libc::stat) -> u32 {
     u32::from(stat.st_mode) & 0o7777
 }
 
-/// The names in a directory, without `.` and `..`, in the order of the file system.
+/// Returns the names in a directory, without `.` and `..`, in no particular order.
 pub(crate) fn read_dir(dir: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
-    // A second description: the stream owns its descriptor, and reading moves its offset.
+    // A new open file, because the stream owns it and reading moves its offset.
     let fd = open_dir_at(dir, b".")?;
     // SAFETY: the descriptor is open; on success fdopendir owns it, so it is forgotten below.
     let stream = unsafe { libc::fdopendir(fd.as_raw_fd()) };
@@ -294,7 +291,7 @@ pub(crate) fn read_dir(dir: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
     result
 }
 
-/// readdir tells its end from an error by errno alone.
+/// Sets errno to 0. Only errno tells the end of readdir from an error.
 fn clear_errno() {
     #[cfg(any(target_os = "android", target_os = "netbsd", target_os = "openbsd"))]
     use libc::__errno as errno;
@@ -302,11 +299,11 @@ fn clear_errno() {
     use libc::__errno_location as errno;
     #[cfg(any(target_vendor = "apple", target_os = "freebsd"))]
     use libc::__error as errno;
-    // SAFETY: the C library answers with the address of this thread's own errno.
+    // SAFETY: the C library returns the address of this thread's own errno.
     unsafe { *errno() = 0 };
 }
 
-/// Sets the time of last modification of an open file or directory.
+/// Sets the modification time of an open file or directory.
 pub(crate) fn set_mtime(fd: BorrowedFd<'_>, seconds: u64) -> io::Result<()> {
     let seconds = libc::time_t::try_from(seconds).unwrap_or(libc::time_t::MAX);
     let omit = libc::timespec {
@@ -324,7 +321,7 @@ pub(crate) fn set_mtime(fd: BorrowedFd<'_>, seconds: u64) -> io::Result<()> {
     check(unsafe { libc::futimens(fd.as_raw_fd(), times.as_ptr()) }).map(drop)
 }
 
-/// Takes the lock of an open file for as long as it is open. False if somebody else has it.
+/// Locks an open file until it is closed. Returns false if it is already locked.
 pub(crate) fn lock(fd: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: no memory is involved.
     match retry(|| unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
@@ -340,7 +337,7 @@ pub(crate) fn effective_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-/// Sends SIGKILL to a whole process group.
+/// Sends SIGKILL to a process group.
 #[cfg(feature = "local")]
 pub(crate) fn kill_group(group: u32) {
     signal(group, |id| -id);
@@ -353,14 +350,14 @@ pub(crate) fn kill_process(process: u32) {
 
 #[cfg(feature = "local")]
 fn signal(id: u32, target: fn(libc::pid_t) -> libc::pid_t) {
-    // 0 and 1 have other meanings to kill(2): this process's own group, and everything.
+    // For kill(2), 0 means this process's group and -1 means every process.
     if let Some(id) = libc::pid_t::try_from(id).ok().filter(|id| *id > 1) {
-        // SAFETY: no memory is involved. That it is gone already is no failure.
+        // SAFETY: no memory is involved. The process may have ended already.
         unsafe { libc::kill(target(id), libc::SIGKILL) };
     }
 }
 
-/// A descriptor that becomes readable when the process ends; not on every kernel.
+/// Returns a descriptor that becomes readable when the process ends, if the kernel supports it.
 #[cfg(feature = "local")]
 pub(crate) fn pidfd_open(process: u32) -> Option<OwnedFd> {
     #[cfg(target_os = "linux")]
@@ -368,7 +365,7 @@ pub(crate) fn pidfd_open(process: u32) -> Option<OwnedFd> {
         // SAFETY: no memory is involved; the kernel sets close-on-exec by itself.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, process as libc::pid_t, 0) };
         let fd = c_int::try_from(fd).ok().filter(|fd| *fd >= 0)?;
-        // SAFETY: the kernel just made this descriptor, nobody else owns it.
+        // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
         Some(unsafe { OwnedFd::from_raw_fd(fd) })
     }
     #[cfg(not(target_os = "linux"))]
@@ -378,21 +375,21 @@ pub(crate) fn pidfd_open(process: u32) -> Option<OwnedFd> {
     }
 }
 
-/// Waits until one of the descriptors can be read or is hung up, or the time is over; says which.
+/// Waits until one of the descriptors is readable or closed, or the timeout passes. Returns which ones are.
 pub(crate) fn poll_readable<const N: usize>(
     fds: [Option<BorrowedFd<'_>>; N],
     timeout: Duration,
 ) -> io::Result<[bool; N]> {
-    // A negative descriptor is left out by poll(2).
+    // poll(2) ignores negative descriptors.
     let mut polled = fds.map(|fd| libc::pollfd {
         fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
         events: libc::POLLIN,
         revents: 0,
     });
-    // Rounded up, or the last millisecond would be a busy loop.
+    // Rounded up, because rounding down would make the last millisecond a busy loop.
     let millis = timeout.as_micros().div_ceil(1000);
     let millis = c_int::try_from(millis).unwrap_or(c_int::MAX);
-    // SAFETY: the array is as long as it is said to be.
+    // SAFETY: the array has the stated length.
     match check(unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, millis) }) {
         Err(e) if e.kind() != io::ErrorKind::Interrupted => Err(e),
         Err(_) => Ok([false; N]),
@@ -408,19 +405,19 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
 }
 
-/// What a look at a socket, without taking anything, says.
+/// What [`peek`] finds on a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waiting {
     Nothing,
     Bytes,
-    /// Closed by the peer, or broken.
+    /// The peer has closed the connection, or it is broken.
     End,
 }
 
 pub(crate) fn peek(socket: BorrowedFd<'_>) -> Waiting {
     let mut byte = [0_u8; 1];
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-    // SAFETY: the buffer is as long as it is said to be.
+    // SAFETY: the buffer has the stated length.
     let got = unsafe { libc::recv(socket.as_raw_fd(), byte.as_mut_ptr().cast(), 1, flags) };
     match got {
         1 => Waiting::Bytes,
@@ -430,12 +427,12 @@ pub(crate) fn peek(socket: BorrowedFd<'_>) -> Waiting {
     }
 }
 
-/// How many bytes of a TCP connection the peer's kernel has confirmed, since its start. The
-/// opening SYN counts as one. None where the system does not say.
+/// Returns the number of bytes of a TCP connection that the peer's kernel has acknowledged, if the system
+/// reports it. The SYN counts as one byte.
 pub(crate) fn tcp_bytes_acked(socket: BorrowedFd<'_>) -> Option<u64> {
     #[cfg(target_os = "linux")]
     {
-        // `tcpi_bytes_acked` of linux/tcp.h, there since Linux 4.1, where a later field never moves.
+        // Offset of `tcpi_bytes_acked` in linux/tcp.h, which is stable since Linux 4.1.
         const AT: usize = 120;
         let mut info = [0_u8; AT + 8];
         let mut length = info.len() as libc::socklen_t;
@@ -460,8 +457,8 @@ pub(crate) fn tcp_bytes_acked(socket: BorrowedFd<'_>) -> Option<u64> {
     }
 }
 
-/// Opens a directory below `root` by a path in which `root` is `/`: no `..` and no link, absolute
-/// or not, leads out of it. None where the kernel can't.
+/// Opens a path below `root`, with `root` as `/`: neither `..` nor a symbolic link leads out of it. Returns
+/// `None` if the kernel does not support it.
 #[cfg(feature = "local")]
 pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &[u8]) -> Option<io::Result<OwnedFd>> {
     #[cfg(target_os = "linux")]
@@ -475,7 +472,7 @@ pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &[u8]) -> Option<io::Resu
         how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64;
         how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
         let open = || {
-            // SAFETY: the path is NUL-terminated, how is as long as it is said to be.
+            // SAFETY: the path is NUL-terminated, how has the stated length.
             let fd = unsafe {
                 libc::syscall(
                     libc::SYS_openat2,
@@ -487,14 +484,14 @@ pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &[u8]) -> Option<io::Resu
             };
             c_int::try_from(fd).unwrap_or(-1)
         };
-        // EAGAIN: a rename elsewhere raced with a `..` of the path.
+        // EAGAIN: a concurrent rename raced with a `..` in the path.
         for _ in 0..100 {
             match check(open()) {
-                // SAFETY: the kernel just made this descriptor, nobody else owns it.
+                // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
                 Ok(fd) => return Some(Ok(unsafe { OwnedFd::from_raw_fd(fd) })),
                 Err(e) => match e.raw_os_error() {
                     Some(libc::EAGAIN | libc::EINTR) => {}
-                    // EPERM: what old seccomp filters answer for a call that they don't know.
+                    // EPERM: old seccomp filters return it for unknown calls.
                     Some(libc::ENOSYS | libc::EPERM) => return None,
                     _ => return Some(Err(e)),
                 },
@@ -509,7 +506,7 @@ pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &[u8]) -> Option<io::Resu
     }
 }
 
-/// Seconds since 1970; what is before that counts as then.
+/// Returns the seconds since 1970, or 0 for an earlier time.
 pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |d: Duration| d.as_secs())

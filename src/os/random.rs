@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// Returns a random number from the operating system's source of randomness.
 pub(crate) fn random_u64() -> u64 {
-    // Each RandomState is seeded with keys of its own.
+    // Each RandomState has new random keys.
     RandomState::new().build_hasher().finish()
 }
 

@@ -1,15 +1,15 @@
-//! Removes a tree: any names, any depth, directories without permissions, and never by path.
+//! Removing directory trees with any names, depth and permissions.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::os::{self, FileType};
+use super::{self as os, FileType};
 
-/// Removes `name`, whatever it is, with all that is in it. Goes on past what can't be removed and
-/// then answers the first error.
+/// Removes a file, or a directory with everything in it. Continues after errors, and returns the first
+/// one.
 ///
-/// Directories inside are moved up beside their parent first, so that a tree of any depth needs
-/// two descriptors and no recursion.
+/// Subdirectories are first moved up to the top directory, so that a tree of any depth needs two
+/// descriptors and no recursion.
 pub(crate) fn remove_at(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     if os::stat_at(parent, name)?.kind != FileType::Directory {
         return os::unlinkat(parent, name, false);
@@ -21,56 +21,76 @@ pub(crate) fn remove_at(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
             first_error.get_or_insert(e);
         }
     };
-    let mut todo: Vec<Vec<u8>> = Vec::new();
-    let mut moved: u64 = 0;
+    let mut remover = Remover {
+        top: top.as_fd(),
+        todo: Vec::new(),
+        moved: 0,
+    };
     for child in os::read_dir(top.as_fd())? {
         match remove_file(top.as_fd(), &child) {
             Ok(true) => {}
-            Ok(false) => todo.push(child),
+            Ok(false) => remover.todo.push(child),
             Err(e) => note(Err(e)),
         }
     }
-    while let Some(dir_name) = todo.pop() {
-        let result = (|| {
-            let dir = match open_any(top.as_fd(), &dir_name) {
-                // Another directory was moved to its very name, while it was empty.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-                dir => dir?,
-            };
-            for child in os::read_dir(dir.as_fd())? {
-                if remove_file(dir.as_fd(), &child)? {
-                    continue;
-                }
-                // A directory that may not be written to can't be moved either.
-                os::chmodat(dir.as_fd(), &child, 0o700)?;
-                loop {
-                    let new_name = format!(".noxrunner-removed-{moved}").into_bytes();
-                    moved += 1;
-                    match os::renameat(dir.as_fd(), &child, top.as_fd(), &new_name) {
-                        Ok(()) => {
-                            todo.push(new_name);
-                            break;
-                        }
-                        // Somebody has used that very name.
-                        Err(e)
-                            if matches!(
-                                e.raw_os_error(),
-                                Some(libc::EEXIST | libc::ENOTEMPTY | libc::ENOTDIR)
-                            ) => {}
-                        Err(e) => return Err(e),
-                    }
-                }
-            }
-            os::unlinkat(top.as_fd(), &dir_name, true)
-        })();
-        note(result);
+    while let Some(dir) = remover.todo.pop() {
+        note(remover.remove_dir(&dir));
     }
     note(os::unlinkat(parent, name, true));
     first_error.map_or(Ok(()), Err)
 }
 
-/// Opens a directory after giving its owner all rights to it, if need be.
-fn open_any(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<std::os::fd::OwnedFd> {
+struct Remover<'a> {
+    top: BorrowedFd<'a>,
+    /// Directories in `top` that are not removed yet.
+    todo: Vec<Vec<u8>>,
+    /// Number of directories that were moved to `top`.
+    moved: u64,
+}
+
+impl Remover<'_> {
+    /// Removes a directory in `top`, and moves its subdirectories to `top`.
+    fn remove_dir(&mut self, name: &[u8]) -> io::Result<()> {
+        let dir = match open_any(self.top, name) {
+            // Another directory was moved to the same name while this one was empty.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            dir => dir?,
+        };
+        for child in os::read_dir(dir.as_fd())? {
+            if !remove_file(dir.as_fd(), &child)? {
+                self.move_up(dir.as_fd(), &child)?;
+            }
+        }
+        os::unlinkat(self.top, name, true)
+    }
+
+    fn move_up(&mut self, dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+        // Moving a directory needs write permission for it.
+        os::chmodat(dir, name, 0o700)?;
+        loop {
+            let new_name = format!(".noxrunner-removed-{}", self.moved).into_bytes();
+            self.moved += 1;
+            match os::renameat(dir, name, self.top, &new_name) {
+                Ok(()) => {
+                    self.todo.push(new_name);
+                    return Ok(());
+                }
+                Err(e) if is_name_taken(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+fn is_name_taken(e: &io::Error) -> bool {
+    matches!(
+        e.raw_os_error(),
+        Some(libc::EEXIST | libc::ENOTEMPTY | libc::ENOTDIR)
+    )
+}
+
+/// Opens a directory, after giving its owner all permissions.
+fn open_any(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
     let stat = os::stat_at(parent, name)?;
     if stat.kind == FileType::Directory && stat.mode & 0o700 != 0o700 {
         os::chmodat(parent, name, 0o700)?;
@@ -78,11 +98,11 @@ fn open_any(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<std::os::fd::Owne
     os::open_dir_at(parent, name)
 }
 
-/// False for a directory, which is left alone.
+/// Removes anything but a directory, for which this returns false.
 fn remove_file(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<bool> {
     match os::unlinkat(dir, name, false) {
         Ok(()) => Ok(true),
-        // Linux says EISDIR, others EPERM.
+        // For a directory, Linux returns EISDIR and other systems EPERM.
         Err(e) => match os::stat_at(dir, name) {
             Ok(stat) if stat.kind == FileType::Directory => Ok(false),
             Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(true),
@@ -104,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn any_name_and_closed_directories_go() {
+    fn any_name_and_mode_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("t");
         fs::create_dir_all(tree.join("a/b/c")).unwrap();
@@ -130,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_does_not_matter() {
+    fn any_depth_is_removed() {
         let dir = tempfile::tempdir_in("/dev/shm")
             .or_else(|_| tempfile::tempdir())
             .unwrap();
@@ -146,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_goes_and_a_missing_name_is_an_error() {
+    fn a_file_is_removed_and_a_missing_one_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("f"), "x").unwrap();
         remove(dir.path(), "f").unwrap();

@@ -1,15 +1,15 @@
-//! ISO 8601 as the protocol uses it, without a date library.
+//! Dates in ISO 8601, as the protocol uses them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Whole seconds, rounded up: a command that asked for 1.2 s must not get 1.
+/// Returns whole seconds, rounded up, so that a timeout of 1.2 s does not become 1 s.
 pub(crate) fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
-/// Days from 1970-01-01 to a date of the Gregorian calendar.
+/// Returns the days from 1970-01-01 to a date of the Gregorian calendar.
 fn days_from_date(year: i64, month: i64, day: i64) -> i64 {
-    // Years begin in March, so that the leap day is the last of its year.
+    // Years start in March, so that the leap day is the last day of its year.
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
     let year_of_era = year.rem_euclid(400);
@@ -36,7 +36,7 @@ fn date_from_days(days: i64) -> (i64, i64, i64) {
     (year, month, day)
 }
 
-/// `2026-01-02T12:34:56Z`
+/// Formats a time as `2026-01-02T12:34:56Z`.
 pub(crate) fn format(time: SystemTime) -> String {
     let seconds = match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
@@ -48,7 +48,7 @@ pub(crate) fn format(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// Takes RFC 3339 and, since one backend in the field sends it, `…+00:00Z`.
+/// Parses RFC 3339 and `…+00:00Z`, which one backend sends.
 pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     let text = text.trim();
     let number = |range: std::ops::Range<usize>| -> Option<i64> {
@@ -66,7 +66,7 @@ pub(crate) fn parse(text: &str) -> Option<SystemTime> {
         && hour < 24
         && minute < 60
         && second <= 60;
-    // A 31st of February would come back as the 3rd of March.
+    // February 31 would become March 3.
     let days = days_from_date(year, month, day);
     if !separated || !in_range || date_from_days(days) != (year, month, day) {
         return None;
@@ -88,7 +88,7 @@ pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     time.checked_add(Duration::from_nanos(nanos.into()))
 }
 
-/// `Z`, `+02:00`, `-0330`, `+00:00Z`
+/// Parses `Z`, `+02:00`, `-0330` or `+00:00Z`.
 fn offset_seconds(text: &str) -> Option<i64> {
     if text.eq_ignore_ascii_case("z") {
         return Some(0);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_forms_seen_in_the_field_parse() {
+    fn formats_of_known_backends_parse() {
         let noon = Some(1_767_357_296);
         assert_eq!(seconds("2026-01-02T12:34:56Z"), noon);
         assert_eq!(seconds("2026-01-02T12:34:56.123456Z"), noon);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_none() {
+    fn invalid_times_are_refused() {
         for text in [
             "",
             "soon",
@@ -156,13 +156,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back(at in 0_u64..253_402_300_799) {
+        fn formatted_times_parse(at in 0_u64..253_402_300_799) {
             let time = UNIX_EPOCH + Duration::from_secs(at);
             prop_assert_eq!(parse(&format(time)), Some(time));
         }
 
         #[test]
-        fn any_text_is_taken_without_a_panic(text in "\\PC*") {
+        fn parsing_never_panics(text in "\\PC*") {
             let _ = parse(&text);
         }
     }

@@ -27,7 +27,7 @@ pub(crate) struct Script {
     /// The feature that the script implements, for error messages: "jobs need sh in the sandbox".
     pub(crate) feature: &'static str,
     pub(crate) source: &'static str,
-    /// Exit codes with a meaning of their own. `{}` in the text is replaced with the script's object.
+    /// Specific exit codes. `{}` in the text is replaced with the script's object.
     pub(crate) failures: &'static [(i32, ErrorKind, &'static str)],
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-/// Words with a meaning of their own at the start of a shell command.
+/// Reserved words at the start of a shell command.
 const RESERVED: [&str; 17] = [
     "case", "coproc", "do", "done", "elif", "else", "esac", "fi", "for", "function", "if", "in",
     "select", "then", "time", "until", "while",

@@ -18,7 +18,7 @@ pub(super) const BUFFERED_PIECES: usize = 4;
 /// Size of a piece of a download, in bytes.
 const PIECE_SIZE: usize = 64 * 1024;
 
-/// How long to read the body of a refused request.
+/// Maximum time for reading the body of a refused request.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A piece of an archive in transfer. An archive without `End` is truncated.
@@ -154,7 +154,7 @@ impl Read for UploadReader {
     }
 }
 
-/// How the body of a request ended.
+/// The end of the body of a request.
 #[derive(Debug, PartialEq)]
 pub(super) enum BodyEnd {
     Complete,

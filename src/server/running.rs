@@ -12,7 +12,7 @@ use super::listener::Listener;
 use super::service::Service;
 use crate::error::Result;
 
-/// How long to wait for cancelled calls to end.
+/// Maximum time for cancelled calls to end.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A NoxRunner v1 server over any [`Backend`](crate::Backend): local sandboxes for other machines, a

@@ -26,7 +26,7 @@ use crate::spec::SandboxSpec;
 /// Maximum size of a JSON body, in bytes.
 const MAX_JSON: usize = 8 * 1024 * 1024;
 
-/// How long a health check of the backend is valid.
+/// Validity of a health check of the backend.
 const HEALTH_VALID: Duration = Duration::from_secs(1);
 
 /// Handles the requests of all connections.

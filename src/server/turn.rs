@@ -1,17 +1,17 @@
-//! Whether the client or the server has to act next on a connection.
+//! The turn on a connection: the client's or the server's.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-/// Who has to act next.
+/// The side that has to act next.
 #[derive(Clone, Copy)]
 pub(super) enum Turn {
     /// The client has sent nothing of its next request since this time.
     Idle(Instant),
     /// The client has been sending the head of a request since this time.
     Head(Instant),
-    /// The server. Bodies have deadlines of their own.
+    /// The server. Bodies have their own deadlines.
     Call,
 }
 

@@ -33,6 +33,8 @@ mod jobs;
 mod lease;
 /// Plain processes on this machine: the store and the runner.
 mod local;
+/// The imports between modules have no cycles.
+mod module_graph;
 /// The kinds of backend that those tests run in.
 mod places;
 /// Sandboxes that the kernel confines: their life, their limits, and what is left of them.

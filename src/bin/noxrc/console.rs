@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use noxrunner::{Error, ErrorKind, Output};
 use serde_json::{Value, json};
 
-/// Where the command prints. A closed stdout or stderr is not an error.
+/// Prints the output of the command. A closed stdout or stderr is not an error.
 pub(crate) struct Console {
     json: bool,
     color_stderr: bool,

@@ -15,7 +15,7 @@ use crate::files::{copy_from_sandbox, copy_to_sandbox};
 use crate::interrupt::Interrupt;
 use crate::jobs;
 
-/// How long to wait until the sandbox is ready.
+/// Maximum time until the sandbox is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub(crate) fn run(args: &Args, run: &Run, console: &Console) -> ExitCode {
