@@ -55,7 +55,8 @@ fn cancelled_exec(sandbox: &Sandbox) -> Error {
     let cancel = Cancel::new();
     let other = cancel.clone();
     let canceller = thread::spawn(move || {
-        thread::sleep(Duration::from_millis(100));
+        // Long enough for the request to be sent.
+        thread::sleep(Duration::from_millis(300));
         other.cancel();
     });
     let error = soon(|| sandbox.exec(Command::new("true").cancel_on(&cancel)));

@@ -452,7 +452,7 @@ fn a_server_that_closes_idle_connections_fails_no_call() {
         for _ in 0..20 {
             sandbox.exec(["true"]).unwrap();
             // Time for the close to arrive, so that the next call sees it.
-            thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(50));
         }
         assert_eq!((server.connections(), server.requests()), (20, 20));
     }

@@ -3,11 +3,13 @@
 
 pub(crate) mod altered;
 pub(crate) mod plain_server;
+pub(crate) mod processes;
 pub(crate) mod scripted;
 pub(crate) mod v1_server;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use noxrunner::{Client, Isolation, LocalBackend};
 
@@ -27,4 +29,47 @@ pub(crate) fn local_backend(isolation: Isolation) -> (LocalBackend, tempfile::Te
 pub(crate) fn local_client() -> (Client, tempfile::TempDir) {
     let (backend, dir) = local_backend(Isolation::None);
     (Client::with_backend(backend), dir)
+}
+
+/// True if `NOXRUNNER_LONG_TESTS=1` asks for the soak, scale and attack tests that take minutes.
+pub(crate) fn long_tests() -> bool {
+    std::env::var_os("NOXRUNNER_LONG_TESTS").is_some_and(|value| value == "1")
+}
+
+/// Like [`long_tests`], but reports what is skipped. The test harness does not capture the line.
+pub(crate) fn long_tests_or_skip(what: &str) -> bool {
+    let long = long_tests();
+    if !long {
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped without NOXRUNNER_LONG_TESTS=1: {what}"
+        );
+    }
+    long
+}
+
+/// Runs a check on every item at the same time, because the checks mostly wait.
+pub(crate) fn in_parallel<T: Send>(
+    items: impl IntoIterator<Item = T>,
+    threads: usize,
+    check: impl Fn(T) + Sync,
+) {
+    let items: std::sync::Mutex<Vec<T>> = std::sync::Mutex::new(items.into_iter().collect());
+    items.lock().unwrap().reverse();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    // The lock must not be held during the check.
+                    let item = items.lock().unwrap().pop();
+                    let Some(item) = item else { return };
+                    check(item);
+                }
+            });
+        }
+    });
+}
+
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").unwrap().uid() == 0
 }

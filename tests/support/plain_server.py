@@ -7,7 +7,7 @@ machine as it is. With --fault it breaks one rule of the protocol, beside the co
 It prints its address, and ends when its stdin does. It needs Linux, for /proc and pidfd.
 """
 import argparse, contextlib, gzip, http, http.server, io, itertools, json, os, re, selectors, shutil, signal
-import subprocess, sys, tarfile, tempfile, threading, time, urllib.parse, uuid
+import socket, subprocess, sys, tarfile, tempfile, threading, time, urllib.parse, uuid
 
 MIB = 1 << 20
 OUTPUT_CAP = 1_000_000
@@ -553,9 +553,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         lines = [f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}"]
         if content_type: lines += [f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]
         if self.close_connection: lines += ["Connection: close"]
+        # Corked, the end of the connection arrives with the answer. A moment later, a fast client would already
+        # have sent its next request.
+        if OPTIONS.close: self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         # In one write: a small answer is one packet, which waits for nothing.
         self.wfile.write("\r\n".join([*lines, "", ""]).encode() + body)
-        if OPTIONS.close: self.close_connection = True
+        if OPTIONS.close:
+            self.connection.shutdown(socket.SHUT_WR)
+            self.close_connection = True
 
     do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = do_OPTIONS = handle_call
 
