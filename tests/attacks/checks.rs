@@ -12,7 +12,9 @@ use noxrunner::{
     Client, Command, ErrorKind, Isolation, LocalBackend, Output, Sandbox, SandboxSpec,
 };
 
-use crate::{SECRET, is_root, local_client};
+use crate::support::processes::{rerun, unique_sleep, with_argument};
+use crate::support::{is_root, long_tests};
+use crate::{SECRET, local_client, sleep, variable};
 
 /// The process that makes the sandboxes, and what it has.
 pub(crate) struct Host {
@@ -47,15 +49,6 @@ fn fresh(host: &Host, id: &str) -> Result<Sandbox, String> {
         .map_err(|e| e.to_string())
 }
 
-/// How many processes of this machine have the text in their command line.
-fn processes_with(text: &str) -> usize {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-    lines
-        .filter(|line| String::from_utf8_lossy(line).contains(text))
-        .count()
-}
-
 fn within(time: Duration, holds: impl Fn() -> bool) -> bool {
     let end = Instant::now() + time;
     while !holds() {
@@ -67,27 +60,15 @@ fn within(time: Duration, holds: impl Fn() -> bool) -> bool {
     true
 }
 
-fn gone_within(text: &str, time: Duration) -> bool {
-    within(time, || processes_with(text) == 0)
+fn gone_within(argument: &str, time: Duration) -> bool {
+    within(time, || with_argument(argument).is_empty())
 }
 
 /// A shell that starts something in the background may be over before that runs.
-fn comes_up(text: &str) -> bool {
-    within(Duration::from_secs(10), || processes_with(text) > 0)
-}
-
-const ESCAPED: [&str; 3] = [
-    "/tmp/nx_tmp_escape",
-    "/dev/shm/nx_shm_escape",
-    "/var/tmp/nx_escape",
-];
-
-pub(crate) fn before(id: &str) {
-    if id == "W03" {
-        for path in ESCAPED {
-            let _ = fs::remove_file(path);
-        }
-    }
+fn comes_up(argument: &str) -> bool {
+    within(Duration::from_secs(60), || {
+        !with_argument(argument).is_empty()
+    })
 }
 
 /// Rows that are about a sandbox and what happens to it.
@@ -104,8 +85,9 @@ pub(crate) fn with_sandbox(
     let took = started.elapsed();
     match id {
         "W03" => {
-            for path in ESCAPED {
-                that(!Path::new(path).exists(), format!("{path} is there"))?;
+            for dir in ["/tmp", "/dev/shm", "/var/tmp"] {
+                let path = format!("{dir}/nx_escape_{}", std::process::id());
+                that(!Path::new(&path).exists(), format!("{path} is there"))?;
             }
         }
         "P09" => {
@@ -113,9 +95,9 @@ pub(crate) fn with_sandbox(
                 result.is_ok_and(|out| out.stdout().contains("ok")),
                 "did not run",
             )?;
-            that(comes_up("43434"), "nothing was started")?;
+            that(comes_up(&sleep()), "nothing was started")?;
             sandbox.delete().map_err(|e| e.to_string())?;
-            let gone = gone_within("43434", Duration::from_millis(100) * host.slack);
+            let gone = gone_within(&sleep(), Duration::from_millis(100) * host.slack);
             return that(gone, "a process outlives its sandbox");
         }
         "P15" => {
@@ -226,12 +208,15 @@ pub(crate) fn after(
             "was not there",
         ),
         "N08" => {
-            let here = TcpStream::connect(("127.0.0.1", 8123));
-            that(here.is_err(), "it listens on the host")?;
+            let mut answer = String::new();
+            TcpStream::connect(format!("127.0.0.1:{}", host.port))
+                .and_then(|mut stream| stream.read_to_string(&mut answer))
+                .map_err(|e| e.to_string())?;
+            that(answer == SECRET, format!("the host's port says {answer:?}"))?;
             let other = fresh(host, "attack-N08-other")?;
-            let connect = "import socket; socket.create_connection(('127.0.0.1', 8123), 2)";
+            let connect = "import socket; socket.create_connection(('127.0.0.1', PORT), 2)";
             let out = other
-                .exec(["python3", "-c", connect])
+                .exec(["python3", "-c", &connect.replace("PORT", &host.port)])
                 .map_err(|e| e.to_string())?;
             other.delete().map_err(|e| e.to_string())?;
             that(!out.success(), "another sandbox can connect")
@@ -319,13 +304,14 @@ fn upload_through_a_link(host: &Host) -> Check {
     shell(&sandbox, &format!("ln -s {home} up; ln -s /tmp tmp"))?;
     let _ = sandbox.upload([("up/.ssh/authorized_keys", "x")], "/workspace");
     let _ = sandbox.upload([(".ssh/authorized_keys", "x")], "/workspace/up");
-    let _ = sandbox.upload([("nx_f02", "x")], "/workspace/tmp");
+    let canary = format!("nx_f02_{}", std::process::id());
+    let _ = sandbox.upload([(&*canary, "x")], "/workspace/tmp");
     that(
         !host.home.join(".ssh/authorized_keys").exists(),
         "written to the host",
     )?;
     that(
-        !Path::new("/tmp/nx_f02").exists(),
+        !Path::new("/tmp").join(canary).exists(),
         "written to the host's /tmp",
     )?;
     sandbox.delete().map(drop).map_err(|e| e.to_string())
@@ -367,11 +353,12 @@ fn odd_names(host: &Host) -> Check {
     let sandbox = fresh(host, "attack-F05")?;
     let long = "y".repeat(300);
     let deep = "d/".repeat(2500) + "f";
+    let canary = format!("nx_f05_{}", std::process::id());
     for name in [
-        "../nx_f05",
-        "/etc/nx_f05",
-        "a/../../nx_f05",
-        "..\\nx_f05",
+        &*format!("../{canary}"),
+        &format!("/etc/{canary}"),
+        &format!("a/../../{canary}"),
+        &format!("..\\{canary}"),
         "",
         ".",
         "a/./b",
@@ -382,14 +369,17 @@ fn odd_names(host: &Host) -> Check {
         // Refused or inside; never a panic, never outside.
         let _ = sandbox.upload([(name, "x")], "/workspace");
     }
-    for path in ["/etc/nx_f05", "/nx_f05", "/tmp/nx_f05"] {
-        that(!Path::new(path).exists(), format!("{path} was written"))?;
+    for dir in ["/etc", "/", "/tmp"] {
+        let path = Path::new(dir).join(&canary);
+        that(!path.exists(), format!("{path:?} was written"))?;
     }
     sandbox.delete().map(drop).map_err(|e| e.to_string())
 }
 
 fn rename_race(host: &Host) -> Check {
-    const ROUNDS: usize = 1000;
+    let rounds = if long_tests() { 1000 } else { 200 };
+    let canary = format!("nx_f07_{}", std::process::id());
+    let on_host = Path::new("/etc").join(&canary);
     let sandbox = fresh(host, "attack-F07")?;
     shell(
         &sandbox,
@@ -401,12 +391,12 @@ fn rename_race(host: &Host) -> Check {
     std::thread::scope(|scope| {
         let swapping = scope.spawn(|| sandbox.exec(swap.cancel_on(&stop)));
         let mut result = Ok(());
-        for _ in 0..ROUNDS {
-            let _ = sandbox.upload([("nx_f07", "x")], "/workspace/d");
+        for _ in 0..rounds {
+            let _ = sandbox.upload([(&*canary, "x")], "/workspace/d");
             if let Ok(bytes) = archive(&sandbox, "/workspace/d/passwd") {
                 result = that(!has(&bytes, &host_only()), "returned a host file");
             }
-            if result.is_err() || Path::new("/etc/nx_f07").exists() {
+            if result.is_err() || on_host.exists() {
                 break;
             }
         }
@@ -414,7 +404,7 @@ fn rename_race(host: &Host) -> Check {
         let _ = swapping.join();
         result
     })?;
-    that(!Path::new("/etc/nx_f07").exists(), "wrote a host file")?;
+    that(!on_host.exists(), "wrote a host file")?;
     sandbox.delete().map(drop).map_err(|e| e.to_string())
 }
 
@@ -508,15 +498,10 @@ for f,n in ((socket.AF_UNIX,'\\0nx_s02'),(socket.AF_INET,('127.0.0.1',8222))):
     other.delete().map(drop).map_err(|e| e.to_string())
 }
 
-/// Runs another test of this program in a process of its own, from this one.
-fn elsewhere(test: &str) -> Process {
-    let mut command = Process::new(std::env::current_exe().expect("this program has a path"));
-    command.args(["--exact", test, "--ignored", "--nocapture"]);
-    command
-}
-
 fn a_fork_of_the_host(host: &Host) -> Check {
-    let child = elsewhere("checks::fork_and_die")
+    let sleep = unique_sleep(565_656);
+    let child = rerun(&[], "checks::fork_and_die")
+        .env("NX_SLEEP", &sleep)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
@@ -524,18 +509,12 @@ fn a_fork_of_the_host(host: &Host) -> Check {
         .and_then(|mut child| child.wait())
         .map_err(|e| e.to_string())?;
     that(!status.success(), "the process did not die")?;
-    let gone = gone_within("565656", Duration::from_millis(500) * host.slack);
+    let gone = gone_within(&sleep, Duration::from_millis(500) * host.slack);
     that(gone, "the sandbox outlives its process")?;
-    let is_there = || {
-        let names = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let names = names.filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok());
-        names.into_iter().any(|name| name == "nx-fork-lives\n")
-    };
-    // It may not have come as far as its name yet.
-    that(
-        within(Duration::from_secs(4), is_there),
-        "the fork is gone as well",
-    )
+    let fork = fs::read_to_string(host.home.join("fork")).map_err(|e| e.to_string())?;
+    let lives = Path::new("/proc").join(&fork).exists();
+    let _ = Process::new("kill").args(["-9", &fork]).status();
+    that(lives, "the fork is gone as well")
 }
 
 /// Makes a sandbox with a process in it, forks, and dies.
@@ -545,17 +524,21 @@ fn a_fork_of_the_host(host: &Host) -> Check {
 fn fork_and_die() {
     let client = local_client();
     let sandbox = client.create("dying", SandboxSpec::new()).unwrap();
-    let started = "setsid sleep 565656 >/dev/null 2>&1 & echo";
+    let sleep = variable("NX_SLEEP");
+    let started = format!("setsid sleep {sleep} >/dev/null 2>&1 & echo");
     sandbox.exec(Command::shell(started)).unwrap();
-    assert!(comes_up("565656"));
+    assert!(comes_up(&sleep));
     // SAFETY: the child makes system calls only.
-    unsafe {
-        if libc::fork() == 0 {
-            libc::prctl(libc::PR_SET_NAME, c"nx-fork-lives".as_ptr());
-            libc::sleep(5);
+    let child = unsafe {
+        let child = libc::fork();
+        if child == 0 {
+            libc::sleep(100);
             libc::_exit(0);
         }
-    }
+        child
+    };
+    let home = std::path::PathBuf::from(variable("HOME"));
+    fs::write(home.join("fork"), child.to_string()).unwrap();
     std::process::abort();
 }
 

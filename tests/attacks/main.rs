@@ -1,7 +1,13 @@
-//! Attacks on local sandboxes, by the table in attacks.md, each from a process of its own that has
-//! what a sandbox must not find.
+//! Attacks on local sandboxes, as listed in attacks.md.
+//!
+//! A separate binary, because fork bombs and busy loops take all the CPU time they can get: cargo runs one
+//! binary after the other, so the attacks do not starve the integration tests.
+//!
+//! Each run of the table is made by a separate process, which has everything that a sandbox must not find.
 
 mod checks;
+#[path = "../support/mod.rs"]
+mod support;
 mod table;
 
 use std::fs;
@@ -18,6 +24,8 @@ use std::time::{Duration, Instant};
 use noxrunner::{Client, Command, Enforced, Isolation, LocalBackend, SandboxSpec};
 
 use self::checks::Host;
+use self::support::processes::unique_sleep;
+use self::support::{is_root, long_tests_or_skip};
 use self::table::{Clause, Outcome, Row};
 
 const SECRET: &str = "NXSECRET";
@@ -44,59 +52,48 @@ fn have_sandboxes() -> bool {
     false
 }
 
-fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    fs::metadata("/proc/self").unwrap().uid() == 0
-}
-
 /// One test at a time: the rows must not have more company than they are said to have.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[test]
-fn one_after_the_other() {
-    if have_sandboxes() {
-        let _alone = alone();
-        HostProcess::new(None).attack(NAMESPACES, "1");
-    }
-}
-
-#[test]
-fn eight_at_a_time() {
-    if have_sandboxes() {
-        let _alone = alone();
-        HostProcess::new(None).attack(NAMESPACES, "8");
-    }
-}
-
-/// An id of no user.
+/// An id that no user has.
 const PLAIN_USER: u32 = 65_533;
 
 #[test]
-fn as_a_plain_user() {
-    if !is_root() {
-        println!("skipped: this is a plain user already");
-    } else if have_sandboxes() {
-        let _alone = alone();
-        HostProcess::new(Some(PLAIN_USER)).attack(NAMESPACES, "1");
-        HostProcess::new(Some(PLAIN_USER)).attack(NAMESPACES, "8");
-    }
+fn namespaces_hold() {
+    attack(None, NAMESPACES, 4);
 }
 
 #[test]
-fn without_namespaces() {
+fn landlock_holds() {
+    attack(None, LANDLOCK, 4);
+}
+
+/// For every user and tier, one row after the other with strict time limits, and eight at a time.
+#[test]
+fn every_tier_holds_for_every_user() {
+    if !long_tests_or_skip("attacks one and eight at a time, as every user") {
+        return;
+    }
+    let users: &[Option<u32>] = match is_root() {
+        true => &[None, Some(PLAIN_USER)],
+        false => &[None],
+    };
+    for user in users {
+        for tiers in [NAMESPACES, LANDLOCK] {
+            for at_a_time in [1, 8] {
+                attack(*user, tiers, at_a_time);
+            }
+        }
+    }
+}
+
+fn attack(user: Option<u32>, tiers: &str, at_a_time: u32) {
     if have_sandboxes() {
         let _alone = alone();
-        let users: &[Option<u32>] = match is_root() {
-            true => &[None, Some(PLAIN_USER)],
-            false => &[None],
-        };
-        for user in users {
-            HostProcess::new(*user).attack(LANDLOCK, "1");
-            HostProcess::new(*user).attack(LANDLOCK, "8");
-        }
+        HostProcess::new(user).attack(tiers, at_a_time);
     }
 }
 
@@ -116,7 +113,8 @@ impl HostProcess {
     fn new(user: Option<u32>) -> HostProcess {
         let dir = tempfile::Builder::new()
             .prefix("nx_host_secret_dir")
-            .tempdir()
+            // Not in TMPDIR, which may be closed to other users.
+            .tempdir_in("/tmp")
             .unwrap();
         let home = dir.path().join("home");
         fs::create_dir_all(home.join(".ssh")).unwrap();
@@ -179,15 +177,16 @@ impl HostProcess {
             .env("NX_VICTIM", self.victim.id().to_string())
             .env("HOME", &home)
             .env("XDG_STATE_HOME", home.join("state"))
+            .env("TMPDIR", &home)
             .stdout(Stdio::piped());
         command
     }
 
-    fn attack(&self, tiers: &str, at_a_time: &str) {
+    fn attack(&self, tiers: &str, at_a_time: u32) {
         let mut child = self
             .command("attack_from_here")
             .env("NX_TIERS", tiers)
-            .env("NX_AT_A_TIME", at_a_time)
+            .env("NX_AT_A_TIME", at_a_time.to_string())
             .spawn()
             .unwrap();
         let mut report = String::new();
@@ -233,7 +232,7 @@ fn as_user(user: Option<u32>, program: &Path) -> Process {
     command
 }
 
-fn variable(name: &str) -> String {
+pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is set by the test that runs this one"))
 }
 
@@ -288,21 +287,28 @@ fn local_backend() -> LocalBackend {
     backend.build().unwrap()
 }
 
+/// What the background processes of the rows sleep for.
+pub(crate) fn sleep() -> String {
+    unique_sleep(434_343)
+}
+
 fn run(host: &Host, row: &Row) -> Result<(), String> {
     let Some(seconds) = row.seconds else {
         return checks::procedure(host, &row.id);
     };
+    // A minute is for rows that are not about time: they may take longer on a busy machine.
+    let seconds = if seconds == 60 { 180 } else { seconds };
     let text = row
         .command
         .replace("@PORT@", &host.port)
         .replace("@HOME@", &host.home.to_string_lossy())
         .replace("@VICTIM@", &host.victim)
+        .replace("@SLEEP@", &sleep())
         .replace("@HOSTPID@", &std::process::id().to_string());
     let mut spec = SandboxSpec::new();
     if row.id == "D05" {
         spec = spec.storage("64Mi");
     }
-    checks::before(&row.id);
     let name = format!("attack-{}", row.id);
     let sandbox = host.client.create(&name, spec).map_err(|e| e.to_string())?;
     if row.kind == "host" {
