@@ -11,9 +11,10 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+use crate::support::processes::{sleeps, unique_sleep, wait_for};
 
 const NOXRC: &str = env!("CARGO_BIN_EXE_noxrc");
 
@@ -127,7 +128,7 @@ fn a_sandbox_of_this_machine_lasts_from_one_run_to_the_next() {
         "",
         "✓ Sandbox created: local-a\n",
     );
-    let start = "echo x > f; setsid sleep 341001 >/dev/null 2>&1 & echo started";
+    let start = "echo x > f; setsid sleep 3410 >/dev/null 2>&1 & echo started";
     expect(
         &user.local(&["exec", "a", "sh", "-c", start]),
         0,
@@ -409,21 +410,15 @@ fn run_makes_uses_and_deletes() {
     );
     assert_eq!(kept(), 0);
 
-    let mut command = user.command(&[
-        "--local",
-        "run",
-        "--timeout-seconds",
-        "60",
-        "sleep",
-        "342001",
-    ]);
+    let sleep = unique_sleep(342_001);
+    let mut command = user.command(&["--local", "run", "--timeout-seconds", "60", "sleep", &sleep]);
     let child = command.stderr(Stdio::piped()).spawn().unwrap();
-    wait_for("it runs", || running("342001"));
+    wait_for("it runs", || sleeps(&sleep));
     interrupt(&child);
     let out = of(child.wait_with_output().unwrap());
     assert_eq!(out.code, 130, "{}", out.stderr);
     assert_eq!(kept(), 0);
-    assert!(!running("342001"));
+    assert!(!sleeps(&sleep));
 }
 
 fn interrupt(child: &Child) {
@@ -435,21 +430,6 @@ fn interrupt(child: &Child) {
             .unwrap()
             .success()
     );
-}
-
-fn running(argument: &str) -> bool {
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    let mut lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-    let sleeps = format!("sleep\0{argument}\0");
-    lines.any(|line| line == sleeps.as_bytes())
-}
-
-fn wait_for(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]

@@ -16,7 +16,9 @@ fn example(name: &str) -> Option<Command> {
     let target = this.parent().unwrap().parent().unwrap();
     let path: PathBuf = target.join("examples").join(name);
     if path.exists() {
-        return Some(Command::new(path));
+        let mut command = Command::new(path);
+        command.env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"));
+        return Some(command);
     }
     let required = std::env::var_os("NOXRUNNER_REQUIRE_SANDBOX").is_some();
     assert!(!required, "{} is required", path.display());

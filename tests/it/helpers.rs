@@ -9,6 +9,7 @@ use noxrunner::{
 };
 
 use crate::places::in_each_place;
+use crate::support::in_parallel;
 use crate::support::plain_server::PlainServer;
 
 in_each_place!(run_all);
@@ -29,14 +30,14 @@ const CHECKS: &[(&str, Check)] = &[
 ];
 
 fn run_all(client: &Client) {
-    for (name, check) in CHECKS {
+    in_parallel(CHECKS.iter().enumerate(), 3, |(n, (name, check))| {
         println!("helpers: {name}");
         let spec = SandboxSpec::new().ttl(Duration::from_secs(300));
-        let sandbox = client.create("helpers", spec).unwrap();
+        let sandbox = client.create(format!("helpers-{n}"), spec).unwrap();
         check(&sandbox);
         assert_nothing_left(&sandbox, name);
         assert!(sandbox.delete().unwrap());
-    }
+    });
 }
 
 fn assert_nothing_left(sandbox: &Sandbox, name: &str) {

@@ -12,8 +12,9 @@ use noxrunner::{
 
 use crate::places::in_each_place;
 use crate::support::altered::Altered;
-use crate::support::local_backend;
 use crate::support::plain_server::PlainServer;
+use crate::support::processes::{self, unique_sleep, wait_for};
+use crate::support::{in_parallel, local_backend, long_tests};
 
 type Check = fn(&Sandbox);
 
@@ -37,14 +38,16 @@ const CHECKS: &[(&str, Check)] = &[
 ];
 
 fn run_all(client: &Client) {
-    for (name, check) in CHECKS {
-        println!("jobs: {name}");
-        let spec = SandboxSpec::new().ttl(Duration::from_secs(300));
-        let sandbox = client.create("jobs", spec).unwrap();
-        check(&sandbox);
-        assert!(sandbox.delete().unwrap());
-    }
-    kept_alive(client);
+    std::thread::scope(|scope| {
+        scope.spawn(|| kept_alive(client));
+        in_parallel(CHECKS.iter().enumerate(), 3, |(n, (name, check))| {
+            println!("jobs: {name}");
+            let spec = SandboxSpec::new().ttl(Duration::from_secs(300));
+            let sandbox = client.create(format!("jobs-{n}"), spec).unwrap();
+            check(&sandbox);
+            assert!(sandbox.delete().unwrap());
+        });
+    });
 }
 
 in_each_place!(run_all);
@@ -57,15 +60,6 @@ fn stdout(job: &Job) -> Vec<u8> {
     let mut bytes = Vec::new();
     job.stdout().read_to_end(&mut bytes).unwrap();
     bytes
-}
-
-/// Waits until something that other processes do holds.
-fn wait_for(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn live(sandbox: &Sandbox) {
@@ -89,8 +83,13 @@ fn live(sandbox: &Sandbox) {
 }
 
 fn binary(sandbox: &Sandbox) {
-    // Longer than one look takes, no multiple of a block, and all bytes.
-    let noise: Vec<u8> = (0..550_001_u32)
+    // More than the cap on the output of one exec.
+    assert_output_is_exact(sandbox, 2_200_004);
+}
+
+/// Follows a job whose two outputs have this length, which is not a multiple of a block.
+fn assert_output_is_exact(sandbox: &Sandbox, length: u32) {
+    let noise: Vec<u8> = (0..length / 4)
         .flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes())
         .collect();
     sandbox.write("noise", &noise).unwrap();
@@ -288,9 +287,9 @@ fn endless(sandbox: &Sandbox) {
 
 /// Its sandbox would end long before it does.
 fn kept_alive(client: &Client) {
-    let spec = SandboxSpec::new().ttl(Duration::from_secs(2));
+    let spec = SandboxSpec::new().ttl(Duration::from_secs(3));
     let sandbox = client.create("kept alive", spec).unwrap();
-    assert_eq!(stdout(&shell(&sandbox, "sleep 4; echo end")), b"end\n");
+    assert_eq!(stdout(&shell(&sandbox, "sleep 5; echo end")), b"end\n");
     sandbox.delete().unwrap();
 }
 
@@ -337,6 +336,11 @@ where
     (Client::with_backend(Altered { backend, exec }), dir)
 }
 
+/// A length that takes several execs at a low cap; the long tests use more.
+fn output_length() -> u32 {
+    if long_tests() { 2_200_004 } else { 200_004 }
+}
+
 /// With no more than so many bytes of an output.
 fn capped(cap: usize) -> (Client, tempfile::TempDir) {
     altered(move |backend, id, command| {
@@ -351,7 +355,8 @@ fn capped(cap: usize) -> (Client, tempfile::TempDir) {
 #[test]
 fn a_lower_cap_than_usual_loses_nothing() {
     let (client, _dir) = capped(30_000);
-    binary(&client.create("jobs", SandboxSpec::new()).unwrap());
+    let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
+    assert_output_is_exact(&sandbox, output_length());
 }
 
 #[test]
@@ -422,7 +427,8 @@ fn an_answer_that_was_cut_in_the_middle_is_not_taken_for_a_whole_one() {
             out.duration(),
         ))
     });
-    binary(&client.create("jobs", SandboxSpec::new()).unwrap());
+    let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
+    assert_output_is_exact(&sandbox, output_length());
 }
 
 #[test]
@@ -459,13 +465,8 @@ fn a_job_whose_start_was_not_confirmed_is_found_or_ended() {
             }
         });
         let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
-        let line = if keeps {
-            "sleep 345001; exit 3"
-        } else {
-            "sleep 345002; exit 3"
-        };
-        let spawned = sandbox.spawn(Command::shell(line));
-        let runs = |number| sandbox.exec(Command::shell(format!("pgrep -f 'sleep [3]{number}'")));
+        let sleep = unique_sleep(if keeps { 345_001 } else { 345_002 });
+        let spawned = sandbox.spawn(Command::shell(format!("sleep {sleep}; exit 3")));
         match keeps {
             true => spawned.unwrap().kill().unwrap(),
             false => {
@@ -473,8 +474,9 @@ fn a_job_whose_start_was_not_confirmed_is_found_or_ended() {
                 assert_eq!(sandbox.jobs().unwrap(), []);
             }
         }
-        let number = if keeps { "45001" } else { "45002" };
-        wait_for("it has ended", || !runs(number).unwrap().success());
+        wait_for("it has ended", || {
+            processes::with_argument(&sleep).is_empty()
+        });
     }
 }
 

@@ -11,6 +11,7 @@ use noxrunner::{
 use crate::places::in_each_place;
 use crate::support::altered::Altered;
 use crate::support::plain_server::PlainServer;
+use crate::support::processes::wait_for;
 use crate::support::scripted::{CREATE_OK, Scripted};
 
 in_each_place!(run_all);
@@ -30,7 +31,7 @@ fn run_all(client: &Client) {
 }
 
 fn short() -> SandboxSpec {
-    SandboxSpec::new().ttl(Duration::from_secs(2))
+    SandboxSpec::new().ttl(Duration::from_secs(3))
 }
 
 fn outlives_its_ttl(client: &Client) {
@@ -64,19 +65,18 @@ fn ends_with_its_scope(client: &Client) {
 fn is_left_to_others(client: &Client) {
     let sandbox = client.lease_with(short()).unwrap().keep();
     assert!(sandbox.exec(["true"]).unwrap().success());
-    // Nobody keeps it alive any more.
-    std::thread::sleep(Duration::from_millis(3500));
-    assert!(sandbox.touch().unwrap_err().is_not_found());
+    // An exec does not renew the TTL, as a touch would.
+    wait_for("the sandbox expires", || {
+        sandbox
+            .exec(["true"])
+            .is_err_and(|error| error.is_not_found())
+    });
 }
 
 fn says_that_it_is_lost(client: &Client) {
     let lease = client.lease_with(short()).unwrap();
     client.sandbox(lease.id()).unwrap().delete().unwrap();
-    let end = Instant::now() + Duration::from_secs(10);
-    while lease.lost().is_none() {
-        assert!(Instant::now() < end, "it never noticed");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for("the loss is noticed", || lease.lost().is_some());
     assert!(lease.lost().unwrap().is_not_found());
     lease.close().unwrap();
 }
@@ -95,7 +95,7 @@ fn a_backend_without_touch_keeps_a_lease_and_does_not_bring_one_back() {
     assert!(lease.exec(["test", "-f", "kept"]).unwrap().success());
     let same = client.sandbox(lease.id()).unwrap();
     same.delete().unwrap();
-    std::thread::sleep(Duration::from_secs(2));
+    wait_for("the loss is noticed", || lease.lost().is_some());
     assert!(lease.lost().unwrap().is_not_found());
     assert!(same.exec(["true"]).unwrap_err().is_not_found());
 }
@@ -142,7 +142,7 @@ fn a_touch_that_fails_is_sent_again_and_a_ttl_of_failures_loses_it() {
     let client = Client::new(server.url()).unwrap();
     let lease = client.lease_with(short()).unwrap();
     assert!(lease.lost().is_none());
-    std::thread::sleep(Duration::from_millis(3500));
+    wait_for("the loss is noticed", || lease.lost().is_some());
     let lost = lease.lost().unwrap();
     assert_eq!(
         (lost.status(), lost.response_body()),
@@ -214,7 +214,7 @@ fn a_backend_that_makes_anew_what_is_asked_for_does_not_hide_that_it_was_lost() 
     let lease = client.lease_with(short()).unwrap();
     std::thread::sleep(Duration::from_millis(300));
     client.sandbox(lease.id()).unwrap().delete().unwrap();
-    std::thread::sleep(Duration::from_secs(2));
+    wait_for("the loss is noticed", || lease.lost().is_some());
     assert!(lease.lost().unwrap().is_not_found());
 }
 

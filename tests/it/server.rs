@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 use crate::contract;
 use crate::support::local_backend;
+use crate::support::processes::wait_for;
 
 pub(crate) struct Running {
     addr: Option<SocketAddr>,
@@ -568,14 +569,6 @@ fn a_unix_socket_is_its_owners_alone_and_goes_with_the_server() {
     let error = builder().bind().unwrap_err();
     assert!(error.to_string().contains("no socket"), "{error}");
     assert!(path.exists());
-}
-
-fn wait_for(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 const EXEC: &str = "POST /v1/sandboxes/a/exec HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nContent-Type: application/json\r\n";

@@ -76,9 +76,10 @@ fn a_job_is_found_again_by_every_command() {
         jobs.stdout
     );
 
-    let (same, second) = detached(&user.local(&["exec", "-d", &id, "sleep", "343001"]));
+    let sleep = unique_sleep(343_001);
+    let (same, second) = detached(&user.local(&["exec", "-d", &id, "sleep", &sleep]));
     assert_eq!(same, id);
-    wait_for("it runs", || running("343001"));
+    wait_for("it runs", || sleeps(&sleep));
     expect(
         &user.local(&["kill", &id, &second]),
         0,
@@ -86,7 +87,7 @@ fn a_job_is_found_again_by_every_command() {
         "✓ Job killed\n",
     );
     expect(&user.local(&["wait", &id, &second]), 137, "", "");
-    assert!(!running("343001"));
+    assert!(!sleeps(&sleep));
 
     for command in ["logs", "wait", "kill"] {
         let missing = user.local(&[command, &id, "j00"]);
@@ -125,12 +126,13 @@ fn who_has_read_enough_ends_the_following() {
 #[test]
 fn a_run_may_take_longer_than_its_ttl_and_leaves_the_sandbox_no_longer_if_it_is_killed() {
     let user = User::new();
-    let long = ["run", "--ttl", "1", "--", "sh", "-c", "sleep 3; echo end"];
+    let long = ["run", "--ttl", "2", "--", "sh", "-c", "sleep 4; echo end"];
     expect(&user.local(&long), 0, "end\n", "");
-    let args = ["--local", "run", "--ttl", "2", "--", "sleep", "344001"];
+    let sleep = unique_sleep(344_001);
+    let args = ["--local", "run", "--ttl", "2", "--", "sleep", &sleep];
     let mut child = user.command(&args).spawn().unwrap();
-    wait_for("it runs", || running("344001"));
+    wait_for("it runs", || sleeps(&sleep));
     child.kill().unwrap();
     child.wait().unwrap();
-    wait_for("its sandbox ends", || !running("344001"));
+    wait_for("its sandbox ends", || !sleeps(&sleep));
 }

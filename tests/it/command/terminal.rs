@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use super::User;
+use crate::support::processes::{sleeps, unique_sleep, wait_for};
 
 struct Terminal {
     child: Child,
@@ -76,7 +77,7 @@ impl Terminal {
 
     /// Waits for a text after the last one that was waited for.
     fn wait_for(&mut self, text: &str) {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(at) = self.seen.find(text) {
                 self.seen.drain(..at + text.len());
@@ -120,13 +121,14 @@ fn a_shell_edits_lines_and_shows_where_it_is() {
     terminal.wait_for("\nopen\r\nquote");
     terminal.wait_for("a:/tmp$ ");
     // It ends a command that runs.
-    terminal.type_in("sleep 343001\r");
-    super::wait_for("it runs", || super::running("343001"));
+    let sleep = unique_sleep(343_002);
+    terminal.type_in(&format!("sleep {sleep}\r"));
+    wait_for("the command runs", || sleeps(&sleep));
     terminal.type_in("\x03");
     terminal.wait_for("$ ");
     // What was typed before comes back.
     terminal.type_in("\x1b[A\x15");
-    terminal.wait_for("sleep 343001");
+    terminal.wait_for(&format!("sleep {sleep}"));
     terminal.type_in("echo last\r");
     terminal.wait_for("\nlast");
     terminal.wait_for("$ ");

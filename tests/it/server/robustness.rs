@@ -5,7 +5,8 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Running, fake, read_answer, wait_for};
+use super::{Running, fake, read_answer};
+use crate::support::processes::wait_for;
 
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: a\r\n";
 const UPLOAD: &str = "POST /v1/sandboxes/a/files/upload HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nContent-Type: application/x-tar\r\n";
