@@ -120,7 +120,7 @@ fn cells(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_row_is_read_as_it_is_meant() {
+fn table_row_is_parsed() {
     let text = "| id | a |\n|---|---|\n\
         | R1 | read | exec | N | 5 | `a \\| b<NL>c` | rc!=0 && out~/^x\\|y$/ (why) && ms<25 |\n";
     let rows = rows(text);

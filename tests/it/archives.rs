@@ -302,7 +302,7 @@ fn modes_times_links_and_empty_directories_survive() {
 }
 
 #[test]
-fn a_directory_without_write_permission_comes_back_full_and_closed() {
+fn read_only_directory_survives() {
     let dir = Scratch::new();
     let closed = dir.join("t/a/closed");
     fs::create_dir_all(closed.join("below")).unwrap();
@@ -315,7 +315,7 @@ fn a_directory_without_write_permission_comes_back_full_and_closed() {
 }
 
 #[test]
-fn any_name_survives() {
+fn names_survive() {
     let dir = Scratch::new();
     let top = dir.join("t");
     fs::create_dir(&top).unwrap();
@@ -341,7 +341,7 @@ fn any_name_survives() {
 }
 
 #[test]
-fn long_names_that_are_not_utf8_survive() {
+fn long_non_utf8_names_survive() {
     let dir = Scratch::new();
     let top = dir.join("t");
     fs::create_dir(&top).unwrap();
@@ -366,7 +366,7 @@ fn long_paths_survive() {
 }
 
 #[test]
-fn a_tree_of_1500_levels_survives() {
+fn deep_tree_survives() {
     let dir = Scratch::new();
     let deepest = dir.join(format!("t/{}", "d/".repeat(1500)));
     fs::create_dir_all(&deepest).unwrap();

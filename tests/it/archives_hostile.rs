@@ -187,7 +187,7 @@ fn some_archive() -> Raw {
 }
 
 #[test]
-fn gzip_plain_and_split_archives_are_taken() {
+fn gzip_plain_and_multi_member_archives_unpack() {
     let plain = some_archive().done();
     let members = [gzip(&plain[..1000]), gzip(&plain[1000..])].concat();
     let padded = [&plain[..], &[0; 10 * 1024]].concat();
@@ -208,14 +208,14 @@ fn gzip_plain_and_split_archives_are_taken() {
 }
 
 #[test]
-fn much_padding_after_the_end_is_no_header() {
+fn padding_after_the_end_is_ignored() {
     // `tar --blocking-factor=8192` fills the last record up to 4 MiB.
     let padded = [some_archive().done(), vec![0; 4 << 20]].concat();
     assert_eq!(Place::new().unpack(padded).unwrap().entries, 4);
 }
 
 #[test]
-fn what_is_no_archive_is_an_error_and_leaves_nothing() {
+fn non_archive_is_an_error_and_leaves_nothing() {
     let html = format!("<html><body>{}</body></html>", "Bad gateway ".repeat(100));
     for (bytes, text) in [
         (Vec::new(), "empty"),
@@ -233,7 +233,7 @@ fn what_is_no_archive_is_an_error_and_leaves_nothing() {
 }
 
 #[test]
-fn cut_archives_are_errors_wherever_they_were_cut() {
+fn truncated_archive_is_an_error() {
     let plain = some_archive().done();
     // Headers at 0, 512, 1536 and 5120; the end marker at 5632.
     for (at, text) in [
@@ -258,7 +258,7 @@ fn cut_archives_are_errors_wherever_they_were_cut() {
 }
 
 #[test]
-fn a_wrong_checksum_is_an_error_and_leaves_nothing() {
+fn wrong_checksum_is_an_error_and_leaves_nothing() {
     let whole = gzip(&some_archive().done());
     for from_end in [8, 4, 1] {
         let mut damaged = whole.clone();
@@ -276,7 +276,7 @@ fn a_wrong_checksum_is_an_error_and_leaves_nothing() {
 }
 
 #[test]
-fn names_that_lead_out_are_refused() {
+fn names_outside_the_target_are_refused() {
     let file = |name: &str| Raw::new().file(name, b"x");
     assert_refused(file("/etc/x"), "/etc/x", "absolute");
     assert_refused(file("../x"), "../x", "\"..\" component");
@@ -292,7 +292,7 @@ fn names_that_lead_out_are_refused() {
 }
 
 #[test]
-fn dots_that_are_no_component_are_fine() {
+fn dots_within_names_are_allowed() {
     let place = Place::new();
     let archive = Raw::new()
         .dir("./")
@@ -307,7 +307,7 @@ fn dots_that_are_no_component_are_fine() {
 }
 
 #[test]
-fn a_long_name_may_hold_a_newline() {
+fn long_name_may_contain_a_newline() {
     let place = Place::new();
     let archive = Raw::new().pax("path", b"first\nsecond").file("short", b"x");
     place.unpack(archive.done()).unwrap();
@@ -315,7 +315,7 @@ fn a_long_name_may_hold_a_newline() {
 }
 
 #[test]
-fn nothing_is_written_through_a_link() {
+fn files_are_not_written_through_links() {
     let through = "would be written through a link";
     let link = || Raw::new().dir("d/").symlink("link", "d");
     assert_refused(link().file("link/f", b"x"), "link/f", through);
@@ -329,7 +329,7 @@ fn nothing_is_written_through_a_link() {
 }
 
 #[test]
-fn a_file_replaces_an_earlier_link_and_not_its_target() {
+fn file_replaces_an_earlier_link() {
     let place = Place::new();
     let archive = Raw::new()
         .file("f", b"first")
@@ -343,7 +343,7 @@ fn a_file_replaces_an_earlier_link_and_not_its_target() {
 }
 
 #[test]
-fn links_that_lead_out_are_refused() {
+fn links_outside_the_target_are_refused() {
     let out = "leads out of the target";
     for target in [
         "/etc/passwd",
@@ -374,7 +374,7 @@ fn links_that_lead_out_are_refused() {
 }
 
 #[test]
-fn links_that_stay_inside_are_kept() {
+fn links_inside_the_target_are_kept() {
     let place = Place::new();
     let archive = Raw::new()
         .symlink("a/up", "../b")
@@ -389,7 +389,7 @@ fn links_that_stay_inside_are_kept() {
 }
 
 #[test]
-fn hard_links_lead_to_earlier_files_only() {
+fn hard_link_needs_an_earlier_file() {
     let rule = "hard link to something else than a file before it";
     let hard = |target: &str| Raw::new().hardlink("h", target);
     assert_refused(hard("missing"), "h", rule);
@@ -405,7 +405,7 @@ fn hard_links_lead_to_earlier_files_only() {
 }
 
 #[test]
-fn hard_links_through_links_and_files_are_refused() {
+fn hard_link_through_link_or_file_is_refused() {
     let rule = "hard link";
     let through = Raw::new().file("d/f", b"x").symlink("l", "d");
     assert_refused(through.hardlink("h", "l/f"), "h", rule);
@@ -438,7 +438,7 @@ fn sparse(size: u64) -> Header {
 }
 
 #[test]
-fn large_refused_entries_can_be_skipped_too() {
+fn large_refused_entries_can_be_skipped() {
     let content = vec![b'x'; 3 << 20];
     assert_refused(
         Raw::new().entry(&sparse(content.len() as u64), &content),
@@ -465,7 +465,7 @@ fn special_mode_bits_are_dropped() {
 }
 
 #[test]
-fn of_two_entries_with_one_name_the_later_one_counts() {
+fn later_entry_of_the_same_name_wins() {
     let place = Place::new();
     let closed = header(EntryType::Directory, "d", 0, 0o700);
     let archive = Raw::new()
@@ -479,7 +479,7 @@ fn of_two_entries_with_one_name_the_later_one_counts() {
 }
 
 #[test]
-fn a_file_and_a_directory_of_one_name_are_refused() {
+fn file_and_directory_of_the_same_name_are_refused() {
     let file_first = Raw::new().file("x", b"f").dir("x/");
     assert_refused(file_first, "x/", "a file of the same name");
     let dir_first = Raw::new().dir("x/").file("x", b"f");
@@ -488,7 +488,7 @@ fn a_file_and_a_directory_of_one_name_are_refused() {
 
 /// A header that promises more than there is memory for must not be believed.
 #[test]
-fn endless_headers_are_refused_early() {
+fn endless_headers_are_refused() {
     for kind in [
         EntryType::GNULongName,
         EntryType::GNULongLink,
@@ -526,7 +526,7 @@ impl<R: Read> Read for Counted<R> {
 }
 
 #[test]
-fn a_size_of_exabytes_is_a_cut_archive() {
+fn huge_entry_size_is_a_truncated_archive() {
     for size in [1 << 40, (1 << 63) - 1, 1 << 63, u64::MAX] {
         let huge = header(EntryType::Regular, "huge", size, 0o644);
         let archive = Raw::new().entry(&huge, b"little").done();
@@ -535,7 +535,7 @@ fn a_size_of_exabytes_is_a_cut_archive() {
 }
 
 #[test]
-fn entries_and_bytes_are_capped_also_where_refusals_are_skipped() {
+fn limits_count_skipped_entries() {
     let archive = some_archive().done();
     for skip in [false, true] {
         let extract = Extract::new().skip_refused(skip);
@@ -550,7 +550,7 @@ fn entries_and_bytes_are_capped_also_where_refusals_are_skipped() {
 }
 
 #[test]
-fn a_bomb_is_refused_by_its_ratio() {
+fn compression_bomb_is_refused_by_ratio() {
     const SIZE: usize = 300 << 20;
     let bomb = header(EntryType::Regular, "bomb", SIZE as u64, 0o644);
     // One member after the other is as good an archive, and quickly made.

@@ -119,7 +119,7 @@ fn expect(ran: &Ran, code: i32, stdout: &str, stderr: &str) {
 }
 
 #[test]
-fn a_sandbox_of_this_machine_lasts_from_one_run_to_the_next() {
+fn local_sandbox_persists_between_runs() {
     let user = User::new();
     expect(&user.local(&["health"]), 0, "", "✓ Manager is healthy\n");
     expect(
@@ -151,7 +151,7 @@ fn a_sandbox_of_this_machine_lasts_from_one_run_to_the_next() {
 }
 
 #[test]
-fn exec_exits_with_the_commands_code_and_hands_its_output_on() {
+fn exec_passes_on_exit_code_and_output() {
     let user = User::new();
     user.local(&["create", "a"]);
     let both = "printf 'o\\377'; printf 'e' >&2; exit 7";
@@ -210,7 +210,7 @@ fn exec_exits_with_the_commands_code_and_hands_its_output_on() {
 }
 
 #[test]
-fn a_backend_that_fails_is_no_command_that_fails() {
+fn backend_failure_has_its_own_exit_code() {
     let user = User::new();
     let nobody = ["--base-url", "http://127.0.0.1:1"];
     let exec = user.run(&[nobody[0], nobody[1], "exec", "a", "true"]);
@@ -235,7 +235,7 @@ fn a_backend_that_fails_is_no_command_that_fails() {
 }
 
 #[test]
-fn help_is_there_and_says_how() {
+fn help_lists_commands_and_exit_codes() {
     let user = User::new();
     let none = user.run(&[]);
     assert_eq!(none.code, 1);
@@ -287,7 +287,7 @@ fn help_is_there_and_says_how() {
 }
 
 #[test]
-fn files_go_there_and_come_back() {
+fn files_can_be_uploaded_and_downloaded() {
     let user = User::new();
     user.local(&["create", "a"]);
     fs::create_dir_all(user.path("dir/sub")).unwrap();
@@ -380,7 +380,7 @@ fn files_go_there_and_come_back() {
 }
 
 #[test]
-fn run_makes_uses_and_deletes() {
+fn run_creates_uses_and_deletes_a_sandbox() {
     let user = User::new();
     fs::write(user.path("in"), "3\n1\n2\n").unwrap();
     let out = user.local(&[
@@ -433,7 +433,7 @@ fn interrupt(child: &Child) {
 }
 
 #[test]
-fn json_is_one_value_on_stdout() {
+fn json_output_is_one_value() {
     let user = User::new();
     let json = |args: &[&str]| -> Value {
         let all: Vec<&str> = ["--json"].iter().chain(args).copied().collect();
@@ -459,7 +459,7 @@ fn json_is_one_value_on_stdout() {
 }
 
 #[test]
-fn a_shell_reads_lines_and_keeps_what_lasts() {
+fn shell_reads_lines_and_keeps_state() {
     let user = User::new();
     user.local(&["create", "a"]);
     let lines = "mkdir 'a b'\ncd 'a b'\npwd\ncd ~\npwd\ncd -\npwd\nexport A='x y' B=1\nunset B\n\
@@ -485,7 +485,7 @@ fn a_shell_reads_lines_and_keeps_what_lasts() {
 }
 
 #[test]
-fn nobody_who_reads_is_no_failure() {
+fn broken_pipe_is_not_a_failure() {
     let user = User::new();
     user.local(&["create", "a"]);
     let line = format!("{NOXRC} --local exec a seq 100000 | head -1; exit ${{PIPESTATUS[0]}}");
@@ -498,7 +498,7 @@ fn nobody_who_reads_is_no_failure() {
 }
 
 #[test]
-fn colour_is_for_terminals_and_for_who_asks() {
+fn colour_needs_a_terminal_or_a_flag() {
     let user = User::new();
     let with = |name: &str, value: &str| {
         let mut command = user.command(&["--local", "health"]);
@@ -560,7 +560,7 @@ impl Drop for Serving {
 }
 
 #[test]
-fn serve_answers_the_other_commands_and_stops() {
+fn serve_works_with_the_other_commands_and_stops() {
     let user = User::new();
     let serving = Serving::start(&user, &["--listen", "127.0.0.1:0"]);
     let token = serving.token.clone().unwrap();
@@ -620,7 +620,7 @@ fn serve_answers_the_other_commands_and_stops() {
 }
 
 #[test]
-fn serve_refuses_what_is_not_safe() {
+fn serve_refuses_unsafe_settings() {
     let user = User::new();
     expect(
         &user.run(&["serve", "--listen", "0.0.0.0:0", "--no-auth"]),

@@ -52,13 +52,13 @@ pub(crate) fn run_all(client: &Client) {
 }
 
 #[test]
-fn plain_processes_keep_the_contract() {
+fn plain_processes_fulfil_the_contract() {
     let (backend, _dir) = local_backend(Isolation::None);
     run_all(&Client::with_backend(backend));
 }
 
 #[test]
-fn persistent_sandboxes_keep_the_contract() {
+fn persistent_sandboxes_fulfil_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     let backend = LocalBackend::builder().persistent(true);
     run_all(&Client::with_backend(
@@ -67,26 +67,26 @@ fn persistent_sandboxes_keep_the_contract() {
 }
 
 #[test]
-fn sandboxes_in_namespaces_keep_the_contract() {
+fn namespaces_fulfil_the_contract() {
     let (backend, _dir) = local_backend(Isolation::Namespaces);
     run_all(&Client::with_backend(backend));
 }
 
 #[test]
-fn sandboxes_without_namespaces_keep_the_contract() {
+fn landlock_fulfils_the_contract() {
     let (backend, _dir) = local_backend(Isolation::Landlock);
     run_all(&Client::with_backend(backend));
 }
 
 #[test]
-fn the_http_backend_keeps_the_contract() {
+fn http_backend_fulfils_the_contract() {
     let (backend, _dir) = local_backend(Isolation::None);
     let server = v1_server::serve(backend);
     run_all(&Client::new(server.url()).unwrap());
 }
 
 #[test]
-fn a_backend_of_ones_own_keeps_the_contract() {
+fn custom_backend_fulfils_the_contract() {
     let (backend, _dir) = local_backend(Isolation::None);
     let exec =
         |backend: &LocalBackend, id: &SessionId, command: &Command| backend.exec(id, command);
@@ -94,7 +94,7 @@ fn a_backend_of_ones_own_keeps_the_contract() {
 }
 
 #[test]
-fn an_upload_may_be_what_another_sandbox_downloads() {
+fn download_can_be_piped_into_upload() {
     let (backend, _dir) = local_backend(Isolation::None);
     let server = v1_server::serve(backend);
     let client = Client::new(server.url()).unwrap();

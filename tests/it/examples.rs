@@ -41,7 +41,7 @@ fn verdicts(table: &str) -> Vec<(&str, &str, &str)> {
 }
 
 #[test]
-fn the_judge_tells_each_verdict() {
+fn judge_prints_every_verdict() {
     let Some(mut judge) = example("judge") else {
         return;
     };
@@ -59,7 +59,7 @@ fn the_judge_tells_each_verdict() {
 }
 
 #[test]
-fn a_backend_that_fails_for_one_submission_loses_none_of_the_others() {
+fn judge_survives_one_backend_failure() {
     let Some(mut judge) = example("judge") else {
         return;
     };
@@ -90,7 +90,7 @@ fn a_backend_that_fails_for_one_submission_loses_none_of_the_others() {
 }
 
 #[test]
-fn a_ci_step_exits_with_the_builds_code_and_fetches_what_it_made() {
+fn ci_step_exits_with_the_build_and_fetches_artifacts() {
     let Some(mut step) = example("ci_step") else {
         return;
     };
@@ -125,7 +125,7 @@ fn a_ci_step_exits_with_the_builds_code_and_fetches_what_it_made() {
 }
 
 #[test]
-fn a_job_is_followed_found_and_killed() {
+fn job_example_follows_finds_and_kills() {
     let Some(mut job) = example("job") else {
         return;
     };

@@ -295,7 +295,7 @@ impl Read for Broken {
 }
 
 #[test]
-fn a_sandbox_that_lacks_what_is_needed_says_so() {
+fn missing_programs_are_named() {
     let path = tempfile::tempdir().unwrap();
     for tool in ["cat", "rm", "true"] {
         let found = ["/bin", "/usr/bin"].map(|dir| std::path::Path::new(dir).join(tool));

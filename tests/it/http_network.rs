@@ -101,7 +101,7 @@ fn noise(count: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_refused_connection_names_the_address() {
+fn refused_connection_names_the_address() {
     let address = format!("127.0.0.1:{}", free_port());
     let client = Client::builder(format!("http://{address}"))
         .retry(Retry::none())
@@ -123,7 +123,7 @@ fn a_refused_connection_names_the_address() {
 }
 
 #[test]
-fn a_server_that_comes_up_late_is_found_by_another_try() {
+fn retry_reaches_server_that_starts_late() {
     let port = free_port();
     let sandbox =
         sandbox(Client::builder(format!("http://127.0.0.1:{port}")).retry(Retry::attempts(8)));
@@ -146,7 +146,7 @@ fn a_server_that_comes_up_late_is_found_by_another_try() {
 }
 
 #[test]
-fn an_unknown_host_is_a_connect_error_that_names_it() {
+fn unknown_host_is_a_connect_error() {
     let sandbox = sandbox(
         Client::builder("http://nosuchhost.invalid")
             .no_proxy()
@@ -196,7 +196,7 @@ fn silent_servers() -> Vec<(&'static str, Scripted)> {
 }
 
 #[test]
-fn a_server_that_falls_silent_is_left_when_the_time_is_over() {
+fn silent_server_ends_at_timeout() {
     at_once(silent_servers(), |(what, server)| {
         let sandbox = sandbox(builder(&server).timeout(SHORT));
         let error = soon(|| sandbox.touch());
@@ -208,7 +208,7 @@ fn a_server_that_falls_silent_is_left_when_the_time_is_over() {
 }
 
 #[test]
-fn an_exec_on_a_silent_server_can_be_cancelled() {
+fn exec_on_silent_server_can_be_cancelled() {
     at_once(silent_servers(), |(what, server)| {
         let error = cancelled_exec(&sandbox(builder(&server)));
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{what}: {error}");
@@ -218,7 +218,7 @@ fn an_exec_on_a_silent_server_can_be_cancelled() {
 }
 
 #[test]
-fn a_cancelled_exec_says_so() {
+fn cancelled_exec_error_says_cancelled() {
     let (_, server) = silent_servers().remove(0);
     let error = cancelled_exec(&sandbox(builder(&server)));
     assert!(error.to_string().contains("cancelled"), "{error}");
@@ -226,7 +226,7 @@ fn a_cancelled_exec_says_so() {
 }
 
 #[test]
-fn what_was_cancelled_before_is_not_sent() {
+fn exec_cancelled_before_start_is_not_sent() {
     let server = Scripted::always(200, EXEC_OK);
     let sandbox = sandbox(builder(&server));
     let cancel = Cancel::new();
@@ -238,7 +238,7 @@ fn what_was_cancelled_before_is_not_sent() {
 }
 
 #[test]
-fn the_client_goes_on_after_a_cancelled_exec() {
+fn client_works_after_cancelled_exec() {
     let server = Scripted::each_request(|request, conn| {
         if request.body_text().contains("silent") {
             conn.stay_silent();
@@ -262,7 +262,7 @@ fn the_client_goes_on_after_a_cancelled_exec() {
 }
 
 #[test]
-fn a_cancellation_that_comes_after_the_answer_harms_nobody() {
+fn cancel_after_response_has_no_effect() {
     let server = Scripted::always(200, EXEC_OK);
     let sandbox = sandbox(builder(&server));
     let cancel = Cancel::new();
@@ -276,7 +276,7 @@ fn a_cancellation_that_comes_after_the_answer_harms_nobody() {
 }
 
 #[test]
-fn a_command_may_take_longer_than_the_timeout_of_the_client() {
+fn exec_may_exceed_the_client_timeout() {
     let server = Scripted::each_request(|_, conn| {
         thread::sleep(Duration::from_millis(500));
         conn.answer(200, EXEC_OK);
@@ -322,7 +322,7 @@ impl FullQueue {
 }
 
 #[test]
-fn a_connection_that_nobody_accepts_ends_by_the_connect_timeout() {
+fn full_backlog_ends_at_connect_timeout() {
     let Some(full) = FullQueue::new() else {
         eprintln!("skipped: this system's queues of connections do not fill up");
         return;
@@ -345,7 +345,7 @@ fn a_connection_that_nobody_accepts_ends_by_the_connect_timeout() {
 }
 
 #[test]
-fn a_connection_that_is_never_accepted_by_the_program_ends_by_the_timeout() {
+fn unaccepted_connection_ends_at_timeout() {
     // The kernel takes the connection and the request, the server does not.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -357,7 +357,7 @@ fn a_connection_that_is_never_accepted_by_the_program_ends_by_the_timeout() {
 }
 
 #[test]
-fn a_cancelled_exec_does_not_wait_for_its_connection() {
+fn cancel_ends_connecting() {
     let Some(full) = FullQueue::new() else {
         eprintln!("skipped: this system's queues of connections do not fill up");
         return;

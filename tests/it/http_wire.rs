@@ -95,7 +95,7 @@ fn own(records: &[Record]) -> Vec<&Record> {
 }
 
 #[test]
-fn health_is_a_get_without_a_body() {
+fn health_is_a_get_without_body() {
     let server = Scripted::always(200, "OK\n");
     Client::new(server.url()).unwrap().health().unwrap();
     let request = only(&server);
@@ -113,7 +113,7 @@ fn health_is_a_get_without_a_body() {
 }
 
 #[test]
-fn touch_is_a_post_with_an_empty_body() {
+fn touch_is_a_post_with_empty_body() {
     let server = Scripted::always(200, "");
     let sandbox = Client::new(server.url()).unwrap().sandbox("a/b").unwrap();
     sandbox.touch().unwrap();
@@ -125,7 +125,7 @@ fn touch_is_a_post_with_an_empty_body() {
 }
 
 #[test]
-fn touch_takes_any_text_for_an_answer() {
+fn touch_accepts_any_response_body() {
     for (status, body) in [(200, ""), (200, "touched"), (200, "{\"a\":1}"), (204, "")] {
         let server = Scripted::each_request(move |_, conn| match status {
             // It has no length, and must not be waited for.
@@ -144,7 +144,7 @@ fn touch_takes_any_text_for_an_answer() {
 }
 
 #[test]
-fn create_is_a_put_with_all_that_was_set() {
+fn create_is_a_put_with_all_fields() {
     let server = Scripted::always(200, CREATE_OK);
     let spec = SandboxSpec::new()
         .ttl(Duration::from_secs(1800))
@@ -176,7 +176,7 @@ fn create_is_a_put_with_all_that_was_set() {
 }
 
 #[test]
-fn create_leaves_out_what_was_not_set() {
+fn create_omits_unset_fields() {
     let server = Scripted::always(200, CREATE_OK);
     let client = Client::new(server.url()).unwrap();
     client.create("demo", SandboxSpec::new()).unwrap();
@@ -185,7 +185,7 @@ fn create_leaves_out_what_was_not_set() {
 }
 
 #[test]
-fn a_time_to_live_is_rounded_up_to_whole_seconds() {
+fn ttl_is_rounded_up_to_seconds() {
     let server = Scripted::always(200, CREATE_OK);
     let client = Client::new(server.url()).unwrap();
     for (ttl, wanted) in [(1200, 2), (2000, 2), (1, 1)] {
@@ -197,7 +197,7 @@ fn a_time_to_live_is_rounded_up_to_whole_seconds() {
 }
 
 #[test]
-fn exec_sends_the_arguments_and_the_defaults() {
+fn exec_sends_arguments_and_defaults() {
     let server = Scripted::always(200, EXEC_OK);
     let out = sandbox(&server)
         .exec(["printf", "%s", "a b\n\"ä\u{1}"])
@@ -218,7 +218,7 @@ fn exec_sends_the_arguments_and_the_defaults() {
 }
 
 #[test]
-fn exec_sends_workdir_environment_and_timeout() {
+fn exec_sends_workdir_env_and_timeout() {
     let server = Scripted::always(200, EXEC_OK);
     let command = Command::shell("echo $A")
         .workdir("src/a b")
@@ -247,7 +247,7 @@ fn exec_keeps_an_absolute_workdir() {
 }
 
 #[test]
-fn upload_posts_a_gzip_archive_with_its_length() {
+fn upload_is_a_post_of_a_gzip_archive() {
     let server = Scripted::always(200, "");
     let files = Files::new().add("dir/f.txt", "some text");
     sandbox(&server)
@@ -283,7 +283,7 @@ fn upload_posts_a_gzip_archive_with_its_length() {
 }
 
 #[test]
-fn a_large_upload_has_its_length_too() {
+fn large_upload_has_a_content_length() {
     let server = Scripted::always(200, "");
     // Larger than what is kept in memory, so it comes out of a file.
     let bytes = noise(3 * 1024 * 1024);
@@ -310,7 +310,7 @@ fn noise(count: usize) -> Vec<u8> {
 }
 
 #[test]
-fn download_gets_the_bytes_as_they_are() {
+fn download_returns_bytes_unchanged() {
     let archive = b"\x1f\x8b not really an archive".to_vec();
     let body = archive.clone();
     let server = Scripted::each_request(move |_, conn| {
@@ -352,7 +352,7 @@ fn download_gets_the_bytes_as_they_are() {
 }
 
 #[test]
-fn delete_says_whether_there_was_a_sandbox() {
+fn delete_returns_whether_the_sandbox_existed() {
     for (status, there_was) in [(204, true), (200, true), (404, false)] {
         let server = Scripted::always(status, "");
         assert_eq!(sandbox(&server).delete().unwrap(), there_was, "{status}");
@@ -369,7 +369,7 @@ fn delete_says_whether_there_was_a_sandbox() {
 }
 
 #[test]
-fn any_id_is_one_percent_encoded_segment() {
+fn session_id_is_one_encoded_path_segment() {
     let server = Scripted::each_request(|request, conn| match request.method.as_str() {
         "PUT" => conn.answer(200, CREATE_OK),
         _ => conn.answer(200, ""),
@@ -400,7 +400,7 @@ fn any_id_is_one_percent_encoded_segment() {
 }
 
 #[test]
-fn a_base_url_may_have_a_prefix_and_a_slash() {
+fn base_url_may_have_a_prefix_and_slash() {
     let server = Scripted::always(200, "OK");
     for (suffix, prefix) in [("", ""), ("/", ""), ("/nox", "/nox"), ("/a/b//", "/a/b")] {
         let client = Client::new(format!("{}{suffix}", server.url())).unwrap();
@@ -414,7 +414,7 @@ fn a_base_url_may_have_a_prefix_and_a_slash() {
 }
 
 #[test]
-fn every_call_carries_user_agent_token_and_headers() {
+fn every_call_sends_user_agent_token_and_headers() {
     let server = Scripted::each_request(|request, conn| {
         let path = request.path.as_str();
         match request.method.as_str() {
@@ -451,7 +451,7 @@ fn every_call_carries_user_agent_token_and_headers() {
 }
 
 #[test]
-fn without_a_token_there_is_no_authorization() {
+fn no_authorization_header_without_token() {
     let server = Scripted::always(200, "OK");
     let builder = Client::builder(server.url()).user_agent("mine/1");
     builder.build().unwrap().health().unwrap();
@@ -461,7 +461,7 @@ fn without_a_token_there_is_no_authorization() {
 }
 
 #[test]
-fn headers_that_can_not_be_are_refused_by_name_and_not_by_value() {
+fn invalid_header_error_hides_the_value() {
     for (name, value) in [
         ("X Team", "s3cret"),
         ("X-Team", "s3cret\r\nEvil: 1"),
@@ -493,7 +493,7 @@ fn headers_that_can_not_be_are_refused_by_name_and_not_by_value() {
 }
 
 #[test]
-fn settings_that_can_not_be_are_refused_before_the_first_call() {
+fn invalid_settings_are_refused_at_build() {
     let refused = |builder: ClientBuilder, why: &str| {
         assert!(!format!("{builder:?}").contains("s3cret"), "{builder:?}");
         let error = builder.build().unwrap_err();
@@ -521,7 +521,7 @@ fn settings_that_can_not_be_are_refused_before_the_first_call() {
 }
 
 #[test]
-fn a_backend_that_is_called_directly_refuses_what_can_not_be() {
+fn direct_backend_calls_validate_arguments() {
     use noxrunner::{Backend, Command, SandboxSpec, SessionId};
     let server = Scripted::always(200, "");
     let backend = once(&server).build_backend().unwrap();

@@ -205,7 +205,7 @@ fn soon<T>(call: impl FnOnce() -> noxrunner::Result<T>) -> Error {
 }
 
 #[test]
-fn a_private_ca_is_trusted_by_name_and_by_address() {
+fn private_ca_is_trusted_by_name_and_address() {
     let ca = Ca::new();
     let server = TlsServer::obedient(ca.server(&["localhost", "127.0.0.1"], |_| {}));
     for (at, host) in ["localhost", "127.0.0.1"].into_iter().enumerate() {
@@ -225,7 +225,7 @@ fn a_private_ca_is_trusted_by_name_and_by_address() {
 }
 
 #[test]
-fn large_uploads_and_downloads_go_through_tls() {
+fn large_transfers_work_over_tls() {
     let body = "0123456789abcdef".repeat(1 << 16);
     let ca = Ca::new();
     let whole = body.clone();
@@ -245,7 +245,7 @@ fn large_uploads_and_downloads_go_through_tls() {
 }
 
 #[test]
-fn an_upload_through_tls_goes_on_after_a_pause() {
+fn paused_upload_over_tls_continues() {
     let ca = Ca::new();
     let server = TlsServer::obedient(ca.server(&["localhost"], |_| {}));
     let client = Client::builder(server.url("localhost")).ca_pem(&*ca.pem);
@@ -257,7 +257,7 @@ fn an_upload_through_tls_goes_on_after_a_pause() {
 }
 
 #[test]
-fn an_unknown_ca_is_a_connect_error_that_names_the_certificate() {
+fn unknown_ca_is_a_connect_error() {
     let (ca, other) = (Ca::new(), Ca::new());
     let server = TlsServer::obedient(ca.server(&["localhost"], |_| {}));
     let url = server.url("localhost");
@@ -278,7 +278,7 @@ fn an_unknown_ca_is_a_connect_error_that_names_the_certificate() {
 }
 
 #[test]
-fn a_certificate_for_another_name_or_time_is_refused() {
+fn certificate_for_another_name_or_time_is_refused() {
     let ca = Ca::new();
     for config in [
         ca.server(&["elsewhere.example.com"], |_| {}),
@@ -298,7 +298,7 @@ fn a_certificate_for_another_name_or_time_is_refused() {
 }
 
 #[test]
-fn a_pem_may_hold_several_cas_and_other_text() {
+fn pem_may_contain_several_cas_and_text() {
     let (ca, other) = (Ca::new(), Ca::new());
     let server = TlsServer::obedient(ca.server(&["localhost"], |_| {}));
     let pem = format!("# our CAs\r\n{}\n# the old one\n{}", other.pem, ca.pem);
@@ -307,7 +307,7 @@ fn a_pem_may_hold_several_cas_and_other_text() {
 }
 
 #[test]
-fn a_ca_that_is_no_certificate_is_refused_at_once() {
+fn malformed_pem_is_refused_at_build() {
     let key = KeyPair::generate().unwrap().serialize_pem();
     let broken = "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n";
     let cut = Ca::new().pem.replace("-----END", "");
@@ -320,7 +320,7 @@ fn a_ca_that_is_no_certificate_is_refused_at_once() {
 }
 
 #[test]
-fn a_ca_whose_bytes_are_no_certificate_is_never_trusted() {
+fn malformed_der_is_never_trusted() {
     // PEM all right, and what is in it is not.
     let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let ca = Ca::new();
@@ -334,7 +334,7 @@ fn a_ca_whose_bytes_are_no_certificate_is_never_trusted() {
 }
 
 #[test]
-fn a_plain_server_behind_an_https_url_is_a_connect_error() {
+fn http_server_behind_https_url_is_a_connect_error() {
     let bad = Scripted::start(|mut conn| {
         conn.write("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
         conn.stay_silent();
@@ -354,7 +354,7 @@ fn a_plain_server_behind_an_https_url_is_a_connect_error() {
 }
 
 #[test]
-fn a_tls_server_behind_an_http_url_is_not_taken_for_a_noxrunner_server() {
+fn tls_server_behind_http_url_is_a_protocol_error() {
     let server = TlsServer::obedient(Ca::new().server(&["localhost"], |_| {}));
     let url = server.url("localhost").replace("https://", "http://");
     let client = Client::builder(url).build().unwrap();
@@ -368,7 +368,7 @@ fn a_tls_server_behind_an_http_url_is_not_taken_for_a_noxrunner_server() {
 }
 
 #[test]
-fn a_handshake_that_falls_silent_ends_by_the_connect_timeout() {
+fn silent_handshake_ends_at_connect_timeout() {
     // The kernel takes the connection, and nobody answers the hello.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
@@ -386,7 +386,7 @@ fn a_handshake_that_falls_silent_ends_by_the_connect_timeout() {
 }
 
 #[test]
-fn a_handshake_that_drips_ends_by_the_connect_timeout() {
+fn slow_handshake_ends_at_connect_timeout() {
     let server = Scripted::start(|mut conn| {
         // The head of a handshake record that would be long.
         conn.write([0x16, 3, 3, 0x20, 0]);
@@ -403,7 +403,7 @@ fn a_handshake_that_drips_ends_by_the_connect_timeout() {
 }
 
 #[test]
-fn a_silent_server_is_left_when_the_time_is_over_or_the_exec_is_cancelled() {
+fn silent_tls_server_ends_at_timeout_or_cancel() {
     let ca = Ca::new();
     let server = TlsServer::start(ca.server(&["localhost"], |_| {}), |_, _| Then::StaySilent);
     let builder = Client::builder(server.url("localhost")).ca_pem(&*ca.pem);
@@ -425,7 +425,7 @@ fn a_silent_server_is_left_when_the_time_is_over_or_the_exec_is_cancelled() {
 }
 
 #[test]
-fn an_exec_that_was_read_and_not_answered_is_never_sent_again() {
+fn unanswered_exec_over_tls_is_not_retried() {
     for then in [Then::Vanish, Then::CloseProperly] {
         let ca = Ca::new();
         let server = TlsServer::start(ca.server(&["localhost"], |_| {}), move |_, _| then);
@@ -441,7 +441,7 @@ fn an_exec_that_was_read_and_not_answered_is_never_sent_again() {
 }
 
 #[test]
-fn a_server_that_closes_idle_connections_fails_no_call() {
+fn calls_survive_close_of_idle_tls_connections() {
     for then in [Then::Vanish, Then::CloseProperly] {
         let ca = Ca::new();
         let server = TlsServer::start(ca.server(&["localhost"], |_| {}), move |_, stream| {
@@ -459,7 +459,7 @@ fn a_server_that_closes_idle_connections_fails_no_call() {
 }
 
 #[test]
-fn a_download_whose_line_is_cut_is_not_taken_for_a_whole_one() {
+fn truncated_tls_download_is_an_error() {
     // It has no length: only the proper end of TLS tells a whole one from a cut one.
     for (then, whole) in [(Then::CloseProperly, true), (Then::Vanish, false)] {
         let ca = Ca::new();
@@ -486,7 +486,7 @@ fn a_download_whose_line_is_cut_is_not_taken_for_a_whole_one() {
 }
 
 #[test]
-fn tls_goes_through_the_tunnel_of_a_proxy() {
+fn tls_works_through_a_proxy() {
     let ca = Ca::new();
     let server = TlsServer::obedient(ca.server(&["sandboxes.invalid"], |_| {}));
     let proxy = Proxy::start(Some(server.address), TUNNEL);

@@ -294,7 +294,7 @@ fn kept_alive(client: &Client) {
 }
 
 #[test]
-fn what_a_backend_can_not_do_is_an_error_and_no_hang() {
+fn unsupported_backend_is_an_error_at_spawn() {
     let dir = tempfile::tempdir().unwrap();
     let empty = dir.path().to_str().unwrap();
     for (options, said) in [
@@ -314,7 +314,7 @@ fn what_a_backend_can_not_do_is_an_error_and_no_hang() {
 }
 
 #[test]
-fn a_minimal_backend_runs_jobs() {
+fn minimal_backend_runs_jobs() {
     let Some(server) = PlainServer::start(&["--minimal"]) else {
         return;
     };
@@ -353,14 +353,14 @@ fn capped(cap: usize) -> (Client, tempfile::TempDir) {
 }
 
 #[test]
-fn a_lower_cap_than_usual_loses_nothing() {
+fn low_output_cap_loses_nothing() {
     let (client, _dir) = capped(30_000);
     let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
     assert_output_is_exact(&sandbox, output_length());
 }
 
 #[test]
-fn a_backend_that_is_away_for_a_while_is_borne_with() {
+fn temporary_backend_errors_are_tolerated() {
     let calls = AtomicU64::new(0);
     let (client, _dir) =
         altered(
@@ -377,7 +377,7 @@ fn a_backend_that_is_away_for_a_while_is_borne_with() {
 }
 
 #[test]
-fn what_looking_again_does_not_mend_is_an_error_at_once() {
+fn permanent_backend_error_ends_wait() {
     let calls = AtomicU64::new(0);
     let (client, _dir) =
         altered(
@@ -393,7 +393,7 @@ fn what_looking_again_does_not_mend_is_an_error_at_once() {
 
 /// It asks 40 times a minute at most, which is the first one: later ones are quieter.
 #[test]
-fn an_idle_follower_asks_seldom() {
+fn idle_wait_polls_rarely() {
     let calls = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&calls);
     let (client, _dir) = altered(move |backend, id, command| {
@@ -411,7 +411,7 @@ fn an_idle_follower_asks_seldom() {
 }
 
 #[test]
-fn an_answer_that_was_cut_in_the_middle_is_not_taken_for_a_whole_one() {
+fn output_cut_in_the_middle_is_detected() {
     let (client, _dir) = altered(|backend, id, command| {
         let out = backend.exec(id, command)?;
         let kept = out.stdout_bytes();
@@ -432,7 +432,7 @@ fn an_answer_that_was_cut_in_the_middle_is_not_taken_for_a_whole_one() {
 }
 
 #[test]
-fn a_list_of_jobs_that_is_cut_is_asked_for_again_from_there() {
+fn truncated_job_list_is_continued() {
     let (client, _dir) = capped(1000);
     let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
     let started: Vec<_> = (0..20).map(|_| shell(&sandbox, "exit 3")).collect();
@@ -448,7 +448,7 @@ fn a_list_of_jobs_that_is_cut_is_asked_for_again_from_there() {
 }
 
 #[test]
-fn a_job_whose_start_was_not_confirmed_is_found_or_ended() {
+fn unconfirmed_job_is_found_or_killed() {
     for keeps in [true, false] {
         let calls = AtomicU64::new(0);
         let (client, _dir) = altered(move |backend, id, command| {
@@ -481,7 +481,7 @@ fn a_job_whose_start_was_not_confirmed_is_found_or_ended() {
 }
 
 #[test]
-fn a_look_that_could_not_be_taken_is_taken_again() {
+fn failed_poll_is_repeated() {
     let calls = AtomicU64::new(0);
     let (client, _dir) =
         altered(
@@ -503,7 +503,7 @@ fn a_look_that_could_not_be_taken_is_taken_again() {
 }
 
 #[test]
-fn source_code_of_any_name_is_not_taken_for_the_jobs_own_files() {
+fn source_file_names_do_not_clash_with_job_files() {
     let (backend, _dir) = local_backend(Isolation::None);
     let client = Client::with_backend(backend);
     let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();

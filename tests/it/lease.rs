@@ -82,7 +82,7 @@ fn says_that_it_is_lost(client: &Client) {
 }
 
 #[test]
-fn a_backend_without_touch_keeps_a_lease_and_does_not_bring_one_back() {
+fn lease_works_without_touch() {
     let Some(server) = PlainServer::start(&["--minimal"]) else {
         return;
     };
@@ -101,7 +101,7 @@ fn a_backend_without_touch_keeps_a_lease_and_does_not_bring_one_back() {
 }
 
 #[test]
-fn a_creation_whose_answer_is_lost_is_deleted() {
+fn create_with_unknown_outcome_is_deleted() {
     let server = Scripted::start(|mut conn| {
         while let Some(request) = conn.read_request() {
             match &*request.method {
@@ -120,7 +120,7 @@ fn a_creation_whose_answer_is_lost_is_deleted() {
 }
 
 #[test]
-fn a_creation_that_nobody_received_is_not_deleted() {
+fn create_that_was_not_sent_is_not_deleted() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -133,7 +133,7 @@ fn a_creation_that_nobody_received_is_not_deleted() {
 }
 
 #[test]
-fn a_touch_that_fails_is_sent_again_and_a_ttl_of_failures_loses_it() {
+fn lease_is_lost_after_a_ttl_of_failed_touches() {
     let server = Scripted::each_request(|request, conn| match &*request.method {
         "PUT" => conn.answer(200, CREATE_OK),
         "DELETE" => conn.answer(500, "no"),
@@ -163,7 +163,7 @@ fn a_touch_that_fails_is_sent_again_and_a_ttl_of_failures_loses_it() {
 }
 
 #[test]
-fn a_silent_server_does_not_hold_up_a_drop_for_longer_than_two_calls() {
+fn drop_on_silent_server_takes_at_most_two_calls() {
     let server = Scripted::start(|mut conn| {
         while let Some(request) = conn.read_request() {
             match &*request.method {
@@ -183,7 +183,7 @@ fn a_silent_server_does_not_hold_up_a_drop_for_longer_than_two_calls() {
 }
 
 #[test]
-fn one_lost_call_does_not_lose_a_lease_on_a_backend_without_touch() {
+fn one_failed_call_does_not_lose_a_lease_without_touch() {
     let Some(server) = PlainServer::start(&["--minimal"]) else {
         return;
     };
@@ -206,7 +206,7 @@ fn one_lost_call_does_not_lose_a_lease_on_a_backend_without_touch() {
 }
 
 #[test]
-fn a_backend_that_makes_anew_what_is_asked_for_does_not_hide_that_it_was_lost() {
+fn recreated_sandbox_is_a_lost_lease() {
     let Some(server) = PlainServer::start(&["--recreate"]) else {
         return;
     };
@@ -219,7 +219,7 @@ fn a_backend_that_makes_anew_what_is_asked_for_does_not_hide_that_it_was_lost() 
 }
 
 #[test]
-fn a_creation_that_was_sent_once_is_deleted_whatever_the_last_try_says() {
+fn create_sent_once_is_deleted_after_failed_retries() {
     // The first try is received and gets no answer; then nobody listens for a while.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -20,7 +20,7 @@ fn open(state: &Path) -> Result<LocalBackend, Error> {
 }
 
 #[test]
-fn the_state_directory_is_for_its_user_alone() {
+fn state_directory_is_private() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("a/state");
     let client = Client::with_backend(open(&state).unwrap());
@@ -35,7 +35,7 @@ fn the_state_directory_is_for_its_user_alone() {
 }
 
 #[test]
-fn a_state_directory_that_others_could_have_made_is_refused() {
+fn foreign_state_directory_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let error = |state: &Path| {
         let error = open(state).unwrap_err();
@@ -67,7 +67,7 @@ fn a_state_directory_that_others_could_have_made_is_refused() {
 }
 
 #[test]
-fn sandboxes_are_reached_by_id_from_another_backend() {
+fn sandbox_is_found_by_another_backend() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let first = Client::with_backend(open(&state).unwrap());
@@ -82,7 +82,7 @@ fn sandboxes_are_reached_by_id_from_another_backend() {
 }
 
 #[test]
-fn what_has_expired_is_swept_with_its_processes() {
+fn expired_sandbox_is_removed_with_its_processes() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let client = Client::with_backend(open(&state).unwrap());
@@ -111,7 +111,7 @@ fn what_has_expired_is_swept_with_its_processes() {
 }
 
 #[test]
-fn a_half_made_sandbox_of_a_killed_process_is_made_anew() {
+fn half_created_sandbox_is_created_again() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let client = Client::with_backend(open(&state).unwrap());
@@ -154,7 +154,7 @@ fn delete_removes_any_tree() {
 }
 
 #[test]
-fn delete_ends_every_process_of_the_sandbox_and_no_other() {
+fn delete_ends_only_processes_of_the_sandbox() {
     let (client, _dir) = local_client();
     let (doomed, kept) = (&unique_sleep(471_201), &unique_sleep(471_202));
     let sandbox = client.create("doomed", SandboxSpec::new()).unwrap();
@@ -177,7 +177,7 @@ fn delete_ends_every_process_of_the_sandbox_and_no_other() {
 }
 
 #[test]
-fn a_time_limit_ends_what_left_the_group_and_nothing_else() {
+fn timeout_ends_processes_outside_the_group() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let (earlier, sleep) = (unique_sleep(471_301), unique_sleep(471_302));
@@ -203,7 +203,7 @@ fn a_time_limit_ends_what_left_the_group_and_nothing_else() {
 }
 
 #[test]
-fn a_sub_second_limit_is_exact() {
+fn subsecond_timeout_is_exact() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let started = Instant::now();
@@ -215,7 +215,7 @@ fn a_sub_second_limit_is_exact() {
 }
 
 #[test]
-fn a_flood_of_output_neither_fills_memory_nor_holds_up_the_limit() {
+fn endless_output_is_truncated_and_times_out() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let out = sandbox
@@ -229,7 +229,7 @@ fn a_flood_of_output_neither_fills_memory_nor_holds_up_the_limit() {
 }
 
 #[test]
-fn cancel_ends_the_whole_group_and_keeps_the_output() {
+fn cancel_ends_the_group_and_keeps_output() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let cancel = Cancel::new();
@@ -248,7 +248,7 @@ fn cancel_ends_the_whole_group_and_keeps_the_output() {
 }
 
 #[test]
-fn the_environment_is_an_allow_list() {
+fn environment_is_an_allowlist() {
     let (client, dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let out = sandbox
@@ -292,7 +292,7 @@ fn the_environment_is_an_allow_list() {
 }
 
 #[test]
-fn programs_are_found_in_the_path_of_the_command_only() {
+fn programs_are_searched_in_the_commands_path() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     sandbox
@@ -320,7 +320,7 @@ fn programs_are_found_in_the_path_of_the_command_only() {
 }
 
 #[test]
-fn what_the_spec_asks_for_in_vain_is_said() {
+fn ignored_spec_fields_are_reported() {
     let (client, _dir) = local_client();
     let spec = SandboxSpec::new().image("python:3.10").memory("1Gi");
     let sandbox = client.create("x", spec).unwrap();
@@ -328,7 +328,7 @@ fn what_the_spec_asks_for_in_vain_is_said() {
 }
 
 #[test]
-fn too_much_of_an_argument_list_is_invalid_input() {
+fn too_long_argument_list_is_invalid_input() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let mut args = vec!["echo".to_owned()];
@@ -363,7 +363,7 @@ fn count_descriptors() {
 }
 
 #[test]
-fn a_record_that_can_not_be_read_costs_nobody_a_sandbox() {
+fn unreadable_record_is_an_error_but_keeps_the_sandbox() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let client = Client::with_backend(open(&state).unwrap());
@@ -385,7 +385,7 @@ fn a_record_that_can_not_be_read_costs_nobody_a_sandbox() {
 }
 
 #[test]
-fn deletes_and_creates_at_once_do_not_disturb_each_other() {
+fn concurrent_creates_and_deletes_are_independent() {
     let dir = tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
         .unwrap();
@@ -408,7 +408,7 @@ fn deletes_and_creates_at_once_do_not_disturb_each_other() {
 }
 
 #[test]
-fn a_sandbox_that_closed_its_own_directory_is_deleted() {
+fn sandbox_without_directory_permissions_is_deleted() {
     let (client, dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let close = r#"chmod 500 "$NOX_WORKSPACE/../.." && chmod 000 "$NOX_WORKSPACE""#;
@@ -445,7 +445,7 @@ fn what_was_cancelled_before_does_not_run() {
 }
 
 #[test]
-fn a_destination_is_made_below_a_link_of_the_sandbox() {
+fn upload_through_a_link_creates_directories() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     sandbox
@@ -456,7 +456,7 @@ fn a_destination_is_made_below_a_link_of_the_sandbox() {
 }
 
 #[test]
-fn what_a_killed_upload_has_left_is_swept() {
+fn leftovers_of_killed_uploads_are_removed() {
     let (client, dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let stages = dir.path().join("state/sandboxes/x/stages");
@@ -473,7 +473,7 @@ fn what_a_killed_upload_has_left_is_swept() {
 }
 
 #[test]
-fn a_fifo_of_a_sandbox_is_refused_by_name_and_its_socket_is_left_out() {
+fn fifo_is_refused_and_socket_is_skipped() {
     let (client, dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     sandbox

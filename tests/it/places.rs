@@ -9,33 +9,33 @@ use crate::support::plain_server::{PlainServer, busybox};
 macro_rules! in_each_place {
     ($check:path) => {
         #[test]
-        fn over_plain_processes() {
+        fn with_plain_processes() {
             crate::places::isolated(noxrunner::Isolation::None, $check);
         }
         #[test]
-        fn in_namespaces() {
+        fn with_namespaces() {
             crate::places::isolated(noxrunner::Isolation::Namespaces, $check);
         }
         #[test]
-        fn without_namespaces() {
+        fn with_landlock() {
             crate::places::isolated(noxrunner::Isolation::Landlock, $check);
         }
         #[test]
-        fn in_persistent_sandboxes() {
+        fn with_persistent_sandboxes() {
             crate::places::persistent($check);
         }
         #[cfg(feature = "serve")]
         #[test]
-        fn through_our_server() {
+        fn through_own_server() {
             crate::places::served($check);
         }
         #[test]
-        fn on_another_server() {
-            crate::places::on_another_server($check);
+        fn through_python_server() {
+            crate::places::through_python_server($check);
         }
         #[test]
-        fn on_another_server_with_busybox_alone() {
-            crate::places::on_another_server_with_busybox_alone($check);
+        fn through_python_server_with_busybox() {
+            crate::places::through_python_server_with_busybox($check);
         }
     };
 }
@@ -60,13 +60,13 @@ pub(crate) fn served(check: fn(&Client)) {
     check(&crate::server::Running::start(builder).client());
 }
 
-pub(crate) fn on_another_server(check: fn(&Client)) {
+pub(crate) fn through_python_server(check: fn(&Client)) {
     if let Some(server) = PlainServer::start(&[]) {
         check(&server.client());
     }
 }
 
-pub(crate) fn on_another_server_with_busybox_alone(check: fn(&Client)) {
+pub(crate) fn through_python_server_with_busybox(check: fn(&Client)) {
     let Some(path) = busybox() else { return };
     let path = path.path().to_str().unwrap();
     if let Some(server) = PlainServer::start(&["--path", path]) {

@@ -124,14 +124,14 @@ fn local() -> (ServerBuilder, tempfile::TempDir) {
 }
 
 #[test]
-fn the_contract_holds_over_tcp() {
+fn contract_holds_over_tcp() {
     let (builder, _dir) = local();
     let server = Running::start(builder.tcp("127.0.0.1:0"));
     contract::run_all(&server.client());
 }
 
 #[test]
-fn the_contract_holds_over_a_unix_socket() {
+fn contract_holds_over_a_unix_socket() {
     let (builder, dir) = local();
     let path = dir.path().join("socket");
     let server = Running::start(builder.unix(&path));
@@ -140,7 +140,7 @@ fn the_contract_holds_over_a_unix_socket() {
 }
 
 #[test]
-fn the_contract_holds_through_a_gateway() {
+fn contract_holds_through_a_gateway() {
     let (builder, _dir) = local();
     let behind = Running::start(builder.tcp("127.0.0.1:0"));
     let token = behind.token.clone().unwrap();
@@ -273,7 +273,7 @@ fn fake() -> (ServerBuilder, Arc<Fake>) {
 const JSON: &str = "Content-Type: application/json\r\n";
 
 #[test]
-fn answers_are_those_of_v1() {
+fn responses_follow_v1() {
     let (builder, _) = fake();
     let server = Running::start(builder);
     let health = server.raw("GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
@@ -312,7 +312,7 @@ fn answers_are_those_of_v1() {
 }
 
 #[test]
-fn refusals_say_why() {
+fn refusals_give_the_reason() {
     let (builder, _) = fake();
     let server = Running::start(builder.max_upload(1000));
     let exec = "/v1/sandboxes/a/exec";
@@ -467,7 +467,7 @@ fn refusals_say_why() {
 }
 
 #[test]
-fn who_has_no_token_is_not_let_in() {
+fn requests_without_valid_token_get_401() {
     let (builder, _) = fake();
     let server = Running::start(builder);
     let touch = |headers: &str| {
@@ -494,7 +494,7 @@ fn who_has_no_token_is_not_let_in() {
 }
 
 #[test]
-fn without_a_token_only_this_machine_is_served() {
+fn no_auth_serves_only_loopback() {
     for addr in ["0.0.0.0:0", "[::]:0"] {
         let error = fake().0.tcp(addr).no_auth().bind().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -515,7 +515,7 @@ fn without_a_token_only_this_machine_is_served() {
 }
 
 #[test]
-fn settings_that_make_no_sense_are_refused() {
+fn invalid_settings_are_refused() {
     let builder = || Server::builder(Arc::new(Fake::default()));
     for (builder, says) in [
         (builder(), "nowhere to listen"),
@@ -540,7 +540,7 @@ fn settings_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn made_tokens_differ_and_are_long() {
+fn generated_tokens_are_long_and_differ() {
     let token = || {
         let server = Server::bind("127.0.0.1:0", Arc::new(Fake::default())).unwrap();
         server.token().unwrap().to_owned()
@@ -551,7 +551,7 @@ fn made_tokens_differ_and_are_long() {
 }
 
 #[test]
-fn a_unix_socket_is_its_owners_alone_and_goes_with_the_server() {
+fn unix_socket_is_private_and_removed_at_exit() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     // One that nobody listens to.
@@ -579,7 +579,7 @@ fn exec_for(seconds: u32) -> String {
 }
 
 #[test]
-fn a_client_that_goes_away_takes_its_command_with_it() {
+fn disconnected_client_cancels_its_command() {
     let (builder, fake) = fake();
     let server = Running::start(builder);
     let mut stream = server.connect();
@@ -591,7 +591,7 @@ fn a_client_that_goes_away_takes_its_command_with_it() {
 }
 
 #[test]
-fn calls_that_run_are_finished_when_it_is_stopped() {
+fn stop_waits_for_running_calls() {
     let (builder, fake) = fake();
     let mut server = Running::start(builder);
     let mut idle = server.connect();
@@ -605,7 +605,7 @@ fn calls_that_run_are_finished_when_it_is_stopped() {
 }
 
 #[test]
-fn calls_that_do_not_finish_in_time_are_ended() {
+fn stop_cancels_calls_after_the_grace_period() {
     let (builder, fake) = fake();
     let mut server = Running::start(builder.grace(Duration::from_millis(100)));
     let mut stream = server.connect();
@@ -619,7 +619,7 @@ fn calls_that_do_not_finish_in_time_are_ended() {
 }
 
 #[test]
-fn more_calls_than_it_may_have_are_told_to_come_again() {
+fn too_many_calls_get_503() {
     let (builder, fake) = fake();
     let server = Running::start(builder.max_calls(1));
     let mut first = server.connect();
@@ -631,7 +631,7 @@ fn more_calls_than_it_may_have_are_told_to_come_again() {
 }
 
 #[test]
-fn more_connections_than_it_may_have_are_told_so() {
+fn too_many_connections_get_503() {
     let (builder, _) = fake();
     let server = Running::start(builder.max_connections(2));
     let kept: Vec<TcpStream> = (0..2).map(|_| server.connect()).collect();

@@ -21,7 +21,7 @@ fn tar_of(entries: &[(EntryType, &str, &str)]) -> Vec<u8> {
 }
 
 #[test]
-fn a_file_is_read_whatever_its_entry_is_called() {
+fn file_is_read_under_any_entry_name() {
     for name in ["f.txt", "./f.txt", "./", "."] {
         let sandbox = sending(tar_of(&[(EntryType::Regular, name, "hello")]));
         let read = sandbox.read("d/f.txt");
@@ -37,7 +37,7 @@ fn a_file_is_read_whatever_its_entry_is_called() {
 }
 
 #[test]
-fn the_archive_of_a_directory_is_not_a_file() {
+fn directory_archive_is_not_read_as_a_file() {
     let directory = (EntryType::Directory, "./", "");
     for entries in [
         [directory, (EntryType::Regular, "f", "x")].as_slice(),
@@ -52,7 +52,7 @@ fn the_archive_of_a_directory_is_not_a_file() {
 }
 
 #[test]
-fn a_broken_answer_is_never_a_file() {
+fn broken_response_is_never_a_file() {
     let whole = tar_of(&[(EntryType::Regular, "f", "hello")]);
     for archive in [&whole[..514], &whole[..1024], b"", b"<html></html>"] {
         let sandbox = sending(archive.to_vec());
@@ -61,7 +61,7 @@ fn a_broken_answer_is_never_a_file() {
 }
 
 #[test]
-fn a_writer_that_fails_is_the_callers_trouble() {
+fn failing_writer_is_an_io_error() {
     struct Full;
     impl Write for Full {
         fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
@@ -123,7 +123,7 @@ impl Backend for DirectoriesOnly {
 }
 
 #[test]
-fn where_only_directories_can_be_had_a_copy_is_staged() {
+fn file_is_read_from_directory_only_backend() {
     for otherwise in [
         || Error::new(ErrorKind::NotFound, "404"),
         || Error::new(ErrorKind::Status, "500"),
@@ -157,7 +157,7 @@ fn where_only_directories_can_be_had_a_copy_is_staged() {
 }
 
 #[test]
-fn files_are_read_through_links_and_directories_are_not() {
+fn read_follows_links_to_files() {
     let (sandbox, _dir) = local();
     sandbox.write("d/f", "x").unwrap();
     sandbox.exec(["ln", "-s", "d/f", "link"]).unwrap();
@@ -178,7 +178,7 @@ fn files_are_read_through_links_and_directories_are_not() {
 }
 
 #[test]
-fn a_link_exists_if_what_it_leads_to_does() {
+fn link_exists_if_its_target_exists() {
     let (sandbox, _dir) = local();
     sandbox.write("d/-f", "x").unwrap();
     sandbox.exec(["ln", "-s", "gone", "dangling"]).unwrap();
@@ -242,7 +242,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_below_tmp_is_the_sandboxes_own() {
+fn tmp_belongs_to_the_sandbox() {
     let (sandbox, _dir) = local();
     let name = format!("/tmp/noxrunner-{}", std::process::id());
     sandbox.write(&name, "inside").unwrap();

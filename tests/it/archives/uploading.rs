@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn contents_come_from_bytes_text_readers_and_files() {
+fn contents_can_be_bytes_text_readers_or_files() {
     let (sandbox, dir) = local();
     let local_file = dir.join("script");
     fs::write(&local_file, "local").unwrap();
@@ -44,7 +44,7 @@ fn contents_come_from_bytes_text_readers_and_files() {
 }
 
 #[test]
-fn a_second_write_replaces_the_first() {
+fn second_write_replaces_the_first() {
     let (sandbox, _dir) = local();
     sandbox.write("f", "a long first text").unwrap();
     sandbox
@@ -55,7 +55,7 @@ fn a_second_write_replaces_the_first() {
 }
 
 #[test]
-fn names_that_are_not_utf8_are_written_and_read() {
+fn non_utf8_names_are_written_and_read() {
     let (sandbox, _dir) = local();
     for name in [b"d/n\xff.txt".as_slice(), b"\xfe/\xff/f", b"\xff"] {
         sandbox.write(os(name), name).unwrap();
@@ -71,7 +71,7 @@ fn names_that_are_not_utf8_are_written_and_read() {
 }
 
 #[test]
-fn bad_paths_and_names_are_refused_before_anything_is_sent() {
+fn invalid_paths_are_refused_before_sending() {
     let (sandbox, uploads) = recording();
     let refused = |path: &str, rule: &str| {
         let shown = path.replace('\0', " ");
@@ -103,7 +103,7 @@ fn bad_paths_and_names_are_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn a_set_of_files_is_one_archive() {
+fn upload_of_several_files_is_one_archive() {
     let (sandbox, uploads) = recording();
     let files = Files::new()
         .add("src/./main.py", "print(42)")
@@ -129,7 +129,7 @@ fn a_set_of_files_is_one_archive() {
 }
 
 #[test]
-fn a_local_directory_can_be_one_of_a_set() {
+fn upload_may_include_a_local_directory() {
     let (sandbox, dir) = local();
     fs::create_dir_all(dir.join("data/sub/empty")).unwrap();
     fs::write(dir.join("data/sub/f"), "f").unwrap();
@@ -147,7 +147,7 @@ fn a_local_directory_can_be_one_of_a_set() {
 }
 
 #[test]
-fn uploading_an_empty_directory_makes_the_destination() {
+fn empty_directory_upload_creates_the_destination() {
     let (sandbox, dir) = local();
     fs::create_dir(dir.join("none")).unwrap();
     sandbox
@@ -157,7 +157,7 @@ fn uploading_an_empty_directory_makes_the_destination() {
 }
 
 #[test]
-fn what_is_not_there_or_not_a_directory_is_named() {
+fn missing_or_wrong_source_is_named() {
     let (sandbox, uploads) = recording();
     let dir = Scratch::new();
     fs::write(dir.join("file"), "x").unwrap();
@@ -171,7 +171,7 @@ fn what_is_not_there_or_not_a_directory_is_named() {
 }
 
 #[test]
-fn fifos_and_sockets_are_refused_by_name_without_waiting() {
+fn fifos_and_sockets_are_refused_without_blocking() {
     let (sandbox, _) = recording();
     let dir = Scratch::new();
     fs::create_dir_all(dir.join("fifo/d")).unwrap();
@@ -194,7 +194,7 @@ fn fifos_and_sockets_are_refused_by_name_without_waiting() {
 }
 
 #[test]
-fn a_fifo_in_place_of_the_directory_does_not_hold_up_the_call() {
+fn fifo_as_source_directory_does_not_block() {
     let (sandbox, _) = recording();
     let dir = Scratch::new();
     let fifo = dir.join("pipe");
@@ -207,7 +207,7 @@ fn a_fifo_in_place_of_the_directory_does_not_hold_up_the_call() {
 }
 
 #[test]
-fn an_unreadable_file_is_named() {
+fn unreadable_file_is_named() {
     let (sandbox, uploads) = recording();
     let dir = Scratch::new();
     fs::create_dir(dir.join("t")).unwrap();
@@ -225,7 +225,7 @@ fn an_unreadable_file_is_named() {
 }
 
 #[test]
-fn a_growing_file_is_sent_as_long_as_it_was() {
+fn growing_file_is_sent_with_its_first_length() {
     const FIRST: usize = 4 << 20;
     let (sandbox, uploads) = recording();
     let dir = Scratch::new();
@@ -254,7 +254,7 @@ fn a_growing_file_is_sent_as_long_as_it_was() {
 }
 
 #[test]
-fn a_shrinking_file_is_an_error_that_names_it() {
+fn shrinking_file_is_an_error() {
     let (sandbox, _) = recording();
     let dir = Scratch::new();
     fs::create_dir(dir.join("t")).unwrap();
@@ -284,7 +284,7 @@ fn a_shrinking_file_is_an_error_that_names_it() {
 }
 
 #[test]
-fn link_loops_stay_links_and_the_top_may_be_a_link() {
+fn link_loops_are_kept_as_links() {
     let dir = Scratch::new();
     fs::create_dir_all(dir.join("t/d")).unwrap();
     symlink("b", dir.join("t/a")).unwrap();
@@ -297,7 +297,7 @@ fn link_loops_stay_links_and_the_top_may_be_a_link() {
 }
 
 #[test]
-fn what_does_not_shrink_is_stored_and_text_is_compressed() {
+fn incompressible_data_is_stored() {
     let size_of = |files: &[(&str, Vec<u8>)]| {
         let (sandbox, uploads) = recording();
         let dir = Scratch::new();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn missing_parents_of_a_target_are_made() {
+fn missing_parents_of_the_target_are_created() {
     let place = Place::new();
     let target = place.dir.join("a/b/c");
     sending(some_archive().done())
@@ -15,7 +15,7 @@ fn missing_parents_of_a_target_are_made() {
 }
 
 #[test]
-fn an_existing_target_takes_files_and_keeps_others() {
+fn existing_target_keeps_other_files() {
     let place = Place::new();
     fs::create_dir_all(place.target.join("d/own")).unwrap();
     fs::write(place.target.join("d/f"), "old").unwrap();
@@ -33,7 +33,7 @@ fn an_existing_target_takes_files_and_keeps_others() {
 }
 
 #[test]
-fn a_conflict_is_found_before_anything_has_moved() {
+fn conflict_is_found_before_anything_moves() {
     let check = |make: &dyn Fn(&Path), parts: &[&str]| {
         let place = Place::new();
         fs::create_dir(&place.target).unwrap();
@@ -61,7 +61,7 @@ fn a_conflict_is_found_before_anything_has_moved() {
 }
 
 #[test]
-fn an_error_leaves_an_existing_target_as_it_was() {
+fn error_leaves_existing_target_unchanged() {
     let place = Place::new();
     fs::create_dir(&place.target).unwrap();
     fs::write(place.target.join("g"), "old").unwrap();
@@ -75,7 +75,7 @@ fn an_error_leaves_an_existing_target_as_it_was() {
 }
 
 #[test]
-fn a_target_that_is_a_file_is_an_error() {
+fn file_as_target_is_an_error() {
     let place = Place::new();
     fs::write(&place.target, "mine").unwrap();
     let result = place.unpack(some_archive().done());
@@ -86,7 +86,7 @@ fn a_target_that_is_a_file_is_an_error() {
 }
 
 #[test]
-fn a_target_that_is_a_fifo_does_not_hold_up_the_call() {
+fn fifo_as_target_does_not_block() {
     let dir = Scratch::new();
     let fifo = dir.join("pipe");
     let made = process::Command::new("mkfifo").arg(&fifo).status();
@@ -97,7 +97,7 @@ fn a_target_that_is_a_fifo_does_not_hold_up_the_call() {
 }
 
 #[test]
-fn directories_get_their_modes_and_times_at_the_end() {
+fn directories_get_modes_and_times_last() {
     let place = Place::new();
     let closed = header(EntryType::Directory, "d", 0, 0o555);
     let archive = Raw::new()
@@ -144,7 +144,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_is_named_and_nothing_half_written_is_left() {
+fn full_disk_is_an_error_and_leaves_no_partial_file() {
     let Some(disk) = SmallDisk::mount() else {
         let required = std::env::var("NOXRUNNER_REQUIRE_SANDBOX").is_ok_and(|v| v == "1");
         assert!(!required, "a tmpfs can't be mounted");
@@ -217,7 +217,7 @@ proptest! {
     })]
 
     #[test]
-    fn mutated_archives_never_panic_and_never_reach_out(
+    fn mutated_archives_never_panic_or_escape(
         mutations in prop::collection::vec(mutation(), 1..12),
         in_headers in any::<bool>(),
         packed in any::<bool>(),
@@ -257,7 +257,7 @@ proptest! {
 }
 
 #[test]
-fn directories_that_names_stand_for_count_as_entries() {
+fn implied_directories_count_as_entries() {
     let name = |n: usize| format!("{n}/{}f", "d/".repeat(40));
     let mut raw = Raw::new();
     for n in 0..30 {
@@ -269,7 +269,7 @@ fn directories_that_names_stand_for_count_as_entries() {
 }
 
 #[test]
-fn a_refused_download_leaves_no_parents() {
+fn refused_download_leaves_no_parent_directories() {
     let place = Place::new();
     let target = place.target.join("a/b/out");
     let raw = Raw::new().file("../x", b"x");
@@ -279,7 +279,7 @@ fn a_refused_download_leaves_no_parents() {
 }
 
 #[test]
-fn a_closed_directory_is_filled_again_and_closed() {
+fn read_only_directory_can_be_filled_again() {
     let place = Place::new();
     let closed = header(EntryType::Directory, "closed", 0, 0o555);
     let archive = Raw::new().entry(&closed, b"").file("closed/f", b"x").done();
@@ -290,7 +290,7 @@ fn a_closed_directory_is_filled_again_and_closed() {
 }
 
 #[test]
-fn directories_that_were_there_keep_their_modes() {
+fn existing_directories_keep_their_modes() {
     let place = Place::new();
     fs::create_dir_all(place.target.join("private")).unwrap();
     chmod(place.target.join("private"), 0o2700);

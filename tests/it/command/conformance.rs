@@ -4,7 +4,7 @@ use super::*;
 use crate::support::plain_server::PlainServer;
 
 #[test]
-fn a_failed_must_is_exit_code_1_and_a_failed_should_is_not() {
+fn only_failed_must_exits_with_1() {
     let user = User::new();
     for (fault, mark, code) in [("exec-streams", "✗ MUST", 1), ("exec-stdin", "⚠ SHOULD", 0)] {
         let Some(server) = PlainServer::start(&["--fault", fault]) else {
@@ -39,7 +39,7 @@ fn a_failed_must_is_exit_code_1_and_a_failed_should_is_not() {
 }
 
 #[test]
-fn an_interruption_leaves_no_sandbox() {
+fn interrupted_conformance_run_leaves_no_sandbox() {
     let user = User::new();
     let root = tempfile::tempdir().unwrap();
     let Some(server) = PlainServer::start(&["--root", root.path().to_str().unwrap()]) else {

@@ -17,7 +17,7 @@ fn detached(ran: &Ran) -> (String, String) {
 }
 
 #[test]
-fn a_job_is_found_again_by_every_command() {
+fn every_command_finds_a_detached_job() {
     let user = User::new();
     fs::write(user.path("in"), "from here\n").unwrap();
     let line = "cat in; echo err >&2; while [ ! -f go ]; do sleep 0.1; done; echo end; exit 5";
@@ -98,7 +98,7 @@ fn a_job_is_found_again_by_every_command() {
 }
 
 #[test]
-fn what_makes_no_sense_with_a_job_is_refused() {
+fn options_that_need_a_result_conflict_with_detach() {
     let user = User::new();
     for option in [
         ["--download", "out"].as_slice(),
@@ -113,7 +113,7 @@ fn what_makes_no_sense_with_a_job_is_refused() {
 }
 
 #[test]
-fn who_has_read_enough_ends_the_following() {
+fn closed_pipe_ends_logs_follow() {
     let user = User::new();
     let endless = "while :; do echo line; sleep 0.1; done";
     let (id, job) = detached(&user.local(&["run", "-d", "sh", "-c", endless]));
@@ -124,7 +124,7 @@ fn who_has_read_enough_ends_the_following() {
 }
 
 #[test]
-fn a_run_may_take_longer_than_its_ttl_and_leaves_the_sandbox_no_longer_if_it_is_killed() {
+fn run_outlives_its_ttl_but_a_killed_run_does_not() {
     let user = User::new();
     let long = ["run", "--ttl", "2", "--", "sh", "-c", "sleep 4; echo end"];
     expect(&user.local(&long), 0, "end\n", "");

@@ -100,7 +100,7 @@ impl Drop for Terminal {
 }
 
 #[test]
-fn a_shell_edits_lines_and_shows_where_it_is() {
+fn shell_edits_lines_and_shows_the_workdir() {
     let user = User::new();
     user.local(&["create", "a"]);
     let mut terminal = Terminal::open(&user, &["--local", "shell", "a"]);
@@ -140,7 +140,7 @@ fn a_shell_edits_lines_and_shows_where_it_is() {
 }
 
 #[test]
-fn notices_have_colours_in_a_terminal() {
+fn notices_are_coloured_in_a_terminal() {
     let user = User::new();
     let mut terminal = Terminal::open(&user, &["--local", "health"]);
     terminal.wait_for("\x1b[32m✓ Manager is healthy\x1b[0m");
@@ -148,7 +148,7 @@ fn notices_have_colours_in_a_terminal() {
 }
 
 #[test]
-fn a_transfer_that_takes_its_time_shows_how_far_it_is() {
+fn slow_transfer_shows_progress() {
     let user = User::new();
     user.local(&["create", "a"]);
     let mut state = 1_u32;

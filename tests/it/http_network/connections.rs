@@ -76,19 +76,19 @@ fn assert_outcomes_are_known(calls: usize, after: Duration) {
 }
 
 #[test]
-fn a_server_that_closes_idle_connections_at_once_fails_no_call() {
+fn calls_survive_immediate_close_of_idle_connections() {
     assert_outcomes_are_known(200, Duration::ZERO);
 }
 
 #[test]
-fn a_server_that_closes_idle_connections_a_bit_later_fails_no_call() {
+fn calls_survive_delayed_close_of_idle_connections() {
     at_once([50, 300, 1000, 3000], |micros| {
         assert_outcomes_are_known(100, Duration::from_micros(micros));
     });
 }
 
 #[test]
-fn a_server_that_closes_after_a_few_requests_fails_no_call() {
+fn calls_survive_close_after_a_few_requests() {
     let closed = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&closed);
     let server = Scripted::start(move |mut conn| {
@@ -112,7 +112,7 @@ fn a_server_that_closes_after_a_few_requests_fails_no_call() {
 }
 
 #[test]
-fn a_server_that_announces_the_close_fails_no_call() {
+fn calls_survive_announced_close() {
     let server = Scripted::start(|mut conn| {
         if conn.read_request().is_some() {
             conn.answer_with(200, &[("Connection", "close")], EXEC_OK);
@@ -126,7 +126,7 @@ fn a_server_that_announces_the_close_fails_no_call() {
 }
 
 #[test]
-fn a_thousand_calls_use_one_connection() {
+fn thousand_calls_use_one_connection() {
     let server = Scripted::always(200, "");
     let sandbox = sandbox(builder(&server));
     for _ in 0..1000 {
@@ -137,7 +137,7 @@ fn a_thousand_calls_use_one_connection() {
 }
 
 #[test]
-fn every_call_leaves_its_connection_to_the_next() {
+fn every_call_returns_its_connection_to_the_pool() {
     let server = Scripted::each_request(|request, conn| {
         let path = request.path.as_str();
         match request.method.as_str() {
@@ -161,7 +161,7 @@ fn every_call_leaves_its_connection_to_the_next() {
 }
 
 #[test]
-fn eight_threads_share_a_client() {
+fn threads_share_a_client() {
     let server = Scripted::each_request(|request, conn| {
         // The answer is the request's own, so that mixed up ones are seen.
         let json: serde_json::Value = serde_json::from_slice(&request.body).unwrap();

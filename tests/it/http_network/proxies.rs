@@ -55,7 +55,7 @@ impl Proxy {
 pub(crate) const TUNNEL: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
 
 #[test]
-fn a_proxy_is_gone_through_by_a_tunnel() {
+fn proxy_is_used_with_connect() {
     let server = Scripted::always(200, EXEC_OK);
     let proxy = Proxy::start(Some(server.address()), TUNNEL);
     let url = proxy.url.replace("http://", "http://me:p%40ss@");
@@ -85,7 +85,7 @@ fn a_proxy_is_gone_through_by_a_tunnel() {
 }
 
 #[test]
-fn a_proxy_that_refuses_is_a_connect_error() {
+fn proxy_refusal_is_a_connect_error() {
     for answer in [
         "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 3\r\n\r\nno!",
@@ -100,7 +100,7 @@ fn a_proxy_that_refuses_is_a_connect_error() {
 }
 
 #[test]
-fn a_proxy_that_is_not_there_is_named() {
+fn unreachable_proxy_is_named() {
     let port = free_port();
     let builder = Client::builder("http://sandboxes.invalid")
         .proxy(format!("http://me:s3cret@127.0.0.1:{port}"));
@@ -114,7 +114,7 @@ fn a_proxy_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_proxy_that_falls_silent_ends_by_the_connect_timeout() {
+fn silent_proxy_ends_at_connect_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = format!("http://{}", listener.local_addr().unwrap());
     let builder = Client::builder("http://sandboxes.invalid")
@@ -126,7 +126,7 @@ fn a_proxy_that_falls_silent_ends_by_the_connect_timeout() {
 }
 
 #[test]
-fn a_proxy_of_another_protocol_is_refused() {
+fn unsupported_proxy_scheme_is_invalid_input() {
     for proxy in ["socks5://127.0.0.1:1080", "ftp://127.0.0.1", "http://"] {
         let builder = Client::builder("http://127.0.0.1:1").proxy(proxy);
         let error = builder.build().unwrap_err();
@@ -136,7 +136,7 @@ fn a_proxy_of_another_protocol_is_refused() {
 }
 
 #[test]
-fn ipv6_loopback_is_reached() {
+fn ipv6_loopback_works() {
     let Ok(listener) = TcpListener::bind("[::1]:0") else {
         eprintln!("skipped: this machine has no ::1");
         return;

@@ -35,7 +35,7 @@ fn breaking(breaker: Breaker) -> Scripted {
 }
 
 #[test]
-fn an_exec_whose_answer_breaks_off_is_never_sent_again() {
+fn exec_is_not_retried_after_broken_response() {
     for (what, breaker) in BREAKERS {
         let server = breaking(breaker);
         let error = soon(|| sandbox(builder(&server)).exec(["true"]));
@@ -45,7 +45,7 @@ fn an_exec_whose_answer_breaks_off_is_never_sent_again() {
 }
 
 #[test]
-fn what_may_be_done_twice_is_sent_again_when_there_was_no_answer() {
+fn idempotent_calls_are_retried_after_broken_response() {
     at_once(BREAKERS, |(what, breaker)| {
         let server = breaking(breaker);
         let client = builder(&server).build().unwrap();
@@ -71,7 +71,7 @@ fn what_may_be_done_twice_is_sent_again_when_there_was_no_answer() {
 }
 
 #[test]
-fn another_try_after_a_reset_succeeds() {
+fn retry_after_reset_succeeds() {
     let seen = AtomicUsize::new(0);
     let server = Scripted::start(move |mut conn| {
         while let Some(request) = conn.read_request() {
@@ -92,7 +92,7 @@ fn another_try_after_a_reset_succeeds() {
 
 /// Answers by status, and how many requests each call then makes.
 #[test]
-fn statuses_are_worth_another_try_by_operation() {
+fn retried_statuses_depend_on_the_operation() {
     for (status, touches, execs) in [
         (503, 2, 2),
         (429, 2, 2),
@@ -122,7 +122,7 @@ fn statuses_are_worth_another_try_by_operation() {
 }
 
 #[test]
-fn tries_end_with_the_last_answer() {
+fn exhausted_retries_return_the_last_response() {
     let server = Scripted::in_turn(vec![
         (503, "one"),
         (503, "two"),
@@ -136,7 +136,7 @@ fn tries_end_with_the_last_answer() {
 }
 
 #[test]
-fn retry_after_is_waited_for() {
+fn retry_after_header_is_respected() {
     let server = Scripted::each_request({
         let seen = AtomicUsize::new(0);
         move |_, conn| match seen.fetch_add(1, Ordering::SeqCst) {
@@ -151,7 +151,7 @@ fn retry_after_is_waited_for() {
 }
 
 #[test]
-fn a_long_retry_after_is_an_error_at_once() {
+fn long_retry_after_is_an_immediate_error() {
     let server = Scripted::each_request(|_, conn| {
         conn.answer_with(429, &[("Retry-After", "60")], "slow down");
     });
@@ -165,7 +165,7 @@ fn a_long_retry_after_is_an_error_at_once() {
 }
 
 #[test]
-fn a_retry_after_that_is_longer_than_the_call_is_an_error_at_once() {
+fn retry_after_past_deadline_is_an_immediate_error() {
     let server = Scripted::each_request(|_, conn| {
         conn.answer_with(503, &[("Retry-After", "15")], "starting");
     });
@@ -179,7 +179,7 @@ fn a_retry_after_that_is_longer_than_the_call_is_an_error_at_once() {
 }
 
 #[test]
-fn a_cancellation_ends_the_pause_before_another_try() {
+fn cancel_ends_retry_pause() {
     let server = Scripted::each_request(|_, conn| {
         conn.answer_with(503, &[("Retry-After", "8")], "starting");
     });
@@ -190,7 +190,7 @@ fn a_cancellation_ends_the_pause_before_another_try() {
 }
 
 #[test]
-fn a_refusal_whose_body_stalls_keeps_the_call_to_its_time() {
+fn stalled_refusal_ends_at_deadline() {
     let server = Scripted::each_request(|_, conn| {
         conn.write("HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 10\r\n\r\n");
     });
@@ -202,7 +202,7 @@ fn a_refusal_whose_body_stalls_keeps_the_call_to_its_time() {
 }
 
 #[test]
-fn a_transfer_does_not_stand_still_longer_than_it_may() {
+fn stalled_transfer_ends_at_stall_timeout() {
     let server = Scripted::each_request(|_, conn| {
         conn.answer_with(503, &[("Retry-After", "15")], "");
     });

@@ -14,7 +14,7 @@ fn drip(conn: &mut Conn, head: &str) {
 }
 
 #[test]
-fn an_answer_that_drips_ends_by_the_deadline() {
+fn slow_response_ends_at_deadline() {
     for head in [
         "HTTP/1.1 200 OK\r\nX-Slow: ",
         "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n",
@@ -31,7 +31,7 @@ fn an_answer_that_drips_ends_by_the_deadline() {
 }
 
 #[test]
-fn an_error_answer_that_stops_is_still_told() {
+fn stalled_error_body_is_still_reported() {
     let server = Scripted::start(|mut conn| {
         conn.read_request();
         conn.write("HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\nas far");
@@ -46,7 +46,7 @@ const REFUSED_UPLOAD: &str =
     "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 15\r\n\r\nat most 1 MB, p";
 
 #[test]
-fn an_answer_that_comes_before_the_upload_ended_is_told() {
+fn early_response_to_upload_is_reported() {
     // Larger than what the sockets take in, so that the client can't finish.
     let bytes = noise(20 << 20);
     type Closer = fn(&mut Conn);
@@ -79,7 +79,7 @@ fn an_answer_that_comes_before_the_upload_ended_is_told() {
 }
 
 #[test]
-fn a_connection_with_half_an_upload_is_not_used_again() {
+fn connection_with_partial_upload_is_not_reused() {
     let server = Scripted::start(|mut conn| {
         while let Some(head) = conn.read_head() {
             conn.keep(&head);
@@ -103,7 +103,7 @@ fn a_connection_with_half_an_upload_is_not_used_again() {
 }
 
 #[test]
-fn an_upload_that_nobody_reads_ends_after_the_stall() {
+fn unread_upload_ends_at_stall_timeout() {
     let server = Scripted::start(|mut conn| {
         if let Some(head) = conn.read_head() {
             conn.keep(&head);
@@ -117,7 +117,7 @@ fn an_upload_that_nobody_reads_ends_after_the_stall() {
 }
 
 #[test]
-fn an_upload_may_take_longer_than_the_timeout_while_bytes_move() {
+fn slow_upload_may_exceed_timeout() {
     let server = Scripted::start(|mut conn| {
         let Some(head) = conn.read_head() else { return };
         let mut body = Vec::new();
@@ -139,7 +139,7 @@ fn an_upload_may_take_longer_than_the_timeout_while_bytes_move() {
 }
 
 #[test]
-fn the_transfer_timeout_ends_a_download_that_drips() {
+fn transfer_timeout_ends_slow_download() {
     let server = Scripted::start(|mut conn| {
         conn.read_request();
         drip(
@@ -159,7 +159,7 @@ fn the_transfer_timeout_ends_a_download_that_drips() {
 }
 
 #[test]
-fn the_transfer_timeout_ends_an_upload_that_drips() {
+fn transfer_timeout_ends_slow_upload() {
     let server = Scripted::start(|mut conn| {
         let Some(head) = conn.read_head() else { return };
         let mut reader = conn.body_reader(&head);
@@ -175,7 +175,7 @@ fn the_transfer_timeout_ends_an_upload_that_drips() {
 }
 
 #[test]
-fn a_download_goes_on_as_long_as_bytes_move() {
+fn slow_download_may_exceed_timeout() {
     let server = Scripted::start(|mut conn| {
         conn.read_request();
         conn.write("HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n");
@@ -228,7 +228,7 @@ fn half_an_archive(then: fn(Conn)) -> Scripted {
 }
 
 #[test]
-fn a_network_that_fails_is_not_taken_for_a_damaged_archive() {
+fn network_error_is_not_an_archive_error() {
     let ends: [(&str, Breaker, ErrorKind); 3] = [
         ("silence", |mut conn| conn.stay_silent(), ErrorKind::Timeout),
         ("close", drop, ErrorKind::Connect),
@@ -262,7 +262,7 @@ fn a_network_that_fails_is_not_taken_for_a_damaged_archive() {
 }
 
 #[test]
-fn a_download_without_a_length_that_is_reset_is_not_taken_for_a_whole_one() {
+fn reset_download_without_length_is_an_error() {
     let server = Scripted::start(|mut conn| {
         conn.read_request();
         conn.write("HTTP/1.1 200 OK\r\n\r\npart of it");
@@ -280,7 +280,7 @@ fn a_download_without_a_length_that_is_reset_is_not_taken_for_a_whole_one() {
 }
 
 #[test]
-fn a_download_that_is_dropped_in_the_middle_harms_no_later_call() {
+fn dropped_download_does_not_break_later_calls() {
     let whole = archive();
     let server = Scripted::each_request(move |request, conn| match request.method.as_str() {
         "GET" => conn.answer(200, &whole),
@@ -296,7 +296,7 @@ fn a_download_that_is_dropped_in_the_middle_harms_no_later_call() {
 }
 
 #[test]
-fn a_download_is_read_on_another_thread() {
+fn download_can_be_read_on_another_thread() {
     let whole = archive();
     let length = whole.len();
     let server = Scripted::each_request(move |_, conn| conn.answer(200, &whole));
@@ -312,7 +312,7 @@ fn a_download_is_read_on_another_thread() {
 }
 
 #[test]
-fn an_endless_upload_ends_when_the_server_has_refused_it() {
+fn endless_upload_ends_after_refusal() {
     use noxrunner::{Backend, SessionId, Upload};
     let server = Scripted::start(|mut conn| {
         let _ = conn.read_head();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn an_answer_without_a_required_field_is_a_protocol_error_that_names_it() {
+fn missing_field_is_a_protocol_error() {
     for (body, field) in [
         (r#"{"expiresAt":"2026-01-02T12:34:56Z"}"#, "podName"),
         (r#"{"podName":"p"}"#, "expiresAt"),
@@ -28,7 +28,7 @@ fn an_answer_without_a_required_field_is_a_protocol_error_that_names_it() {
 }
 
 #[test]
-fn fields_of_a_later_version_are_passed_over() {
+fn unknown_fields_are_ignored() {
     let body = r#"{"exitCode":3,"stdout":"o","stderr":"e","durationMs":1500,
         "new":{"deep":[1,null]},"exit_code":9}"#;
     let server = Scripted::always(200, body);
@@ -47,7 +47,7 @@ fn fields_of_a_later_version_are_passed_over() {
 }
 
 #[test]
-fn an_exec_answer_needs_no_more_than_the_exit_code() {
+fn exec_response_needs_only_the_exit_code() {
     let server = Scripted::always(200, r#"{"exitCode":-1}"#);
     let out = sandbox(&server).exec(["true"]).unwrap();
     assert_eq!(out.exit_code(), -1);
@@ -59,7 +59,7 @@ fn an_exec_answer_needs_no_more_than_the_exit_code() {
 }
 
 #[test]
-fn json_of_another_shape_is_a_protocol_error() {
+fn json_of_wrong_type_is_a_protocol_error() {
     for body in [
         "null",
         "[]",
@@ -89,7 +89,7 @@ fn json_of_another_shape_is_a_protocol_error() {
 }
 
 #[test]
-fn an_exec_answer_that_ends_early_says_nothing_about_the_command() {
+fn truncated_exec_response_is_an_unknown_outcome() {
     // It has no length, so its end looks like any other.
     let server = Scripted::start(|mut conn| {
         conn.read_request();
@@ -106,7 +106,7 @@ fn an_exec_answer_that_ends_early_says_nothing_about_the_command() {
 }
 
 #[test]
-fn what_the_backend_says_about_limits_goes_before_what_is_inferred() {
+fn explicit_flags_override_inferred_ones() {
     let run = |extra: &str| {
         let body = format!(r#"{{"exitCode":124,"durationMs":30000{extra}}}"#);
         sandbox(&Scripted::always(200, body))
@@ -128,7 +128,7 @@ fn what_the_backend_says_about_limits_goes_before_what_is_inferred() {
 }
 
 #[test]
-fn an_answer_in_any_framing_is_read() {
+fn every_response_framing_is_read() {
     let chunked = format!(
         "HTTP/1.1 200 OK\r\ntransfer-encoding: CHUNKED\r\n\r\n5;ext=1\r\n{}\r\n{:x}\r\n{}\r\n0\r\nTrailer: x\r\n\r\n",
         &EXEC_OK[..5],
@@ -167,7 +167,7 @@ fn an_answer_in_any_framing_is_read() {
 }
 
 #[test]
-fn an_answer_without_end_is_given_up_at_the_cap() {
+fn endless_response_ends_at_the_cap() {
     const WHOLE: usize = 200 << 20;
     let sent = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&sent);
@@ -213,7 +213,7 @@ fn touch_error(status: u16, headers: &'static [(&str, &str)], body: impl Into<Ve
 }
 
 #[test]
-fn statuses_have_their_kinds() {
+fn statuses_map_to_error_kinds() {
     for (status, kind) in [
         (400, ErrorKind::Status),
         (401, ErrorKind::Unauthorized),
@@ -239,7 +239,7 @@ fn statuses_have_their_kinds() {
 }
 
 #[test]
-fn the_wait_a_server_asks_for_is_told() {
+fn retry_after_is_part_of_the_error() {
     let error = touch_error(429, &[("Retry-After", "7")], "slow down");
     assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
     let error = touch_error(503, &[("Retry-After", "0")], "");
@@ -253,7 +253,7 @@ fn the_wait_a_server_asks_for_is_told() {
 }
 
 #[test]
-fn error_bodies_of_any_sort_are_told_in_one_line() {
+fn error_body_is_shown_on_one_line() {
     let error = touch_error(500, &[], r#"{"error":"no disk left","code":7}"#);
     assert!(
         error
@@ -299,14 +299,14 @@ fn error_bodies_of_any_sort_are_told_in_one_line() {
 }
 
 #[test]
-fn a_huge_error_body_is_cut() {
+fn huge_error_body_is_truncated() {
     let error = touch_error(500, &[], vec![b'x'; 1 << 20]);
     assert_eq!(error.response_body().unwrap().len(), MAX_ERROR_BODY);
     assert!(error.to_string().len() < 1000);
 }
 
 #[test]
-fn an_error_body_that_is_cut_off_is_told_as_far_as_it_came() {
+fn incomplete_error_body_is_shown() {
     let server = Scripted::start(|mut conn| {
         conn.read_request();
         conn.write("HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\nas far");
@@ -318,7 +318,7 @@ fn an_error_body_that_is_cut_off_is_told_as_far_as_it_came() {
 }
 
 #[test]
-fn redirects_are_named_and_not_followed() {
+fn redirect_is_an_error() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&asked);
     let target = Scripted::each_request(move |request, conn| {
@@ -357,7 +357,7 @@ fn redirects_are_named_and_not_followed() {
 }
 
 #[test]
-fn a_server_that_does_not_say_ok_is_no_noxrunner_server() {
+fn health_response_other_than_ok_is_an_error() {
     for body in ["", "It works!", "ok"] {
         let server = Scripted::always(200, body);
         let error = once(&server).build().unwrap().health().unwrap_err();
@@ -368,7 +368,7 @@ fn a_server_that_does_not_say_ok_is_no_noxrunner_server() {
 }
 
 #[test]
-fn not_ready_is_the_only_error_that_means_not_healthy() {
+fn is_healthy_is_false_only_for_not_ready() {
     let healthy = |status: u16, body: &'static str| {
         let server = Scripted::always(status, body);
         once(&server).build().unwrap().is_healthy()
@@ -384,7 +384,7 @@ fn not_ready_is_the_only_error_that_means_not_healthy() {
 }
 
 #[test]
-fn an_endless_head_is_refused() {
+fn endless_response_head_is_refused() {
     let server = Scripted::start(|mut conn| {
         conn.read_request();
         conn.write("HTTP/1.1 200 OK\r\n");
@@ -404,7 +404,7 @@ fn an_endless_head_is_refused() {
 }
 
 #[test]
-fn a_server_of_another_protocol_is_named() {
+fn response_of_another_protocol_is_an_error() {
     let server = Scripted::start(|mut conn| {
         conn.write("220 mail.example.com ESMTP\r\n");
         conn.read_request();
@@ -415,7 +415,7 @@ fn a_server_of_another_protocol_is_named() {
 }
 
 #[test]
-fn an_error_does_not_repeat_a_huge_answer() {
+fn error_does_not_repeat_huge_response() {
     let body = format!(r#"{{"exitCode":"{}"}}"#, "x".repeat(1 << 20));
     let server = Scripted::always(200, body);
     let error = sandbox(&server).exec(["true"]).unwrap_err();
@@ -424,7 +424,7 @@ fn an_error_does_not_repeat_a_huge_answer() {
 }
 
 #[test]
-fn broken_chunks_are_a_protocol_error() {
+fn malformed_chunks_are_a_protocol_error() {
     let server = Scripted::each_request(|_, conn| {
         conn.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n");
     });
@@ -434,7 +434,7 @@ fn broken_chunks_are_a_protocol_error() {
 }
 
 #[test]
-fn a_gateway_that_lost_the_backend_leaves_the_outcome_of_an_exec_unknown() {
+fn exec_502_and_504_are_unknown_outcomes() {
     for status in [502, 504] {
         let server = Scripted::always(status, "bad gateway");
         let error = sandbox(&server).exec(["true"]).unwrap_err();

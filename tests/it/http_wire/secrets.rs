@@ -14,7 +14,7 @@ fn all_words(error: &Error) -> String {
 }
 
 #[test]
-fn secrets_are_never_shown_or_logged() {
+fn secrets_are_not_printed_or_logged() {
     const SECRETS: [&str; 3] = ["t0ken-s3cret", "header-s3cret", "proxy-s3cret"];
     let refusing = Scripted::always(401, r#"{"error":"who are you?"}"#);
     let accepting = Scripted::always(200, EXEC_OK);
@@ -77,7 +77,7 @@ fn secrets_are_never_shown_or_logged() {
 }
 
 #[test]
-fn secrets_are_not_in_the_traces_of_the_http_library_either() {
+fn secrets_are_not_in_http_library_traces() {
     let server = Scripted::always(200, "OK");
     let client = Client::builder(server.url())
         .token("t0ken-s3cret")
@@ -119,7 +119,7 @@ fn base64_of(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn each_request_is_one_debug_record() {
+fn each_request_logs_one_debug_record() {
     let server = Scripted::each_request(|request, conn| match request.path.as_str() {
         "/p/healthz" => conn.answer(503, ""),
         _ => conn.answer(404, ""),
@@ -148,7 +148,7 @@ fn each_request_is_one_debug_record() {
 }
 
 #[test]
-fn a_request_without_an_answer_is_one_debug_record_too() {
+fn failed_request_logs_one_debug_record() {
     let client = Client::builder("http://127.0.0.1:1")
         .retry(Retry::none())
         .build()
@@ -165,7 +165,7 @@ fn a_request_without_an_answer_is_one_debug_record_too() {
 }
 
 #[test]
-fn a_command_shows_names_of_variables_and_not_their_values() {
+fn command_debug_hides_environment_values() {
     let command = noxrunner::Command::from(["deploy"]).env("API_KEY", "s3cret");
     let shown = format!("{command:?}");
     assert!(

@@ -74,7 +74,7 @@ fn python() -> Option<PathBuf> {
 }
 
 #[test]
-fn the_python_client_can_do_all_it_does() {
+fn published_python_client_works() {
     let Some(python) = python() else { return };
     for isolation in [Isolation::None, Isolation::Namespaces] {
         let (backend, _dir) = local_backend(isolation);

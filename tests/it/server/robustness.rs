@@ -38,7 +38,7 @@ fn ambiguous_framing_is_refused() {
 }
 
 #[test]
-fn a_length_beside_chunks_is_chunks_and_the_end() {
+fn content_length_with_chunked_body_is_not_two_requests() {
     let server = server();
     let both = "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n";
     let answer = server.raw(&format!("{UPLOAD}{both}\r\n0\r\n\r\n{HEALTH}\r\n"));
@@ -48,7 +48,7 @@ fn a_length_beside_chunks_is_chunks_and_the_end() {
 }
 
 #[test]
-fn a_request_has_one_host() {
+fn request_needs_exactly_one_host() {
     let server = server();
     for hosts in ["", "Host: a\r\nHost: b\r\n", "Host: a\r\nHost: a\r\n"] {
         let request = format!("GET /healthz HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
@@ -76,7 +76,7 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn who_asks_before_sending_too_much_is_told_not_to() {
+fn expect_continue_over_limit_gets_413() {
     let server = Running::start(fake().0.max_upload(1000));
     let expect = format!("{UPLOAD}Expect: 100-continue\r\nContent-Length: 1001\r\n\r\n");
     let answer = server.raw(&expect);
@@ -94,7 +94,7 @@ fn who_asks_before_sending_too_much_is_told_not_to() {
 }
 
 #[test]
-fn a_large_upload_that_is_refused_at_once_gets_its_answer() {
+fn oversized_upload_gets_413_after_sending_everything() {
     const LENGTH: usize = 200_000_000;
     let server = Running::start(fake().0.max_upload(1_000_000));
     for chunked in [false, true] {
@@ -126,7 +126,7 @@ fn a_large_upload_that_is_refused_at_once_gets_its_answer() {
 }
 
 #[test]
-fn an_endless_head_is_cut() {
+fn endless_request_head_is_refused() {
     let server = server();
     for start in ["GET /healthz HTTP/1.1\r\nHost: a\r\nX: ", "GET /"] {
         let mut stream = server.connect();
@@ -143,7 +143,7 @@ fn an_endless_head_is_cut() {
 }
 
 #[test]
-fn a_slow_head_is_not_waited_for() {
+fn slow_request_head_times_out() {
     let server = server();
     let mut stream = server.connect();
     let started = Instant::now();
@@ -168,7 +168,7 @@ fn a_slow_head_is_not_waited_for() {
 }
 
 #[test]
-fn a_body_that_stalls_is_not_waited_for() {
+fn stalled_body_gets_408() {
     let server = Running::start(fake().0.body_idle(Duration::from_millis(300)));
     let json = "POST /v1/sandboxes/a/exec HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nContent-Type: application/json\r\n";
     for (head, start) in [(UPLOAD, "x"), (json, "{\"cmd\"")] {
@@ -180,7 +180,7 @@ fn a_body_that_stalls_is_not_waited_for() {
 }
 
 #[test]
-fn a_body_that_is_cut_off_is_no_archive() {
+fn truncated_upload_is_not_200() {
     let server = server();
     for framing in [
         "Content-Length: 1000\r\n\r\nx",
@@ -198,7 +198,7 @@ fn a_body_that_is_cut_off_is_no_archive() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_not_waited_for() {
+fn download_to_stalled_client_is_ended() {
     let (builder, fake) = fake();
     let server = Running::start(builder.body_idle(Duration::from_millis(300)));
     let mut stream = server.connect();
@@ -210,7 +210,7 @@ fn a_client_that_takes_nothing_is_not_waited_for() {
 }
 
 #[test]
-fn a_download_that_fails_is_seen_to_be_cut() {
+fn failed_download_has_no_end_chunk() {
     let server = server();
     let request = "GET /v1/sandboxes/broken/files/download HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nConnection: close\r\n\r\n";
     let answer = server.raw(request);
@@ -220,7 +220,7 @@ fn a_download_that_fails_is_seen_to_be_cut() {
 }
 
 #[test]
-fn idle_connections_keep_nobody_out() {
+fn idle_connections_do_not_block_others() {
     let server = server();
     let idle: Vec<TcpStream> = (0..600).map(|_| server.connect()).collect();
     let request = format!("{HEALTH}Connection: close\r\n\r\n");
