@@ -1,4 +1,4 @@
-//! What the table says in words: procedures, and looks at the host afterwards.
+//! Procedures of the table, and checks of the host after an attack.
 
 use std::fs;
 use std::io::Read;
@@ -16,13 +16,13 @@ use crate::support::processes::{rerun, unique_sleep, with_argument};
 use crate::support::{is_root, long_tests};
 use crate::{SECRET, local_client, sleep, variable};
 
-/// The process that makes the sandboxes, and what it has.
+/// The process that creates the sandboxes.
 pub(crate) struct Host {
     pub(crate) client: Client,
     pub(crate) home: PathBuf,
     pub(crate) victim: String,
     pub(crate) port: String,
-    /// How much longer than alone anything may take here.
+    /// The factor by which other attacks on the CPU may slow down a row.
     pub(crate) slack: u32,
 }
 
@@ -32,7 +32,7 @@ fn that(holds: bool, what: impl Into<String>) -> Check {
     if holds { Ok(()) } else { Err(what.into()) }
 }
 
-/// What a call answered, as text.
+/// The output of a call, or its error.
 fn said(result: noxrunner::Result<Output>) -> Result<String, String> {
     result
         .map(|out| format!("{}{}", out.stdout(), out.stderr()))
@@ -64,14 +64,14 @@ fn gone_within(argument: &str, time: Duration) -> bool {
     within(time, || with_argument(argument).is_empty())
 }
 
-/// A shell that starts something in the background may be over before that runs.
+/// A shell may exit before its background process runs.
 fn comes_up(argument: &str) -> bool {
     within(Duration::from_secs(60), || {
         !with_argument(argument).is_empty()
     })
 }
 
-/// Rows that are about a sandbox and what happens to it.
+/// Rows of kind `host`, which delete their sandbox themselves.
 pub(crate) fn with_sandbox(
     host: &Host,
     id: &str,
@@ -133,7 +133,7 @@ pub(crate) fn with_sandbox(
     sandbox.delete().map(drop).map_err(|e| e.to_string())
 }
 
-/// What has to hold after a command.
+/// Checks the clauses `host: words` after a command.
 pub(crate) fn after(
     host: &Host,
     id: &str,
@@ -225,7 +225,7 @@ pub(crate) fn after(
     }
 }
 
-/// Rows that are words only.
+/// Rows without a command.
 pub(crate) fn procedure(host: &Host, id: &str) -> Check {
     match id {
         "F01" => links_stay_links(host),
@@ -272,7 +272,7 @@ fn has(bytes: &[u8], text: &str) -> bool {
         .any(|part| part == text.as_bytes())
 }
 
-/// Something that only the host's /etc/passwd has.
+/// A line that only the host's /etc/passwd has.
 fn host_only() -> String {
     let text = fs::read_to_string("/etc/passwd").unwrap_or_default();
     text.lines().next().unwrap_or("root:x:0:0:").to_owned()
@@ -366,7 +366,7 @@ fn odd_names(host: &Host) -> Check {
         &long,
         &deep,
     ] {
-        // Refused or inside; never a panic, never outside.
+        // Refused or confined, without a panic.
         let _ = sandbox.upload([(name, "x")], "/workspace");
     }
     for dir in ["/etc", "/", "/tmp"] {
@@ -517,7 +517,7 @@ fn a_fork_of_the_host(host: &Host) -> Check {
     that(lives, "the fork is gone as well")
 }
 
-/// Makes a sandbox with a process in it, forks, and dies.
+/// Creates a sandbox with a process in it, forks and aborts.
 #[test]
 #[ignore = "run by a procedure, in a process of its own"]
 #[allow(unsafe_code, reason = "a fork without exec is what it is about")]

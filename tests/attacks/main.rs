@@ -34,14 +34,14 @@ fn all_rows() -> Vec<Row> {
     table::rows(include_str!("attacks.md"))
 }
 
-/// With those that can't be run.
+/// The rows for these tiers, and those that need a cgroup.
 fn rows_of(tiers: &str) -> Vec<Row> {
     let mut rows = all_rows();
     rows.retain(|row| row.tier == "C" || tiers.contains(&row.tier));
     rows
 }
 
-/// Whether sandboxes can be had here. Where they must be there, that is no question.
+/// True if sandboxes work here. Panics if they are required and do not.
 fn have_sandboxes() -> bool {
     let Err(e) = Client::local() else { return true };
     assert!(
@@ -52,7 +52,7 @@ fn have_sandboxes() -> bool {
     false
 }
 
-/// One test at a time: the rows must not have more company than they are said to have.
+/// Lets one test run at a time, because its rows expect a certain load.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -97,11 +97,11 @@ fn attack(user: Option<u32>, tiers: &str, at_a_time: u32) {
     }
 }
 
-/// The columns of the table that a tier has to hold.
+/// The values of the column `tier` that apply to an isolation tier.
 const NAMESPACES: &str = "NLA";
 const LANDLOCK: &str = "LA";
 
-/// A copy of this program in a process of its own, with all that must not be found.
+/// The process that creates the sandboxes, with everything that they must not find.
 struct HostProcess {
     dir: tempfile::TempDir,
     user: Option<u32>,
@@ -129,7 +129,7 @@ impl HostProcess {
                 std::os::unix::fs::chown(dir.path().join(path), Some(user), Some(user)).unwrap();
             }
         }
-        // Another run may have left it, or be using it.
+        // Fails if it belongs to another user, whose run wrote the same.
         let _ = fs::write("/tmp/nx_tmp_canary", SECRET);
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = tcp.local_addr().unwrap().port();
@@ -154,10 +154,10 @@ impl HostProcess {
         self.dir.path().join("home")
     }
 
-    /// Runs a test of this program there, one of those that are ignored here.
+    /// A command that runs one of the ignored tests in that process.
     fn command(&self, test: &str) -> Process {
         let home = self.home();
-        // Descriptor 9 is the shell's to give: it is not closed by what it runs.
+        // The shell opens descriptor 9 without close-on-exec, so the program inherits it.
         let script = "exec 9<\"$1\"; shift; exec \"$@\"";
         let mut command = as_user(self.user, Path::new("sh"));
         command
@@ -236,7 +236,7 @@ pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is set by the test that runs this one"))
 }
 
-/// What the other tests run in a process of its own.
+/// Runs the table. The other tests start it in a separate process.
 #[test]
 #[ignore = "run by the other tests, in a process of its own"]
 fn attack_from_here() {
@@ -246,7 +246,7 @@ fn attack_from_here() {
         home: variable("HOME").into(),
         victim: variable("NX_VICTIM"),
         port: variable("NX_PORT"),
-        // One that has a fork bomb for a neighbour gets its turn only when that is over.
+        // Beside a fork bomb, a row may have to wait until the bomb is over.
         slack: if count == 1 { 1 } else { 10 },
     };
     let limits = local_backend().limits(&SandboxSpec::new()).unwrap();
@@ -287,7 +287,7 @@ fn local_backend() -> LocalBackend {
     backend.build().unwrap()
 }
 
-/// What the background processes of the rows sleep for.
+/// The argument of the background sleeps of the rows.
 pub(crate) fn sleep() -> String {
     unique_sleep(434_343)
 }
@@ -296,7 +296,7 @@ fn run(host: &Host, row: &Row) -> Result<(), String> {
     let Some(seconds) = row.seconds else {
         return checks::procedure(host, &row.id);
     };
-    // A minute is for rows that are not about time: they may take longer on a busy machine.
+    // A limit of 60 s is not part of what a row tests. A busy machine may need more.
     let seconds = if seconds == 60 { 180 } else { seconds };
     let text = row
         .command
@@ -329,7 +329,7 @@ fn run(host: &Host, row: &Row) -> Result<(), String> {
             output: format!("{}{}", out.stdout(), out.stderr()),
             millis: millis / u128::from(host.slack),
         },
-        // A sandbox may be lost to an attack, but only where the check says so.
+        // An attack may end its sandbox, but only if the row's check allows it.
         Err(e) => Outcome {
             code: -1,
             output: format!("ERROR {e}"),

@@ -208,7 +208,7 @@ for line in sys.stdin:
 "#;
 
 impl Python {
-    /// None, with a printed reason, where there is no Python that can be given the package.
+    /// Returns `None` and prints the reason if the Python package cannot be installed.
     pub(crate) fn start(url: &str) -> Option<Python> {
         let venv = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
         let python = venv.join("bin/python");

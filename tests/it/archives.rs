@@ -1,8 +1,8 @@
-//! Archives in and out: what goes in, what is refused before it is sent, what is read back.
+//! Uploads and downloads: what is sent, what is refused before, what is read back.
 
-/// One file out of an archive.
+/// Reading one file of a sandbox.
 mod reading;
-/// What goes up.
+/// Uploads.
 mod uploading;
 
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ use tar::EntryType;
 
 use crate::support::long_tests_or_skip;
 
-/// A directory in memory where there is one: many small files are much faster there.
+/// A temporary directory, in memory if possible, where many small files are much faster.
 pub(super) struct Scratch(tempfile::TempDir);
 
 impl Scratch {
@@ -50,7 +50,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Closed directories and very deep trees are too much for TempDir.
+        // TempDir cannot remove unsearchable directories and very deep trees.
         let run = |program: &str, args: &[&str]| {
             let _ = process::Command::new(program)
                 .args(args)
@@ -67,7 +67,7 @@ impl Drop for Scratch {
 
 type Source = Box<dyn Fn() -> Box<dyn Read + Send> + Send + Sync>;
 
-/// Hands out one archive, and keeps what it gets.
+/// A backend that returns one archive and records uploads.
 struct Stub {
     source: Source,
     uploads: Arc<Mutex<Vec<Vec<u8>>>>,
@@ -163,7 +163,7 @@ pub(super) fn fails<T: Debug>(result: Result<T>, kind: ErrorKind, parts: &[&str]
     }
 }
 
-/// None if it does not end in time; whoever waits there is left waiting.
+/// Returns `None` if the call does not end in time. Its thread is abandoned.
 pub(super) fn in_time<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || drop(sender.send(call())));
@@ -178,7 +178,7 @@ pub(super) enum Node {
     Other,
 }
 
-/// All that is below a directory, without following a link.
+/// Everything below a directory. Links are not followed.
 pub(super) fn snapshot(top: &Path) -> BTreeMap<Vec<u8>, Node> {
     let mut found = BTreeMap::new();
     let mut todo = vec![top.to_owned()];
@@ -226,7 +226,7 @@ fn is_root(dir: &Scratch) -> bool {
     fs::metadata(dir.path()).unwrap().uid() == 0
 }
 
-/// Bytes that don't compress.
+/// Incompressible bytes.
 pub(super) fn noise(size: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
@@ -248,7 +248,7 @@ struct Packed {
     content: Vec<u8>,
 }
 
-/// What a recorded upload holds, as another implementation reads it.
+/// The entries of a recorded upload, as GNU tar reads them.
 fn packed(archive: &[u8]) -> Vec<Packed> {
     let mut tar = tar::Archive::new(MultiGzDecoder::new(archive));
     let entries = tar.entries().unwrap().map(|entry| {
@@ -266,7 +266,7 @@ fn packed(archive: &[u8]) -> Vec<Packed> {
     entries.collect()
 }
 
-/// Uploads a directory, downloads it and compares all.
+/// Uploads a directory, downloads it and compares both.
 #[track_caller]
 fn assert_survives(from: &Path) {
     let (sandbox, dir) = local();

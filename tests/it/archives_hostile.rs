@@ -1,6 +1,6 @@
-//! Archives that are cut, damaged or hostile, and the directories they are unpacked into.
+//! Truncated, damaged and hostile archives, and their target directories.
 
-/// Where an archive lands.
+/// The target directory of an archive.
 mod targets;
 
 use std::fs;
@@ -19,7 +19,7 @@ use tar::{EntryType, Header};
 
 use super::archives::{Scratch, chmod, fails, in_time, noise, os, sending, snapshot, streaming};
 
-/// An archive made by hand: a proper library would refuse to write most of these.
+/// An archive built by hand, because a library would refuse to write most of these.
 #[derive(Default)]
 struct Raw(Vec<u8>);
 
@@ -63,7 +63,7 @@ impl Raw {
         self.link(EntryType::Link, name, target)
     }
 
-    /// A record that speaks of the next entry.
+    /// A PAX or GNU record about the next entry.
     fn pax(self, key: &str, value: &[u8]) -> Raw {
         let rest = key.len() + value.len() + 3;
         let length = (rest..).find(|n| n.to_string().len() + rest == *n).unwrap();
@@ -104,7 +104,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A place with neighbours, to see whether they stay as they are.
+/// A target with neighbours that must stay unchanged.
 struct Place {
     dir: Scratch,
     target: PathBuf,
@@ -120,7 +120,7 @@ impl Place {
         Place { dir, target }
     }
 
-    /// Unpacks, and looks whether anything but the target is another than before.
+    /// Unpacks an archive and asserts that only the target changed.
     #[track_caller]
     fn unpack_with(&self, archive: Vec<u8>, extract: &Extract) -> Result<Extraction> {
         let others = || {
@@ -209,7 +209,7 @@ fn gzip_plain_and_multi_member_archives_unpack() {
 
 #[test]
 fn padding_after_the_end_is_ignored() {
-    // `tar --blocking-factor=8192` fills the last record up to 4 MiB.
+    // `tar --blocking-factor=8192` pads the last record to 4 MiB.
     let padded = [some_archive().done(), vec![0; 4 << 20]].concat();
     assert_eq!(Place::new().unpack(padded).unwrap().entries, 4);
 }
@@ -360,7 +360,7 @@ fn links_outside_the_target_are_refused() {
         "a/b/link",
         out,
     );
-    // Each link alone stays inside; one after the other they would not.
+    // Each link stays inside by itself, but together they lead outside.
     let chain = Raw::new().symlink("d/b", "..").symlink("x", "d/b/..");
     assert_refused(chain, "x", out);
     let chain = Raw::new()
@@ -486,7 +486,7 @@ fn file_and_directory_of_the_same_name_are_refused() {
     assert_refused(dir_first, "x", "a directory of the same name");
 }
 
-/// A header that promises more than there is memory for must not be believed.
+/// A header must not make the reader allocate what it promises.
 #[test]
 fn endless_headers_are_refused() {
     for kind in [
@@ -553,7 +553,7 @@ fn limits_count_skipped_entries() {
 fn compression_bomb_is_refused_by_ratio() {
     const SIZE: usize = 300 << 20;
     let bomb = header(EntryType::Regular, "bomb", SIZE as u64, 0o644);
-    // One member after the other is as good an archive, and quickly made.
+    // A sequence of gzip members is a valid archive and fast to build.
     let mut archive = gzip(bomb.as_bytes());
     let member = gzip(&vec![0; 10 << 20]);
     for _ in 0..SIZE / (10 << 20) {

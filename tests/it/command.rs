@@ -1,10 +1,10 @@
-//! The command `noxrc`: what it prints where, and what it exits with.
+//! The command `noxrc`: its output and exit codes.
 
-/// Whether a server keeps the protocol.
+/// `noxrc conformance`.
 mod conformance;
 /// Detached commands.
 mod jobs;
-/// In a real terminal.
+/// Behaviour in a terminal.
 mod terminal;
 
 use std::fs;
@@ -57,7 +57,7 @@ impl User {
         self.run(&all)
     }
 
-    /// With this on its stdin.
+    /// Runs the command with this standard input.
     fn typed(&self, args: &[&str], input: &str) -> Ran {
         let mut command = self.command(args);
         command
@@ -191,7 +191,7 @@ fn exec_passes_on_exit_code_and_output() {
         "b c\n/tmp\n",
         "",
     );
-    // All that follows the id is the command.
+    // Everything after the id belongs to the command.
     expect(
         &user.local(&["exec", "a", "echo", "--env", "-v", "--help"]),
         0,
@@ -514,7 +514,7 @@ fn colour_needs_a_terminal_or_a_flag() {
     assert_eq!(both, "✓ Manager is healthy\n");
 }
 
-/// A server of the command, until it is dropped.
+/// A running `noxrc serve`, which ends when this is dropped.
 struct Serving {
     child: Child,
     url: String,
@@ -541,7 +541,7 @@ impl Serving {
         }
     }
 
-    /// Ends it as a terminal does, and answers with what it has said.
+    /// Interrupts the server as Ctrl-C does, and returns its output.
     fn stop(mut self) -> String {
         interrupt(&self.child);
         let mut text = String::new();

@@ -1,4 +1,4 @@
-//! What every backend must do, asked through `Client` alone.
+//! What every backend must do, checked through `Client`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,9 +14,9 @@ use crate::support::{in_parallel, local_backend, v1_server};
 
 type Check = fn(&Client);
 
-/// One name per rule of the protocol, so that a failure says which.
+/// One name per rule, printed so that a failure shows which rule it is.
 const CHECKS: &[(&str, Check)] = &[
-    // It waits longest, so it starts first.
+    // This check waits longest, so it starts first.
     ("touch and TTL", ttl),
     ("health", health),
     ("create is idempotent and keeps what is there", create_twice),
@@ -103,7 +103,7 @@ fn download_can_be_piped_into_upload() {
         .flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes())
         .collect();
     from.write("f", &noise).unwrap();
-    // Straight from one connection to another, on one thread.
+    // Directly from one connection to the other, on one thread.
     let backend = client.backend();
     let id = |sandbox: &Sandbox| noxrunner::SessionId::new(sandbox.id()).unwrap();
     let mut archive = backend.download(&id(&from), "/workspace").unwrap();
@@ -195,7 +195,7 @@ fn ttl(client: &Client) {
     let spec = || SandboxSpec::new().ttl(Duration::from_secs(2));
     let sandbox = client.create("ttl", spec()).unwrap();
     let untouched = client.create("ttl untouched", spec()).unwrap();
-    // Neither a sleep nor a clock here: a busy machine may stop this thread for a while.
+    // No fixed sleeps: a busy machine may stop this thread for a while.
     wait_for("the untouched sandbox expires", || {
         sandbox.touch().unwrap();
         untouched
@@ -212,7 +212,7 @@ fn ttl(client: &Client) {
     std::thread::sleep(Duration::from_millis(1000));
     assert!(sandbox.touch().unwrap_err().is_not_found());
     assert!(!sandbox.delete().unwrap());
-    // The id is free again, with nothing of before.
+    // The id can be used again, and its old files are gone.
     let again = fresh(client, "ttl");
     assert!(!again.exists("f").unwrap());
 }
@@ -420,7 +420,7 @@ fn paths(client: &Client) {
     for dest in ["/etc/nx", "/", "", "a\0b"] {
         assert!(sandbox.upload([("nx", "x")], dest).is_err(), "{dest}");
     }
-    // Through a link a file lands in the sandbox, or nowhere.
+    // A link must not lead an upload out of the sandbox.
     let _ = sandbox.upload([("nx_canary", "x")], "/workspace/root/tmp");
     let _ = sandbox.upload([("nx_canary", "x")], "/workspace/etc");
     let _ = sandbox.write("etc/nx_canary", "x");
@@ -436,7 +436,7 @@ fn paths(client: &Client) {
             "{name}"
         );
     }
-    // A working directory is refused, or one of the sandbox's own.
+    // A workdir outside is refused or is a directory of the sandbox.
     let of_host = std::fs::read_to_string("/etc/passwd").unwrap();
     for workdir in ["/workspace/../etc", "/workspace/etc", "/etc", "/"] {
         let look = Command::shell("cat passwd etc/passwd 2>/dev/null").workdir(workdir);

@@ -1,4 +1,4 @@
-//! That every public item has an example.
+//! Every public item has an example.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        // The command and the holder are programs.
+        // The command and the holder are programs without a public API.
         let is_program = path.ends_with("src/bin") || path.ends_with("local/holder");
         if path.is_dir() && !is_program {
             sources(&path, found);
@@ -16,7 +16,7 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// What is public can be reached: the compiler warns of what can't.
+/// The compiler warns about public items that cannot be reached.
 fn is_public(line: &str) -> bool {
     let item = line.trim_start().strip_prefix("pub ");
     let kinds = ["fn ", "const ", "struct ", "enum ", "trait "];
@@ -42,7 +42,7 @@ fn every_public_item_has_an_example() {
                     bare.push(format!("{}: {start}", path.display()));
                 }
             }
-            // Docs and attributes belong to what follows them.
+            // Docs and attributes belong to the next item.
             let continues = start.starts_with("///") || start.starts_with("#[");
             has_example = continues && (has_example || start.starts_with("/// ```"));
         }

@@ -1,4 +1,4 @@
-//! The examples, as they are run by hand.
+//! The programs in `examples`.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -10,7 +10,7 @@ use crate::server::Running;
 use crate::support::altered::Altered;
 use crate::support::local_backend;
 
-/// None, with a printed reason, where it was not built: `cargo test` alone builds them.
+/// Returns `None` and prints the reason if the example was not built, as with `--test it`.
 fn example(name: &str) -> Option<Command> {
     let this = std::env::current_exe().unwrap();
     let target = this.parent().unwrap().parent().unwrap();
@@ -30,7 +30,7 @@ fn text(out: &Output) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
-/// What the table says of each.
+/// The rows of the printed table.
 fn verdicts(table: &str) -> Vec<(&str, &str, &str)> {
     let rows = table.lines().skip(1).filter_map(|line| {
         let (name, rest) = line.split_once(' ')?;

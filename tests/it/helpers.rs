@@ -1,4 +1,4 @@
-//! What makes v1's calls handier: standard input, source code, lists of directories.
+//! Standard input, source code and directory listings, on every kind of backend.
 
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -59,7 +59,7 @@ fn stdin(sandbox: &Sandbox) {
         assert!(out.unwrap().success());
         assert!(sandbox.read("got").unwrap() == bytes);
     }
-    // It keeps all that it was given beside.
+    // Arguments, environment and workdir still apply.
     sandbox.exec(["mkdir", "a dir"]).unwrap();
     let command = Command::shell("read -r x; echo \"$x $K $0 $1\"; pwd; exit 3");
     let command = command.arg("it's").arg("{file} $x").env("K", "a b");
@@ -103,7 +103,7 @@ fn code(sandbox: &Sandbox) {
         let program = language.file_name().to_owned();
         let out = sandbox.run_code(language, source).unwrap();
         match out.exit_code() {
-            // Not there, as with busybox.
+            // The interpreter is not installed, for example beside busybox.
             127 => println!("helpers: nothing runs {program} here"),
             code => assert_eq!((code, &*out.stdout()), (0, "42\n"), "{}", out.stderr()),
         }
@@ -121,7 +121,7 @@ fn code(sandbox: &Sandbox) {
 }
 
 fn long_code(sandbox: &Sandbox) {
-    // Much more than an argument can be.
+    // Longer than the kernel's limit for one argument.
     let mut source = "# a line of a comment\n".repeat(50_000);
     source.push_str("echo end\n");
     assert!(source.len() > 1_000_000);
@@ -158,7 +158,7 @@ fn failures(sandbox: &Sandbox) {
         assert!(error.is_not_found(), "{error:?}");
         assert!(error.to_string().contains("missing"), "{error}");
     }
-    // Its own 126 is its own.
+    // An exit code of 126 from the command itself is passed on.
     let out = sandbox.exec(Command::shell("echo x >&2; exit 126").stdin("x"));
     assert_eq!(out.unwrap().exit_code(), 126);
     let slow = Command::code(Language::SH, "echo begun; sleep 100");
@@ -173,7 +173,7 @@ fn failures(sandbox: &Sandbox) {
     assert_eq!(error.kind(), ErrorKind::Io);
 }
 
-/// Names that a wrapper could use itself, or that a shell changes or drops.
+/// Names that the wrapper script could use itself, or that a shell changes or drops.
 fn variables(sandbox: &Sandbox) {
     let names = [
         "file", "dir", "count", "at", "arg", "mark", "workdir", "stat", "IFS", "CDPATH", "ENV",
@@ -207,7 +207,7 @@ fn variables(sandbox: &Sandbox) {
     wanted(&out.stdout());
     let source = |line: &str| line.starts_with("SOURCE=/") && line.ends_with("/x");
     assert!(out.stdout().lines().any(source), "{}", out.stdout());
-    // Its own PATH is not that of what starts it.
+    // The command's PATH does not apply to the wrapper script.
     let nowhere = Command::new("no-such-program").env("PATH", "/nowhere");
     let out = sandbox.exec(nowhere.clone().stdin("x")).unwrap();
     assert_eq!(out.exit_code(), 127, "{}", out.stderr());
@@ -277,7 +277,7 @@ fn list(sandbox: &Sandbox) {
 }
 
 fn long_list(sandbox: &Sandbox) {
-    // More than one answer can hold.
+    // More than fits into the output of one exec.
     let names = "n=0; while [ $n -lt 7000 ]; do : >$n-$LONG; n=$((n + 1)); done";
     let names = Command::shell(names).env("LONG", "x".repeat(200));
     sandbox.exec(names).unwrap().check().unwrap();

@@ -1,14 +1,14 @@
-//! Networks and servers that fail in every phase.
+//! Network and server failures in every phase of a call.
 
-/// Kept connections, and servers that let go of them.
+/// The connection pool, and servers that close idle connections.
 mod connections;
-/// Proxies, and other ways to a server.
+/// Proxies and IPv6.
 pub(crate) mod proxies;
-/// Waiting for a sandbox.
+/// `wait_until_ready`.
 mod readiness;
-/// What is sent again, and what never.
+/// Which calls are retried, and when.
 mod retries;
-/// Bodies that stall, drip or break off.
+/// Request and response bodies that stall, trickle or break off.
 mod transfers;
 
 use std::collections::HashMap;
@@ -23,12 +23,12 @@ use noxrunner::{Cancel, Client, ClientBuilder, Command, Error, ErrorKind, Retry,
 
 use crate::support::scripted::{Conn, EXEC_OK, Request, Scripted};
 
-/// How a server breaks off an answer.
+/// Breaks off a response.
 type Breaker = fn(Conn);
 
 const SHORT: Duration = Duration::from_millis(300);
 
-/// Far more than any call here needs, and less than what a call that hangs would take.
+/// Much more than any call here needs, and less than a hanging call would take.
 const SOON: Duration = Duration::from_secs(5);
 
 fn builder(server: &Scripted) -> ClientBuilder {
@@ -39,7 +39,7 @@ fn sandbox(builder: ClientBuilder) -> Sandbox {
     builder.build().unwrap().sandbox("s").unwrap()
 }
 
-/// The error of a call that must not take long.
+/// The error of a call that must fail soon.
 #[track_caller]
 fn soon<T>(call: impl FnOnce() -> noxrunner::Result<T>) -> Error {
     let start = Instant::now();
@@ -49,7 +49,7 @@ fn soon<T>(call: impl FnOnce() -> noxrunner::Result<T>) -> Error {
     error
 }
 
-/// Runs exec on a server that does not answer, and cancels it from another thread.
+/// Runs exec on a silent server and cancels it from another thread.
 #[track_caller]
 fn cancelled_exec(sandbox: &Sandbox) -> Error {
     let cancel = Cancel::new();
@@ -64,7 +64,7 @@ fn cancelled_exec(sandbox: &Sandbox) -> Error {
     error
 }
 
-/// Checks all of them at the same time, since they are mostly waiting.
+/// Runs a check for all items at the same time, because it mostly waits.
 fn at_once<T: Send>(all: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {
     let check = &check;
     thread::scope(|scope| {
@@ -74,19 +74,19 @@ fn at_once<T: Send>(all: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) 
     });
 }
 
-/// How often a path with this ending was asked for.
+/// The number of requests whose path ends with this.
 fn count(server: &Scripted, ending: &str) -> usize {
     let requests = server.requests();
     requests.iter().filter(|r| r.path.ends_with(ending)).count()
 }
 
-/// A port that nobody listens on: it was free a moment ago.
+/// A port that was free a moment ago.
 fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
 
-/// Bytes that no compression makes smaller.
+/// Incompressible bytes.
 fn noise(count: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut bytes = Vec::with_capacity(count + 8);
@@ -140,7 +140,7 @@ fn retry_reaches_server_that_starts_late() {
         )
         .unwrap();
     });
-    // Nothing was sent by the tries that failed, so that exec may be tried again, too.
+    // The failed attempts sent nothing, so that even exec may be retried.
     assert_eq!(sandbox.exec(["true"]).unwrap().stdout(), "hi\n");
     server.join().unwrap();
 }
@@ -154,7 +154,7 @@ fn unknown_host_is_a_connect_error() {
             .connect_timeout(Duration::from_secs(4)),
     );
     let (touch, exec) = (soon(|| sandbox.touch()), soon(|| sandbox.exec(["true"])));
-    // A resolver without a network may take all of its time.
+    // Without a network, the resolver may use up its timeout.
     assert!(
         matches!(touch.kind(), ErrorKind::Connect | ErrorKind::Timeout),
         "{touch}"
@@ -168,7 +168,7 @@ fn unknown_host_is_a_connect_error() {
     }
 }
 
-/// Servers that fall silent, by how far they get.
+/// Servers that fall silent, each after another part of the response.
 fn silent_servers() -> Vec<(&'static str, Scripted)> {
     let silent_after = |answer: &'static str| {
         Scripted::start(move |mut conn| {
@@ -202,7 +202,7 @@ fn silent_server_ends_at_timeout() {
         let error = soon(|| sandbox.touch());
         assert_eq!(error.kind(), ErrorKind::Timeout, "{what}: {error}");
         assert!(error.is_timeout());
-        // The time was for all tries.
+        // The timeout covers all attempts.
         assert_eq!(server.requests().len(), 1, "{what}");
     });
 }
@@ -255,7 +255,7 @@ fn client_works_after_cancelled_exec() {
     });
     soon(|| sandbox.exec(Command::new("silent").cancel_on(&cancel)));
     canceller.join().unwrap();
-    // Neither the cancellation nor the connection is left over.
+    // Neither the cancellation nor the connection affects later calls.
     for _ in 0..3 {
         sandbox.exec(["after"]).unwrap();
     }
@@ -271,7 +271,7 @@ fn cancel_after_response_has_no_effect() {
         .unwrap();
     cancel.cancel();
     sandbox.exec(["second"]).unwrap();
-    // The idle connection was not shut down by it.
+    // The cancellation did not shut down the idle connection.
     assert_eq!(server.connections(), 1);
 }
 
@@ -287,7 +287,7 @@ fn exec_may_exceed_the_client_timeout() {
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 }
 
-/// A port whose queue of connections is full and stays so.
+/// A port whose accept queue is full.
 struct FullQueue {
     port: u16,
     _listener: TcpListener,
@@ -339,14 +339,14 @@ fn full_backlog_ends_at_connect_timeout() {
         error.to_string().contains(&full.port.to_string()),
         "{error}"
     );
-    // Nothing was sent, and exec knows it.
+    // Nothing was sent, so the outcome is known.
     let error = soon(|| sandbox.exec(["true"]));
     assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
 }
 
 #[test]
 fn unaccepted_connection_ends_at_timeout() {
-    // The kernel takes the connection and the request, the server does not.
+    // The kernel accepts the connection and the request, but the server does not.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let sandbox = sandbox(Client::builder(url).timeout(SHORT));

@@ -1,8 +1,8 @@
-//! What goes over the wire.
+//! Requests on the wire.
 
-/// What answers say, and what is made of it.
+/// How responses are interpreted.
 mod answers;
-/// What is logged and shown, and what never.
+/// What logs and errors show, and what they never show.
 mod secrets;
 
 use std::cell::RefCell;
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::support::scripted::{CREATE_OK, EXEC_OK, Request, Scripted};
 
-/// A sandbox on this server whose calls are sent once, so that every answer is seen as it is.
+/// A sandbox on this server, without retries.
 fn sandbox(server: &Scripted) -> Sandbox {
     once(server).build().unwrap().sandbox("s").unwrap()
 }
@@ -29,7 +29,7 @@ fn once(server: &Scripted) -> ClientBuilder {
     Client::builder(server.url()).retry(Retry::none())
 }
 
-/// The one request that was made.
+/// The only request that was made.
 fn only(server: &Scripted) -> Request {
     let mut requests = server.requests();
     assert_eq!(requests.len(), 1, "{requests:?}");
@@ -51,7 +51,7 @@ thread_local! {
     static RECORDS: RefCell<Option<Vec<Record>>> = const { RefCell::new(None) };
 }
 
-/// Keeps the records of those threads that asked for it; other tests run at the same time.
+/// Records the log of the threads that ask for it, because other tests run at the same time.
 struct Capture;
 
 impl log::Log for Capture {
@@ -63,7 +63,7 @@ impl log::Log for Capture {
         if !self.enabled(record.metadata()) {
             return;
         }
-        // Formatted before the cell is borrowed: an argument's own words may be logged too.
+        // Formatted before the cell is borrowed, because formatting an argument may log, too.
         let record = Record {
             level: record.level(),
             target: record.target().to_owned(),
@@ -75,7 +75,7 @@ impl log::Log for Capture {
     fn flush(&self) {}
 }
 
-/// What `call` logs on this thread, at every level and by every crate.
+/// The records that `call` logs on this thread, at every level and from every crate.
 fn logged(call: impl FnOnce()) -> Vec<Record> {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
@@ -128,7 +128,7 @@ fn touch_is_a_post_with_empty_body() {
 fn touch_accepts_any_response_body() {
     for (status, body) in [(200, ""), (200, "touched"), (200, "{\"a\":1}"), (204, "")] {
         let server = Scripted::each_request(move |_, conn| match status {
-            // It has no length, and must not be waited for.
+            // The body has no length, and the call must not wait for its end.
             204 => conn.write("HTTP/1.1 204 No Content\r\n\r\n"),
             _ => conn.answer(status, body),
         });
@@ -180,7 +180,7 @@ fn create_omits_unset_fields() {
     let server = Scripted::always(200, CREATE_OK);
     let client = Client::new(server.url()).unwrap();
     client.create("demo", SandboxSpec::new()).unwrap();
-    // Not null: absent.
+    // Absent, not null.
     assert_eq!(body_json(&only(&server)), json!({"ttlSeconds": 900}));
 }
 
@@ -224,7 +224,7 @@ fn exec_sends_workdir_env_and_timeout() {
         .workdir("src/a b")
         .env("A", "1=2")
         .env("B", "")
-        // Less than a second must not become none.
+        // A fraction of a second must not become zero.
         .timeout(Duration::from_millis(200));
     sandbox(&server).exec(command).unwrap();
     assert_eq!(
@@ -265,7 +265,7 @@ fn upload_is_a_post_of_a_gzip_archive() {
         Some(request.body.len().to_string().as_str())
     );
     assert_eq!(request.header("transfer-encoding"), None);
-    // It is the archive that is compressed, not the transfer of it.
+    // The archive is compressed, not the transfer.
     assert_eq!(request.header("content-encoding"), None);
     assert_eq!(request.body[..2], [0x1f, 0x8b]);
 
@@ -285,7 +285,7 @@ fn upload_is_a_post_of_a_gzip_archive() {
 #[test]
 fn large_upload_has_a_content_length() {
     let server = Scripted::always(200, "");
-    // Larger than what is kept in memory, so it comes out of a file.
+    // Too large for memory, so it is sent from a temporary file.
     let bytes = noise(3 * 1024 * 1024);
     sandbox(&server).write("f", &bytes[..]).unwrap();
     let request = only(&server);
@@ -297,7 +297,7 @@ fn large_upload_has_a_content_length() {
     );
 }
 
-/// Bytes that no compression makes smaller.
+/// Incompressible bytes.
 fn noise(count: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut next = || {
@@ -314,7 +314,7 @@ fn download_returns_bytes_unchanged() {
     let archive = b"\x1f\x8b not really an archive".to_vec();
     let body = archive.clone();
     let server = Scripted::each_request(move |_, conn| {
-        // The label some servers put on a tar.gz: it is the archive's, and stays.
+        // Some servers label a tar.gz like this. The archive must not be decompressed.
         conn.answer_with(
             200,
             &[
@@ -341,7 +341,7 @@ fn download_returns_bytes_unchanged() {
             format!("/v1/sandboxes/s/files/download?{wanted}")
         );
         assert_eq!(request.header("content-length"), None);
-        // Nobody is to compress the archive once more on the way.
+        // Proxies must not compress the archive again.
         assert!(
             request
                 .header("accept-encoding")
@@ -465,7 +465,7 @@ fn invalid_header_error_hides_the_value() {
     for (name, value) in [
         ("X Team", "s3cret"),
         ("X-Team", "s3cret\r\nEvil: 1"),
-        // As curl takes it.
+        // The syntax that curl accepts.
         ("X-Team: s3cret", ""),
         ("Content-Length", "s3cret"),
     ] {

@@ -1,4 +1,4 @@
-//! https with a private CA.
+//! HTTPS with a private CA.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,10 +17,10 @@ use crate::support::scripted::{EXEC_OK, Scripted};
 
 const SHORT: Duration = Duration::from_millis(300);
 
-/// Far more than any call here needs, and less than what a call that hangs would take.
+/// Much more than any call here needs, and less than a hanging call would take.
 const SOON: Duration = Duration::from_secs(5);
 
-/// A certificate authority that nobody knows.
+/// A private certificate authority.
 struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -39,7 +39,7 @@ impl Ca {
         }
     }
 
-    /// What a server with a certificate for these names is set up with.
+    /// The configuration of a server with a certificate for these names.
     fn server(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> ServerConfig {
         let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
@@ -59,20 +59,20 @@ impl Ca {
 
 type Stream = StreamOwned<ServerConnection, TcpStream>;
 
-/// A TLS server that gives each request, as its first line, to a handler.
+/// A TLS server that calls a handler with the first line of each request.
 struct TlsServer {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
-/// What is to become of a connection after an answer.
+/// What the server does with the connection after a response.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
     Keep,
-    /// Says that nothing will follow.
+    /// Sends a close_notify alert and closes.
     CloseProperly,
-    /// Just goes, as one who cuts the line would.
+    /// Closes without a close_notify alert, as an attacker on the network could.
     Vanish,
     StaySilent,
 }
@@ -93,7 +93,7 @@ impl TlsServer {
             Arc::clone(&server.requests),
         );
         let (config, handler) = (Arc::new(config), Arc::new(handler));
-        // It ends with the process.
+        // The thread ends with the process.
         thread::spawn(move || {
             for tcp in listener.incoming() {
                 connections.fetch_add(1, Ordering::SeqCst);
@@ -106,7 +106,7 @@ impl TlsServer {
         server
     }
 
-    /// Answers every call as a healthy server would.
+    /// Answers every call like a healthy server.
     fn obedient(config: ServerConfig) -> TlsServer {
         TlsServer::start(config, |line, stream| {
             let body = if line.contains("/exec") {
@@ -134,7 +134,7 @@ impl TlsServer {
 
 fn answer(stream: &mut Stream, body: &str) {
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-    // Errors are the client's business.
+    // The client may have disconnected on purpose.
     let _ = stream.write_all(format!("{head}{body}").as_bytes());
 }
 
@@ -146,7 +146,7 @@ fn serve(
     loop {
         let mut line = String::new();
         {
-            // One request at a time, so that nothing of a next one is lost in the buffer.
+            // One request at a time: a buffered reader must not swallow part of the next one.
             let mut reader = BufReader::new(&mut stream);
             if reader.read_line(&mut line).unwrap_or(0) == 0 {
                 return;
@@ -194,7 +194,7 @@ fn sandbox(builder: ClientBuilder) -> Sandbox {
     builder.build().unwrap().sandbox("s").unwrap()
 }
 
-/// The error of a call that must not take long.
+/// The error of a call that must fail soon.
 #[track_caller]
 fn soon<T>(call: impl FnOnce() -> noxrunner::Result<T>) -> Error {
     let start = Instant::now();
@@ -219,7 +219,7 @@ fn private_ca_is_trusted_by_name_and_address() {
             assert_eq!(sandbox.exec(["true"]).unwrap().stdout(), "hi\n");
             sandbox.write("f", "x").unwrap();
         }
-        // All calls of a client go over one connection.
+        // All calls of a client share one connection.
         assert_eq!(server.connections(), at + 1, "{host}");
     }
 }
@@ -250,7 +250,7 @@ fn paused_upload_over_tls_continues() {
     let server = TlsServer::obedient(ca.server(&["localhost"], |_| {}));
     let client = Client::builder(server.url("localhost")).ca_pem(&*ca.pem);
     let sandbox = client.build().unwrap().sandbox("slow").unwrap();
-    // More than the buffers on the way hold. What waits to be read meanwhile are session tickets.
+    // More than the buffers hold. Meanwhile only session tickets wait to be read.
     let archive = vec![7; 24 << 20];
     sandbox.upload_archive(&*archive, "/workspace").unwrap();
     assert_eq!(server.requests(), 1);
@@ -262,7 +262,7 @@ fn unknown_ca_is_a_connect_error() {
     let server = TlsServer::obedient(ca.server(&["localhost"], |_| {}));
     let url = server.url("localhost");
     let builders = [
-        // Trusts the public roots, or what the system trusts.
+        // A client that trusts the public roots or the system's.
         Client::builder(&url),
         Client::builder(&url).ca_pem(&*other.pem),
     ];
@@ -271,7 +271,7 @@ fn unknown_ca_is_a_connect_error() {
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
         assert!(error.to_string().contains("certificate"), "{error}");
         assert!(error.to_string().contains("localhost"), "{error}");
-        // Another try would fail the same way.
+        // A retry would fail the same way.
         assert_eq!(server.connections(), at + 1);
     }
     assert_eq!(server.requests(), 0);
@@ -321,7 +321,7 @@ fn malformed_pem_is_refused_at_build() {
 
 #[test]
 fn malformed_der_is_never_trusted() {
-    // PEM all right, and what is in it is not.
+    // The PEM encoding is valid, its content is not.
     let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let ca = Ca::new();
     let server = TlsServer::obedient(ca.server(&["localhost"], |_| {}));
@@ -359,7 +359,7 @@ fn tls_server_behind_http_url_is_a_protocol_error() {
     let url = server.url("localhost").replace("https://", "http://");
     let client = Client::builder(url).build().unwrap();
     let error = soon(|| client.health());
-    // It answers with an alert, or closes.
+    // The server answers with an alert or closes.
     assert!(
         matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Connect),
         "{error}"
@@ -369,7 +369,7 @@ fn tls_server_behind_http_url_is_a_protocol_error() {
 
 #[test]
 fn silent_handshake_ends_at_connect_timeout() {
-    // The kernel takes the connection, and nobody answers the hello.
+    // The kernel accepts the connection, but no one answers the ClientHello.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
     let sandbox = sandbox(
@@ -378,7 +378,7 @@ fn silent_handshake_ends_at_connect_timeout() {
             .connect_timeout(SHORT),
     );
     let error = soon(|| sandbox.exec(["true"]));
-    // Nothing of the command was sent.
+    // No part of the command was sent.
     assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
     assert!(!error.to_string().contains("may have run"), "{error}");
     let error = soon(|| sandbox.touch());
@@ -388,7 +388,7 @@ fn silent_handshake_ends_at_connect_timeout() {
 #[test]
 fn slow_handshake_ends_at_connect_timeout() {
     let server = Scripted::start(|mut conn| {
-        // The head of a handshake record that would be long.
+        // The header of a long handshake record.
         conn.write([0x16, 3, 3, 0x20, 0]);
         while conn.stream().write_all(&[2]).is_ok() {
             thread::sleep(Duration::from_millis(50));
@@ -433,7 +433,7 @@ fn unanswered_exec_over_tls_is_not_retried() {
         let error = soon(|| sandbox.exec(["true"]));
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
         assert_eq!(server.requests(), 1);
-        // Touch may be done twice.
+        // Touch is idempotent.
         let error = soon(|| sandbox.touch());
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
         assert_eq!(server.requests(), 1 + 3);
@@ -451,7 +451,7 @@ fn calls_survive_close_of_idle_tls_connections() {
         let sandbox = sandbox(Client::builder(server.url("localhost")).ca_pem(&*ca.pem));
         for _ in 0..20 {
             sandbox.exec(["true"]).unwrap();
-            // Time for the close to arrive, so that the next call sees it.
+            // Time for the close to arrive before the next call.
             thread::sleep(Duration::from_millis(50));
         }
         assert_eq!((server.connections(), server.requests()), (20, 20));
@@ -460,7 +460,7 @@ fn calls_survive_close_of_idle_tls_connections() {
 
 #[test]
 fn truncated_tls_download_is_an_error() {
-    // It has no length: only the proper end of TLS tells a whole one from a cut one.
+    // Without a length, only close_notify distinguishes a complete body from a truncated one.
     for (then, whole) in [(Then::CloseProperly, true), (Then::Vanish, false)] {
         let ca = Ca::new();
         let server = TlsServer::start(ca.server(&["localhost"], |_| {}), move |_, stream| {

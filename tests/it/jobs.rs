@@ -247,7 +247,7 @@ fn lost(sandbox: &Sandbox) {
         assert!(error.to_string().contains("keeper was killed"), "{error}");
     }
     assert_eq!(sandbox.jobs().unwrap()[0].state(), JobState::Lost);
-    // What it kept is still there, and can be ended.
+    // The command still runs and can be killed.
     let pid = format!(".noxrunner/jobs/{}/pid", job.id());
     let runs = Command::shell(format!("read -r pid rest <{pid}; kill -0 $pid"));
     assert!(sandbox.exec(runs.clone()).unwrap().success());
@@ -320,14 +320,14 @@ fn minimal_backend_runs_jobs() {
     };
     let spec = SandboxSpec::new().ttl(Duration::from_secs(60));
     let sandbox = server.client().create("jobs", spec).unwrap();
-    // Also where nobody knows the TTL, and touch is not there.
+    // Works without a known TTL and without touch.
     let sandbox = server.client().sandbox(sandbox.id()).unwrap();
     let job = shell(&sandbox, "echo one; sleep 1; exit 3");
     assert_eq!(stdout(&job), b"one\n");
     assert_eq!(job.wait().unwrap().exit_code(), 3);
 }
 
-/// A client of plain processes, whose execs go through this.
+/// A client for local processes whose execs go through this function.
 fn altered<F>(exec: F) -> (Client, tempfile::TempDir)
 where
     F: Fn(&LocalBackend, &SessionId, &Command) -> noxrunner::Result<Output> + Send + Sync + 'static,
@@ -341,7 +341,7 @@ fn output_length() -> u32 {
     if long_tests() { 2_200_004 } else { 200_004 }
 }
 
-/// With no more than so many bytes of an output.
+/// A client whose output is capped at this many bytes.
 fn capped(cap: usize) -> (Client, tempfile::TempDir) {
     altered(move |backend, id, command| {
         let out = backend.exec(id, command)?;
@@ -391,7 +391,7 @@ fn permanent_backend_error_ends_wait() {
     assert!(error.is_not_found(), "{error}");
 }
 
-/// It asks 40 times a minute at most, which is the first one: later ones are quieter.
+/// Polling slows down to one call in two seconds.
 #[test]
 fn idle_wait_polls_rarely() {
     let calls = Arc::new(AtomicU64::new(0));
@@ -405,7 +405,7 @@ fn idle_wait_polls_rarely() {
     let before = calls.load(Ordering::SeqCst);
     assert_eq!(job.wait_timeout(Duration::from_secs(10)).unwrap(), None);
     let asked = calls.load(Ordering::SeqCst) - before;
-    // The pauses grow from 50 ms to 2 s: 9 looks in the first 3.4 s, then one in 2 s.
+    // The pauses grow from 50 ms to 2 s: 9 polls in the first 3.4 s, then one every 2 s.
     assert!((8..=17).contains(&asked), "{asked} in 10 s");
     job.kill().unwrap();
 }
@@ -415,7 +415,7 @@ fn output_cut_in_the_middle_is_detected() {
     let (client, _dir) = altered(|backend, id, command| {
         let out = backend.exec(id, command)?;
         let kept = out.stdout_bytes();
-        // As some keep the beginning and the end.
+        // Some servers keep the beginning and the end of long output.
         let kept = match kept.len() {
             0..40_000 => kept.to_vec(),
             length => [&kept[..20_001], &kept[length - 15_003..]].concat(),
@@ -453,7 +453,7 @@ fn unconfirmed_job_is_found_or_killed() {
         let calls = AtomicU64::new(0);
         let (client, _dir) = altered(move |backend, id, command| {
             let call = calls.fetch_add(1, Ordering::SeqCst);
-            // Its start, and where it is to be lost the looks after that.
+            // The start fails, and if the job is to be lost, the polls after it, too.
             let out = backend.exec(id, command)?;
             match (call, keeps) {
                 (1, _) => Err(Error::new(

@@ -1,4 +1,4 @@
-//! Leases, in each place: they last, end, and say when they are lost.
+//! Leases, on every kind of backend.
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use crate::support::scripted::{CREATE_OK, Scripted};
 
 in_each_place!(run_all);
 
-/// At the same time: most of it is waiting.
+/// At the same time, because the checks mostly wait.
 fn run_all(client: &Client) {
     std::thread::scope(|scope| {
         for check in [
@@ -153,7 +153,7 @@ fn lease_is_lost_after_a_ttl_of_failed_touches() {
         .iter()
         .filter(|r| r.path.ends_with("/touch"))
         .count();
-    // At once, after a third of the TTL, and then every twelfth of it, or a little less.
+    // One touch at once, one after a third of the TTL, then one every twelfth.
     assert!((3..=12).contains(&touches), "{touches}");
     let error = lease.close().unwrap_err();
     assert!(
@@ -175,7 +175,7 @@ fn drop_on_silent_server_takes_at_most_two_calls() {
     let builder = Client::builder(server.url()).timeout(Duration::from_secs(1));
     let client = builder.retry(Retry::none()).build().unwrap();
     let lease = client.lease_with(short()).unwrap();
-    // A touch is under way.
+    // By now a touch is in flight.
     std::thread::sleep(Duration::from_millis(900));
     let started = Instant::now();
     drop(lease);
@@ -220,7 +220,7 @@ fn recreated_sandbox_is_a_lost_lease() {
 
 #[test]
 fn create_sent_once_is_deleted_after_failed_retries() {
-    // The first try is received and gets no answer; then nobody listens for a while.
+    // The first attempt is received but not answered. Later ones are refused.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let seen = std::thread::spawn(move || {

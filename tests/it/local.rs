@@ -1,4 +1,4 @@
-//! Plain processes on this machine: the store and the runner.
+//! Local sandboxes without isolation: state directory and processes.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -393,7 +393,7 @@ fn concurrent_creates_and_deletes_are_independent() {
     let tree = "for a in 1 2 3 4 5; do for b in 1 2 3 4 5 6; do mkdir -p $a/$b/c; : > $a/$b/c/f; done; done";
     std::thread::scope(|scope| {
         for n in 0..4 {
-            // Each with a backend of its own, as other processes have.
+            // A backend for each thread, as if they were processes.
             let client = Client::with_backend(open(&state).unwrap());
             scope.spawn(move || {
                 for _ in 0..10 {

@@ -1,11 +1,11 @@
-//! The kinds of backend that what is built from v1's calls has to work on, each as a test of its own.
+//! The kinds of backend that jobs, leases and the other helpers must work on.
 
 use noxrunner::{Client, Isolation, LocalBackend};
 
 use crate::support::local_backend;
 use crate::support::plain_server::{PlainServer, busybox};
 
-/// One test for each place, all of them of `$check: fn(&Client)`.
+/// Defines one test per kind of backend, each of which calls `$check: fn(&Client)`.
 macro_rules! in_each_place {
     ($check:path) => {
         #[test]

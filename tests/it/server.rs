@@ -1,8 +1,8 @@
-//! Our own server: the contract through it, its answers, and who is let in.
+//! This crate's server: contract, responses and authentication.
 
-/// The Python client, as it is published.
+/// The published Python client.
 mod python;
-/// Clients that are slow, rude or gone.
+/// Slow, malicious and disconnected clients.
 mod robustness;
 
 use std::io::{Read, Write};
@@ -68,7 +68,7 @@ impl Running {
         stream
     }
 
-    /// One request on a connection of its own, with the token; its status, head and body.
+    /// Sends one request, with the token, on a new connection.
     fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
         let token = self.token.as_ref();
         let token = token.map_or(String::new(), |t| format!("Authorization: Bearer {t}\r\n"));
@@ -104,7 +104,7 @@ struct Answer {
     body: String,
 }
 
-/// Up to the end of the connection. Status 0 if there was no answer.
+/// Reads to the end of the connection. The status is 0 if there was no response.
 fn read_answer(stream: &mut TcpStream) -> Answer {
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes);
@@ -150,7 +150,7 @@ fn contract_holds_through_a_gateway() {
     contract::run_all(&gateway.client());
 }
 
-/// A port that leads to a Unix socket.
+/// Forwards a local port to a Unix socket.
 fn forward(path: &Path) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -175,12 +175,12 @@ fn forward(path: &Path) -> SocketAddr {
     addr
 }
 
-/// What a test says of it, for each call.
+/// A backend whose behaviour depends on the session id.
 #[derive(Default)]
 struct Fake {
     running: AtomicUsize,
     cancelled: Arc<AtomicBool>,
-    /// Until a client takes no more of it.
+    /// Set when an endless download has ended.
     endless_ended: Arc<AtomicBool>,
 }
 
@@ -301,7 +301,7 @@ fn responses_follow_v1() {
         server.ask("POST", "/v1/sandboxes/a/touch", "", "").status,
         200
     );
-    // As the Python client sends it.
+    // Like the Python client's request.
     let touch = "POST /v1/sandboxes/a/touch HTTP/1.1\r\nHost: a\r\nAuthorization: bearer secret\r\nConnection: close\r\n\r\n";
     assert_eq!(server.raw(touch).status, 200);
     assert_eq!(server.ask("DELETE", "/v1/sandboxes/a", "", "").status, 204);
@@ -462,7 +462,7 @@ fn refusals_give_the_reason() {
         "{}",
         not_allowed.head
     );
-    // It lives.
+    // The server still works.
     assert!(server.client().is_healthy().unwrap());
 }
 
@@ -510,7 +510,7 @@ fn no_auth_serves_only_loopback() {
     };
     assert_eq!(touch("localhost:1"), 200);
     assert_eq!(touch("127.0.0.1"), 200);
-    // A name that a web page's owner has made to lead here.
+    // A web page can make its own name resolve to this address.
     assert_eq!(touch("rebound.example"), 403);
 }
 
@@ -554,7 +554,7 @@ fn generated_tokens_are_long_and_differ() {
 fn unix_socket_is_private_and_removed_at_exit() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
-    // One that nobody listens to.
+    // A stale socket, on which no one listens.
     drop(UnixListener::bind(&path).unwrap());
     let builder = || Server::builder(Arc::new(Fake::default())).unix(&path);
     let mut server = Running::start(builder());

@@ -1,4 +1,4 @@
-//! A backend that hands everything on, but for what its test does to exec.
+//! A backend that forwards all calls, except that a test can change exec.
 
 use std::io::Read;
 

@@ -1,4 +1,4 @@
-//! What the tests and the benchmarks share: servers that do exactly what a test says.
+//! Test servers, and helpers that the tests and the benchmarks share.
 #![allow(dead_code, reason = "each binary uses its own part of it")]
 
 pub(crate) mod altered;
@@ -13,10 +13,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use noxrunner::{Client, Isolation, LocalBackend};
 
-/// A backend of local sandboxes; state, if there is any, is gone with the returned directory.
+/// A backend for local sandboxes. Its state is removed with the returned directory.
 pub(crate) fn local_backend(isolation: Isolation) -> (LocalBackend, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    // Without namespaces, sandboxes of root have to come there as somebody else.
+    // Root's sandboxes without namespaces run as other users, who must be able to pass through.
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
     let backend = LocalBackend::builder()
         .isolation(isolation)

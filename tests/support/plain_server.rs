@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use noxrunner::Client;
 
-/// It ends with this.
+/// A running server, which ends when this is dropped.
 pub(crate) struct PlainServer {
     child: Child,
     pub(crate) url: String,
@@ -49,7 +49,7 @@ impl PlainServer {
 
 impl Drop for PlainServer {
     fn drop(&mut self) {
-        // The end of its stdin is what it waits for, to clean up.
+        // The server cleans up at the end of its stdin.
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
@@ -67,7 +67,7 @@ fn python() -> Option<&'static Path> {
     python.as_deref()
 }
 
-/// A PATH with busybox's programs alone; none, with a printed reason, where there is no busybox.
+/// A directory with only busybox's programs. Returns `None` and prints the reason if there is none.
 pub(crate) fn busybox() -> Option<tempfile::TempDir> {
     let dir = tempfile::tempdir().unwrap();
     let mut install = Command::new("busybox");

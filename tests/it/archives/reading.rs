@@ -1,4 +1,4 @@
-//! One file out of an archive.
+//! Reading one file of a sandbox.
 
 use super::*;
 
@@ -25,7 +25,7 @@ fn file_is_read_under_any_entry_name() {
     for name in ["f.txt", "./f.txt", "./", "."] {
         let sandbox = sending(tar_of(&[(EntryType::Regular, name, "hello")]));
         let read = sandbox.read("d/f.txt");
-        // A regular entry whose name ends with a slash is a directory, by an old custom.
+        // In old archives, a regular entry whose name ends with a slash is a directory.
         if name == "./" {
             fails(read, ErrorKind::InvalidInput, &["is a directory"]);
         } else {
@@ -80,7 +80,7 @@ fn failing_writer_is_an_io_error() {
     );
 }
 
-/// A backend that has archives of directories only, as one that runs `tar -C` has.
+/// A backend that only downloads directories, such as one that runs `tar -C`.
 struct DirectoriesOnly {
     inner: LocalBackend,
     otherwise: fn() -> Error,
@@ -133,7 +133,7 @@ fn file_is_read_from_directory_only_backend() {
             inner: local_backend(&dir),
             otherwise,
         };
-        // Only what a server answers may mean something else than it says.
+        // Only a response of the server may have another meaning.
         let server = crate::support::v1_server::serve(backend);
         let client = Client::new(server.url()).unwrap();
         let sandbox = client.create("s", SandboxSpec::new()).unwrap();
@@ -229,7 +229,7 @@ proptest! {
                     fs::write(&path, content).unwrap();
                     chmod(&path, mode);
                 }
-                // What comes next is in there, or at the top again.
+                // The next entry is in this directory or at the top again.
                 None if path.as_os_str().len() < 500 => {
                     fs::create_dir(&path).unwrap();
                     parent = if mode & 0o100 == 0 { top.clone() } else { path };

@@ -1,4 +1,4 @@
-//! What goes up.
+//! Uploads.
 
 use super::*;
 
@@ -263,7 +263,7 @@ fn shrinking_file_is_an_error() {
     let stop = AtomicBool::new(false);
     let shrank = thread::scope(|scope| {
         scope.spawn(|| {
-            // Nobody knows when the size is looked at, so it shrinks again and again.
+            // The time at which the size is read is unknown, so the file shrinks repeatedly.
             while !stop.load(Ordering::SeqCst) {
                 file.set_len(64 << 20).unwrap();
                 thread::sleep(Duration::from_millis(30));

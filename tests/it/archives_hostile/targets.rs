@@ -1,4 +1,4 @@
-//! Where an archive lands.
+//! The target directory of an archive.
 
 use super::*;
 
@@ -28,7 +28,7 @@ fn existing_target_keeps_other_files() {
     assert!(place.target.join("d/own").is_dir() && place.target.join("new/sub").is_dir());
     assert!(place.target.join("g").symlink_metadata().unwrap().is_file());
     assert_eq!(place.target.metadata().unwrap().ino(), before);
-    // Again, over what it has made itself.
+    // Again, into the target that now exists.
     place.unpack(some_archive().done()).unwrap();
 }
 
@@ -45,7 +45,7 @@ fn conflict_is_found_before_anything_moves() {
             .file("m", b"new")
             .file("z", b"new");
         fails(place.unpack(archive.done()), ErrorKind::Archive, parts);
-        // Also no time of a directory has changed, but for the target itself.
+        // No directory except the target has a new modification time.
         assert_eq!(snapshot(&place.target), before);
     };
     let file = |path: PathBuf| fs::write(path, "old").unwrap();
@@ -117,7 +117,7 @@ fn directories_get_modes_and_times_last() {
     chmod(place.target.join("d"), 0o755);
 }
 
-/// A file system of 1 MiB, gone when dropped.
+/// A file system of 1 MiB, unmounted when dropped.
 struct SmallDisk(Scratch);
 
 impl SmallDisk {
@@ -198,7 +198,7 @@ fn mutate(bytes: &mut Vec<u8>, mutations: &[Mutation]) {
     }
 }
 
-/// Makes the checksums right again, so that what was changed is looked at.
+/// Corrects the checksums, so that the mutated fields are read.
 fn mend(tar: &mut [u8]) {
     for block in tar.chunks_exact_mut(512) {
         if &block[257..262] == b"ustar" {
@@ -246,10 +246,10 @@ proptest! {
             archive = gzip(&archive);
         }
         let extract = Extract::new().skip_refused(skip).max_bytes(1 << 20);
-        // What it makes is not looked at, only what it must not make.
+        // Only what must not be created is checked.
         let place = Place::new();
         if let Err(error) = place.unpack_with(archive, &extract) {
-            // A name can be longer than the file system takes.
+            // A name can be too long for the file system.
             prop_assert!(matches!(error.kind(), ErrorKind::Archive | ErrorKind::Io), "{error}");
         }
         prop_assert_eq!(fs::read(place.dir.join(os(b"outside/secret"))).unwrap(), b"untouched");

@@ -1,10 +1,10 @@
-//! Detached commands, each step in a process of its own.
+//! Detached commands, each step in a separate process.
 
 use std::io::Read;
 
 use super::*;
 
-/// The ids that `--detach` prints.
+/// The sandbox id and job id that `--detach` prints.
 fn detached(ran: &Ran) -> (String, String) {
     expect(
         ran,

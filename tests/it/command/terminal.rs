@@ -1,4 +1,4 @@
-//! The command in a real terminal, a pseudo one.
+//! The command in a pseudo-terminal.
 #![allow(unsafe_code, reason = "std has no terminals")]
 
 use std::fs::File;
@@ -75,7 +75,7 @@ impl Terminal {
         self.keyboard.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Waits for a text after the last one that was waited for.
+    /// Waits for a text after the previous one.
     fn wait_for(&mut self, text: &str) {
         let end = Instant::now() + Duration::from_secs(60);
         loop {
@@ -105,7 +105,7 @@ fn shell_edits_lines_and_shows_the_workdir() {
     user.local(&["create", "a"]);
     let mut terminal = Terminal::open(&user, &["--local", "shell", "a"]);
     terminal.wait_for("a:/workspace$ ");
-    // Left, and a letter in between.
+    // The left arrow key, then a letter.
     terminal.type_in("echo ht\x1b[Di\r");
     terminal.wait_for("\nhit");
     terminal.wait_for("a:/workspace$ ");
@@ -113,20 +113,20 @@ fn shell_edits_lines_and_shows_the_workdir() {
     terminal.wait_for("a:/tmp$ ");
     terminal.type_in("(exit 3)\r");
     terminal.wait_for("a:/tmp [3]$ ");
-    // Ctrl-C drops what was typed.
+    // Ctrl-C discards the line.
     terminal.type_in("echo dropped\x03");
     terminal.wait_for("a:/tmp [3]$ ");
     terminal.type_in("echo 'open\r");
     terminal.type_in("quote'\r");
     terminal.wait_for("\nopen\r\nquote");
     terminal.wait_for("a:/tmp$ ");
-    // It ends a command that runs.
+    // Ctrl-C ends a running command.
     let sleep = unique_sleep(343_002);
     terminal.type_in(&format!("sleep {sleep}\r"));
     wait_for("the command runs", || sleeps(&sleep));
     terminal.type_in("\x03");
     terminal.wait_for("$ ");
-    // What was typed before comes back.
+    // The arrow key recalls the previous line.
     terminal.type_in("\x1b[A\x15");
     terminal.wait_for(&format!("sleep {sleep}"));
     terminal.type_in("echo last\r");
@@ -164,7 +164,7 @@ fn slow_transfer_shows_progress() {
     terminal.wait_for(" left");
     terminal.wait_for("Uploaded 1 file(s)");
     assert!(terminal.child.wait().unwrap().success());
-    // And elsewhere nothing.
+    // Without a terminal, no progress is shown.
     let quiet = user.local(&["upload", "a", "noise"]);
     assert!(!quiet.stderr.contains("left"), "{}", quiet.stderr);
 }

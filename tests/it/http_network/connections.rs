@@ -1,4 +1,4 @@
-//! Kept connections, and servers that let go of them.
+//! The connection pool, and servers that close idle connections.
 
 use super::*;
 use crate::support::processes::wait_for;
@@ -163,7 +163,7 @@ fn every_call_returns_its_connection_to_the_pool() {
 #[test]
 fn threads_share_a_client() {
     let server = Scripted::each_request(|request, conn| {
-        // The answer is the request's own, so that mixed up ones are seen.
+        // The response repeats the request, so that a mix-up is noticed.
         let json: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
         let out = serde_json::json!({"exitCode": 0, "stdout": json["cmd"][1]});
         conn.answer(200, out.to_string());

@@ -1,8 +1,8 @@
-//! Proxies, and other ways to a server.
+//! Proxies and IPv6.
 
 use super::*;
 
-/// An HTTP proxy: tunnels to `target` whatever was asked for, unless it refuses.
+/// An HTTP proxy that tunnels every request to `target`, or refuses if there is none.
 pub(crate) struct Proxy {
     pub(crate) url: String,
     heads: Arc<Mutex<Vec<Vec<String>>>>,
@@ -14,7 +14,7 @@ impl Proxy {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let heads: Arc<Mutex<Vec<Vec<String>>>> = Arc::default();
         let log = Arc::clone(&heads);
-        // It ends with the process.
+        // The thread ends with the process.
         thread::spawn(move || {
             for client in listener.incoming() {
                 let mut client = client.unwrap();
@@ -59,7 +59,7 @@ fn proxy_is_used_with_connect() {
     let server = Scripted::always(200, EXEC_OK);
     let proxy = Proxy::start(Some(server.address()), TUNNEL);
     let url = proxy.url.replace("http://", "http://me:p%40ss@");
-    // The name is the proxy's to look up, and loopback is no exception from what was asked for.
+    // The proxy resolves the name, and an explicit proxy is used for loopback as well.
     for host in ["sandboxes.invalid:8080", "127.0.0.1:1"] {
         let builder = Client::builder(format!("http://{host}")).proxy(&url);
         let sandbox = sandbox(builder.token("t0ken"));
@@ -73,14 +73,14 @@ fn proxy_is_used_with_connect() {
             head.iter().any(|l| l.eq_ignore_ascii_case(basic)),
             "{head:?}"
         );
-        // The token is for the server alone.
+        // Only the server gets the token.
         assert!(!head.iter().any(|l| l.contains("t0ken")), "{head:?}");
         let request = server.requests().pop().unwrap();
         assert_eq!(request.path, "/v1/sandboxes/s/exec");
         assert_eq!(request.header("host"), Some(host));
         assert_eq!(request.header("proxy-authorization"), None);
     }
-    // One tunnel for the three calls of each.
+    // The three calls to each host share a tunnel.
     assert_eq!(proxy.heads().len(), 2);
 }
 
@@ -121,7 +121,7 @@ fn silent_proxy_ends_at_connect_timeout() {
         .proxy(proxy)
         .connect_timeout(SHORT);
     let error = soon(|| sandbox(builder).exec(["true"]));
-    // The request has not been sent, whatever went to the proxy.
+    // The proxy got bytes, but the request was not sent.
     assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
 }
 

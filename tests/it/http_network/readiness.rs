@@ -1,4 +1,4 @@
-//! Waiting for a sandbox.
+//! `wait_until_ready`.
 
 use super::*;
 

@@ -1,8 +1,8 @@
-//! What is sent again, and what never.
+//! Which calls are retried, and when.
 
 use super::*;
 
-/// What the server does instead of a whole answer.
+/// Ways in which a server can break off its response.
 const BREAKERS: [(&str, Breaker); 6] = [
     ("reset before the head", |conn| conn.reset()),
     ("reset in the head", |mut conn| {
@@ -24,10 +24,10 @@ const BREAKERS: [(&str, Breaker); 6] = [
     }),
 ];
 
-/// Breaks off every answer after the request was read.
+/// A server that reads each request and then breaks off its response.
 fn breaking(breaker: Breaker) -> Scripted {
     Scripted::start(move |mut conn| {
-        // A reader that wakes the server only to let it go is no request.
+        // The connection that ends the server carries no request.
         if conn.read_request().is_some() {
             breaker(conn);
         }
@@ -85,12 +85,12 @@ fn retry_after_reset_succeeds() {
     sandbox.write("f", noise(100_000)).unwrap();
     let requests = server.requests();
     assert_eq!(requests.len(), 3);
-    // All of the archive goes again, from its start.
+    // The retry sends the archive from its start.
     assert!(requests.iter().all(|r| r.body == requests[0].body));
     assert!(requests[0].body.len() > 100_000);
 }
 
-/// Answers by status, and how many requests each call then makes.
+/// The number of requests that each call makes for a status.
 #[test]
 fn retried_statuses_depend_on_the_operation() {
     for (status, touches, execs) in [
@@ -111,7 +111,7 @@ fn retried_statuses_depend_on_the_operation() {
         let result = sandbox(builder(&server)).exec(["true"]);
         assert_eq!(server.requests().len(), execs, "exec {status}");
         assert_eq!(result.is_ok(), execs == 2, "exec {status}");
-        // The answer was read to its end before the next try.
+        // The response was read to its end before the retry.
         assert_eq!(server.connections(), 1, "exec {status}");
 
         let server = Scripted::in_turn(vec![(status, "not now"), (200, EXEC_OK)]);
@@ -155,7 +155,7 @@ fn long_retry_after_is_an_immediate_error() {
     let server = Scripted::each_request(|_, conn| {
         conn.answer_with(429, &[("Retry-After", "60")], "slow down");
     });
-    // The call itself would have the time.
+    // The call's own timeout is longer.
     let sandbox = sandbox(builder(&server).timeout(Duration::from_secs(120)));
     for error in [soon(|| sandbox.touch()), soon(|| sandbox.exec(["true"]))] {
         assert_eq!(error.kind(), ErrorKind::Status, "{error}");
@@ -170,7 +170,7 @@ fn retry_after_past_deadline_is_an_immediate_error() {
         conn.answer_with(503, &[("Retry-After", "15")], "starting");
     });
     let sandbox = sandbox(builder(&server).timeout(Duration::from_secs(2)));
-    // Exec ends the tries 10 s after its start.
+    // Exec stops retrying 10 s after its start.
     for error in [soon(|| sandbox.touch()), soon(|| sandbox.exec(["true"]))] {
         assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
         assert_eq!(error.retry_after(), Some(Duration::from_secs(15)));

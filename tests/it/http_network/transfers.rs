@@ -1,8 +1,8 @@
-//! Bodies that stall, drip or break off.
+//! Request and response bodies that stall, trickle or break off.
 
 use super::*;
 
-/// Sends one byte every 50 ms for as long as the client listens.
+/// Sends one byte every 50 ms, for at most 10 s, until the client disconnects.
 fn drip(conn: &mut Conn, head: &str) {
     conn.write(head);
     for _ in 0..200 {
@@ -47,13 +47,13 @@ const REFUSED_UPLOAD: &str =
 
 #[test]
 fn early_response_to_upload_is_reported() {
-    // Larger than what the sockets take in, so that the client can't finish.
+    // Larger than the socket buffers, so the client cannot finish sending.
     let bytes = noise(20 << 20);
     type Closer = fn(&mut Conn);
     let closers: [(&str, Closer); 2] = [
-        // Bytes that nobody read make the kernel send a reset after the answer.
+        // Unread bytes make the kernel send a reset after the response.
         ("close", |_| {}),
-        // What a careful server does: it says that it is done, and reads on for a while.
+        // A careful server shuts down its sending side and goes on reading for a while.
         ("linger", |conn| {
             let _ = conn.stream().shutdown(Shutdown::Write);
             thread::sleep(Duration::from_millis(300));
@@ -84,7 +84,7 @@ fn connection_with_partial_upload_is_not_reused() {
         while let Some(head) = conn.read_head() {
             conn.keep(&head);
             if head.path.contains("upload") {
-                // Answered too early, and the connection stays.
+                // An early response that keeps the connection open.
                 conn.answer(413, "at most 1 MB");
                 thread::sleep(Duration::from_millis(200));
                 return;
@@ -123,7 +123,7 @@ fn slow_upload_may_exceed_timeout() {
         let mut body = Vec::new();
         {
             let mut reader = conn.body_reader(&head);
-            // Slow, and never still for as long as the timeout.
+            // Slow, but with pauses shorter than the timeout.
             for _ in 0..8 {
                 thread::sleep(Duration::from_millis(100));
                 let mut part = (&mut reader).take(2 << 20);
@@ -164,7 +164,7 @@ fn transfer_timeout_ends_slow_upload() {
         let Some(head) = conn.read_head() else { return };
         let mut reader = conn.body_reader(&head);
         let mut part = vec![0; 64 << 10];
-        // Until the client goes away.
+        // Until the client disconnects.
         while reader.read(&mut part).is_ok_and(|got| got > 0) {
             thread::sleep(Duration::from_millis(50));
         }
@@ -184,7 +184,7 @@ fn slow_download_may_exceed_timeout() {
             conn.write("x");
         }
     });
-    // All of it takes longer than the timeout, no part of it does.
+    // The whole takes longer than the timeout, but no pause does.
     let sandbox = sandbox(builder(&server).timeout(Duration::from_millis(500)));
     let mut reader = sandbox.download_archive("/workspace").unwrap();
     let mut bytes = Vec::new();
@@ -197,7 +197,7 @@ fn own_error(error: &io::Error) -> &Error {
     inner.downcast_ref().expect("an error of this crate")
 }
 
-/// A tar.gz with one file of noise.
+/// A tar.gz with one incompressible file.
 fn archive() -> Vec<u8> {
     let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(
         Vec::new(),
@@ -211,7 +211,7 @@ fn archive() -> Vec<u8> {
     tar.into_inner().unwrap().finish().unwrap()
 }
 
-/// Sends the first half of an archive, and then does as told.
+/// Sends the first half of an archive and then breaks off as given.
 fn half_an_archive(then: fn(Conn)) -> Scripted {
     let archive = archive();
     Scripted::start(move |mut conn| {
@@ -235,7 +235,7 @@ fn network_error_is_not_an_archive_error() {
         (
             "reset",
             |conn| {
-                // What was sent must arrive first.
+                // The bytes must arrive before the connection ends.
                 thread::sleep(Duration::from_millis(50));
                 conn.reset();
             },
@@ -266,7 +266,7 @@ fn reset_download_without_length_is_an_error() {
     let server = Scripted::start(|mut conn| {
         conn.read_request();
         conn.write("HTTP/1.1 200 OK\r\n\r\npart of it");
-        // What was sent must arrive first.
+        // The bytes must arrive before the connection ends.
         thread::sleep(Duration::from_millis(50));
         conn.reset();
     });
@@ -302,7 +302,7 @@ fn download_can_be_read_on_another_thread() {
     let server = Scripted::each_request(move |_, conn| conn.answer(200, &whole));
     let sandbox = sandbox(builder(&server));
     let mut reader = sandbox.download_archive("/workspace").unwrap();
-    // This thread's own call, meanwhile, has other bounds.
+    // This thread makes a call with other limits meanwhile.
     sandbox.touch().unwrap();
     let read = thread::spawn(move || {
         let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! What answers say, and what is made of it.
+//! How responses are interpreted.
 
 use super::*;
 
@@ -90,7 +90,7 @@ fn json_of_wrong_type_is_a_protocol_error() {
 
 #[test]
 fn truncated_exec_response_is_an_unknown_outcome() {
-    // It has no length, so its end looks like any other.
+    // Without a length, the truncated body looks complete.
     let server = Scripted::start(|mut conn| {
         conn.read_request();
         conn.write("HTTP/1.1 200 OK\r\n\r\n{\"exitCode\":0,\"std");
@@ -194,11 +194,11 @@ fn endless_response_ends_at_the_cap() {
         );
     }
     assert!(start.elapsed() < Duration::from_secs(10));
-    // Both, with what fits into the buffers of the sockets.
+    // Both limits plus what the socket buffers hold.
     assert!(sent.load(Ordering::SeqCst) < 100 << 20);
 }
 
-/// What touch makes of this answer.
+/// The error of a touch that gets this response.
 fn touch_error(status: u16, headers: &'static [(&str, &str)], body: impl Into<Vec<u8>>) -> Error {
     let body = body.into();
     let server = Scripted::each_request(move |_, conn| conn.answer_with(status, headers, &body));
@@ -266,7 +266,7 @@ fn error_body_is_shown_on_one_line() {
         Some(r#"{"error":"no disk left","code":7}"#)
     );
 
-    // An "error" that is no text: all of it is shown.
+    // If "error" is not a string, the whole body is shown.
     let error = touch_error(500, &[], r#"{"error":{"code":7}}"#);
     assert!(
         error.to_string().ends_with(r#"500: {"error":{"code":7}}"#),
@@ -282,7 +282,7 @@ fn error_body_is_shown_on_one_line() {
     assert!(!error.to_string().contains(['\r', '\n']), "{error}");
     assert_eq!(error.response_body(), Some(html));
 
-    // A terminal must not be led astray.
+    // Control characters must not reach a terminal.
     let error = touch_error(500, &[], "{\"error\":\"a\\u001b[31mb\\u0007\\nc\"}");
     assert!(!error.to_string().chars().any(char::is_control), "{error}");
 
@@ -312,7 +312,7 @@ fn incomplete_error_body_is_shown() {
         conn.write("HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\nas far");
     });
     let error = sandbox(&server).exec(["true"]).unwrap_err();
-    // The server has answered, so the outcome is known.
+    // The server has responded, so the outcome is known.
     assert_eq!(error.kind(), ErrorKind::Status, "{error}");
     assert_eq!(error.response_body(), Some("as far"));
 }
@@ -351,7 +351,7 @@ fn redirect_is_an_error() {
         assert_eq!(server.requests().len(), 6);
     }
     assert_eq!(*asked.lock().unwrap(), [""; 0]);
-    // One that does not say where to.
+    // A redirect without a Location header.
     let error = touch_error(301, &[], "");
     assert_eq!(error.kind(), ErrorKind::Status, "{error}");
 }
@@ -399,7 +399,7 @@ fn endless_response_head_is_refused() {
     let error = sandbox.touch().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
     let error = sandbox.exec(["true"]).unwrap_err();
-    // The command may have run, whatever the answer was.
+    // The command may have run despite the response.
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
 }
 

@@ -1,8 +1,8 @@
-//! What is logged and shown, and what never.
+//! What logs and errors show, and what they never show.
 
 use super::*;
 
-/// Everything that an error says about itself, causes included.
+/// All text of an error, including its causes.
 fn all_words(error: &Error) -> String {
     let mut words = format!("{error}\n{error:?}\n{error:#?}\n");
     let mut cause = std::error::Error::source(error);
@@ -18,7 +18,7 @@ fn secrets_are_not_printed_or_logged() {
     const SECRETS: [&str; 3] = ["t0ken-s3cret", "header-s3cret", "proxy-s3cret"];
     let refusing = Scripted::always(401, r#"{"error":"who are you?"}"#);
     let accepting = Scripted::always(200, EXEC_OK);
-    // It reads the request and goes away.
+    // The server reads the request and disconnects.
     let broken = Scripted::start(|mut conn| drop(conn.read_request()));
     let proxy = Scripted::always(407, "");
     let with_secrets = |url: String| {
@@ -63,12 +63,12 @@ fn secrets_are_not_printed_or_logged() {
     );
     assert!(!proxy.requests().is_empty());
     assert!(words.contains("who are you?") && words.contains("X-Api-Key"));
-    // The log is captured at all, and not only ours.
+    // The capture works, also for records of other crates.
     assert!(!own(&records).is_empty() && own(&records).len() < records.len());
     let encoded = base64_of(b"me:proxy-s3cret");
     for secret in SECRETS.into_iter().chain([encoded.as_str()]) {
         assert!(!words.contains(secret), "{secret} in:\n{words}");
-        // The traces of other crates have a test of their own.
+        // Traces of other crates are checked by another test.
         let told = |r: &&Record| r.level < log::Level::Trace || r.target.starts_with("noxrunner");
         for record in records.iter().filter(told) {
             assert!(!record.text.contains(secret), "{record:?}");
@@ -85,7 +85,7 @@ fn secrets_are_not_in_http_library_traces() {
         .build()
         .unwrap();
     let records = logged(|| client.health().unwrap());
-    // A dump of bytes is one record per 16 of them, with the text at its end.
+    // A hex dump has one record per 16 bytes, with the text at its end.
     let dumped: String = records
         .iter()
         .map(|r| match r.text.char_indices().rev().nth(15) {
@@ -98,7 +98,7 @@ fn secrets_are_not_in_http_library_traces() {
     }
 }
 
-/// As in `Proxy-Authorization: Basic`.
+/// Base64, as in `Proxy-Authorization: Basic`.
 fn base64_of(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();

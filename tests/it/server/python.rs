@@ -1,4 +1,4 @@
-//! The Python client, as it is published, against our server.
+//! The published Python client against this crate's server.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -50,7 +50,7 @@ assert client.delete_sandbox("py") is True
 print("all of it")
 "#;
 
-/// None, with a printed reason, where there is no Python that can be given the package.
+/// Returns `None` and prints the reason if the Python package cannot be installed.
 fn python() -> Option<PathBuf> {
     let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-client");
     let python = venv.join("bin/python");
@@ -78,7 +78,7 @@ fn published_python_client_works() {
     let Some(python) = python() else { return };
     for isolation in [Isolation::None, Isolation::Namespaces] {
         let (backend, _dir) = local_backend(isolation);
-        // It can't send a token.
+        // The Python client cannot send a token.
         let server = Running::start(Server::builder(backend).tcp("127.0.0.1:0").no_auth());
         let out = Command::new(&python)
             .args(["-c", SCRIPT, &format!("http://{}", server.addr())])

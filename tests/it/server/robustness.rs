@@ -1,4 +1,4 @@
-//! What small servers get wrong, one test for each.
+//! Mistakes that small HTTP servers often make, one test for each.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -43,7 +43,7 @@ fn content_length_with_chunked_body_is_not_two_requests() {
     let both = "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n";
     let answer = server.raw(&format!("{UPLOAD}{both}\r\n0\r\n\r\n{HEALTH}\r\n"));
     assert!([200, 400].contains(&answer.status), "{}", answer.head);
-    // What follows is not taken for another request.
+    // The bytes after the body are not taken for another request.
     assert!(!answer.body.contains("HTTP/1.1"), "{}", answer.body);
 }
 
@@ -81,7 +81,7 @@ fn expect_continue_over_limit_gets_413() {
     let expect = format!("{UPLOAD}Expect: 100-continue\r\nContent-Length: 1001\r\n\r\n");
     let answer = server.raw(&expect);
     assert_eq!(answer.status, 413);
-    // And who sends what is wanted is asked for it.
+    // An upload within the limit gets 100 Continue.
     let mut stream = server.connect();
     let expect =
         format!("{UPLOAD}Expect: 100-continue\r\nContent-Length: 3\r\nConnection: close\r\n\r\n");
@@ -133,7 +133,7 @@ fn endless_request_head_is_refused() {
         stream.write_all(start.as_bytes()).unwrap();
         let piece = [b'a'; 16 * 1024];
         let mut sent = 0;
-        // Refused after little more than what the head may have, and what sockets hold.
+        // Refused soon after the size limit of a head, plus what the socket buffers hold.
         while sent < 64 << 20 && stream.write_all(&piece).is_ok() {
             sent += piece.len();
         }
