@@ -28,28 +28,28 @@ pub(crate) struct Host {
 
 type Check = Result<(), String>;
 
-fn that(holds: bool, what: impl Into<String>) -> Check {
+fn ensure(holds: bool, what: impl Into<String>) -> Check {
     if holds { Ok(()) } else { Err(what.into()) }
 }
 
 /// The output of a call, or its error.
-fn said(result: noxrunner::Result<Output>) -> Result<String, String> {
+fn text_of(result: noxrunner::Result<Output>) -> Result<String, String> {
     result
         .map(|out| format!("{}{}", out.stdout(), out.stderr()))
         .map_err(|e| e.to_string())
 }
 
 fn shell(sandbox: &Sandbox, line: &str) -> Result<String, String> {
-    said(sandbox.exec(Command::shell(line).timeout(Duration::from_secs(60))))
+    text_of(sandbox.exec(Command::shell(line).timeout(Duration::from_secs(60))))
 }
 
-fn fresh(host: &Host, id: &str) -> Result<Sandbox, String> {
+fn create(host: &Host, id: &str) -> Result<Sandbox, String> {
     host.client
         .create(id, SandboxSpec::new())
         .map_err(|e| e.to_string())
 }
 
-fn within(time: Duration, holds: impl Fn() -> bool) -> bool {
+fn holds_within(time: Duration, holds: impl Fn() -> bool) -> bool {
     let end = Instant::now() + time;
     while !holds() {
         if Instant::now() > end {
@@ -61,12 +61,12 @@ fn within(time: Duration, holds: impl Fn() -> bool) -> bool {
 }
 
 fn gone_within(argument: &str, time: Duration) -> bool {
-    within(time, || with_argument(argument).is_empty())
+    holds_within(time, || with_argument(argument).is_empty())
 }
 
 /// A shell may exit before its background process runs.
-fn comes_up(argument: &str) -> bool {
-    within(Duration::from_secs(60), || {
+fn starts(argument: &str) -> bool {
+    holds_within(Duration::from_secs(60), || {
         !with_argument(argument).is_empty()
     })
 }
@@ -87,29 +87,32 @@ pub(crate) fn with_sandbox(
         "W03" => {
             for dir in ["/tmp", "/dev/shm", "/var/tmp"] {
                 let path = format!("{dir}/nx_escape_{}", std::process::id());
-                that(!Path::new(&path).exists(), format!("{path} is there"))?;
+                ensure(!Path::new(&path).exists(), format!("{path} is there"))?;
             }
         }
         "P09" => {
-            that(
+            ensure(
                 result.is_ok_and(|out| out.stdout().contains("ok")),
                 "did not run",
             )?;
-            that(comes_up(&sleep()), "nothing was started")?;
+            ensure(starts(&sleep()), "nothing was started")?;
             sandbox.delete().map_err(|e| e.to_string())?;
             let gone = gone_within(&sleep(), Duration::from_millis(100) * host.slack);
-            return that(gone, "a process outlives its sandbox");
+            return ensure(gone, "a process outlives its sandbox");
         }
         "P15" => {
-            that(
+            ensure(
                 took < Duration::from_secs(seconds + 1) * host.slack,
                 format!("took {took:?}"),
             )?;
             let left = shell(sandbox, "ps ax -o args= | grep -c '[s]leep 30'")?;
-            that(left.trim() == "0", format!("{left} are left"))?;
+            ensure(left.trim() == "0", format!("{left} are left"))?;
         }
         "D13" => {
-            that(said(result)?.trim() == "8", "not all names could be made")?;
+            ensure(
+                text_of(result)?.trim() == "8",
+                "not all names could be made",
+            )?;
             let names = archive_names(sandbox, "/workspace")?;
             let wanted: [&[u8]; 8] = [
                 b"a\nb",
@@ -125,7 +128,7 @@ pub(crate) fn with_sandbox(
                 let there = names
                     .iter()
                     .any(|n| n == name || n.strip_prefix(b"./") == Some(name));
-                that(there, format!("{name:?} did not come back: {names:?}"))?;
+                ensure(there, format!("{name:?} did not come back: {names:?}"))?;
             }
         }
         _ => return Err(format!("no such check, {}", host.port)),
@@ -141,7 +144,7 @@ pub(crate) fn after(
     result: &noxrunner::Result<Output>,
 ) -> Check {
     let timed_out = || match result {
-        Ok(out) => that(
+        Ok(out) => ensure(
             out.timed_out() && out.exit_code() == 124,
             format!("{out:?}"),
         ),
@@ -150,13 +153,13 @@ pub(crate) fn after(
     match id {
         "P02" => {
             let alive = Path::new(&format!("/proc/{}", host.victim)).exists();
-            that(alive, "a process of the host was killed")?;
-            that(
+            ensure(alive, "a process of the host was killed")?;
+            ensure(
                 shell(sandbox, "echo next")?.contains("next"),
                 "the next exec does not work",
             )
         }
-        "P03" => that(
+        "P03" => ensure(
             shell(sandbox, "echo next")?.contains("next"),
             "the next exec does not work",
         ),
@@ -164,25 +167,25 @@ pub(crate) fn after(
             timed_out()?;
             let took = result.as_ref().map_or(Duration::MAX, Output::duration);
             let most = Duration::from_millis(2900) * host.slack;
-            that(took < most, format!("took {took:?}"))
+            ensure(took < most, format!("took {took:?}"))
         }
         "X16" => {
             timed_out()?;
             let left = shell(sandbox, "ps ax -o pid= | wc -l")?;
-            that(
+            ensure(
                 left.trim().parse::<usize>().is_ok_and(|count| count <= 6),
                 left,
             )
         }
         "D02" => {
             let forks = Process::new("true").status();
-            that(
+            ensure(
                 forks.is_ok_and(|status| status.success()),
                 "the host can't start a process",
             )?;
             match sandbox.exec(["echo", "next"]) {
-                Ok(out) => that(out.stdout() == "next\n", format!("{out:?}")),
-                Err(e) => that(
+                Ok(out) => ensure(out.stdout() == "next\n", format!("{out:?}")),
+                Err(e) => ensure(
                     matches!(
                         e.kind(),
                         ErrorKind::NotFound | ErrorKind::OutcomeUnknown | ErrorKind::Io
@@ -192,18 +195,18 @@ pub(crate) fn after(
             }
         }
         "D05" => {
-            let size = said(sandbox.exec(["stat", "-c", "%s", "/workspace/big"]))?;
+            let size = text_of(sandbox.exec(["stat", "-c", "%s", "/workspace/big"]))?;
             let size: u64 = size.trim().parse().map_err(|_| size)?;
-            that(size <= 64 << 20, format!("{size} bytes were written"))
+            ensure(size <= 64 << 20, format!("{size} bytes were written"))
         }
         "D08" => {
             let out = result.as_ref().map_err(ToString::to_string)?;
-            that(
+            ensure(
                 out.truncated() && out.stdout_bytes().len() <= 1 << 20,
                 "not cut",
             )
         }
-        "D11" => that(
+        "D11" => ensure(
             sandbox.delete().map_err(|e| e.to_string())?,
             "was not there",
         ),
@@ -212,14 +215,14 @@ pub(crate) fn after(
             TcpStream::connect(format!("127.0.0.1:{}", host.port))
                 .and_then(|mut stream| stream.read_to_string(&mut answer))
                 .map_err(|e| e.to_string())?;
-            that(answer == SECRET, format!("the host's port says {answer:?}"))?;
-            let other = fresh(host, "attack-N08-other")?;
+            ensure(answer == SECRET, format!("the host's port says {answer:?}"))?;
+            let other = create(host, "attack-N08-other")?;
             let connect = "import socket; socket.create_connection(('127.0.0.1', PORT), 2)";
             let out = other
                 .exec(["python3", "-c", &connect.replace("PORT", &host.port)])
                 .map_err(|e| e.to_string())?;
             other.delete().map_err(|e| e.to_string())?;
-            that(!out.success(), "another sandbox can connect")
+            ensure(!out.success(), "another sandbox can connect")
         }
         _ => Err("no such check".to_owned()),
     }
@@ -230,15 +233,15 @@ pub(crate) fn procedure(host: &Host, id: &str) -> Check {
     match id {
         "F01" => links_stay_links(host),
         "F02" => upload_through_a_link(host),
-        "F04" => odd_sources(host),
-        "F05" => odd_names(host),
+        "F04" => unusual_sources(host),
+        "F05" => unusual_names(host),
         "F07" => rename_race(host),
         "F08" => hard_links(host),
-        "F10" => odd_ids(host),
+        "F10" => unusual_ids(host),
         "F11" => foreign_state_dirs(host),
         "S02" => nothing_shared(host),
-        "S07" => a_fork_of_the_host(host),
-        "S08" => the_thread_that_made_it(host),
+        "S07" => fork_of_the_host(host),
+        "S08" => creating_thread_ends(host),
         "S10" => no_namespaces(),
         _ => Err("no such procedure".to_owned()),
     }
@@ -266,7 +269,7 @@ fn archive_names(sandbox: &Sandbox, src: &str) -> Result<Vec<Vec<u8>>, String> {
         .collect()
 }
 
-fn has(bytes: &[u8], text: &str) -> bool {
+fn contains(bytes: &[u8], text: &str) -> bool {
     bytes
         .windows(text.len())
         .any(|part| part == text.as_bytes())
@@ -279,46 +282,46 @@ fn host_only() -> String {
 }
 
 fn links_stay_links(host: &Host) -> Check {
-    let sandbox = fresh(host, "attack-F01")?;
+    let sandbox = create(host, "attack-F01")?;
     shell(
         &sandbox,
         "ln -s /etc/passwd l; ln -s / root; ln -s /proc/self/environ e; ln -s ../../etc up",
     )?;
     let bytes = archive(&sandbox, "/workspace").map_err(|e| e.to_string())?;
-    that(
-        !has(&bytes, SECRET) && !has(&bytes, &host_only()),
+    ensure(
+        !contains(&bytes, SECRET) && !contains(&bytes, &host_only()),
         "host data",
     )?;
     let mut archive = tar::Archive::new(&bytes[..]);
     for entry in archive.entries().map_err(|e| e.to_string())? {
         let entry = entry.map_err(|e| e.to_string())?;
         let kind = entry.header().entry_type();
-        that(kind.is_symlink() || kind.is_dir(), format!("{kind:?}"))?;
+        ensure(kind.is_symlink() || kind.is_dir(), format!("{kind:?}"))?;
     }
     sandbox.delete().map(drop).map_err(|e| e.to_string())
 }
 
 fn upload_through_a_link(host: &Host) -> Check {
-    let sandbox = fresh(host, "attack-F02")?;
+    let sandbox = create(host, "attack-F02")?;
     let home = host.home.display();
     shell(&sandbox, &format!("ln -s {home} up; ln -s /tmp tmp"))?;
     let _ = sandbox.upload([("up/.ssh/authorized_keys", "x")], "/workspace");
     let _ = sandbox.upload([(".ssh/authorized_keys", "x")], "/workspace/up");
     let canary = format!("nx_f02_{}", std::process::id());
     let _ = sandbox.upload([(&*canary, "x")], "/workspace/tmp");
-    that(
+    ensure(
         !host.home.join(".ssh/authorized_keys").exists(),
         "written to the host",
     )?;
-    that(
+    ensure(
         !Path::new("/tmp").join(canary).exists(),
         "written to the host's /tmp",
     )?;
     sandbox.delete().map(drop).map_err(|e| e.to_string())
 }
 
-fn odd_sources(host: &Host) -> Check {
-    let sandbox = fresh(host, "attack-F04")?;
+fn unusual_sources(host: &Host) -> Check {
+    let sandbox = create(host, "attack-F04")?;
     shell(
         &sandbox,
         "ln -s / l; ln -s /proc/self/root r; ln -s /proc/1/cwd c",
@@ -340,8 +343,8 @@ fn odd_sources(host: &Host) -> Check {
         &long,
     ] {
         if let Ok(bytes) = archive(&sandbox, src) {
-            that(
-                !has(&bytes, &host_only()) && !has(&bytes, SECRET),
+            ensure(
+                !contains(&bytes, &host_only()) && !contains(&bytes, SECRET),
                 format!("{src:?}: host data"),
             )?;
         }
@@ -349,8 +352,8 @@ fn odd_sources(host: &Host) -> Check {
     sandbox.delete().map(drop).map_err(|e| e.to_string())
 }
 
-fn odd_names(host: &Host) -> Check {
-    let sandbox = fresh(host, "attack-F05")?;
+fn unusual_names(host: &Host) -> Check {
+    let sandbox = create(host, "attack-F05")?;
     let long = "y".repeat(300);
     let deep = "d/".repeat(2500) + "f";
     let canary = format!("nx_f05_{}", std::process::id());
@@ -371,7 +374,7 @@ fn odd_names(host: &Host) -> Check {
     }
     for dir in ["/etc", "/", "/tmp"] {
         let path = Path::new(dir).join(&canary);
-        that(!path.exists(), format!("{path:?} was written"))?;
+        ensure(!path.exists(), format!("{path:?} was written"))?;
     }
     sandbox.delete().map(drop).map_err(|e| e.to_string())
 }
@@ -380,7 +383,7 @@ fn rename_race(host: &Host) -> Check {
     let rounds = if long_tests() { 1000 } else { 200 };
     let canary = format!("nx_f07_{}", std::process::id());
     let on_host = Path::new("/etc").join(&canary);
-    let sandbox = fresh(host, "attack-F07")?;
+    let sandbox = create(host, "attack-F07")?;
     shell(
         &sandbox,
         "mkdir d; echo inside > d/passwd; ln -s /etc s; ln -s /proc/1/root/etc t",
@@ -394,7 +397,7 @@ fn rename_race(host: &Host) -> Check {
         for _ in 0..rounds {
             let _ = sandbox.upload([(&*canary, "x")], "/workspace/d");
             if let Ok(bytes) = archive(&sandbox, "/workspace/d/passwd") {
-                result = that(!has(&bytes, &host_only()), "returned a host file");
+                result = ensure(!contains(&bytes, &host_only()), "returned a host file");
             }
             if result.is_err() || on_host.exists() {
                 break;
@@ -404,38 +407,38 @@ fn rename_race(host: &Host) -> Check {
         let _ = swapping.join();
         result
     })?;
-    that(!on_host.exists(), "wrote a host file")?;
+    ensure(!on_host.exists(), "wrote a host file")?;
     sandbox.delete().map(drop).map_err(|e| e.to_string())
 }
 
 fn hard_links(host: &Host) -> Check {
-    let sandbox = fresh(host, "attack-F08")?;
+    let sandbox = create(host, "attack-F08")?;
     let said = shell(
         &sandbox,
         "ln /usr/bin/id /workspace/h && echo LINKED; ln /etc/hosts h2 && echo LINKED; true",
     )?;
-    that(!said.contains("LINKED"), said)?;
+    ensure(!said.contains("LINKED"), said)?;
     let names = archive_names(&sandbox, "/workspace")?;
-    that(names.len() <= 1, format!("{names:?}"))?;
+    ensure(names.len() <= 1, format!("{names:?}"))?;
     sandbox.delete().map(drop).map_err(|e| e.to_string())
 }
 
-fn odd_ids(host: &Host) -> Check {
+fn unusual_ids(host: &Host) -> Check {
     for id in ["", ".", "..", "a\0b"] {
         let refused = host.client.create(id, SandboxSpec::new()).is_err();
-        that(refused, format!("{id:?} was taken"))?;
+        ensure(refused, format!("{id:?} was taken"))?;
     }
     let long = "i".repeat(200);
     let ids = ["../x", "a/b", "a.b", "a_b", "A_b", "ä", &long];
     let mut made = Vec::new();
     for id in ids {
-        let sandbox = fresh(host, id)?;
+        let sandbox = create(host, id)?;
         sandbox.write("id", id).map_err(|e| e.to_string())?;
         made.push((id, sandbox));
     }
     for (id, sandbox) in made {
         let read = sandbox.read("id").map_err(|e| e.to_string())?;
-        that(
+        ensure(
             read == id.as_bytes(),
             format!("{id:?} has what another one wrote"),
         )?;
@@ -452,24 +455,24 @@ fn foreign_state_dirs(host: &Host) -> Check {
     let wide = host.home.join("wide");
     let _ = fs::create_dir(&wide);
     fs::set_permissions(&wide, fs::Permissions::from_mode(0o777)).map_err(|e| e.to_string())?;
-    that(
+    ensure(
         open(&wide).is_err(),
         "a directory that others can write to was used",
     )?;
     let link = host.home.join("link");
     let _ = symlink(&host.home, &link);
-    that(open(&link).is_err(), "a link was used")?;
+    ensure(open(&link).is_err(), "a link was used")?;
     let own = host.home.join("own");
     open(&own).map_err(|e| e.to_string())?;
     let mode = fs::metadata(own.join("sandboxes"))
         .map_err(|e| e.to_string())?
         .permissions()
         .mode();
-    that(mode & 0o777 == 0o700, format!("mode {mode:o}"))
+    ensure(mode & 0o777 == 0o700, format!("mode {mode:o}"))
 }
 
 fn nothing_shared(host: &Host) -> Check {
-    let (one, other) = (fresh(host, "attack-S02-a")?, fresh(host, "attack-S02-b")?);
+    let (one, other) = (create(host, "attack-S02-a")?, create(host, "attack-S02-b")?);
     shell(
         &one,
         "touch /workspace/f /tmp/f /dev/shm/f; python3 -c \"
@@ -493,14 +496,14 @@ for f,n in ((socket.AF_UNIX,'\\0nx_s02'),(socket.AF_INET,('127.0.0.1',8222))):
 \"",
     )?;
     let nothing = "/dev/shm:\n\n/tmp:\n\n/workspace:\n0\nSHM -1\nno\nno\n";
-    that(found == nothing, format!("{found:?}"))?;
+    ensure(found == nothing, format!("{found:?}"))?;
     one.delete().map_err(|e| e.to_string())?;
     other.delete().map(drop).map_err(|e| e.to_string())
 }
 
-fn a_fork_of_the_host(host: &Host) -> Check {
+fn fork_of_the_host(host: &Host) -> Check {
     let sleep = unique_sleep(565_656);
-    let child = rerun(&[], "checks::fork_and_die")
+    let child = rerun(&[], "checks::fork_and_abort")
         .env("NX_SLEEP", &sleep)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -508,26 +511,26 @@ fn a_fork_of_the_host(host: &Host) -> Check {
     let status = child
         .and_then(|mut child| child.wait())
         .map_err(|e| e.to_string())?;
-    that(!status.success(), "the process did not die")?;
+    ensure(!status.success(), "the process did not die")?;
     let gone = gone_within(&sleep, Duration::from_millis(500) * host.slack);
-    that(gone, "the sandbox outlives its process")?;
+    ensure(gone, "the sandbox outlives its process")?;
     let fork = fs::read_to_string(host.home.join("fork")).map_err(|e| e.to_string())?;
     let lives = Path::new("/proc").join(&fork).exists();
     let _ = Process::new("kill").args(["-9", &fork]).status();
-    that(lives, "the fork is gone as well")
+    ensure(lives, "the fork is gone as well")
 }
 
 /// Creates a sandbox with a process in it, forks and aborts.
 #[test]
-#[ignore = "run by a procedure, in a process of its own"]
+#[ignore = "run by a procedure, in a separate process"]
 #[allow(unsafe_code, reason = "a fork without exec is what it is about")]
-fn fork_and_die() {
+fn fork_and_abort() {
     let client = local_client();
     let sandbox = client.create("dying", SandboxSpec::new()).unwrap();
     let sleep = variable("NX_SLEEP");
     let started = format!("setsid sleep {sleep} >/dev/null 2>&1 & echo");
     sandbox.exec(Command::shell(started)).unwrap();
-    assert!(comes_up(&sleep));
+    assert!(starts(&sleep));
     // SAFETY: the child makes system calls only.
     let child = unsafe {
         let child = libc::fork();
@@ -542,11 +545,11 @@ fn fork_and_die() {
     std::process::abort();
 }
 
-fn the_thread_that_made_it(host: &Host) -> Check {
-    let made = std::thread::scope(|scope| scope.spawn(|| fresh(host, "attack-S08")).join());
+fn creating_thread_ends(host: &Host) -> Check {
+    let made = std::thread::scope(|scope| scope.spawn(|| create(host, "attack-S08")).join());
     let sandbox = made.map_err(|_| "the thread panicked")??;
     std::thread::sleep(Duration::from_millis(300));
-    that(
+    ensure(
         shell(&sandbox, "echo lives")?.contains("lives"),
         "it is gone",
     )?;
@@ -580,7 +583,7 @@ fn no_namespaces() -> Check {
         .output()
         .map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    that(out.status.success() && text.contains("REFUSED"), text)
+    ensure(out.status.success() && text.contains("REFUSED"), text)
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn rows_of(tiers: &str) -> Vec<Row> {
 }
 
 /// True if sandboxes work here. Panics if they are required and do not.
-fn have_sandboxes() -> bool {
+fn sandboxes_work() -> bool {
     let Err(e) = Client::local() else { return true };
     assert!(
         std::env::var_os("NOXRUNNER_REQUIRE_SANDBOX").is_none(),
@@ -53,7 +53,7 @@ fn have_sandboxes() -> bool {
 }
 
 /// Lets one test run at a time, because its rows expect a certain load.
-fn alone() -> MutexGuard<'static, ()> {
+fn lock() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -91,8 +91,8 @@ fn every_tier_holds_for_every_user() {
 }
 
 fn attack(user: Option<u32>, tiers: &str, at_a_time: u32) {
-    if have_sandboxes() {
-        let _alone = alone();
+    if sandboxes_work() {
+        let _lock = lock();
         HostProcess::new(user).attack(tiers, at_a_time);
     }
 }
@@ -238,7 +238,7 @@ pub(crate) fn variable(name: &str) -> String {
 
 /// Runs the table. The other tests start it in a separate process.
 #[test]
-#[ignore = "run by the other tests, in a process of its own"]
+#[ignore = "run by the other tests, in a separate process"]
 fn attack_from_here() {
     let count: usize = variable("NX_AT_A_TIME").parse().unwrap();
     let host = Host {

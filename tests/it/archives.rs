@@ -73,25 +73,25 @@ struct Stub {
     uploads: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
-fn no_call<T>() -> Result<T> {
+fn unsupported<T>() -> Result<T> {
     Err(Error::new(ErrorKind::Unsupported, "not in this test"))
 }
 
 impl Backend for Stub {
     fn health(&self) -> Result<()> {
-        no_call()
+        unsupported()
     }
 
     fn create(&self, _: &SessionId, _: &SandboxSpec) -> Result<SandboxInfo> {
-        no_call()
+        unsupported()
     }
 
     fn touch(&self, _: &SessionId) -> Result<()> {
-        no_call()
+        unsupported()
     }
 
     fn exec(&self, _: &SessionId, _: &Command) -> Result<Output> {
-        no_call()
+        unsupported()
     }
 
     fn upload(&self, _: &SessionId, _: &str, mut archive: Upload<'_>) -> Result<()> {
@@ -107,12 +107,12 @@ impl Backend for Stub {
     }
 
     fn delete(&self, _: &SessionId) -> Result<bool> {
-        no_call()
+        unsupported()
     }
 }
 
-/// A sandbox whose every download is what `source` makes.
-pub(super) fn streaming(
+/// A sandbox whose downloads come from `source`.
+pub(super) fn sandbox_with_stream(
     source: impl Fn() -> Box<dyn Read + Send> + Send + Sync + 'static,
 ) -> Sandbox {
     let backend = Stub {
@@ -122,13 +122,13 @@ pub(super) fn streaming(
     Client::with_backend(backend).sandbox("stub").unwrap()
 }
 
-/// A sandbox whose every download is this archive.
-pub(super) fn sending(archive: Vec<u8>) -> Sandbox {
-    streaming(move || Box::new(std::io::Cursor::new(archive.clone())))
+/// A sandbox whose downloads are this archive.
+pub(super) fn sandbox_with_download(archive: Vec<u8>) -> Sandbox {
+    sandbox_with_stream(move || Box::new(std::io::Cursor::new(archive.clone())))
 }
 
-/// A sandbox that keeps the archives it is sent.
-fn recording() -> (Sandbox, Arc<Mutex<Vec<Vec<u8>>>>) {
+/// A sandbox that records uploads.
+fn recording_sandbox() -> (Sandbox, Arc<Mutex<Vec<Vec<u8>>>>) {
     let uploads: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
     let backend = Stub {
         source: Box::new(|| Box::new(std::io::empty())),
@@ -146,7 +146,7 @@ fn local_backend(dir: &Scratch) -> LocalBackend {
         .unwrap()
 }
 
-/// A local sandbox, and a directory that is gone with it.
+/// A local sandbox, and a directory that is removed with it.
 pub(super) fn local() -> (Sandbox, Scratch) {
     let dir = Scratch::new();
     let client = Client::with_backend(local_backend(&dir));
@@ -154,7 +154,7 @@ pub(super) fn local() -> (Sandbox, Scratch) {
 }
 
 #[track_caller]
-pub(super) fn fails<T: Debug>(result: Result<T>, kind: ErrorKind, parts: &[&str]) {
+pub(super) fn assert_error<T: Debug>(result: Result<T>, kind: ErrorKind, parts: &[&str]) {
     let error = result.unwrap_err();
     let text = error.to_string();
     assert_eq!(error.kind(), kind, "{text}");
@@ -164,10 +164,12 @@ pub(super) fn fails<T: Debug>(result: Result<T>, kind: ErrorKind, parts: &[&str]
 }
 
 /// Returns `None` if the call does not end in time. Its thread is abandoned.
-pub(super) fn in_time<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(super) fn with_timeout<T: Send + 'static>(
+    call: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || drop(sender.send(call())));
-    receiver.recv_timeout(Duration::from_secs(5)).ok()
+    receiver.recv_timeout(Duration::from_secs(60)).ok()
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -204,7 +206,7 @@ pub(super) fn snapshot(top: &Path) -> BTreeMap<Vec<u8>, Node> {
     found
 }
 
-pub(super) fn os(name: &[u8]) -> &OsStr {
+pub(super) fn os_str(name: &[u8]) -> &OsStr {
     OsStr::from_bytes(name)
 }
 
@@ -241,22 +243,22 @@ pub(super) fn noise(size: usize) -> Vec<u8> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Packed {
+struct PackedEntry {
     name: Vec<u8>,
     kind: EntryType,
     mode: u32,
     content: Vec<u8>,
 }
 
-/// The entries of a recorded upload, as GNU tar reads them.
-fn packed(archive: &[u8]) -> Vec<Packed> {
+/// The entries of a recorded upload, as the tar crate reads them.
+fn unpacked(archive: &[u8]) -> Vec<PackedEntry> {
     let mut tar = tar::Archive::new(MultiGzDecoder::new(archive));
     let entries = tar.entries().unwrap().map(|entry| {
         let mut entry = entry.unwrap();
-        assert_eq!(entry.header().uid().unwrap(), 0, "owners stay here");
+        assert_eq!(entry.header().uid().unwrap(), 0, "owners are not sent");
         let mut content = Vec::new();
         entry.read_to_end(&mut content).unwrap();
-        Packed {
+        PackedEntry {
             name: entry.path_bytes().into_owned(),
             kind: entry.header().entry_type(),
             mode: entry.header().mode().unwrap(),
@@ -276,7 +278,7 @@ fn assert_survives(from: &Path) {
     let (before, after) = (snapshot(from), snapshot(&back));
     assert!(before.keys().eq(after.keys()), "{after:?}");
     for (name, node) in &before {
-        assert_eq!(&after[name], node, "{:?}", os(name));
+        assert_eq!(&after[name], node, "{:?}", os_str(name));
     }
 }
 
@@ -335,7 +337,7 @@ fn names_survive() {
         b"*",
         b"\x01\x1b[31m",
     ] {
-        fs::write(top.join(os(name)), name).unwrap();
+        fs::write(top.join(os_str(name)), name).unwrap();
     }
     assert_survives(&top);
 }
@@ -347,9 +349,9 @@ fn long_non_utf8_names_survive() {
     fs::create_dir(&top).unwrap();
     let mut name = vec![b'\xff'; 254];
     name.push(b'\n');
-    fs::write(top.join(os(&name)), "255 bytes").unwrap();
+    fs::write(top.join(os_str(&name)), "255 bytes").unwrap();
     name[0] = b'l';
-    symlink(os(&[b'\xfe'; 200]), top.join(os(&name))).unwrap();
+    symlink(os_str(&[b'\xfe'; 200]), top.join(os_str(&name))).unwrap();
     assert_survives(&top);
 }
 
@@ -358,10 +360,10 @@ fn long_paths_survive() {
     let dir = Scratch::new();
     let top = dir.join("t");
     let long = top.join("d".repeat(90)).join("e".repeat(90));
-    fs::create_dir_all(long.join(os(&[b'\xe4'; 90]))).unwrap();
+    fs::create_dir_all(long.join(os_str(&[b'\xe4'; 90]))).unwrap();
     fs::write(long.join("f"), "181 bytes of directories").unwrap();
-    fs::write(long.join(os(&[b'\xe4'; 90])).join("f"), "272").unwrap();
-    symlink("f", long.join(os(&[b'\xe4'; 90])).join("l".repeat(200))).unwrap();
+    fs::write(long.join(os_str(&[b'\xe4'; 90])).join("f"), "272").unwrap();
+    symlink("f", long.join(os_str(&[b'\xe4'; 90])).join("l".repeat(200))).unwrap();
     assert_survives(&top);
 }
 

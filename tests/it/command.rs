@@ -23,7 +23,7 @@ struct User {
     home: tempfile::TempDir,
 }
 
-struct Ran {
+struct CommandOutput {
     code: i32,
     stdout: String,
     stderr: String,
@@ -48,17 +48,17 @@ impl User {
         command
     }
 
-    fn run(&self, args: &[&str]) -> Ran {
-        ran(&mut self.command(args))
+    fn run(&self, args: &[&str]) -> CommandOutput {
+        run_command(&mut self.command(args))
     }
 
-    fn local(&self, args: &[&str]) -> Ran {
+    fn local(&self, args: &[&str]) -> CommandOutput {
         let all: Vec<&str> = ["--local"].iter().chain(args).copied().collect();
         self.run(&all)
     }
 
     /// Runs the command with this standard input.
-    fn typed(&self, args: &[&str], input: &str) -> Ran {
+    fn run_with_stdin(&self, args: &[&str], input: &str) -> CommandOutput {
         let mut command = self.command(args);
         command
             .stdin(Stdio::piped())
@@ -71,7 +71,7 @@ impl User {
             .unwrap()
             .write_all(input.as_bytes())
             .unwrap();
-        of(child.wait_with_output().unwrap())
+        output_of(child.wait_with_output().unwrap())
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -92,12 +92,12 @@ impl Drop for User {
     }
 }
 
-fn ran(command: &mut Command) -> Ran {
-    of(command.output().unwrap())
+fn run_command(command: &mut Command) -> CommandOutput {
+    output_of(command.output().unwrap())
 }
 
-fn of(out: std::process::Output) -> Ran {
-    Ran {
+fn output_of(out: std::process::Output) -> CommandOutput {
+    CommandOutput {
         code: out.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
@@ -105,7 +105,7 @@ fn of(out: std::process::Output) -> Ran {
 }
 
 #[track_caller]
-fn expect(ran: &Ran, code: i32, stdout: &str, stderr: &str) {
+fn assert_output(ran: &CommandOutput, code: i32, stdout: &str, stderr: &str) {
     let shown = format!(
         "{}\nstdout: {}\nstderr: {}",
         ran.code, ran.stdout, ran.stderr
@@ -121,33 +121,33 @@ fn expect(ran: &Ran, code: i32, stdout: &str, stderr: &str) {
 #[test]
 fn local_sandbox_persists_between_runs() {
     let user = User::new();
-    expect(&user.local(&["health"]), 0, "", "✓ Manager is healthy\n");
-    expect(
+    assert_output(&user.local(&["health"]), 0, "", "✓ Manager is healthy\n");
+    assert_output(
         &user.local(&["create", "a", "--ttl", "300"]),
         0,
         "",
         "✓ Sandbox created: local-a\n",
     );
     let start = "echo x > f; setsid sleep 3410 >/dev/null 2>&1 & echo started";
-    expect(
+    assert_output(
         &user.local(&["exec", "a", "sh", "-c", start]),
         0,
         "started\n",
         "",
     );
-    expect(&user.local(&["exec", "a", "cat", "f"]), 0, "x\n", "");
-    expect(
+    assert_output(&user.local(&["exec", "a", "cat", "f"]), 0, "x\n", "");
+    assert_output(
         &user.local(&["exec", "a", "pgrep", "-c", "sleep"]),
         0,
         "1\n",
         "",
     );
-    expect(&user.run(&["--local-test", "cat", "a", "f"]), 0, "x\n", "");
-    expect(&user.local(&["touch", "a"]), 0, "", "✓ TTL extended\n");
-    expect(&user.local(&["delete", "a"]), 0, "", "✓ Sandbox deleted\n");
-    expect(&user.local(&["delete", "a"]), 1, "", "✗");
+    assert_output(&user.run(&["--local-test", "cat", "a", "f"]), 0, "x\n", "");
+    assert_output(&user.local(&["touch", "a"]), 0, "", "✓ TTL extended\n");
+    assert_output(&user.local(&["delete", "a"]), 0, "", "✓ Sandbox deleted\n");
+    assert_output(&user.local(&["delete", "a"]), 1, "", "✗");
     let gone = user.local(&["exec", "a", "true"]);
-    expect(&gone, 125, "", "noxrc create");
+    assert_output(&gone, 125, "", "noxrc create");
 }
 
 #[test]
@@ -163,19 +163,19 @@ fn exec_passes_on_exit_code_and_output() {
         (out.status.code(), &*out.stdout, &*out.stderr),
         (Some(7), &b"o\xff"[..], &b"e"[..])
     );
-    expect(
+    assert_output(
         &user.local(&["exec", "--ignore-exit-code", "a", "false"]),
         0,
         "",
         "",
     );
-    expect(
+    assert_output(
         &user.local(&["exec", "a", "nosuchcommand"]),
         127,
         "",
         "nosuchcommand",
     );
-    expect(
+    assert_output(
         &user.local(&[
             "exec",
             "--env",
@@ -192,21 +192,21 @@ fn exec_passes_on_exit_code_and_output() {
         "",
     );
     // Everything after the id belongs to the command.
-    expect(
+    assert_output(
         &user.local(&["exec", "a", "echo", "--env", "-v", "--help"]),
         0,
         "--env -v --help\n",
         "",
     );
-    expect(
+    assert_output(
         &user.local(&["exec", "--timeout-seconds", "1", "a", "sleep", "9"]),
         124,
         "",
         "--timeout-seconds",
     );
-    expect(&user.local(&["exec", "a"]), 2, "", "<CMD>");
+    assert_output(&user.local(&["exec", "a"]), 2, "", "<CMD>");
     let odd = user.local(&["exec", "--env", "A", "a", "true"]);
-    expect(&odd, 0, "", "⚠ Invalid env format (missing =): A");
+    assert_output(&odd, 0, "", "⚠ Invalid env format (missing =): A");
 }
 
 #[test]
@@ -214,16 +214,16 @@ fn backend_failure_has_its_own_exit_code() {
     let user = User::new();
     let nobody = ["--base-url", "http://127.0.0.1:1"];
     let exec = user.run(&[nobody[0], nobody[1], "exec", "a", "true"]);
-    expect(&exec, 125, "", "noxrc serve");
+    assert_output(&exec, 125, "", "noxrc serve");
     assert!(exec.stderr.contains("--local"), "{}", exec.stderr);
-    expect(
+    assert_output(
         &user.run(&[nobody[0], nobody[1], "run", "true"]),
         125,
         "",
         "✗",
     );
-    expect(&user.run(&[nobody[0], nobody[1], "health"]), 1, "", "✗");
-    expect(
+    assert_output(&user.run(&[nobody[0], nobody[1], "health"]), 1, "", "✗");
+    assert_output(
         &user.run(&["--base-url", "nonsense", "health"]),
         1,
         "",
@@ -274,13 +274,13 @@ fn help_lists_commands_and_exit_codes() {
         );
     }
     let version = user.run(&["--version"]);
-    expect(
+    assert_output(
         &version,
         0,
         &format!("noxrc {}\n", env!("CARGO_PKG_VERSION")),
         "",
     );
-    expect(&user.run(&["nonsense"]), 2, "", "nonsense");
+    assert_output(&user.run(&["nonsense"]), 2, "", "nonsense");
     for shell in ["bash", "zsh", "fish"] {
         assert!(user.run(&["completions", shell]).stdout.contains("noxrc"));
     }
@@ -294,28 +294,28 @@ fn files_can_be_uploaded_and_downloaded() {
     fs::write(user.path("one.txt"), "1").unwrap();
     fs::write(user.path("dir/two"), "2").unwrap();
     fs::write(user.path("dir/sub/three"), [0, 255]).unwrap();
-    expect(
+    assert_output(
         &user.local(&["upload", "a", "one.txt", "dir/two"]),
         0,
         "",
         "✓ Uploaded 2 file(s) to /workspace\n",
     );
-    expect(
+    assert_output(
         &user.local(&["upload", "a", "--dir", "dir", "--dest", "/workspace/d"]),
         0,
         "",
         "✓ Uploaded",
     );
-    expect(
+    assert_output(
         &user.local(&["exec", "a", "find", ".", "-type", "f"]),
         0,
         &user.local(&["exec", "a", "find", ".", "-type", "f"]).stdout,
         "",
     );
-    expect(&user.local(&["upload", "a", "missing"]), 1, "", "missing");
-    expect(&user.local(&["upload", "a", "dir"]), 1, "", "--dir");
-    expect(&user.local(&["upload", "a"]), 1, "", "--dir");
-    expect(
+    assert_output(&user.local(&["upload", "a", "missing"]), 1, "", "missing");
+    assert_output(&user.local(&["upload", "a", "dir"]), 1, "", "--dir");
+    assert_output(&user.local(&["upload", "a"]), 1, "", "--dir");
+    assert_output(
         &user.local(&["download", "a", "--extract", "out"]),
         0,
         "",
@@ -323,7 +323,7 @@ fn files_can_be_uploaded_and_downloaded() {
     );
     assert_eq!(fs::read(user.path("out/d/sub/three")).unwrap(), [0, 255]);
     assert_eq!(fs::read(user.path("out/one.txt")).unwrap(), b"1");
-    expect(
+    assert_output(
         &user.local(&[
             "download",
             "a",
@@ -345,7 +345,7 @@ fn files_can_be_uploaded_and_downloaded() {
         ("dir", "a:"),
         ("dir", "a:other"),
     ] {
-        expect(&user.local(&["cp", from, to]), 0, "", "✓ Copied");
+        assert_output(&user.local(&["cp", from, to]), 0, "", "✓ Copied");
     }
     let there = user.local(&[
         "exec",
@@ -357,15 +357,15 @@ fn files_can_be_uploaded_and_downloaded() {
         "dir/two",
         "other/two",
     ]);
-    expect(&there, 0, "11122", "");
-    expect(
+    assert_output(&there, 0, "11122", "");
+    assert_output(
         &user.local(&["cp", "a:d/sub/three", "back"]),
         0,
         "",
         "✓ Copied",
     );
-    expect(&user.local(&["cp", "a:d", "."]), 0, "", "✓ Copied");
-    expect(&user.local(&["cp", "a:d", "new"]), 0, "", "✓ Copied");
+    assert_output(&user.local(&["cp", "a:d", "."]), 0, "", "✓ Copied");
+    assert_output(&user.local(&["cp", "a:d", "new"]), 0, "", "✓ Copied");
     assert_eq!(fs::read(user.path("back")).unwrap(), [0, 255]);
     for dir in ["d", "new"] {
         assert_eq!(
@@ -373,10 +373,10 @@ fn files_can_be_uploaded_and_downloaded() {
             [0, 255]
         );
     }
-    expect(&user.local(&["cp", "one.txt", "two.txt"]), 1, "", "ID:PATH");
-    expect(&user.local(&["cp", "a:missing", "x"]), 1, "", "missing");
+    assert_output(&user.local(&["cp", "one.txt", "two.txt"]), 1, "", "ID:PATH");
+    assert_output(&user.local(&["cp", "a:missing", "x"]), 1, "", "missing");
     assert!(!user.path("x").exists());
-    expect(&user.local(&["cat", "a", "missing"]), 1, "", "missing");
+    assert_output(&user.local(&["cat", "a", "missing"]), 1, "", "missing");
 }
 
 #[test]
@@ -394,7 +394,7 @@ fn run_creates_uses_and_deletes_a_sandbox() {
         "-c",
         "sort in | tee out; exit 4",
     ]);
-    expect(&out, 4, "1\n2\n3\n", "✓ Downloaded out");
+    assert_output(&out, 4, "1\n2\n3\n", "✓ Downloaded out");
     assert_eq!(fs::read(user.path("out")).unwrap(), b"1\n2\n3\n");
     let kept = || {
         fs::read_dir(user.path(".local/state/noxrunner/persistent"))
@@ -402,7 +402,7 @@ fn run_creates_uses_and_deletes_a_sandbox() {
             .count()
     };
     assert_eq!(kept(), 0);
-    expect(
+    assert_output(
         &user.local(&["run", "--upload", "missing", "true"]),
         125,
         "",
@@ -415,7 +415,7 @@ fn run_creates_uses_and_deletes_a_sandbox() {
     let child = command.stderr(Stdio::piped()).spawn().unwrap();
     wait_for("it runs", || sleeps(&sleep));
     interrupt(&child);
-    let out = of(child.wait_with_output().unwrap());
+    let out = output_of(child.wait_with_output().unwrap());
     assert_eq!(out.code, 130, "{}", out.stderr);
     assert_eq!(kept(), 0);
     assert!(!sleeps(&sleep));
@@ -464,7 +464,7 @@ fn shell_reads_lines_and_keeps_state() {
     user.local(&["create", "a"]);
     let lines = "mkdir 'a b'\ncd 'a b'\npwd\ncd ~\npwd\ncd -\npwd\nexport A='x y' B=1\nunset B\n\
         echo \"$A-$B\"\necho 'two\nlines'\nls | wc -l\nfalse\ntouch\nhelp\n\nexit\necho never\n";
-    let out = user.typed(&["--local", "shell", "a"], lines);
+    let out = user.run_with_stdin(&["--local", "shell", "a"], lines);
     assert_eq!(out.code, 0);
     let expected =
         "/workspace/a b\n/workspace\n/workspace/a b\n/workspace/a b\nx y-\ntwo\nlines\n0\n";
@@ -476,7 +476,7 @@ fn shell_reads_lines_and_keeps_state() {
         out.stderr
     );
     assert!(out.stderr.contains("✓ TTL extended\n"));
-    let missing = user.typed(&["--local", "shell", "missing"], "true\n");
+    let missing = user.run_with_stdin(&["--local", "shell", "missing"], "true\n");
     assert!(
         missing.stderr.contains("no such sandbox"),
         "{}",
@@ -494,7 +494,7 @@ fn broken_pipe_is_not_a_failure() {
         .args(["-c", &line])
         .env("HOME", user.home.path())
         .env_remove("XDG_STATE_HOME");
-    expect(&ran(&mut shell), 0, "1\n", "");
+    assert_output(&run_command(&mut shell), 0, "1\n", "");
 }
 
 #[test]
@@ -502,7 +502,7 @@ fn colour_needs_a_terminal_or_a_flag() {
     let user = User::new();
     let with = |name: &str, value: &str| {
         let mut command = user.command(&["--local", "health"]);
-        ran(command.env(name, value)).stderr
+        run_command(command.env(name, value)).stderr
     };
     assert_eq!(
         with("CLICOLOR_FORCE", "1"),
@@ -510,19 +510,19 @@ fn colour_needs_a_terminal_or_a_flag() {
     );
     assert_eq!(with("CLICOLOR_FORCE", "0"), "✓ Manager is healthy\n");
     let mut command = user.command(&["--local", "health"]);
-    let both = ran(command.env("CLICOLOR_FORCE", "1").env("NO_COLOR", "1")).stderr;
+    let both = run_command(command.env("CLICOLOR_FORCE", "1").env("NO_COLOR", "1")).stderr;
     assert_eq!(both, "✓ Manager is healthy\n");
 }
 
 /// A running `noxrc serve`, which ends when this is dropped.
-struct Serving {
+struct ServeProcess {
     child: Child,
     url: String,
     token: Option<String>,
 }
 
-impl Serving {
-    fn start(user: &User, args: &[&str]) -> Serving {
+impl ServeProcess {
+    fn start(user: &User, args: &[&str]) -> ServeProcess {
         let all: Vec<&str> = ["--json", "serve"].iter().chain(args).copied().collect();
         let mut command = user.command(&all);
         let mut child = command
@@ -534,7 +534,7 @@ impl Serving {
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();
         let value: Value = serde_json::from_str(&line).unwrap();
-        Serving {
+        ServeProcess {
             child,
             url: value["url"].as_str().unwrap_or_default().to_owned(),
             token: value["token"].as_str().map(str::to_owned),
@@ -552,7 +552,7 @@ impl Serving {
     }
 }
 
-impl Drop for Serving {
+impl Drop for ServeProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -562,28 +562,30 @@ impl Drop for Serving {
 #[test]
 fn serve_works_with_the_other_commands_and_stops() {
     let user = User::new();
-    let serving = Serving::start(&user, &["--listen", "127.0.0.1:0"]);
+    let serving = ServeProcess::start(&user, &["--listen", "127.0.0.1:0"]);
     let token = serving.token.clone().unwrap();
     let at = |args: &[&str]| {
         let mut command = user.command(args);
-        ran(command
-            .env("NOXRUNNER_BASE_URL", &serving.url)
-            .env("NOXRUNNER_TOKEN", &token))
+        run_command(
+            command
+                .env("NOXRUNNER_BASE_URL", &serving.url)
+                .env("NOXRUNNER_TOKEN", &token),
+        )
     };
-    expect(&at(&["create", "a"]), 0, "", "✓ Sandbox created: local-a\n");
-    expect(&at(&["exec", "a", "echo", "hi"]), 0, "hi\n", "");
-    expect(&at(&["-v", "exec", "a", "true"]), 0, "", "POST");
-    expect(&at(&["doctor"]), 0, "", "✓ It accepts the token");
+    assert_output(&at(&["create", "a"]), 0, "", "✓ Sandbox created: local-a\n");
+    assert_output(&at(&["exec", "a", "echo", "hi"]), 0, "hi\n", "");
+    assert_output(&at(&["-v", "exec", "a", "true"]), 0, "", "POST");
+    assert_output(&at(&["doctor"]), 0, "", "✓ It accepts the token");
     let refused = user.run(&["--base-url", &serving.url, "exec", "a", "true"]);
-    expect(&refused, 125, "", "NOXRUNNER_TOKEN");
-    expect(
+    assert_output(&refused, 125, "", "NOXRUNNER_TOKEN");
+    assert_output(
         &user.run(&["--base-url", &serving.url, "health"]),
         0,
         "",
         "✓",
     );
 
-    let gateway = Serving::start(
+    let gateway = ServeProcess::start(
         &user,
         &[
             "--listen",
@@ -596,7 +598,7 @@ fn serve_works_with_the_other_commands_and_stops() {
     );
     let through = gateway.token.clone().unwrap();
     let url = gateway.url.clone();
-    expect(
+    assert_output(
         &user.run(&[
             "--base-url",
             &url,
@@ -622,7 +624,7 @@ fn serve_works_with_the_other_commands_and_stops() {
 #[test]
 fn serve_refuses_unsafe_settings() {
     let user = User::new();
-    expect(
+    assert_output(
         &user.run(&["serve", "--listen", "0.0.0.0:0", "--no-auth"]),
         1,
         "",
@@ -630,7 +632,7 @@ fn serve_refuses_unsafe_settings() {
     );
     fs::write(user.path("token"), "\n").unwrap();
     let empty = user.run(&["serve", "--listen", "127.0.0.1:0", "--token-file", "token"]);
-    expect(&empty, 1, "", "token is empty");
-    expect(&user.run(&["serve", "--force"]), 2, "", "--no-auth");
+    assert_output(&empty, 1, "", "token is empty");
+    assert_output(&user.run(&["serve", "--force"]), 2, "", "--no-auth");
     assert!(!Path::new("socket").exists());
 }

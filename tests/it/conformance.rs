@@ -74,7 +74,7 @@ fn own_server_passes(isolation: noxrunner::Isolation, exceptions: &[(&str, Outco
     use noxrunner::server::Server;
     let (backend, _dir) = crate::support::local_backend(isolation);
     let server = Server::builder(backend).tcp("127.0.0.1:0").no_auth();
-    let server = crate::server::Running::start(server);
+    let server = crate::server::RunningServer::start(server);
     let url = format!("http://{}", server.addr());
     let report = checks(&url).run(print_finding).unwrap();
     assert!(report.conforms());
@@ -114,8 +114,8 @@ fn minimal_server_passes() {
 #[test]
 fn silent_server_ends_run_early() {
     let server = Scripted::each_request(|request, conn| match &*request.method {
-        "GET" => conn.answer(200, "OK"),
-        "POST" => conn.answer(404, "no such sandbox"),
+        "GET" => conn.respond(200, "OK"),
+        "POST" => conn.respond(404, "no such sandbox"),
         _ => conn.stay_silent(),
     });
     let builder = HttpBackend::builder(server.url()).timeout(std::time::Duration::from_millis(500));

@@ -8,7 +8,7 @@ use noxrunner::{
     SessionId,
 };
 
-use crate::support::altered::Altered;
+use crate::support::exec_override::ExecOverride;
 use crate::support::processes::wait_for;
 use crate::support::{in_parallel, local_backend, v1_server};
 
@@ -19,9 +19,15 @@ const CHECKS: &[(&str, Check)] = &[
     // This check waits longest, so it starts first.
     ("touch and TTL", ttl),
     ("health", health),
-    ("create is idempotent and keeps what is there", create_twice),
-    ("odd ids are sandboxes of their own", odd_ids),
-    ("an unknown sandbox is not found, by every call", unknown),
+    (
+        "create is idempotent and keeps what is there",
+        repeated_create,
+    ),
+    ("odd ids are sandboxes of their own", unusual_ids),
+    (
+        "an unknown sandbox is not found, by every call",
+        unknown_sandbox,
+    ),
     ("delete answers whether there was one", delete),
     ("exit codes, streams and arguments are kept apart", exec),
     ("environment and workdir", environment),
@@ -40,8 +46,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("directories come back as they went", directories),
     ("paths do not lead out", paths),
     ("readiness", readiness),
-    ("sandboxes share nothing", apart),
-    ("many execs at once", at_once),
+    ("sandboxes share nothing", isolation),
+    ("many execs at once", concurrent_execs),
 ];
 
 pub(crate) fn run_all(client: &Client) {
@@ -90,7 +96,7 @@ fn custom_backend_fulfils_the_contract() {
     let (backend, _dir) = local_backend(Isolation::None);
     let exec =
         |backend: &LocalBackend, id: &SessionId, command: &Command| backend.exec(id, command);
-    run_all(&Client::with_backend(Altered { backend, exec }));
+    run_all(&Client::with_backend(ExecOverride { backend, exec }));
 }
 
 #[test]
@@ -98,7 +104,7 @@ fn download_can_be_piped_into_upload() {
     let (backend, _dir) = local_backend(Isolation::None);
     let server = v1_server::serve(backend);
     let client = Client::new(server.url()).unwrap();
-    let (from, to) = (fresh(&client, "from"), fresh(&client, "to"));
+    let (from, to) = (create(&client, "from"), create(&client, "to"));
     let noise: Vec<u8> = (0..3_000_000_u32)
         .flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes())
         .collect();
@@ -112,7 +118,7 @@ fn download_can_be_piped_into_upload() {
     assert!(to.read("f").unwrap() == noise);
 }
 
-fn fresh(client: &Client, id: &str) -> Sandbox {
+fn create(client: &Client, id: &str) -> Sandbox {
     client
         .create(id, SandboxSpec::new().ttl(Duration::from_secs(300)))
         .unwrap()
@@ -123,8 +129,8 @@ fn health(client: &Client) {
     assert!(client.is_healthy().unwrap());
 }
 
-fn create_twice(client: &Client) {
-    let first = fresh(client, "twice");
+fn repeated_create(client: &Client) {
+    let first = create(client, "twice");
     let info = first.info().unwrap();
     assert!(!info.pod_name().is_empty());
     let left = info
@@ -137,19 +143,19 @@ fn create_twice(client: &Client) {
         "{left:?}"
     );
     first.write("kept", "x").unwrap();
-    let second = fresh(client, "twice");
+    let second = create(client, "twice");
     assert_eq!(second.info().unwrap().pod_name(), info.pod_name());
     assert_eq!(second.read("kept").unwrap(), b"x");
 }
 
-fn odd_ids(client: &Client) {
+fn unusual_ids(client: &Client) {
     let long = "x".repeat(200);
     let ids = [
         "a/b", "a%2Fb", "a?b", "a#b", "a b", "ä/ö", "...", "a.b", "a_b", "A", "a", "-rf", "~",
         &long,
     ];
     for id in ids {
-        fresh(client, id).write("id", id).unwrap();
+        create(client, id).write("id", id).unwrap();
     }
     for id in ids {
         let sandbox = client.sandbox(id).unwrap();
@@ -164,7 +170,7 @@ fn odd_ids(client: &Client) {
     }
 }
 
-fn unknown(client: &Client) {
+fn unknown_sandbox(client: &Client) {
     let sandbox = client.sandbox("never made").unwrap();
     let errors = [
         sandbox.touch().unwrap_err(),
@@ -185,7 +191,7 @@ fn unknown(client: &Client) {
 }
 
 fn delete(client: &Client) {
-    let sandbox = fresh(client, "gone");
+    let sandbox = create(client, "gone");
     assert!(sandbox.delete().unwrap());
     assert!(!sandbox.delete().unwrap());
     assert!(sandbox.exec(["true"]).unwrap_err().is_not_found());
@@ -213,12 +219,12 @@ fn ttl(client: &Client) {
     assert!(sandbox.touch().unwrap_err().is_not_found());
     assert!(!sandbox.delete().unwrap());
     // The id can be used again, and its old files are gone.
-    let again = fresh(client, "ttl");
+    let again = create(client, "ttl");
     assert!(!again.exists("f").unwrap());
 }
 
 fn exec(client: &Client) {
-    let sandbox = fresh(client, "exec");
+    let sandbox = create(client, "exec");
     let out = sandbox
         .exec(Command::shell("echo out; echo err >&2; exit 42"))
         .unwrap();
@@ -249,7 +255,7 @@ fn exec(client: &Client) {
 }
 
 fn environment(client: &Client) {
-    let sandbox = fresh(client, "env");
+    let sandbox = create(client, "env");
     let print = Command::shell(r#"printf '%s|' "$A" "$B" "${NOXRUNNER_TEST_SECRET-unset}""#);
     let out = sandbox.exec(print.env("A", "x y").env("B", "")).unwrap();
     assert_eq!(out.stdout(), "x y||unset|");
@@ -267,7 +273,7 @@ fn environment(client: &Client) {
 }
 
 fn missing_program(client: &Client) {
-    let sandbox = fresh(client, "127");
+    let sandbox = create(client, "127");
     let out = sandbox.exec(["nosuchcommand_nx", "x"]).unwrap();
     assert_eq!(out.exit_code(), 127);
     assert!(out.stderr().contains("nosuchcommand_nx"));
@@ -277,14 +283,14 @@ fn missing_program(client: &Client) {
 }
 
 fn empty_stdin(client: &Client) {
-    let out = fresh(client, "stdin")
+    let out = create(client, "stdin")
         .exec(Command::shell("cat; read x; echo EOF"))
         .unwrap();
     assert_eq!(out.stdout(), "EOF\n");
 }
 
 fn time_limit(client: &Client) {
-    let sandbox = fresh(client, "limit");
+    let sandbox = create(client, "limit");
     let started = Instant::now();
     let stubborn = "echo before; trap '' TERM INT HUP; sleep 77 & while :; do sleep 0.1; done";
     let out = sandbox
@@ -298,7 +304,7 @@ fn time_limit(client: &Client) {
 }
 
 fn background_child(client: &Client) {
-    let sandbox = fresh(client, "background");
+    let sandbox = create(client, "background");
     let started = Instant::now();
     let out = sandbox
         .exec(Command::shell("sleep 60 & echo started"))
@@ -309,7 +315,7 @@ fn background_child(client: &Client) {
 }
 
 fn long_output(client: &Client) {
-    let sandbox = fresh(client, "long");
+    let sandbox = create(client, "long");
     let out = sandbox
         .exec(Command::shell(
             "head -c 3000000 /dev/zero | tr '\\0' x; echo end >&2",
@@ -325,7 +331,7 @@ fn long_output(client: &Client) {
 }
 
 fn files(client: &Client) {
-    let sandbox = fresh(client, "files");
+    let sandbox = create(client, "files");
     let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
     sandbox.write("a/b/c.bin", &bytes).unwrap();
     assert_eq!(sandbox.read("a/b/c.bin").unwrap(), bytes);
@@ -358,7 +364,7 @@ fn files(client: &Client) {
 }
 
 fn directories(client: &Client) {
-    let sandbox = fresh(client, "dirs");
+    let sandbox = create(client, "dirs");
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     std::fs::create_dir_all(from.join("sub/empty")).unwrap();
@@ -384,7 +390,7 @@ fn directories(client: &Client) {
 }
 
 fn paths(client: &Client) {
-    let sandbox = fresh(client, "paths");
+    let sandbox = create(client, "paths");
     sandbox
         .exec([
             "sh",
@@ -447,28 +453,28 @@ fn paths(client: &Client) {
 }
 
 fn readiness(client: &Client) {
-    fresh(client, "ready")
+    create(client, "ready")
         .wait_until_ready(Duration::from_secs(30))
         .unwrap();
     let error = client
         .sandbox("not there")
         .unwrap()
-        .wait_until_ready(Duration::from_millis(300))
+        .wait_until_ready(Duration::from_secs(2))
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotReady);
     assert!(error.to_string().contains("no such sandbox"), "{error}");
 }
 
-fn apart(client: &Client) {
-    let (a, b) = (fresh(client, "apart a"), fresh(client, "apart b"));
+fn isolation(client: &Client) {
+    let (a, b) = (create(client, "apart a"), create(client, "apart b"));
     a.write("f", "a").unwrap();
     assert!(!b.exists("f").unwrap());
     assert!(b.delete().unwrap());
     assert_eq!(a.read("f").unwrap(), b"a");
 }
 
-fn at_once(client: &Client) {
-    let sandbox = Arc::new(fresh(client, "at once"));
+fn concurrent_execs(client: &Client) {
+    let sandbox = Arc::new(create(client, "at once"));
     std::thread::scope(|scope| {
         for n in 0..8 {
             let sandbox = Arc::clone(&sandbox);

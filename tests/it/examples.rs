@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 use noxrunner::server::Server;
 use noxrunner::{Backend, Command as Exec, Error, ErrorKind, Isolation, LocalBackend, SessionId};
 
-use crate::server::Running;
-use crate::support::altered::Altered;
+use crate::server::RunningServer;
+use crate::support::exec_override::ExecOverride;
 use crate::support::local_backend;
 
 /// Returns `None` and prints the reason if the example was not built, as with `--test it`.
@@ -71,8 +71,8 @@ fn judge_survives_one_backend_failure() {
             false => backend.exec(id, command),
         }
     };
-    let server = Server::builder(Altered { backend, exec });
-    let server = Running::start(server.tcp("127.0.0.1:0").no_auth());
+    let server = Server::builder(ExecOverride { backend, exec });
+    let server = RunningServer::start(server.tcp("127.0.0.1:0").no_auth());
     let url = format!("http://{}", server.addr());
     let out = judge.args(["--url", &url]).output().unwrap();
     assert!(!out.status.success());

@@ -8,11 +8,11 @@ use noxrunner::{
     Cancel, Client, Command, Contents, EntryKind, ErrorKind, Language, Sandbox, SandboxSpec, Stdin,
 };
 
-use crate::places::in_each_place;
+use crate::backends::on_each_backend;
 use crate::support::in_parallel;
 use crate::support::plain_server::PlainServer;
 
-in_each_place!(run_all);
+on_each_backend!(run_all);
 
 type Check = fn(&Sandbox);
 

@@ -39,13 +39,21 @@ fn sandbox(builder: ClientBuilder) -> Sandbox {
     builder.build().unwrap().sandbox("s").unwrap()
 }
 
+/// Enough to compress and send a large upload in a debug build on a busy machine.
+const UPLOAD_LIMIT: Duration = Duration::from_secs(30);
+
 /// The error of a call that must fail soon.
 #[track_caller]
-fn soon<T>(call: impl FnOnce() -> noxrunner::Result<T>) -> Error {
+fn fails_soon<T>(call: impl FnOnce() -> noxrunner::Result<T>) -> Error {
+    fails_within(SOON, call)
+}
+
+#[track_caller]
+fn fails_within<T>(limit: Duration, call: impl FnOnce() -> noxrunner::Result<T>) -> Error {
     let start = Instant::now();
     let error = call().err().expect("the call should have failed");
     let took = start.elapsed();
-    assert!(took < SOON, "{error} took {took:?}");
+    assert!(took < limit, "{error} took {took:?}");
     error
 }
 
@@ -59,7 +67,7 @@ fn cancelled_exec(sandbox: &Sandbox) -> Error {
         thread::sleep(Duration::from_millis(300));
         other.cancel();
     });
-    let error = soon(|| sandbox.exec(Command::new("true").cancel_on(&cancel)));
+    let error = fails_soon(|| sandbox.exec(Command::new("true").cancel_on(&cancel)));
     canceller.join().unwrap();
     error
 }
@@ -109,11 +117,11 @@ fn refused_connection_names_the_address() {
         .unwrap();
     let sandbox = client.sandbox("s").unwrap();
     for error in [
-        soon(|| client.health()),
-        soon(|| sandbox.touch()),
-        soon(|| sandbox.exec(["true"])),
-        soon(|| sandbox.write("f", "x")),
-        soon(|| sandbox.download_archive("/workspace").map(|_| ())),
+        fails_soon(|| client.health()),
+        fails_soon(|| sandbox.touch()),
+        fails_soon(|| sandbox.exec(["true"])),
+        fails_soon(|| sandbox.write("f", "x")),
+        fails_soon(|| sandbox.download_archive("/workspace").map(|_| ())),
     ] {
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
         assert!(error.to_string().contains(&address), "{error}");
@@ -153,7 +161,10 @@ fn unknown_host_is_a_connect_error() {
             .retry(Retry::none())
             .connect_timeout(Duration::from_secs(4)),
     );
-    let (touch, exec) = (soon(|| sandbox.touch()), soon(|| sandbox.exec(["true"])));
+    let (touch, exec) = (
+        fails_soon(|| sandbox.touch()),
+        fails_soon(|| sandbox.exec(["true"])),
+    );
     // Without a network, the resolver may use up its timeout.
     assert!(
         matches!(touch.kind(), ErrorKind::Connect | ErrorKind::Timeout),
@@ -199,7 +210,7 @@ fn silent_servers() -> Vec<(&'static str, Scripted)> {
 fn silent_server_ends_at_timeout() {
     at_once(silent_servers(), |(what, server)| {
         let sandbox = sandbox(builder(&server).timeout(SHORT));
-        let error = soon(|| sandbox.touch());
+        let error = fails_soon(|| sandbox.touch());
         assert_eq!(error.kind(), ErrorKind::Timeout, "{what}: {error}");
         assert!(error.is_timeout());
         // The timeout covers all attempts.
@@ -231,7 +242,7 @@ fn exec_cancelled_before_start_is_not_sent() {
     let sandbox = sandbox(builder(&server));
     let cancel = Cancel::new();
     cancel.cancel();
-    let error = soon(|| sandbox.exec(Command::new("true").cancel_on(&cancel)));
+    let error = fails_soon(|| sandbox.exec(Command::new("true").cancel_on(&cancel)));
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
     assert!(error.to_string().contains("cancelled"), "{error}");
     assert_eq!(server.requests().len(), 0);
@@ -243,7 +254,7 @@ fn client_works_after_cancelled_exec() {
         if request.body_text().contains("silent") {
             conn.stay_silent();
         }
-        conn.answer(200, EXEC_OK);
+        conn.respond(200, EXEC_OK);
     });
     let sandbox = sandbox(builder(&server));
     let cancel = Cancel::new();
@@ -253,7 +264,7 @@ fn client_works_after_cancelled_exec() {
         thread::sleep(Duration::from_millis(100));
         other.cancel();
     });
-    soon(|| sandbox.exec(Command::new("silent").cancel_on(&cancel)));
+    fails_soon(|| sandbox.exec(Command::new("silent").cancel_on(&cancel)));
     canceller.join().unwrap();
     // Neither the cancellation nor the connection affects later calls.
     for _ in 0..3 {
@@ -279,11 +290,11 @@ fn cancel_after_response_has_no_effect() {
 fn exec_may_exceed_the_client_timeout() {
     let server = Scripted::each_request(|_, conn| {
         thread::sleep(Duration::from_millis(500));
-        conn.answer(200, EXEC_OK);
+        conn.respond(200, EXEC_OK);
     });
     let sandbox = sandbox(builder(&server).timeout(Duration::from_millis(100)));
     sandbox.exec(["make"]).unwrap();
-    let error = soon(|| sandbox.touch());
+    let error = fails_soon(|| sandbox.touch());
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 }
 
@@ -333,14 +344,14 @@ fn full_backlog_ends_at_connect_timeout() {
             .connect_timeout(SHORT)
             .retry(Retry::none()),
     );
-    let error = soon(|| sandbox.touch());
+    let error = fails_soon(|| sandbox.touch());
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     assert!(
         error.to_string().contains(&full.port.to_string()),
         "{error}"
     );
     // Nothing was sent, so the outcome is known.
-    let error = soon(|| sandbox.exec(["true"]));
+    let error = fails_soon(|| sandbox.exec(["true"]));
     assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
 }
 
@@ -350,7 +361,7 @@ fn unaccepted_connection_ends_at_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let sandbox = sandbox(Client::builder(url).timeout(SHORT));
-    let error = soon(|| sandbox.touch());
+    let error = fails_soon(|| sandbox.touch());
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     let error = cancelled_exec(&sandbox);
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");

@@ -130,7 +130,7 @@ fn touch_accepts_any_response_body() {
         let server = Scripted::each_request(move |_, conn| match status {
             // The body has no length, and the call must not wait for its end.
             204 => conn.write("HTTP/1.1 204 No Content\r\n\r\n"),
-            _ => conn.answer(status, body),
+            _ => conn.respond(status, body),
         });
         let sandbox = sandbox(&server);
         sandbox.touch().unwrap();
@@ -315,7 +315,7 @@ fn download_returns_bytes_unchanged() {
     let body = archive.clone();
     let server = Scripted::each_request(move |_, conn| {
         // Some servers label a tar.gz like this. The archive must not be decompressed.
-        conn.answer_with(
+        conn.respond_with(
             200,
             &[
                 ("Content-Type", "application/x-tar"),
@@ -371,8 +371,8 @@ fn delete_returns_whether_the_sandbox_existed() {
 #[test]
 fn session_id_is_one_encoded_path_segment() {
     let server = Scripted::each_request(|request, conn| match request.method.as_str() {
-        "PUT" => conn.answer(200, CREATE_OK),
-        _ => conn.answer(200, ""),
+        "PUT" => conn.respond(200, CREATE_OK),
+        _ => conn.respond(200, ""),
     });
     let client = Client::new(server.url()).unwrap();
     let long = "x/".repeat(150);
@@ -418,9 +418,9 @@ fn every_call_sends_user_agent_token_and_headers() {
     let server = Scripted::each_request(|request, conn| {
         let path = request.path.as_str();
         match request.method.as_str() {
-            "PUT" => conn.answer(200, CREATE_OK),
-            _ if path.ends_with("/exec") => conn.answer(200, EXEC_OK),
-            _ => conn.answer(200, "OK"),
+            "PUT" => conn.respond(200, CREATE_OK),
+            _ if path.ends_with("/exec") => conn.respond(200, EXEC_OK),
+            _ => conn.respond(200, "OK"),
         }
     });
     let client = Client::builder(server.url())

@@ -196,7 +196,7 @@ fn sandbox(builder: ClientBuilder) -> Sandbox {
 
 /// The error of a call that must fail soon.
 #[track_caller]
-fn soon<T>(call: impl FnOnce() -> noxrunner::Result<T>) -> Error {
+fn fails_soon<T>(call: impl FnOnce() -> noxrunner::Result<T>) -> Error {
     let start = Instant::now();
     let error = call().err().expect("the call should have failed");
     let took = start.elapsed();
@@ -267,7 +267,7 @@ fn unknown_ca_is_a_connect_error() {
         Client::builder(&url).ca_pem(&*other.pem),
     ];
     for (at, builder) in builders.into_iter().enumerate() {
-        let error = soon(|| sandbox(builder).exec(["true"]));
+        let error = fails_soon(|| sandbox(builder).exec(["true"]));
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
         assert!(error.to_string().contains("certificate"), "{error}");
         assert!(error.to_string().contains("localhost"), "{error}");
@@ -290,7 +290,7 @@ fn certificate_for_another_name_or_time_is_refused() {
     ] {
         let server = TlsServer::obedient(config);
         let builder = Client::builder(server.url("localhost")).ca_pem(&*ca.pem);
-        let error = soon(|| sandbox(builder).exec(["true"]));
+        let error = fails_soon(|| sandbox(builder).exec(["true"]));
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
         assert!(error.to_string().contains("certificate"), "{error}");
         assert_eq!((server.connections(), server.requests()), (1, 0));
@@ -326,7 +326,7 @@ fn malformed_der_is_never_trusted() {
     let ca = Ca::new();
     let server = TlsServer::obedient(ca.server(&["localhost"], |_| {}));
     let built = Client::builder(server.url("localhost")).ca_pem(pem).build();
-    let error = soon(|| built.and_then(|client| client.health()));
+    let error = fails_soon(|| built.and_then(|client| client.health()));
     assert!(
         matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Connect),
         "{error}"
@@ -343,7 +343,7 @@ fn http_server_behind_https_url_is_a_connect_error() {
     for server in [bad, closing] {
         let url = server.url().replace("http://", "https://");
         let builder = Client::builder(url).ca_pem(Ca::new().pem);
-        let error = soon(|| sandbox(builder).exec(["true"]));
+        let error = fails_soon(|| sandbox(builder).exec(["true"]));
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
         assert!(
             error.to_string().contains(&server.address().to_string()),
@@ -358,7 +358,7 @@ fn tls_server_behind_http_url_is_a_protocol_error() {
     let server = TlsServer::obedient(Ca::new().server(&["localhost"], |_| {}));
     let url = server.url("localhost").replace("https://", "http://");
     let client = Client::builder(url).build().unwrap();
-    let error = soon(|| client.health());
+    let error = fails_soon(|| client.health());
     // The server answers with an alert or closes.
     assert!(
         matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Connect),
@@ -377,11 +377,11 @@ fn silent_handshake_ends_at_connect_timeout() {
             .ca_pem(Ca::new().pem)
             .connect_timeout(SHORT),
     );
-    let error = soon(|| sandbox.exec(["true"]));
+    let error = fails_soon(|| sandbox.exec(["true"]));
     // No part of the command was sent.
     assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
     assert!(!error.to_string().contains("may have run"), "{error}");
-    let error = soon(|| sandbox.touch());
+    let error = fails_soon(|| sandbox.touch());
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 }
 
@@ -398,7 +398,7 @@ fn slow_handshake_ends_at_connect_timeout() {
     let builder = Client::builder(url)
         .ca_pem(Ca::new().pem)
         .connect_timeout(SHORT);
-    let error = soon(|| sandbox(builder).exec(["true"]));
+    let error = fails_soon(|| sandbox(builder).exec(["true"]));
     assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
 }
 
@@ -408,7 +408,7 @@ fn silent_tls_server_ends_at_timeout_or_cancel() {
     let server = TlsServer::start(ca.server(&["localhost"], |_| {}), |_, _| Then::StaySilent);
     let builder = Client::builder(server.url("localhost")).ca_pem(&*ca.pem);
     let sandbox = sandbox(builder.timeout(SHORT));
-    let error = soon(|| sandbox.touch());
+    let error = fails_soon(|| sandbox.touch());
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 
     let cancel = Cancel::new();
@@ -417,7 +417,7 @@ fn silent_tls_server_ends_at_timeout_or_cancel() {
         thread::sleep(Duration::from_millis(150));
         other.cancel();
     });
-    let error = soon(|| sandbox.exec(Command::new("true").cancel_on(&cancel)));
+    let error = fails_soon(|| sandbox.exec(Command::new("true").cancel_on(&cancel)));
     canceller.join().unwrap();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
     assert!(error.to_string().contains("cancelled"), "{error}");
@@ -430,11 +430,11 @@ fn unanswered_exec_over_tls_is_not_retried() {
         let ca = Ca::new();
         let server = TlsServer::start(ca.server(&["localhost"], |_| {}), move |_, _| then);
         let sandbox = sandbox(Client::builder(server.url("localhost")).ca_pem(&*ca.pem));
-        let error = soon(|| sandbox.exec(["true"]));
+        let error = fails_soon(|| sandbox.exec(["true"]));
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
         assert_eq!(server.requests(), 1);
         // Touch is idempotent.
-        let error = soon(|| sandbox.touch());
+        let error = fails_soon(|| sandbox.touch());
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
         assert_eq!(server.requests(), 1 + 3);
     }

@@ -10,8 +10,8 @@ use noxrunner::{
     LocalBackend, Output, Sandbox, SandboxSpec, SessionId,
 };
 
-use crate::places::in_each_place;
-use crate::support::altered::Altered;
+use crate::backends::on_each_backend;
+use crate::support::exec_override::ExecOverride;
 use crate::support::plain_server::PlainServer;
 use crate::support::processes::{self, unique_sleep, wait_for};
 use crate::support::{in_parallel, local_backend, long_tests};
@@ -19,27 +19,33 @@ use crate::support::{in_parallel, local_backend, long_tests};
 type Check = fn(&Sandbox);
 
 const CHECKS: &[(&str, Check)] = &[
-    ("both outputs come as they are written", live),
-    ("bytes are what they were", binary),
+    ("both outputs come as they are written", live_output),
+    ("bytes are what they were", binary_output),
     ("exit codes are kept", exit_codes),
     ("it is killed with its group", kill),
     ("it is found again by its id", found_again),
-    ("jobs are listed", listed),
+    ("jobs are listed", job_list),
     (
         "it has the command's directory, environment and stdin",
-        settings,
+        command_settings,
     ),
-    ("what it leaves running does not hold it up", leftovers),
+    (
+        "what it leaves running does not hold it up",
+        background_child,
+    ),
     ("what can't be a job is refused", refused),
-    ("many at once", many),
-    ("a keeper that is killed is no hang", lost),
-    ("what is there by now is no more than that", endless),
-    ("an output that is opened anew loses nothing", reopened),
+    ("many at once", concurrent_jobs),
+    ("a keeper that is killed is no hang", killed_keeper),
+    ("what is there by now is no more than that", endless_output),
+    (
+        "an output that is opened anew loses nothing",
+        reopened_output,
+    ),
 ];
 
 fn run_all(client: &Client) {
     std::thread::scope(|scope| {
-        scope.spawn(|| kept_alive(client));
+        scope.spawn(|| job_renews_ttl(client));
         in_parallel(CHECKS.iter().enumerate(), 3, |(n, (name, check))| {
             println!("jobs: {name}");
             let spec = SandboxSpec::new().ttl(Duration::from_secs(300));
@@ -50,7 +56,7 @@ fn run_all(client: &Client) {
     });
 }
 
-in_each_place!(run_all);
+on_each_backend!(run_all);
 
 fn shell(sandbox: &Sandbox, line: &str) -> Job {
     sandbox.spawn(Command::shell(line)).unwrap()
@@ -62,7 +68,7 @@ fn stdout(job: &Job) -> Vec<u8> {
     bytes
 }
 
-fn live(sandbox: &Sandbox) {
+fn live_output(sandbox: &Sandbox) {
     let job = shell(
         sandbox,
         "echo one; echo err >&2; while [ ! -f go ]; do sleep 0.1; done; printf two",
@@ -82,7 +88,7 @@ fn live(sandbox: &Sandbox) {
     assert!(job.wait().unwrap().success());
 }
 
-fn binary(sandbox: &Sandbox) {
+fn binary_output(sandbox: &Sandbox) {
     // More than the cap on the output of one exec.
     assert_output_is_exact(sandbox, 2_200_004);
 }
@@ -154,7 +160,7 @@ fn found_again(sandbox: &Sandbox) {
     }
 }
 
-fn listed(sandbox: &Sandbox) {
+fn job_list(sandbox: &Sandbox) {
     assert_eq!(sandbox.jobs().unwrap(), []);
     let first = shell(sandbox, "exit 2");
     first.wait().unwrap();
@@ -172,7 +178,7 @@ fn listed(sandbox: &Sandbox) {
     assert!(age.unwrap() < Duration::from_secs(60));
 }
 
-fn settings(sandbox: &Sandbox) {
+fn command_settings(sandbox: &Sandbox) {
     sandbox.exec(["mkdir", "sub dir"]).unwrap();
     let in_tmp = Command::from(["mkdir", "t"]).workdir("/tmp");
     sandbox.exec(in_tmp).unwrap();
@@ -200,7 +206,7 @@ fn settings(sandbox: &Sandbox) {
     assert!(nowhere.is_err());
 }
 
-fn leftovers(sandbox: &Sandbox) {
+fn background_child(sandbox: &Sandbox) {
     let job = shell(sandbox, "sleep 1000 & echo done");
     assert_eq!(stdout(&job), b"done\n");
     assert!(job.wait().unwrap().success());
@@ -218,7 +224,7 @@ fn refused(sandbox: &Sandbox) {
     assert!(refusal(Command::new("true").cancel_on(&Cancel::new())).contains("kill"));
 }
 
-fn many(sandbox: &Sandbox) {
+fn concurrent_jobs(sandbox: &Sandbox) {
     std::thread::scope(|scope| {
         for n in 0..8 {
             scope.spawn(move || {
@@ -231,7 +237,7 @@ fn many(sandbox: &Sandbox) {
     assert_eq!(sandbox.jobs().unwrap().len(), 8);
 }
 
-fn lost(sandbox: &Sandbox) {
+fn killed_keeper(sandbox: &Sandbox) {
     let job = shell(sandbox, "echo begun; sleep 1000");
     let mut out = job.stdout();
     assert_eq!(out.read_text().unwrap().as_deref(), Some("begun\n"));
@@ -262,7 +268,7 @@ fn lost(sandbox: &Sandbox) {
     job.kill().unwrap();
 }
 
-fn reopened(sandbox: &Sandbox) {
+fn reopened_output(sandbox: &Sandbox) {
     let job = shell(
         sandbox,
         "echo one; echo two >>/dev/stdout; echo three; echo four >>/proc/self/fd/1",
@@ -273,7 +279,7 @@ fn reopened(sandbox: &Sandbox) {
     );
 }
 
-fn endless(sandbox: &Sandbox) {
+fn endless_output(sandbox: &Sandbox) {
     let job = shell(sandbox, "while :; do echo y; done");
     std::thread::sleep(Duration::from_millis(500));
     let mut out = Vec::new();
@@ -286,7 +292,7 @@ fn endless(sandbox: &Sandbox) {
 }
 
 /// Its sandbox would end long before it does.
-fn kept_alive(client: &Client) {
+fn job_renews_ttl(client: &Client) {
     let spec = SandboxSpec::new().ttl(Duration::from_secs(3));
     let sandbox = client.create("kept alive", spec).unwrap();
     assert_eq!(stdout(&shell(&sandbox, "sleep 5; echo end")), b"end\n");
@@ -328,12 +334,12 @@ fn minimal_backend_runs_jobs() {
 }
 
 /// A client for local processes whose execs go through this function.
-fn altered<F>(exec: F) -> (Client, tempfile::TempDir)
+fn client_with_exec<F>(exec: F) -> (Client, tempfile::TempDir)
 where
     F: Fn(&LocalBackend, &SessionId, &Command) -> noxrunner::Result<Output> + Send + Sync + 'static,
 {
     let (backend, dir) = local_backend(Isolation::None);
-    (Client::with_backend(Altered { backend, exec }), dir)
+    (Client::with_backend(ExecOverride { backend, exec }), dir)
 }
 
 /// A length that takes several execs at a low cap; the long tests use more.
@@ -342,8 +348,8 @@ fn output_length() -> u32 {
 }
 
 /// A client whose output is capped at this many bytes.
-fn capped(cap: usize) -> (Client, tempfile::TempDir) {
-    altered(move |backend, id, command| {
+fn client_with_output_cap(cap: usize) -> (Client, tempfile::TempDir) {
+    client_with_exec(move |backend, id, command| {
         let out = backend.exec(id, command)?;
         let kept = out.stdout_bytes();
         let kept = &kept[..kept.len().min(cap)];
@@ -354,7 +360,7 @@ fn capped(cap: usize) -> (Client, tempfile::TempDir) {
 
 #[test]
 fn low_output_cap_loses_nothing() {
-    let (client, _dir) = capped(30_000);
+    let (client, _dir) = client_with_output_cap(30_000);
     let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
     assert_output_is_exact(&sandbox, output_length());
 }
@@ -363,7 +369,7 @@ fn low_output_cap_loses_nothing() {
 fn temporary_backend_errors_are_tolerated() {
     let calls = AtomicU64::new(0);
     let (client, _dir) =
-        altered(
+        client_with_exec(
             move |backend, id, command| match calls.fetch_add(1, Ordering::SeqCst) {
                 6 => Err(Error::new(ErrorKind::Connect, "away")),
                 7 => Err(Error::new(ErrorKind::OutcomeUnknown, "away")),
@@ -380,7 +386,7 @@ fn temporary_backend_errors_are_tolerated() {
 fn permanent_backend_error_ends_wait() {
     let calls = AtomicU64::new(0);
     let (client, _dir) =
-        altered(
+        client_with_exec(
             move |backend, id, command| match calls.fetch_add(1, Ordering::SeqCst) {
                 0..6 => backend.exec(id, command),
                 _ => Err(Error::new(ErrorKind::NotFound, "no such sandbox")),
@@ -396,7 +402,7 @@ fn permanent_backend_error_ends_wait() {
 fn idle_wait_polls_rarely() {
     let calls = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&calls);
-    let (client, _dir) = altered(move |backend, id, command| {
+    let (client, _dir) = client_with_exec(move |backend, id, command| {
         counted.fetch_add(1, Ordering::SeqCst);
         backend.exec(id, command)
     });
@@ -412,7 +418,7 @@ fn idle_wait_polls_rarely() {
 
 #[test]
 fn output_cut_in_the_middle_is_detected() {
-    let (client, _dir) = altered(|backend, id, command| {
+    let (client, _dir) = client_with_exec(|backend, id, command| {
         let out = backend.exec(id, command)?;
         let kept = out.stdout_bytes();
         // Some servers keep the beginning and the end of long output.
@@ -433,7 +439,7 @@ fn output_cut_in_the_middle_is_detected() {
 
 #[test]
 fn truncated_job_list_is_continued() {
-    let (client, _dir) = capped(1000);
+    let (client, _dir) = client_with_output_cap(1000);
     let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
     let started: Vec<_> = (0..20).map(|_| shell(&sandbox, "exit 3")).collect();
     for job in &started {
@@ -451,7 +457,7 @@ fn truncated_job_list_is_continued() {
 fn unconfirmed_job_is_found_or_killed() {
     for keeps in [true, false] {
         let calls = AtomicU64::new(0);
-        let (client, _dir) = altered(move |backend, id, command| {
+        let (client, _dir) = client_with_exec(move |backend, id, command| {
             let call = calls.fetch_add(1, Ordering::SeqCst);
             // The start fails, and if the job is to be lost, the polls after it, too.
             let out = backend.exec(id, command)?;
@@ -484,7 +490,7 @@ fn unconfirmed_job_is_found_or_killed() {
 fn failed_poll_is_repeated() {
     let calls = AtomicU64::new(0);
     let (client, _dir) =
-        altered(
+        client_with_exec(
             move |backend, id, command| match calls.fetch_add(1, Ordering::SeqCst) {
                 3 => Ok(Output::new(124, "", "", Duration::from_secs(10))),
                 4 => Ok(Output::new(2, "", "sh: 1: Cannot fork\n", Duration::ZERO)),

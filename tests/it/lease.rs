@@ -8,13 +8,13 @@ use noxrunner::{
     Backend, Client, Command, Error, ErrorKind, HttpBackend, Retry, SandboxSpec, SessionId,
 };
 
-use crate::places::in_each_place;
-use crate::support::altered::Altered;
+use crate::backends::on_each_backend;
+use crate::support::exec_override::ExecOverride;
 use crate::support::plain_server::PlainServer;
 use crate::support::processes::wait_for;
 use crate::support::scripted::{CREATE_OK, Scripted};
 
-in_each_place!(run_all);
+on_each_backend!(run_all);
 
 /// At the same time, because the checks mostly wait.
 fn run_all(client: &Client) {
@@ -105,7 +105,7 @@ fn create_with_unknown_outcome_is_deleted() {
     let server = Scripted::start(|mut conn| {
         while let Some(request) = conn.read_request() {
             match &*request.method {
-                "DELETE" => conn.answer(204, ""),
+                "DELETE" => conn.respond(204, ""),
                 _ => return conn.reset(),
             }
         }
@@ -135,9 +135,9 @@ fn create_that_was_not_sent_is_not_deleted() {
 #[test]
 fn lease_is_lost_after_a_ttl_of_failed_touches() {
     let server = Scripted::each_request(|request, conn| match &*request.method {
-        "PUT" => conn.answer(200, CREATE_OK),
-        "DELETE" => conn.answer(500, "no"),
-        _ => conn.answer(500, "a bad day"),
+        "PUT" => conn.respond(200, CREATE_OK),
+        "DELETE" => conn.respond(500, "no"),
+        _ => conn.respond(500, "a bad day"),
     });
     let client = Client::new(server.url()).unwrap();
     let lease = client.lease_with(short()).unwrap();
@@ -167,7 +167,7 @@ fn drop_on_silent_server_takes_at_most_two_calls() {
     let server = Scripted::start(|mut conn| {
         while let Some(request) = conn.read_request() {
             match &*request.method {
-                "PUT" => conn.answer(200, CREATE_OK),
+                "PUT" => conn.respond(200, CREATE_OK),
                 _ => return conn.stay_silent(),
             }
         }
@@ -198,7 +198,7 @@ fn one_failed_call_does_not_lose_a_lease_without_touch() {
         _ => backend.exec(id, command),
     };
     let backend = HttpBackend::new(&server.url).unwrap();
-    let lease = Client::with_backend(Altered { backend, exec });
+    let lease = Client::with_backend(ExecOverride { backend, exec });
     let lease = lease.lease_with(short()).unwrap();
     std::thread::sleep(Duration::from_secs(5));
     assert!(lease.lost().is_none(), "{:?}", lease.lost());

@@ -7,6 +7,8 @@ mod support;
 mod archives;
 /// Truncated, damaged and hostile archives, and their target directories.
 mod archives_hostile;
+/// The kinds of backend that jobs, leases and helpers are tested on.
+mod backends;
 /// The command: what it prints where, and what it exits with.
 #[cfg(feature = "cli")]
 mod command;
@@ -35,8 +37,6 @@ mod jobs;
 mod lease;
 /// Local sandboxes without isolation: state directory and processes.
 mod local;
-/// The kinds of backend that jobs, leases and helpers are tested on.
-mod places;
 /// Local sandboxes that the kernel confines: lifetime, limits and cleanup.
 #[cfg(target_os = "linux")]
 mod sandbox;

@@ -26,17 +26,17 @@ use crate::contract;
 use crate::support::local_backend;
 use crate::support::processes::wait_for;
 
-pub(crate) struct Running {
+pub(crate) struct RunningServer {
     addr: Option<SocketAddr>,
     token: Option<String>,
     stopper: Stopper,
     thread: Option<JoinHandle<noxrunner::Result<()>>>,
 }
 
-impl Running {
-    pub(crate) fn start(builder: ServerBuilder) -> Running {
+impl RunningServer {
+    pub(crate) fn start(builder: ServerBuilder) -> RunningServer {
         let server = builder.bind().unwrap();
-        Running {
+        RunningServer {
             addr: server.local_addr(),
             token: server.token().map(str::to_owned),
             stopper: server.stopper(),
@@ -69,19 +69,19 @@ impl Running {
     }
 
     /// Sends one request, with the token, on a new connection.
-    fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+    fn request(&self, method: &str, path: &str, headers: &str, body: &str) -> Response {
         let token = self.token.as_ref();
         let token = token.map_or(String::new(), |t| format!("Authorization: Bearer {t}\r\n"));
-        self.raw(&format!(
+        self.send(&format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{token}{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
             body.len()
         ))
     }
 
-    fn raw(&self, request: &str) -> Answer {
+    fn send(&self, request: &str) -> Response {
         let mut stream = self.connect();
         stream.write_all(request.as_bytes()).unwrap();
-        read_answer(&mut stream)
+        read_response(&mut stream)
     }
 
     fn stop(&mut self) {
@@ -92,26 +92,26 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningServer {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-struct Answer {
+struct Response {
     status: u16,
     head: String,
     body: String,
 }
 
 /// Reads to the end of the connection. The status is 0 if there was no response.
-fn read_answer(stream: &mut TcpStream) -> Answer {
+fn read_response(stream: &mut TcpStream) -> Response {
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes);
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
-    Answer {
+    Response {
         status: status.unwrap_or(0),
         head: head.to_ascii_lowercase(),
         body: body.to_owned(),
@@ -126,7 +126,7 @@ fn local() -> (ServerBuilder, tempfile::TempDir) {
 #[test]
 fn contract_holds_over_tcp() {
     let (builder, _dir) = local();
-    let server = Running::start(builder.tcp("127.0.0.1:0"));
+    let server = RunningServer::start(builder.tcp("127.0.0.1:0"));
     contract::run_all(&server.client());
 }
 
@@ -134,7 +134,7 @@ fn contract_holds_over_tcp() {
 fn contract_holds_over_a_unix_socket() {
     let (builder, dir) = local();
     let path = dir.path().join("socket");
-    let server = Running::start(builder.unix(&path));
+    let server = RunningServer::start(builder.unix(&path));
     assert_eq!(server.addr, None);
     contract::run_all(&server.client_at(forward(&path)));
 }
@@ -142,11 +142,11 @@ fn contract_holds_over_a_unix_socket() {
 #[test]
 fn contract_holds_through_a_gateway() {
     let (builder, _dir) = local();
-    let behind = Running::start(builder.tcp("127.0.0.1:0"));
+    let behind = RunningServer::start(builder.tcp("127.0.0.1:0"));
     let token = behind.token.clone().unwrap();
     let backend = noxrunner::HttpBackend::builder(format!("http://{}", behind.addr()));
     let backend = backend.token(token).build_backend().unwrap();
-    let gateway = Running::start(Server::builder(backend).tcp("127.0.0.1:0"));
+    let gateway = RunningServer::start(Server::builder(backend).tcp("127.0.0.1:0"));
     contract::run_all(&gateway.client());
 }
 
@@ -177,7 +177,7 @@ fn forward(path: &Path) -> SocketAddr {
 
 /// A backend whose behaviour depends on the session id.
 #[derive(Default)]
-struct Fake {
+struct FakeBackend {
     running: AtomicUsize,
     cancelled: Arc<AtomicBool>,
     /// Set when an endless download has ended.
@@ -206,12 +206,12 @@ impl Read for Broken {
     }
 }
 
-impl Backend for Fake {
+impl Backend for FakeBackend {
     fn health(&self) -> noxrunner::Result<()> {
         Ok(())
     }
     fn create(&self, id: &SessionId, spec: &SandboxSpec) -> noxrunner::Result<SandboxInfo> {
-        assert_ne!(id.as_str(), "panic", "as it was told");
+        assert_ne!(id.as_str(), "panic", "as scripted");
         let ignored = spec.image_name().map(str::to_owned);
         let info = SandboxInfo::new("pod", "2026-01-02T12:34:56Z");
         Ok(info.with_ignored(ignored.into_iter().collect()))
@@ -226,7 +226,7 @@ impl Backend for Fake {
             "cannot" => ErrorKind::Unsupported,
             _ => return Ok(()),
         };
-        Err(Error::new(kind, "as it was told"))
+        Err(Error::new(kind, "as scripted"))
     }
     fn exec(&self, _: &SessionId, command: &Command) -> noxrunner::Result<Output> {
         let cancel = command.cancellation().unwrap().clone();
@@ -264,8 +264,8 @@ impl Backend for Fake {
     }
 }
 
-fn fake() -> (ServerBuilder, Arc<Fake>) {
-    let fake = Arc::new(Fake::default());
+fn fake_server() -> (ServerBuilder, Arc<FakeBackend>) {
+    let fake = Arc::new(FakeBackend::default());
     let builder = Server::builder(Arc::clone(&fake));
     (builder.tcp("127.0.0.1:0").token("secret"), fake)
 }
@@ -274,47 +274,54 @@ const JSON: &str = "Content-Type: application/json\r\n";
 
 #[test]
 fn responses_follow_v1() {
-    let (builder, _) = fake();
-    let server = Running::start(builder);
-    let health = server.raw("GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let (builder, _) = fake_server();
+    let server = RunningServer::start(builder);
+    let health = server.send("GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert_eq!((health.status, &*health.body), (200, "OK"));
     assert!(health.head.contains("content-type: text/plain"));
 
-    let create = server.ask("PUT", "/v1/sandboxes/a", JSON, "{}");
-    let json_of = |answer: &Answer| serde_json::from_str::<Value>(&answer.body).unwrap();
+    let create = server.request("PUT", "/v1/sandboxes/a", JSON, "{}");
+    let json_of = |response: &Response| serde_json::from_str::<Value>(&response.body).unwrap();
     assert_eq!(create.status, 200);
     assert_eq!(
         json_of(&create),
         json!({"podName": "pod", "expiresAt": "2026-01-02T12:34:56Z"})
     );
     let body = r#"{"ttlSeconds": 5, "image": "i", "cpuLimit": null, "other": 1}"#;
-    let create = server.ask("PUT", "/v1/sandboxes/a", JSON, body);
+    let create = server.request("PUT", "/v1/sandboxes/a", JSON, body);
     assert_eq!(json_of(&create)["ignored"], json!(["i"]));
 
     let body = r#"{"cmd": ["x"], "timeoutSeconds": 1}"#;
-    let exec = server.ask("POST", "/v1/sandboxes/a/exec", JSON, body);
+    let exec = server.request("POST", "/v1/sandboxes/a/exec", JSON, body);
     assert_eq!(
         json_of(&exec),
         json!({"exitCode": 3, "stdout": "o\n", "stderr": "e\u{fffd}", "durationMs": 7, "timedOut": true, "truncated": false})
     );
     assert_eq!(
-        server.ask("POST", "/v1/sandboxes/a/touch", "", "").status,
+        server
+            .request("POST", "/v1/sandboxes/a/touch", "", "")
+            .status,
         200
     );
     // Like the Python client's request.
     let touch = "POST /v1/sandboxes/a/touch HTTP/1.1\r\nHost: a\r\nAuthorization: bearer secret\r\nConnection: close\r\n\r\n";
-    assert_eq!(server.raw(touch).status, 200);
-    assert_eq!(server.ask("DELETE", "/v1/sandboxes/a", "", "").status, 204);
+    assert_eq!(server.send(touch).status, 200);
     assert_eq!(
-        server.ask("DELETE", "/v1/sandboxes/missing", "", "").status,
+        server.request("DELETE", "/v1/sandboxes/a", "", "").status,
+        204
+    );
+    assert_eq!(
+        server
+            .request("DELETE", "/v1/sandboxes/missing", "", "")
+            .status,
         404
     );
 }
 
 #[test]
 fn refusals_give_the_reason() {
-    let (builder, _) = fake();
-    let server = Running::start(builder.max_upload(1000));
+    let (builder, _) = fake_server();
+    let server = RunningServer::start(builder.max_upload(1000));
     let exec = "/v1/sandboxes/a/exec";
     let upload = "/v1/sandboxes/a/files/upload";
     let large = "x".repeat(1001);
@@ -398,7 +405,7 @@ fn refusals_give_the_reason() {
             "",
             "",
             404,
-            "as it was told",
+            "as scripted",
         ),
         (
             "POST",
@@ -406,7 +413,7 @@ fn refusals_give_the_reason() {
             "",
             "",
             503,
-            "as it was told",
+            "as scripted",
         ),
         (
             "POST",
@@ -414,7 +421,7 @@ fn refusals_give_the_reason() {
             "",
             "",
             502,
-            "as it was told",
+            "as scripted",
         ),
         (
             "POST",
@@ -422,7 +429,7 @@ fn refusals_give_the_reason() {
             "",
             "",
             504,
-            "as it was told",
+            "as scripted",
         ),
         (
             "POST",
@@ -430,7 +437,7 @@ fn refusals_give_the_reason() {
             "",
             "",
             500,
-            "as it was told",
+            "as scripted",
         ),
         (
             "POST",
@@ -438,25 +445,25 @@ fn refusals_give_the_reason() {
             "",
             "",
             501,
-            "as it was told",
+            "as scripted",
         ),
     ] {
-        let answer = server.ask(method, path, headers, body);
+        let response = server.request(method, path, headers, body);
         assert_eq!(
-            answer.status, status,
+            response.status, status,
             "{method} {path} {body}: {}",
-            answer.body
+            response.body
         );
-        assert!(answer.body.contains(says), "{path}: {}", answer.body);
-        let is_json = answer.head.contains("application/json");
+        assert!(response.body.contains(says), "{path}: {}", response.body);
+        let is_json = response.head.contains("application/json");
         let speaks_json = path == exec || path == "/v1/nothing" || method == "PUT";
-        assert!(!speaks_json || is_json, "{path}: {}", answer.head);
+        assert!(!speaks_json || is_json, "{path}: {}", response.head);
         if is_json {
-            let value: Value = serde_json::from_str(&answer.body).unwrap();
+            let value: Value = serde_json::from_str(&response.body).unwrap();
             assert!(value["error"].is_string());
         }
     }
-    let not_allowed = server.ask("POST", "/v1/sandboxes/a", "", "");
+    let not_allowed = server.request("POST", "/v1/sandboxes/a", "", "");
     assert!(
         not_allowed.head.contains("allow: put, delete"),
         "{}",
@@ -468,10 +475,10 @@ fn refusals_give_the_reason() {
 
 #[test]
 fn requests_without_valid_token_get_401() {
-    let (builder, _) = fake();
-    let server = Running::start(builder);
+    let (builder, _) = fake_server();
+    let server = RunningServer::start(builder);
     let touch = |headers: &str| {
-        server.raw(&format!(
+        server.send(&format!(
             "POST /v1/sandboxes/a/touch HTTP/1.1\r\nHost: a\r\n{headers}Connection: close\r\n\r\n"
         ))
     };
@@ -484,9 +491,9 @@ fn requests_without_valid_token_get_401() {
         "Authorization: Basic secret\r\n",
         "Authorization: secret\r\n",
     ] {
-        let answer = touch(wrong);
-        assert_eq!(answer.status, 401, "{wrong}");
-        assert!(answer.head.contains("www-authenticate: bearer"));
+        let response = touch(wrong);
+        assert_eq!(response.status, 401, "{wrong}");
+        assert!(response.head.contains("www-authenticate: bearer"));
     }
     assert!(touch("").body.contains("--no-auth"));
     let page = touch("Authorization: Bearer secret\r\nOrigin: http://evil.example\r\n");
@@ -496,16 +503,23 @@ fn requests_without_valid_token_get_401() {
 #[test]
 fn no_auth_serves_only_loopback() {
     for addr in ["0.0.0.0:0", "[::]:0"] {
-        let error = fake().0.tcp(addr).no_auth().bind().unwrap_err();
+        let error = fake_server().0.tcp(addr).no_auth().bind().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains("no_auth_anywhere"), "{error}");
     }
-    drop(fake().0.tcp("0.0.0.0:0").no_auth_anywhere().bind().unwrap());
-    let server = Running::start(fake().0.no_auth());
+    drop(
+        fake_server()
+            .0
+            .tcp("0.0.0.0:0")
+            .no_auth_anywhere()
+            .bind()
+            .unwrap(),
+    );
+    let server = RunningServer::start(fake_server().0.no_auth());
     let touch = |host: &str| {
         let head = format!("POST /v1/sandboxes/a/touch HTTP/1.1\r\nHost: {host}\r\n");
         server
-            .raw(&format!("{head}Connection: close\r\n\r\n"))
+            .send(&format!("{head}Connection: close\r\n\r\n"))
             .status
     };
     assert_eq!(touch("localhost:1"), 200);
@@ -516,7 +530,7 @@ fn no_auth_serves_only_loopback() {
 
 #[test]
 fn invalid_settings_are_refused() {
-    let builder = || Server::builder(Arc::new(Fake::default()));
+    let builder = || Server::builder(Arc::new(FakeBackend::default()));
     for (builder, says) in [
         (builder(), "nowhere to listen"),
         (builder().tcp("127.0.0.1:0").token(""), "token is empty"),
@@ -542,7 +556,7 @@ fn invalid_settings_are_refused() {
 #[test]
 fn generated_tokens_are_long_and_differ() {
     let token = || {
-        let server = Server::bind("127.0.0.1:0", Arc::new(Fake::default())).unwrap();
+        let server = Server::bind("127.0.0.1:0", Arc::new(FakeBackend::default())).unwrap();
         server.token().unwrap().to_owned()
     };
     let tokens = [token(), token()];
@@ -556,8 +570,8 @@ fn unix_socket_is_private_and_removed_at_exit() {
     let path = dir.path().join("socket");
     // A stale socket, on which no one listens.
     drop(UnixListener::bind(&path).unwrap());
-    let builder = || Server::builder(Arc::new(Fake::default())).unix(&path);
-    let mut server = Running::start(builder());
+    let builder = || Server::builder(Arc::new(FakeBackend::default())).unix(&path);
+    let mut server = RunningServer::start(builder());
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -580,8 +594,8 @@ fn exec_for(seconds: u32) -> String {
 
 #[test]
 fn disconnected_client_cancels_its_command() {
-    let (builder, fake) = fake();
-    let server = Running::start(builder);
+    let (builder, fake) = fake_server();
+    let server = RunningServer::start(builder);
     let mut stream = server.connect();
     stream.write_all(exec_for(60).as_bytes()).unwrap();
     wait_for("it runs", || fake.running.load(Ordering::SeqCst) == 1);
@@ -592,22 +606,22 @@ fn disconnected_client_cancels_its_command() {
 
 #[test]
 fn stop_waits_for_running_calls() {
-    let (builder, fake) = fake();
-    let mut server = Running::start(builder);
+    let (builder, fake) = fake_server();
+    let mut server = RunningServer::start(builder);
     let mut idle = server.connect();
     let mut stream = server.connect();
     stream.write_all(exec_for(1).as_bytes()).unwrap();
     wait_for("it runs", || fake.running.load(Ordering::SeqCst) == 1);
     server.stop();
-    assert_eq!(read_answer(&mut stream).status, 200);
+    assert_eq!(read_response(&mut stream).status, 200);
     assert_eq!(idle.read(&mut [0]).unwrap(), 0);
     assert!(TcpStream::connect(server.addr()).is_err());
 }
 
 #[test]
 fn stop_cancels_calls_after_the_grace_period() {
-    let (builder, fake) = fake();
-    let mut server = Running::start(builder.grace(Duration::from_millis(100)));
+    let (builder, fake) = fake_server();
+    let mut server = RunningServer::start(builder.grace(Duration::from_millis(100)));
     let mut stream = server.connect();
     stream.write_all(exec_for(60).as_bytes()).unwrap();
     wait_for("it runs", || fake.running.load(Ordering::SeqCst) == 1);
@@ -620,24 +634,24 @@ fn stop_cancels_calls_after_the_grace_period() {
 
 #[test]
 fn too_many_calls_get_503() {
-    let (builder, fake) = fake();
-    let server = Running::start(builder.max_calls(1));
+    let (builder, fake) = fake_server();
+    let server = RunningServer::start(builder.max_calls(1));
     let mut first = server.connect();
     first.write_all(exec_for(60).as_bytes()).unwrap();
     wait_for("it runs", || fake.running.load(Ordering::SeqCst) == 1);
-    let second = server.ask("POST", "/v1/sandboxes/a/exec", JSON, r#"{"cmd": ["x"]}"#);
+    let second = server.request("POST", "/v1/sandboxes/a/exec", JSON, r#"{"cmd": ["x"]}"#);
     assert_eq!(second.status, 503);
     assert!(second.head.contains("retry-after: 1"), "{}", second.head);
 }
 
 #[test]
 fn too_many_connections_get_503() {
-    let (builder, _) = fake();
-    let server = Running::start(builder.max_connections(2));
+    let (builder, _) = fake_server();
+    let server = RunningServer::start(builder.max_connections(2));
     let kept: Vec<TcpStream> = (0..2).map(|_| server.connect()).collect();
     let request = "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-    wait_for("both are taken", || server.raw(request).status == 503);
-    assert!(server.raw(request).head.contains("retry-after: 1"));
+    wait_for("both are taken", || server.send(request).status == 503);
+    assert!(server.send(request).head.contains("retry-after: 1"));
     drop(kept);
-    wait_for("there is room again", || server.raw(request).status == 200);
+    wait_for("there is room again", || server.send(request).status == 200);
 }

@@ -1,7 +1,7 @@
 //! Test servers, and helpers that the tests and the benchmarks share.
 #![allow(dead_code, reason = "each binary uses its own part of it")]
 
-pub(crate) mod altered;
+pub(crate) mod exec_override;
 pub(crate) mod plain_server;
 pub(crate) mod processes;
 pub(crate) mod scripted;

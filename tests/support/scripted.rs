@@ -92,11 +92,11 @@ impl Conn {
         let mut body = Vec::new();
         self.body_reader(&request).read_to_end(&mut body).ok()?;
         request.body = body;
-        self.keep(&request);
+        self.record(&request);
         Some(request)
     }
 
-    pub(crate) fn keep(&self, request: &Request) {
+    pub(crate) fn record(&self, request: &Request) {
         self.log.lock().unwrap().push(request.clone());
     }
 
@@ -110,11 +110,11 @@ impl Conn {
     }
 
     /// Sends a complete response.
-    pub(crate) fn answer(&mut self, status: u16, body: impl AsRef<[u8]>) {
-        self.answer_with(status, &[], body);
+    pub(crate) fn respond(&mut self, status: u16, body: impl AsRef<[u8]>) {
+        self.respond_with(status, &[], body);
     }
 
-    pub(crate) fn answer_with(
+    pub(crate) fn respond_with(
         &mut self,
         status: u16,
         headers: &[(&str, &str)],
@@ -249,15 +249,15 @@ impl Scripted {
     /// Answers every request in the same way.
     pub(crate) fn always(status: u16, body: impl Into<Vec<u8>>) -> Scripted {
         let body = body.into();
-        Scripted::each_request(move |_, conn| conn.answer(status, &body))
+        Scripted::each_request(move |_, conn| conn.respond(status, &body))
     }
 
     /// Answers the n-th request with the n-th response, and later ones with the last.
-    pub(crate) fn in_turn(answers: Vec<(u16, &'static str)>) -> Scripted {
+    pub(crate) fn sequence(responses: Vec<(u16, &'static str)>) -> Scripted {
         let next = AtomicUsize::new(0);
         Scripted::each_request(move |_, conn| {
-            let at = next.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1);
-            conn.answer(answers[at].0, answers[at].1);
+            let at = next.fetch_add(1, Ordering::SeqCst).min(responses.len() - 1);
+            conn.respond(responses[at].0, responses[at].1);
         })
     }
 

@@ -14,18 +14,18 @@ pub(crate) fn serve(backend: impl Backend + 'static) -> Scripted {
     let backend = Arc::new(backend);
     Scripted::start(move |mut conn| {
         while let Some(request) = conn.read_head() {
-            conn.keep(&request);
+            conn.record(&request);
             match route(&*backend, &request, &mut conn) {
-                Ok(Answer::Json(value)) => conn.answer_with(
+                Ok(Answer::Json(value)) => conn.respond_with(
                     200,
                     &[("Content-Type", "application/json")],
                     value.to_string(),
                 ),
-                Ok(Answer::Empty(status)) => conn.answer(status, ""),
-                Ok(Answer::Text(text)) => conn.answer(200, text),
+                Ok(Answer::Empty(status)) => conn.respond(status, ""),
+                Ok(Answer::Text(text)) => conn.respond(200, text),
                 Ok(Answer::Archive(archive)) => send_chunked(&mut conn, archive),
                 Err(error) => {
-                    conn.answer(
+                    conn.respond(
                         status_of(&error),
                         json!({"error": error.to_string()}).to_string(),
                     );

@@ -23,16 +23,16 @@ fn tar_of(entries: &[(EntryType, &str, &str)]) -> Vec<u8> {
 #[test]
 fn file_is_read_under_any_entry_name() {
     for name in ["f.txt", "./f.txt", "./", "."] {
-        let sandbox = sending(tar_of(&[(EntryType::Regular, name, "hello")]));
+        let sandbox = sandbox_with_download(tar_of(&[(EntryType::Regular, name, "hello")]));
         let read = sandbox.read("d/f.txt");
         // In old archives, a regular entry whose name ends with a slash is a directory.
         if name == "./" {
-            fails(read, ErrorKind::InvalidInput, &["is a directory"]);
+            assert_error(read, ErrorKind::InvalidInput, &["is a directory"]);
         } else {
             assert_eq!(read.unwrap(), b"hello", "{name:?}");
         }
     }
-    let nameless = sending(tar_of(&[(EntryType::Regular, "", "hello")]));
+    let nameless = sandbox_with_download(tar_of(&[(EntryType::Regular, "", "hello")]));
     assert_eq!(nameless.read("d/f.txt").unwrap(), b"hello");
 }
 
@@ -45,9 +45,9 @@ fn directory_archive_is_not_read_as_a_file() {
         &[(EntryType::Regular, "other", "x")],
         &[(EntryType::Regular, "a/f", "x")],
     ] {
-        let sandbox = sending(tar_of(entries));
+        let sandbox = sandbox_with_download(tar_of(entries));
         let parts = ["/workspace/f", "is a directory", "download_dir"];
-        fails(sandbox.read("f"), ErrorKind::InvalidInput, &parts);
+        assert_error(sandbox.read("f"), ErrorKind::InvalidInput, &parts);
     }
 }
 
@@ -55,8 +55,8 @@ fn directory_archive_is_not_read_as_a_file() {
 fn broken_response_is_never_a_file() {
     let whole = tar_of(&[(EntryType::Regular, "f", "hello")]);
     for archive in [&whole[..514], &whole[..1024], b"", b"<html></html>"] {
-        let sandbox = sending(archive.to_vec());
-        fails(sandbox.read("f"), ErrorKind::Archive, &["read from"]);
+        let sandbox = sandbox_with_download(archive.to_vec());
+        assert_error(sandbox.read("f"), ErrorKind::Archive, &["read from"]);
     }
 }
 
@@ -73,7 +73,7 @@ fn failing_writer_is_an_io_error() {
     }
     let (sandbox, _dir) = local();
     sandbox.write("f", "x").unwrap();
-    fails(
+    assert_error(
         sandbox.read_to("f", &mut Full),
         ErrorKind::Io,
         &["cannot write"],
@@ -144,8 +144,8 @@ fn file_is_read_from_directory_only_backend() {
         sandbox.exec(["ln", "-s", "d/bin", "link"]).unwrap();
         let before = sandbox.exec(["ls", "-A"]).unwrap();
         let read = |name: &str| sandbox.read(name);
-        fails(read("gone"), ErrorKind::NotFound, &["/workspace/gone"]);
-        fails(read("d"), ErrorKind::InvalidInput, &["is a directory"]);
+        assert_error(read("gone"), ErrorKind::NotFound, &["/workspace/gone"]);
+        assert_error(read("d"), ErrorKind::InvalidInput, &["is a directory"]);
         assert!(read("d/bin").unwrap() == binary);
         assert!(read("link").unwrap() == binary);
         assert_eq!(read("-rf").unwrap(), b"dash");
@@ -164,13 +164,13 @@ fn read_follows_links_to_files() {
     sandbox.exec(["ln", "-s", "d", "dirlink"]).unwrap();
     assert_eq!(sandbox.read("link").unwrap(), b"x");
     for name in ["d", "dirlink"] {
-        fails(
+        assert_error(
             sandbox.read(name),
             ErrorKind::InvalidInput,
             &["is a directory"],
         );
     }
-    fails(
+    assert_error(
         sandbox.read("gone"),
         ErrorKind::NotFound,
         &["/workspace/gone"],
@@ -222,7 +222,7 @@ proptest! {
         fs::create_dir(&top).unwrap();
         let mut parent = top.clone();
         for (name, mode, content) in nodes {
-            let path = parent.join(os(&name));
+            let path = parent.join(os_str(&name));
             match content {
                 _ if path.symlink_metadata().is_ok() => {}
                 Some(content) => {
@@ -234,7 +234,7 @@ proptest! {
                     fs::create_dir(&path).unwrap();
                     parent = if mode & 0o100 == 0 { top.clone() } else { path };
                 }
-                None => symlink(os(&name), &path).unwrap(),
+                None => symlink(os_str(&name), &path).unwrap(),
             }
         }
         assert_survives(&top);
@@ -254,7 +254,7 @@ fn tmp_belongs_to_the_sandbox() {
     let (there, read) = (sandbox.exists(&outside), sandbox.read(&outside));
     fs::remove_file(&outside).unwrap();
     assert!(!there.unwrap());
-    fails(read, ErrorKind::NotFound, &["does not exist"]);
+    assert_error(read, ErrorKind::NotFound, &["does not exist"]);
     sandbox.exec(["ln", "-s", "/etc/hostname", "l"]).unwrap();
-    fails(sandbox.read("l"), ErrorKind::NotFound, &["does not exist"]);
+    assert_error(sandbox.read("l"), ErrorKind::NotFound, &["does not exist"]);
 }

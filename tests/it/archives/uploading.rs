@@ -58,13 +58,19 @@ fn second_write_replaces_the_first() {
 fn non_utf8_names_are_written_and_read() {
     let (sandbox, _dir) = local();
     for name in [b"d/n\xff.txt".as_slice(), b"\xfe/\xff/f", b"\xff"] {
-        sandbox.write(os(name), name).unwrap();
+        sandbox.write(os_str(name), name).unwrap();
     }
-    assert_eq!(sandbox.read(os(b"d/n\xff.txt")).unwrap(), b"d/n\xff.txt");
-    assert_eq!(sandbox.read(os(b"\xfe/\xff/f")).unwrap(), b"\xfe/\xff/f");
-    assert_eq!(sandbox.read(os(b"\xff")).unwrap(), b"\xff");
-    fails(
-        sandbox.read(os(b"d/\xfa")),
+    assert_eq!(
+        sandbox.read(os_str(b"d/n\xff.txt")).unwrap(),
+        b"d/n\xff.txt"
+    );
+    assert_eq!(
+        sandbox.read(os_str(b"\xfe/\xff/f")).unwrap(),
+        b"\xfe/\xff/f"
+    );
+    assert_eq!(sandbox.read(os_str(b"\xff")).unwrap(), b"\xff");
+    assert_error(
+        sandbox.read(os_str(b"d/\xfa")),
         ErrorKind::NotFound,
         &["no file"],
     );
@@ -72,12 +78,12 @@ fn non_utf8_names_are_written_and_read() {
 
 #[test]
 fn invalid_paths_are_refused_before_sending() {
-    let (sandbox, uploads) = recording();
+    let (sandbox, uploads) = recording_sandbox();
     let refused = |path: &str, rule: &str| {
         let shown = path.replace('\0', " ");
         let parts = [shown.as_str(), rule];
-        fails(sandbox.write(path, "x"), ErrorKind::InvalidInput, &parts);
-        fails(sandbox.read(path), ErrorKind::InvalidInput, &parts);
+        assert_error(sandbox.write(path, "x"), ErrorKind::InvalidInput, &parts);
+        assert_error(sandbox.read(path), ErrorKind::InvalidInput, &parts);
     };
     refused("a/../b", "\"..\"");
     refused("../b", "\"..\"");
@@ -93,7 +99,7 @@ fn invalid_paths_are_refused_before_sending() {
     ] {
         let shown = format!("{:?}", name.replace('\0', " "));
         let files = Files::new().add("good", "x").add(name, "y");
-        fails(
+        assert_error(
             sandbox.upload(files, "/workspace"),
             ErrorKind::InvalidInput,
             &[&shown, rule],
@@ -104,22 +110,22 @@ fn invalid_paths_are_refused_before_sending() {
 
 #[test]
 fn upload_of_several_files_is_one_archive() {
-    let (sandbox, uploads) = recording();
+    let (sandbox, uploads) = recording_sandbox();
     let files = Files::new()
         .add("src/./main.py", "print(42)")
         .add("x..y", Contents::from("two").mode(0o4755))
-        .add(os(b"\xff"), Contents::reader(&b"three"[..]));
+        .add(os_str(b"\xff"), Contents::reader(&b"three"[..]));
     sandbox.upload(files, "/workspace").unwrap();
     let uploads = uploads.lock().unwrap();
     assert_eq!(uploads.len(), 1);
-    let file = |name: &[u8], mode, content: &[u8]| Packed {
+    let file = |name: &[u8], mode, content: &[u8]| PackedEntry {
         name: name.to_vec(),
         kind: EntryType::Regular,
         mode,
         content: content.to_vec(),
     };
     assert_eq!(
-        packed(&uploads[0]),
+        unpacked(&uploads[0]),
         [
             file(b"src/main.py", 0o644, b"print(42)"),
             file(b"x..y", 0o755, b"two"),
@@ -158,21 +164,21 @@ fn empty_directory_upload_creates_the_destination() {
 
 #[test]
 fn missing_or_wrong_source_is_named() {
-    let (sandbox, uploads) = recording();
+    let (sandbox, uploads) = recording_sandbox();
     let dir = Scratch::new();
     fs::write(dir.join("file"), "x").unwrap();
     let upload = |name: &str| sandbox.upload_dir(dir.join(name), "/workspace");
-    fails(upload("gone"), ErrorKind::Io, &["/gone", "no such file"]);
+    assert_error(upload("gone"), ErrorKind::Io, &["/gone", "no such file"]);
     let parts = ["/file", "is not a directory"];
-    fails(upload("file"), ErrorKind::InvalidInput, &parts);
+    assert_error(upload("file"), ErrorKind::InvalidInput, &parts);
     let gone = Contents::path(dir.join("gone"));
-    fails(sandbox.write("x", gone), ErrorKind::Io, &["/gone"]);
+    assert_error(sandbox.write("x", gone), ErrorKind::Io, &["/gone"]);
     assert!(uploads.lock().unwrap().is_empty());
 }
 
 #[test]
 fn fifos_and_sockets_are_refused_without_blocking() {
-    let (sandbox, _) = recording();
+    let (sandbox, _) = recording_sandbox();
     let dir = Scratch::new();
     fs::create_dir_all(dir.join("fifo/d")).unwrap();
     fs::create_dir(dir.join("sock")).unwrap();
@@ -180,12 +186,12 @@ fn fifos_and_sockets_are_refused_without_blocking() {
     let _socket = UnixListener::bind(dir.join("sock/s")).unwrap();
     let upload = |name: &str| sandbox.upload_dir(dir.join(name), "/workspace");
     let parts = ["fifo/d/pipe", "is a FIFO"];
-    fails(upload("fifo"), ErrorKind::InvalidInput, &parts);
+    assert_error(upload("fifo"), ErrorKind::InvalidInput, &parts);
     let parts = ["sock/s", "is a socket"];
-    fails(upload("sock"), ErrorKind::InvalidInput, &parts);
+    assert_error(upload("sock"), ErrorKind::InvalidInput, &parts);
     for name in ["fifo/d/pipe", "sock/s"] {
         let contents = Contents::path(dir.join(name));
-        fails(
+        assert_error(
             sandbox.write("x", contents),
             ErrorKind::InvalidInput,
             &[name],
@@ -195,20 +201,20 @@ fn fifos_and_sockets_are_refused_without_blocking() {
 
 #[test]
 fn fifo_as_source_directory_does_not_block() {
-    let (sandbox, _) = recording();
+    let (sandbox, _) = recording_sandbox();
     let dir = Scratch::new();
     let fifo = dir.join("pipe");
     mkfifo(&fifo);
     let path = fifo.clone();
-    let result = in_time(move || sandbox.upload_dir(path, "/workspace"));
+    let result = with_timeout(move || sandbox.upload_dir(path, "/workspace"));
     let result = result.expect("waits for the other end of the FIFO");
     let parts = ["pipe", "is not a directory"];
-    fails(result, ErrorKind::InvalidInput, &parts);
+    assert_error(result, ErrorKind::InvalidInput, &parts);
 }
 
 #[test]
 fn unreadable_file_is_named() {
-    let (sandbox, uploads) = recording();
+    let (sandbox, uploads) = recording_sandbox();
     let dir = Scratch::new();
     fs::create_dir(dir.join("t")).unwrap();
     fs::write(dir.join("t/secret"), "x").unwrap();
@@ -217,17 +223,17 @@ fn unreadable_file_is_named() {
     if is_root(&dir) {
         eprintln!("skipped: root can read any file");
         result.unwrap();
-        assert_eq!(packed(&uploads.lock().unwrap()[0])[0].content, b"x");
+        assert_eq!(unpacked(&uploads.lock().unwrap()[0])[0].content, b"x");
     } else {
         let parts = ["t/secret", "permission denied"];
-        fails(result, ErrorKind::Io, &parts);
+        assert_error(result, ErrorKind::Io, &parts);
     }
 }
 
 #[test]
 fn growing_file_is_sent_with_its_first_length() {
     const FIRST: usize = 4 << 20;
-    let (sandbox, uploads) = recording();
+    let (sandbox, uploads) = recording_sandbox();
     let dir = Scratch::new();
     fs::create_dir(dir.join("t")).unwrap();
     let path = dir.join("t/log");
@@ -248,14 +254,14 @@ fn growing_file_is_sent_with_its_first_length() {
         stop.store(true, Ordering::SeqCst);
         result.unwrap();
     });
-    let sent = &packed(&uploads.lock().unwrap()[0])[0].content;
+    let sent = &unpacked(&uploads.lock().unwrap()[0])[0].content;
     assert!(sent.len() >= FIRST);
     assert!(*sent == pattern(0..sent.len()));
 }
 
 #[test]
 fn shrinking_file_is_an_error() {
-    let (sandbox, _) = recording();
+    let (sandbox, _) = recording_sandbox();
     let dir = Scratch::new();
     fs::create_dir(dir.join("t")).unwrap();
     let path = dir.join("t/log");
@@ -276,7 +282,7 @@ fn shrinking_file_is_an_error() {
         stop.store(true, Ordering::SeqCst);
         shrank
     });
-    fails(
+    assert_error(
         shrank.expect("no upload has met the moment"),
         ErrorKind::Io,
         &["t/log", "shrank"],
@@ -299,7 +305,7 @@ fn link_loops_are_kept_as_links() {
 #[test]
 fn incompressible_data_is_stored() {
     let size_of = |files: &[(&str, Vec<u8>)]| {
-        let (sandbox, uploads) = recording();
+        let (sandbox, uploads) = recording_sandbox();
         let dir = Scratch::new();
         for (name, content) in files {
             fs::write(dir.join(name), content).unwrap();
@@ -311,7 +317,7 @@ fn incompressible_data_is_stored() {
             .unwrap();
         let uploads = uploads.lock().unwrap();
         for upload in uploads.iter() {
-            let back: Vec<Vec<u8>> = packed(upload).into_iter().map(|e| e.content).collect();
+            let back: Vec<Vec<u8>> = unpacked(upload).into_iter().map(|e| e.content).collect();
             assert!(back.iter().eq(files.iter().map(|(_, content)| content)));
         }
         let sizes: Vec<usize> = uploads.iter().map(Vec::len).collect();

@@ -27,10 +27,10 @@ fn only_failed_must_exits_with_1() {
         assert_eq!(value["leftBehind"], json!([]));
     }
     let local = user.local(&["conformance"]);
-    expect(&local, 1, "", "noxrc serve");
+    assert_output(&local, 1, "", "noxrc serve");
     let nobody = user.run(&["--base-url", "http://127.0.0.1:1", "conformance"]);
-    expect(&nobody, 1, "", "✗");
-    expect(
+    assert_output(&nobody, 1, "", "✗");
+    assert_output(
         &user.run(&["conformance", "--only", "x"]),
         1,
         "",
@@ -51,7 +51,7 @@ fn interrupted_conformance_run_leaves_no_sandbox() {
     let child = child.spawn().unwrap();
     wait_for("it has made some", || sandboxes() > 1);
     interrupt(&child);
-    let ran = of(child.wait_with_output().unwrap());
+    let ran = output_of(child.wait_with_output().unwrap());
     assert_eq!(ran.code, 130, "{}{}", ran.stdout, ran.stderr);
     assert!(ran.stdout.contains("interrupted"), "{}", ran.stdout);
     assert_eq!(sandboxes(), 0);

@@ -5,8 +5,8 @@ use std::io::Read;
 use super::*;
 
 /// The sandbox id and job id that `--detach` prints.
-fn detached(ran: &Ran) -> (String, String) {
-    expect(
+fn detached(ran: &CommandOutput) -> (String, String) {
+    assert_output(
         ran,
         0,
         &ran.stdout,
@@ -38,9 +38,9 @@ fn every_command_finds_a_detached_job() {
     assert_eq!(json["jobs"][0]["state"], "running");
     assert_eq!(json["jobs"][0]["command"], json!(["sh", "-c", line]));
 
-    expect(&user.local(&["logs", &id, &job]), 0, "from here\n", "err\n");
+    assert_output(&user.local(&["logs", &id, &job]), 0, "from here\n", "err\n");
     let still = user.local(&["wait", "--timeout-seconds", "1", &id, &job]);
-    expect(&still, 124, "", "⚠ The job still runs");
+    assert_output(&still, 124, "", "⚠ The job still runs");
     let mut follow = user.command(&["--local", "logs", "-f", &id, &job]);
     let follow = follow.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut follow = follow.spawn().unwrap();
@@ -52,10 +52,15 @@ fn every_command_finds_a_detached_job() {
         .read_exact(&mut first)
         .unwrap();
     assert_eq!(&first, b"from here\n", "while it runs");
-    expect(&user.local(&["exec", &id, "touch", "go"]), 0, "", "");
-    expect(&of(follow.wait_with_output().unwrap()), 0, "end\n", "err\n");
+    assert_output(&user.local(&["exec", &id, "touch", "go"]), 0, "", "");
+    assert_output(
+        &output_of(follow.wait_with_output().unwrap()),
+        0,
+        "end\n",
+        "err\n",
+    );
 
-    expect(&user.local(&["wait", &id, &job]), 5, "", "");
+    assert_output(&user.local(&["wait", &id, &job]), 5, "", "");
     let json = user.local(&["--json", "wait", &id, &job]);
     let value: Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!(
@@ -80,21 +85,21 @@ fn every_command_finds_a_detached_job() {
     let (same, second) = detached(&user.local(&["exec", "-d", &id, "sleep", &sleep]));
     assert_eq!(same, id);
     wait_for("it runs", || sleeps(&sleep));
-    expect(
+    assert_output(
         &user.local(&["kill", &id, &second]),
         0,
         "",
         "✓ Job killed\n",
     );
-    expect(&user.local(&["wait", &id, &second]), 137, "", "");
+    assert_output(&user.local(&["wait", &id, &second]), 137, "", "");
     assert!(!sleeps(&sleep));
 
     for command in ["logs", "wait", "kill"] {
         let missing = user.local(&[command, &id, "j00"]);
         let code = if command == "wait" { 125 } else { 1 };
-        expect(&missing, code, "", "no such job");
+        assert_output(&missing, code, "", "no such job");
     }
-    expect(&user.local(&["delete", &id]), 0, "", "✓ Sandbox deleted\n");
+    assert_output(&user.local(&["delete", &id]), 0, "", "✓ Sandbox deleted\n");
 }
 
 #[test]
@@ -106,10 +111,10 @@ fn options_that_need_a_result_conflict_with_detach() {
         &["--ignore-exit-code"],
     ] {
         let ran = user.local(&[&["run", "--detach"], option, &["true"]].concat());
-        expect(&ran, 2, "", "cannot be used with");
+        assert_output(&ran, 2, "", "cannot be used with");
     }
     let failed = user.local(&["exec", "--detach", "missing", "true"]);
-    expect(&failed, 125, "", "noxrc create");
+    assert_output(&failed, 125, "", "noxrc create");
 }
 
 #[test]
@@ -120,14 +125,19 @@ fn closed_pipe_ends_logs_follow() {
     let line = format!("{NOXRC} --local logs -f {id} {job} | head -1; exit ${{PIPESTATUS[0]}}");
     let mut shell = Command::new("bash");
     let shell = shell.args(["-c", &line]).env("HOME", user.home.path());
-    expect(&ran(shell.env_remove("XDG_STATE_HOME")), 0, "line\n", "");
+    assert_output(
+        &run_command(shell.env_remove("XDG_STATE_HOME")),
+        0,
+        "line\n",
+        "",
+    );
 }
 
 #[test]
 fn run_outlives_its_ttl_but_a_killed_run_does_not() {
     let user = User::new();
     let long = ["run", "--ttl", "2", "--", "sh", "-c", "sleep 4; echo end"];
-    expect(&user.local(&long), 0, "end\n", "");
+    assert_output(&user.local(&long), 0, "end\n", "");
     let sleep = unique_sleep(344_001);
     let args = ["--local", "run", "--ttl", "2", "--", "sleep", &sleep];
     let mut child = user.command(&args).spawn().unwrap();

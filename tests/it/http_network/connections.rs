@@ -19,7 +19,7 @@ fn unknown_outcomes(calls: usize, after: Duration) -> (usize, Duration) {
                 false => "",
             };
             let answered = Instant::now();
-            conn.answer(200, body);
+            conn.respond(200, body);
             if !after.is_zero() {
                 thread::sleep(after);
             }
@@ -94,7 +94,7 @@ fn calls_survive_close_after_a_few_requests() {
     let server = Scripted::start(move |mut conn| {
         for _ in 0..3 {
             let Some(_) = conn.read_request() else { return };
-            conn.answer(200, EXEC_OK);
+            conn.respond(200, EXEC_OK);
         }
         drop(conn);
         counter.fetch_add(1, Ordering::SeqCst);
@@ -115,7 +115,7 @@ fn calls_survive_close_after_a_few_requests() {
 fn calls_survive_announced_close() {
     let server = Scripted::start(|mut conn| {
         if conn.read_request().is_some() {
-            conn.answer_with(200, &[("Connection", "close")], EXEC_OK);
+            conn.respond_with(200, &[("Connection", "close")], EXEC_OK);
         }
     });
     let sandbox = sandbox(builder(&server).retry(Retry::none()));
@@ -141,10 +141,10 @@ fn every_call_returns_its_connection_to_the_pool() {
     let server = Scripted::each_request(|request, conn| {
         let path = request.path.as_str();
         match request.method.as_str() {
-            "PUT" => conn.answer(200, crate::support::scripted::CREATE_OK),
-            "DELETE" => conn.answer(404, "no such sandbox"),
-            _ if path.ends_with("/exec") => conn.answer(200, EXEC_OK),
-            _ => conn.answer(200, "OK"),
+            "PUT" => conn.respond(200, crate::support::scripted::CREATE_OK),
+            "DELETE" => conn.respond(404, "no such sandbox"),
+            _ if path.ends_with("/exec") => conn.respond(200, EXEC_OK),
+            _ => conn.respond(200, "OK"),
         }
     });
     let client = builder(&server).build().unwrap();
@@ -166,7 +166,7 @@ fn threads_share_a_client() {
         // The response repeats the request, so that a mix-up is noticed.
         let json: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
         let out = serde_json::json!({"exitCode": 0, "stdout": json["cmd"][1]});
-        conn.answer(200, out.to_string());
+        conn.respond(200, out.to_string());
     });
     let client = builder(&server).build().unwrap();
     thread::scope(|scope| {

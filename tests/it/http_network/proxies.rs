@@ -94,7 +94,7 @@ fn proxy_refusal_is_a_connect_error() {
     ] {
         let proxy = Proxy::start(None, answer);
         let builder = Client::builder("http://sandboxes.invalid").proxy(&proxy.url);
-        let error = soon(|| sandbox(builder).exec(["true"]));
+        let error = fails_soon(|| sandbox(builder).exec(["true"]));
         assert_eq!(error.kind(), ErrorKind::Connect, "{answer:?}: {error}");
     }
 }
@@ -104,7 +104,7 @@ fn unreachable_proxy_is_named() {
     let port = free_port();
     let builder = Client::builder("http://sandboxes.invalid")
         .proxy(format!("http://me:s3cret@127.0.0.1:{port}"));
-    let error = soon(|| sandbox(builder).exec(["true"]));
+    let error = fails_soon(|| sandbox(builder).exec(["true"]));
     assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
     assert!(
         error.to_string().contains(&format!("127.0.0.1:{port}")),
@@ -120,7 +120,7 @@ fn silent_proxy_ends_at_connect_timeout() {
     let builder = Client::builder("http://sandboxes.invalid")
         .proxy(proxy)
         .connect_timeout(SHORT);
-    let error = soon(|| sandbox(builder).exec(["true"]));
+    let error = fails_soon(|| sandbox(builder).exec(["true"]));
     // The proxy got bytes, but the request was not sent.
     assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
 }

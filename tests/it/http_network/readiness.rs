@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn wait_until_ready_retries_until_ready() {
     const READY: &str = r#"{"exitCode":0,"stdout":"ready\n","stderr":"","durationMs":1}"#;
-    let server = Scripted::in_turn(vec![
+    let server = Scripted::sequence(vec![
         (503, "starting"),
         (404, "no pod yet"),
         (
@@ -30,7 +30,7 @@ fn wait_until_ready_retries_until_ready() {
 fn wait_until_ready_reports_last_reason() {
     let server = Scripted::always(503, "no node has room");
     let sandbox = sandbox(builder(&server));
-    let error = soon(|| sandbox.wait_until_ready(Duration::from_secs(1)));
+    let error = fails_soon(|| sandbox.wait_until_ready(Duration::from_secs(1)));
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
     assert!(error.to_string().contains("no node has room"), "{error}");
     assert!(
@@ -41,7 +41,7 @@ fn wait_until_ready_reports_last_reason() {
 
     let server = Scripted::always(200, r#"{"exitCode":0,"stdout":"almost"}"#);
     let sandbox = self::sandbox(builder(&server));
-    let error = soon(|| sandbox.wait_until_ready(SHORT));
+    let error = fails_soon(|| sandbox.wait_until_ready(SHORT));
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
     assert!(error.to_string().contains("almost"), "{error}");
 }
@@ -49,7 +49,7 @@ fn wait_until_ready_reports_last_reason() {
 #[test]
 fn wait_until_ready_fails_at_once_on_401() {
     let server = Scripted::always(401, "who are you?");
-    let error = soon(|| sandbox(builder(&server)).wait_until_ready(Duration::from_secs(60)));
+    let error = fails_soon(|| sandbox(builder(&server)).wait_until_ready(Duration::from_secs(60)));
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
     assert_eq!(server.requests().len(), 1);
 }
@@ -57,10 +57,10 @@ fn wait_until_ready_fails_at_once_on_401() {
 #[test]
 fn wait_until_ready_times_out_on_silent_server() {
     at_once(silent_servers(), |(what, server)| {
-        let error = soon(|| sandbox(builder(&server)).wait_until_ready(SHORT));
+        let error = fails_soon(|| sandbox(builder(&server)).wait_until_ready(SHORT));
         assert_eq!(error.kind(), ErrorKind::NotReady, "{what}: {error}");
     });
-    let error = soon(|| {
+    let error = fails_soon(|| {
         let client = Client::builder(format!("http://127.0.0.1:{}", free_port()));
         sandbox(client).wait_until_ready(SHORT)
     });
@@ -71,8 +71,8 @@ fn wait_until_ready_times_out_on_silent_server() {
 #[test]
 fn wait_until_ready_is_not_delayed_by_retry_after() {
     let server = Scripted::each_request(|_: &Request, conn| {
-        conn.answer_with(503, &[("Retry-After", "6")], "starting");
+        conn.respond_with(503, &[("Retry-After", "6")], "starting");
     });
-    let error = soon(|| sandbox(builder(&server)).wait_until_ready(Duration::from_secs(1)));
+    let error = fails_soon(|| sandbox(builder(&server)).wait_until_ready(Duration::from_secs(1)));
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
 }

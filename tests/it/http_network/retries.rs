@@ -38,7 +38,7 @@ fn breaking(breaker: Breaker) -> Scripted {
 fn exec_is_not_retried_after_broken_response() {
     for (what, breaker) in BREAKERS {
         let server = breaking(breaker);
-        let error = soon(|| sandbox(builder(&server)).exec(["true"]));
+        let error = fails_soon(|| sandbox(builder(&server)).exec(["true"]));
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{what}: {error}");
         assert_eq!(server.requests().len(), 1, "{what}");
     }
@@ -49,22 +49,22 @@ fn idempotent_calls_are_retried_after_broken_response() {
     at_once(BREAKERS, |(what, breaker)| {
         let server = breaking(breaker);
         let client = builder(&server).build().unwrap();
-        let error = soon(|| client.health());
+        let error = fails_soon(|| client.health());
         assert_eq!(error.kind(), ErrorKind::Connect, "{what}: {error}");
         assert_eq!(server.requests().len(), 3, "{what}");
 
         let server = breaking(breaker);
-        let error = soon(|| sandbox(builder(&server)).touch());
+        let error = fails_soon(|| sandbox(builder(&server)).touch());
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{what}: {error}");
         assert_eq!(server.requests().len(), 3, "{what}");
 
         let server = breaking(breaker);
-        let error = soon(|| sandbox(builder(&server)).write("f", "x"));
+        let error = fails_soon(|| sandbox(builder(&server)).write("f", "x"));
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{what}: {error}");
         assert_eq!(server.requests().len(), 3, "{what}");
 
         let server = breaking(breaker);
-        let error = soon(|| sandbox(builder(&server).retry(Retry::none())).touch());
+        let error = fails_soon(|| sandbox(builder(&server).retry(Retry::none())).touch());
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{what}: {error}");
         assert_eq!(server.requests().len(), 1, "{what}");
     });
@@ -78,7 +78,7 @@ fn retry_after_reset_succeeds() {
             if seen.fetch_add(1, Ordering::SeqCst) < 2 {
                 return conn.reset();
             }
-            conn.answer(200, request.body);
+            conn.respond(200, request.body);
         }
     });
     let sandbox = sandbox(builder(&server));
@@ -102,20 +102,20 @@ fn retried_statuses_depend_on_the_operation() {
         (400, 1, 1),
         (404, 1, 1),
     ] {
-        let server = Scripted::in_turn(vec![(status, "not now"), (200, EXEC_OK)]);
+        let server = Scripted::sequence(vec![(status, "not now"), (200, EXEC_OK)]);
         let result = sandbox(builder(&server)).touch();
         assert_eq!(server.requests().len(), touches, "touch {status}");
         assert_eq!(result.is_ok(), touches == 2, "touch {status}");
 
-        let server = Scripted::in_turn(vec![(status, "not now"), (200, EXEC_OK)]);
+        let server = Scripted::sequence(vec![(status, "not now"), (200, EXEC_OK)]);
         let result = sandbox(builder(&server)).exec(["true"]);
         assert_eq!(server.requests().len(), execs, "exec {status}");
         assert_eq!(result.is_ok(), execs == 2, "exec {status}");
         // The response was read to its end before the retry.
         assert_eq!(server.connections(), 1, "exec {status}");
 
-        let server = Scripted::in_turn(vec![(status, "not now"), (200, EXEC_OK)]);
-        let error = soon(|| sandbox(builder(&server).retry(Retry::none())).touch());
+        let server = Scripted::sequence(vec![(status, "not now"), (200, EXEC_OK)]);
+        let error = fails_soon(|| sandbox(builder(&server).retry(Retry::none())).touch());
         assert_eq!(error.status(), Some(status));
         assert_eq!(server.requests().len(), 1, "{status}");
     }
@@ -123,13 +123,13 @@ fn retried_statuses_depend_on_the_operation() {
 
 #[test]
 fn exhausted_retries_return_the_last_response() {
-    let server = Scripted::in_turn(vec![
+    let server = Scripted::sequence(vec![
         (503, "one"),
         (503, "two"),
         (503, "three"),
         (200, "OK"),
     ]);
-    let error = soon(|| builder(&server).build().unwrap().health());
+    let error = fails_soon(|| builder(&server).build().unwrap().health());
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
     assert!(error.to_string().contains("three"), "{error}");
     assert_eq!(server.requests().len(), 3);
@@ -140,8 +140,8 @@ fn retry_after_header_is_respected() {
     let server = Scripted::each_request({
         let seen = AtomicUsize::new(0);
         move |_, conn| match seen.fetch_add(1, Ordering::SeqCst) {
-            0 => conn.answer_with(429, &[("Retry-After", "1")], ""),
-            _ => conn.answer(200, EXEC_OK),
+            0 => conn.respond_with(429, &[("Retry-After", "1")], ""),
+            _ => conn.respond(200, EXEC_OK),
         }
     });
     let start = Instant::now();
@@ -153,11 +153,14 @@ fn retry_after_header_is_respected() {
 #[test]
 fn long_retry_after_is_an_immediate_error() {
     let server = Scripted::each_request(|_, conn| {
-        conn.answer_with(429, &[("Retry-After", "60")], "slow down");
+        conn.respond_with(429, &[("Retry-After", "60")], "slow down");
     });
     // The call's own timeout is longer.
     let sandbox = sandbox(builder(&server).timeout(Duration::from_secs(120)));
-    for error in [soon(|| sandbox.touch()), soon(|| sandbox.exec(["true"]))] {
+    for error in [
+        fails_soon(|| sandbox.touch()),
+        fails_soon(|| sandbox.exec(["true"])),
+    ] {
         assert_eq!(error.kind(), ErrorKind::Status, "{error}");
         assert_eq!(error.retry_after(), Some(Duration::from_secs(60)));
     }
@@ -167,11 +170,14 @@ fn long_retry_after_is_an_immediate_error() {
 #[test]
 fn retry_after_past_deadline_is_an_immediate_error() {
     let server = Scripted::each_request(|_, conn| {
-        conn.answer_with(503, &[("Retry-After", "15")], "starting");
+        conn.respond_with(503, &[("Retry-After", "15")], "starting");
     });
     let sandbox = sandbox(builder(&server).timeout(Duration::from_secs(2)));
     // Exec stops retrying 10 s after its start.
-    for error in [soon(|| sandbox.touch()), soon(|| sandbox.exec(["true"]))] {
+    for error in [
+        fails_soon(|| sandbox.touch()),
+        fails_soon(|| sandbox.exec(["true"])),
+    ] {
         assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
         assert_eq!(error.retry_after(), Some(Duration::from_secs(15)));
     }
@@ -181,7 +187,7 @@ fn retry_after_past_deadline_is_an_immediate_error() {
 #[test]
 fn cancel_ends_retry_pause() {
     let server = Scripted::each_request(|_, conn| {
-        conn.answer_with(503, &[("Retry-After", "8")], "starting");
+        conn.respond_with(503, &[("Retry-After", "8")], "starting");
     });
     let error = cancelled_exec(&sandbox(builder(&server)));
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
@@ -204,7 +210,7 @@ fn stalled_refusal_ends_at_deadline() {
 #[test]
 fn stalled_transfer_ends_at_stall_timeout() {
     let server = Scripted::each_request(|_, conn| {
-        conn.answer_with(503, &[("Retry-After", "15")], "");
+        conn.respond_with(503, &[("Retry-After", "15")], "");
     });
     let started = Instant::now();
     let sandbox = sandbox(builder(&server).timeout(Duration::from_secs(1)));

@@ -24,7 +24,7 @@ fn slow_response_ends_at_deadline() {
             conn.read_request();
             drip(&mut conn, head);
         });
-        let error = soon(|| sandbox(builder(&server).timeout(SHORT)).touch());
+        let error = fails_soon(|| sandbox(builder(&server).timeout(SHORT)).touch());
         assert_eq!(error.kind(), ErrorKind::Timeout, "{head:?}: {error}");
         assert_eq!(server.requests().len(), 1, "{head:?}");
     }
@@ -37,7 +37,7 @@ fn stalled_error_body_is_still_reported() {
         conn.write("HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\nas far");
         conn.stay_silent();
     });
-    let error = soon(|| sandbox(builder(&server).timeout(SHORT)).touch());
+    let error = fails_soon(|| sandbox(builder(&server).timeout(SHORT)).touch());
     assert_eq!(error.kind(), ErrorKind::Status, "{error}");
     assert_eq!(error.response_body(), Some("as far"));
 }
@@ -62,12 +62,14 @@ fn early_response_to_upload_is_reported() {
     for (what, closer) in closers {
         let server = Scripted::start(move |mut conn| {
             if let Some(head) = conn.read_head() {
-                conn.keep(&head);
+                conn.record(&head);
                 conn.write(REFUSED_UPLOAD);
                 closer(&mut conn);
             }
         });
-        let error = soon(|| sandbox(builder(&server)).write("f", &bytes[..]));
+        let error = fails_within(UPLOAD_LIMIT, || {
+            sandbox(builder(&server)).write("f", &bytes[..])
+        });
         assert_eq!(error.kind(), ErrorKind::Status, "{what}: {error}");
         assert_eq!(error.status(), Some(413), "{what}");
         assert!(
@@ -82,20 +84,20 @@ fn early_response_to_upload_is_reported() {
 fn connection_with_partial_upload_is_not_reused() {
     let server = Scripted::start(|mut conn| {
         while let Some(head) = conn.read_head() {
-            conn.keep(&head);
+            conn.record(&head);
             if head.path.contains("upload") {
                 // An early response that keeps the connection open.
-                conn.answer(413, "at most 1 MB");
+                conn.respond(413, "at most 1 MB");
                 thread::sleep(Duration::from_millis(200));
                 return;
             }
-            conn.answer(200, "");
+            conn.respond(200, "");
         }
     });
     let sandbox = sandbox(builder(&server));
     let bytes = noise(12 << 20);
     for _ in 0..2 {
-        let error = soon(|| sandbox.write("f", &bytes[..]));
+        let error = fails_within(UPLOAD_LIMIT, || sandbox.write("f", &bytes[..]));
         assert_eq!(error.status(), Some(413), "{error}");
         sandbox.touch().unwrap();
     }
@@ -106,11 +108,13 @@ fn connection_with_partial_upload_is_not_reused() {
 fn unread_upload_ends_at_stall_timeout() {
     let server = Scripted::start(|mut conn| {
         if let Some(head) = conn.read_head() {
-            conn.keep(&head);
-            thread::sleep(SOON);
+            conn.record(&head);
+            thread::sleep(2 * UPLOAD_LIMIT);
         }
     });
-    let error = soon(|| sandbox(builder(&server).timeout(SHORT)).write("f", noise(12 << 20)));
+    let error = fails_within(UPLOAD_LIMIT, || {
+        sandbox(builder(&server).timeout(SHORT)).write("f", noise(12 << 20))
+    });
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     assert!(error.to_string().contains("takes no data"), "{error}");
     assert_eq!(server.requests().len(), 1);
@@ -131,7 +135,7 @@ fn slow_upload_may_exceed_timeout() {
             }
             reader.read_to_end(&mut body).unwrap();
         }
-        conn.answer(200, "");
+        conn.respond(200, "");
     });
     sandbox(builder(&server).timeout(Duration::from_millis(600)))
         .write("f", noise(20 << 20))
@@ -148,7 +152,7 @@ fn transfer_timeout_ends_slow_download() {
         );
     });
     let sandbox = sandbox(builder(&server).transfer_timeout(SHORT));
-    let error = soon(|| {
+    let error = fails_soon(|| {
         let mut reader = sandbox.download_archive("/workspace")?;
         let mut bytes = Vec::new();
         let error = reader.read_to_end(&mut bytes).unwrap_err();
@@ -170,7 +174,7 @@ fn transfer_timeout_ends_slow_upload() {
         }
     });
     let sandbox = sandbox(builder(&server).transfer_timeout(SHORT));
-    let error = soon(|| sandbox.write("f", noise(12 << 20)));
+    let error = fails_within(UPLOAD_LIMIT, || sandbox.write("f", noise(12 << 20)));
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 }
 
@@ -246,11 +250,11 @@ fn network_error_is_not_an_archive_error() {
         let server = half_an_archive(then);
         let sandbox = sandbox(builder(&server).timeout(SHORT));
         let dir = tempfile::tempdir().unwrap();
-        let error = soon(|| sandbox.download_dir("/workspace", dir.path().join("d")));
+        let error = fails_soon(|| sandbox.download_dir("/workspace", dir.path().join("d")));
         assert_eq!(error.kind(), kind, "{what}: {error}");
         assert!(error.to_string().contains("cut off"), "{what}: {error}");
 
-        let error = soon(|| sandbox.read("/workspace/f"));
+        let error = fails_soon(|| sandbox.read("/workspace/f"));
         assert_eq!(error.kind(), kind, "{what}: {error}");
 
         let mut reader = sandbox.download_archive("/workspace").unwrap();
@@ -283,8 +287,8 @@ fn reset_download_without_length_is_an_error() {
 fn dropped_download_does_not_break_later_calls() {
     let whole = archive();
     let server = Scripted::each_request(move |request, conn| match request.method.as_str() {
-        "GET" => conn.answer(200, &whole),
-        _ => conn.answer(200, EXEC_OK),
+        "GET" => conn.respond(200, &whole),
+        _ => conn.respond(200, EXEC_OK),
     });
     let sandbox = sandbox(builder(&server).retry(Retry::none()));
     for _ in 0..5 {
@@ -299,7 +303,7 @@ fn dropped_download_does_not_break_later_calls() {
 fn download_can_be_read_on_another_thread() {
     let whole = archive();
     let length = whole.len();
-    let server = Scripted::each_request(move |_, conn| conn.answer(200, &whole));
+    let server = Scripted::each_request(move |_, conn| conn.respond(200, &whole));
     let sandbox = sandbox(builder(&server));
     let mut reader = sandbox.download_archive("/workspace").unwrap();
     // This thread makes a call with other limits meanwhile.
@@ -323,7 +327,7 @@ fn endless_upload_ends_after_refusal() {
     for length in [None, Some(1 << 34)] {
         let mut endless = io::repeat(b'x');
         let upload = Upload::from_reader(&mut endless, length);
-        let error = soon(|| backend.upload(&id, "/workspace", upload));
+        let error = fails_soon(|| backend.upload(&id, "/workspace", upload));
         assert!(
             error.status() == Some(413) || error.kind() == ErrorKind::OutcomeUnknown,
             "{error}"

@@ -201,7 +201,7 @@ fn endless_response_ends_at_the_cap() {
 /// The error of a touch that gets this response.
 fn touch_error(status: u16, headers: &'static [(&str, &str)], body: impl Into<Vec<u8>>) -> Error {
     let body = body.into();
-    let server = Scripted::each_request(move |_, conn| conn.answer_with(status, headers, &body));
+    let server = Scripted::each_request(move |_, conn| conn.respond_with(status, headers, &body));
     let error = sandbox(&server).touch().unwrap_err();
     assert_eq!(server.requests().len(), 1, "{error}");
     assert_eq!(error.status(), Some(status), "{error}");
@@ -323,12 +323,12 @@ fn redirect_is_an_error() {
     let log = Arc::clone(&asked);
     let target = Scripted::each_request(move |request, conn| {
         log.lock().unwrap().push(request.path.clone());
-        conn.answer(200, "OK");
+        conn.respond(200, "OK");
     });
     let location: &'static str = format!("{}/elsewhere", target.url()).leak();
     for status in [301, 302, 303, 307, 308] {
         let server = Scripted::each_request(move |_, conn| {
-            conn.answer_with(status, &[("Location", location)], "moved");
+            conn.respond_with(status, &[("Location", location)], "moved");
         });
         let client = once(&server).build().unwrap();
         let sandbox = client.sandbox("s").unwrap();

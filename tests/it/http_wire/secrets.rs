@@ -121,8 +121,8 @@ fn base64_of(bytes: &[u8]) -> String {
 #[test]
 fn each_request_logs_one_debug_record() {
     let server = Scripted::each_request(|request, conn| match request.path.as_str() {
-        "/p/healthz" => conn.answer(503, ""),
-        _ => conn.answer(404, ""),
+        "/p/healthz" => conn.respond(503, ""),
+        _ => conn.respond(404, ""),
     });
     let client = Client::builder(format!("{}/p/", server.url()))
         .retry(Retry::attempts(2))

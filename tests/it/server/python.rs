@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use noxrunner::Isolation;
 use noxrunner::server::Server;
 
-use super::Running;
+use super::RunningServer;
 use crate::support::local_backend;
 
 const SCRIPT: &str = r#"
@@ -79,7 +79,7 @@ fn published_python_client_works() {
     for isolation in [Isolation::None, Isolation::Namespaces] {
         let (backend, _dir) = local_backend(isolation);
         // The Python client cannot send a token.
-        let server = Running::start(Server::builder(backend).tcp("127.0.0.1:0").no_auth());
+        let server = RunningServer::start(Server::builder(backend).tcp("127.0.0.1:0").no_auth());
         let out = Command::new(&python)
             .args(["-c", SCRIPT, &format!("http://{}", server.addr())])
             .output()

@@ -5,14 +5,14 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Running, fake, read_answer};
+use super::{RunningServer, fake_server, read_response};
 use crate::support::processes::wait_for;
 
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: a\r\n";
 const UPLOAD: &str = "POST /v1/sandboxes/a/files/upload HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nContent-Type: application/x-tar\r\n";
 
-fn server() -> Running {
-    Running::start(fake().0)
+fn server() -> RunningServer {
+    RunningServer::start(fake_server().0)
 }
 
 #[test]
@@ -27,12 +27,12 @@ fn ambiguous_framing_is_refused() {
         "Transfer-Encoding: xchunked\r\n",
         "Transfer-Encoding: identity\r\n",
     ] {
-        let answer = server.raw(&format!("{UPLOAD}{framing}\r\nabc{HEALTH}\r\n"));
-        assert_eq!(answer.status, 400, "{framing}: {}", answer.head);
+        let response = server.send(&format!("{UPLOAD}{framing}\r\nabc{HEALTH}\r\n"));
+        assert_eq!(response.status, 400, "{framing}: {}", response.head);
         assert!(
-            !answer.body.contains("HTTP/1.1"),
+            !response.body.contains("HTTP/1.1"),
             "{framing}: {}",
-            answer.body
+            response.body
         );
     }
 }
@@ -41,10 +41,10 @@ fn ambiguous_framing_is_refused() {
 fn content_length_with_chunked_body_is_not_two_requests() {
     let server = server();
     let both = "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n";
-    let answer = server.raw(&format!("{UPLOAD}{both}\r\n0\r\n\r\n{HEALTH}\r\n"));
-    assert!([200, 400].contains(&answer.status), "{}", answer.head);
+    let response = server.send(&format!("{UPLOAD}{both}\r\n0\r\n\r\n{HEALTH}\r\n"));
+    assert!([200, 400].contains(&response.status), "{}", response.head);
     // The bytes after the body are not taken for another request.
-    assert!(!answer.body.contains("HTTP/1.1"), "{}", answer.body);
+    assert!(!response.body.contains("HTTP/1.1"), "{}", response.body);
 }
 
 #[test]
@@ -52,10 +52,10 @@ fn request_needs_exactly_one_host() {
     let server = server();
     for hosts in ["", "Host: a\r\nHost: b\r\n", "Host: a\r\nHost: a\r\n"] {
         let request = format!("GET /healthz HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
-        assert_eq!(server.raw(&request).status, 400, "{hosts}");
+        assert_eq!(server.send(&request).status, 400, "{hosts}");
     }
     let old = "GET /healthz HTTP/1.0\r\n\r\n";
-    assert_eq!(server.raw(old).status, 200);
+    assert_eq!(server.send(old).status, 200);
 }
 
 #[test]
@@ -70,17 +70,17 @@ fn pipelined_requests_are_answered_in_order() {
     let statuses: Vec<&str> = text
         .split("HTTP/1.1 ")
         .skip(1)
-        .map(|answer| &answer[..3])
+        .map(|response| &response[..3])
         .collect();
     assert_eq!(statuses, ["200", "404", "200"]);
 }
 
 #[test]
 fn expect_continue_over_limit_gets_413() {
-    let server = Running::start(fake().0.max_upload(1000));
+    let server = RunningServer::start(fake_server().0.max_upload(1000));
     let expect = format!("{UPLOAD}Expect: 100-continue\r\nContent-Length: 1001\r\n\r\n");
-    let answer = server.raw(&expect);
-    assert_eq!(answer.status, 413);
+    let response = server.send(&expect);
+    assert_eq!(response.status, 413);
     // An upload within the limit gets 100 Continue.
     let mut stream = server.connect();
     let expect =
@@ -90,13 +90,13 @@ fn expect_continue_over_limit_gets_413() {
     stream.read_exact(&mut line).unwrap();
     assert_eq!(&line, b"HTTP/1.1 100 Continue\r\n\r\n");
     stream.write_all(b"abc").unwrap();
-    assert_eq!(read_answer(&mut stream).status, 200);
+    assert_eq!(read_response(&mut stream).status, 200);
 }
 
 #[test]
 fn oversized_upload_gets_413_after_sending_everything() {
     const LENGTH: usize = 200_000_000;
-    let server = Running::start(fake().0.max_upload(1_000_000));
+    let server = RunningServer::start(fake_server().0.max_upload(1_000_000));
     for chunked in [false, true] {
         let mut stream = server.connect();
         let framing = match chunked {
@@ -121,7 +121,7 @@ fn oversized_upload_gets_413_after_sending_everything() {
         if chunked {
             stream.write_all(b"0\r\n\r\n").unwrap();
         }
-        assert_eq!(read_answer(&mut stream).status, 413, "chunked: {chunked}");
+        assert_eq!(read_response(&mut stream).status, 413, "chunked: {chunked}");
     }
 }
 
@@ -138,7 +138,7 @@ fn endless_request_head_is_refused() {
             sent += piece.len();
         }
         assert!(sent < 64 << 20, "it took {sent} bytes");
-        assert!([0, 400, 414, 431].contains(&read_answer(&mut stream).status));
+        assert!([0, 400, 414, 431].contains(&read_response(&mut stream).status));
     }
 }
 
@@ -169,13 +169,13 @@ fn slow_request_head_times_out() {
 
 #[test]
 fn stalled_body_gets_408() {
-    let server = Running::start(fake().0.body_idle(Duration::from_millis(300)));
+    let server = RunningServer::start(fake_server().0.body_idle(Duration::from_millis(300)));
     let json = "POST /v1/sandboxes/a/exec HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nContent-Type: application/json\r\n";
     for (head, start) in [(UPLOAD, "x"), (json, "{\"cmd\"")] {
         let mut stream = server.connect();
         let request = format!("{head}Content-Length: 1000\r\n\r\n{start}");
         stream.write_all(request.as_bytes()).unwrap();
-        assert_eq!(read_answer(&mut stream).status, 408, "{head}");
+        assert_eq!(read_response(&mut stream).status, 408, "{head}");
     }
 }
 
@@ -191,16 +191,16 @@ fn truncated_upload_is_not_200() {
             .write_all(format!("{UPLOAD}{framing}").as_bytes())
             .unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
-        assert_ne!(read_answer(&mut stream).status, 200);
+        assert_ne!(read_response(&mut stream).status, 200);
     }
     let broken = format!("{UPLOAD}Transfer-Encoding: chunked\r\n\r\nzz\r\n");
-    assert_ne!(server.raw(&broken).status, 200);
+    assert_ne!(server.send(&broken).status, 200);
 }
 
 #[test]
 fn download_to_stalled_client_is_ended() {
-    let (builder, fake) = fake();
-    let server = Running::start(builder.body_idle(Duration::from_millis(300)));
+    let (builder, fake) = fake_server();
+    let server = RunningServer::start(builder.body_idle(Duration::from_millis(300)));
     let mut stream = server.connect();
     let request = "GET /v1/sandboxes/endless/files/download HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\n\r\n";
     stream.write_all(request.as_bytes()).unwrap();
@@ -213,10 +213,10 @@ fn download_to_stalled_client_is_ended() {
 fn failed_download_has_no_end_chunk() {
     let server = server();
     let request = "GET /v1/sandboxes/broken/files/download HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nConnection: close\r\n\r\n";
-    let answer = server.raw(request);
-    assert_eq!(answer.status, 200);
-    assert!(answer.head.contains("transfer-encoding: chunked"));
-    assert!(!answer.body.ends_with("0\r\n\r\n"), "{}", answer.body);
+    let response = server.send(request);
+    assert_eq!(response.status, 200);
+    assert!(response.head.contains("transfer-encoding: chunked"));
+    assert!(!response.body.ends_with("0\r\n\r\n"), "{}", response.body);
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn idle_connections_do_not_block_others() {
     let idle: Vec<TcpStream> = (0..600).map(|_| server.connect()).collect();
     let request = format!("{HEALTH}Connection: close\r\n\r\n");
     let started = Instant::now();
-    assert_eq!(server.raw(&request).status, 200);
+    assert_eq!(server.send(&request).status, 200);
     println!(
         "answered after {:?} beside {} others",
         started.elapsed(),

@@ -6,42 +6,42 @@ use crate::support::local_backend;
 use crate::support::plain_server::{PlainServer, busybox};
 
 /// Defines one test per kind of backend, each of which calls `$check: fn(&Client)`.
-macro_rules! in_each_place {
+macro_rules! on_each_backend {
     ($check:path) => {
         #[test]
         fn with_plain_processes() {
-            crate::places::isolated(noxrunner::Isolation::None, $check);
+            crate::backends::local(noxrunner::Isolation::None, $check);
         }
         #[test]
         fn with_namespaces() {
-            crate::places::isolated(noxrunner::Isolation::Namespaces, $check);
+            crate::backends::local(noxrunner::Isolation::Namespaces, $check);
         }
         #[test]
         fn with_landlock() {
-            crate::places::isolated(noxrunner::Isolation::Landlock, $check);
+            crate::backends::local(noxrunner::Isolation::Landlock, $check);
         }
         #[test]
         fn with_persistent_sandboxes() {
-            crate::places::persistent($check);
+            crate::backends::persistent($check);
         }
         #[cfg(feature = "serve")]
         #[test]
         fn through_own_server() {
-            crate::places::served($check);
+            crate::backends::own_server($check);
         }
         #[test]
         fn through_python_server() {
-            crate::places::through_python_server($check);
+            crate::backends::through_python_server($check);
         }
         #[test]
         fn through_python_server_with_busybox() {
-            crate::places::through_python_server_with_busybox($check);
+            crate::backends::through_python_server_with_busybox($check);
         }
     };
 }
-pub(crate) use in_each_place;
+pub(crate) use on_each_backend;
 
-pub(crate) fn isolated(isolation: Isolation, check: fn(&Client)) {
+pub(crate) fn local(isolation: Isolation, check: fn(&Client)) {
     let (backend, _dir) = local_backend(isolation);
     check(&Client::with_backend(backend));
 }
@@ -54,10 +54,10 @@ pub(crate) fn persistent(check: fn(&Client)) {
 }
 
 #[cfg(feature = "serve")]
-pub(crate) fn served(check: fn(&Client)) {
+pub(crate) fn own_server(check: fn(&Client)) {
     let (backend, _dir) = local_backend(Isolation::Namespaces);
     let builder = noxrunner::server::Server::builder(backend).tcp("127.0.0.1:0");
-    check(&crate::server::Running::start(builder).client());
+    check(&crate::server::RunningServer::start(builder).client());
 }
 
 pub(crate) fn through_python_server(check: fn(&Client)) {
