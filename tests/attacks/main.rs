@@ -6,6 +6,7 @@
 //! Each run of the table is made by a separate process, which has everything that a sandbox must not find.
 
 mod checks;
+mod procedures;
 #[path = "../support/mod.rs"]
 mod support;
 mod table;
@@ -21,11 +22,11 @@ use std::process::{Child, Command as Process, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use noxrunner::{Client, Command, Enforced, Isolation, LocalBackend, SandboxSpec};
+use noxrunner::{Client, Command, Enforced, Isolation, LocalBackend, Sandbox, SandboxSpec};
 
 use self::checks::Host;
 use self::support::processes::unique_sleep;
-use self::support::{is_root, long_tests_or_skip};
+use self::support::{in_parallel, is_root, long_tests_or_skip};
 use self::table::{Clause, Outcome, Row};
 
 const SECRET: &str = "NXSECRET";
@@ -251,26 +252,16 @@ fn attack_from_here() {
     };
     let limits = local_backend().limits(&SandboxSpec::new()).unwrap();
     let have_cgroup = limits.memory.enforced == Enforced::Exact;
-    let rows = Mutex::new(rows_of(&variable("NX_TIERS")).into_iter());
-    std::thread::scope(|scope| {
-        for _ in 0..count {
-            scope.spawn(|| {
-                loop {
-                    let row = rows.lock().unwrap().next();
-                    let Some(row) = row else { return };
-                    let result = match row.tier.as_str() {
-                        "C" if !have_cgroup => {
-                            "skipped: no cgroup v2 is delegated to this process".to_owned()
-                        }
-                        _ => match run(&host, &row) {
-                            Ok(()) => "ok".to_owned(),
-                            Err(reason) => reason.replace('\n', "\\n"),
-                        },
-                    };
-                    println!("\nROW {} {result}", row.id);
-                }
-            });
-        }
+    in_parallel(rows_of(&variable("NX_TIERS")), count, |row| {
+        let result = if row.tier == "C" && !have_cgroup {
+            "skipped: no cgroup v2 is delegated to this process".to_owned()
+        } else {
+            match run(&host, &row) {
+                Ok(()) => "ok".to_owned(),
+                Err(reason) => reason.replace('\n', "\\n"),
+            }
+        };
+        println!("\nROW {} {result}", row.id);
     });
 }
 
@@ -294,7 +285,7 @@ pub(crate) fn sleep() -> String {
 
 fn run(host: &Host, row: &Row) -> Result<(), String> {
     let Some(seconds) = row.seconds else {
-        return checks::procedure(host, &row.id);
+        return procedures::procedure(host, &row.id);
     };
     // A limit of 60 s is not part of what a row tests. A busy machine may need more.
     let seconds = if seconds == 60 { 180 } else { seconds };
@@ -314,6 +305,18 @@ fn run(host: &Host, row: &Row) -> Result<(), String> {
     if row.kind == "host" {
         return checks::with_sandbox(host, &row.id, &sandbox, &text, seconds);
     }
+    run_commands(host, row, &sandbox, &text, seconds)?;
+    sandbox.delete().map(drop).map_err(|e| e.to_string())
+}
+
+/// Runs the commands of a row and checks the outcome of the last one.
+fn run_commands(
+    host: &Host,
+    row: &Row,
+    sandbox: &Sandbox,
+    text: &str,
+    seconds: u64,
+) -> Result<(), String> {
     let mut last = None;
     for command in text.split(" ;;; ") {
         let limit = if row.id == "D16" { 1 } else { seconds };
@@ -323,40 +326,33 @@ fn run(host: &Host, row: &Row) -> Result<(), String> {
         last = Some((result, started.elapsed().as_millis()));
     }
     let (result, millis) = last.ok_or("the row has no command")?;
-    let outcome = match &result {
-        Ok(out) => Outcome {
-            code: out.exit_code(),
-            output: format!("{}{}", out.stdout(), out.stderr()),
-            millis: millis / u128::from(host.slack),
-        },
+    let (code, output) = match &result {
+        Ok(out) => (out.exit_code(), format!("{}{}", out.stdout(), out.stderr())),
         // An attack may end its sandbox, but only if the row's check allows it.
-        Err(e) => Outcome {
-            code: -1,
-            output: format!("ERROR {e}"),
-            millis: millis / u128::from(host.slack),
-        },
+        Err(e) => (-1, format!("ERROR {e}")),
+    };
+    let outcome = Outcome {
+        code,
+        output,
+        millis: millis / u128::from(host.slack),
     };
     for clause in &row.expect {
         if let Some(broken) = clause.broken(&outcome) {
             return Err(broken);
         }
     }
-    if row
-        .expect
-        .iter()
-        .any(|clause| matches!(clause, Clause::Host))
-    {
-        checks::after(host, &row.id, &sandbox, &result)?;
+    let has_check = |clause: &Clause| matches!(clause, Clause::Host);
+    if row.expect.iter().any(has_check) {
+        checks::after(host, &row.id, sandbox, &result)?;
     } else if let Err(e) = &result {
         return Err(e.to_string());
     }
     if row.id == "S05" {
-        let missing = sandbox
-            .exec(["nosuchcommand_nx"])
-            .map_err(|e| e.to_string())?;
+        let missing = sandbox.exec(["nosuchcommand_nx"]);
+        let missing = missing.map_err(|e| e.to_string())?;
         if missing.exit_code() != 127 {
             return Err(format!("{missing:?}"));
         }
     }
-    sandbox.delete().map(drop).map_err(|e| e.to_string())
+    Ok(())
 }

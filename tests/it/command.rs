@@ -286,97 +286,68 @@ fn help_lists_commands_and_exit_codes() {
     }
 }
 
-#[test]
-fn files_can_be_uploaded_and_downloaded() {
+/// A user with files to upload, and the sandbox `a`.
+fn user_with_files() -> User {
     let user = User::new();
     user.local(&["create", "a"]);
     fs::create_dir_all(user.path("dir/sub")).unwrap();
     fs::write(user.path("one.txt"), "1").unwrap();
     fs::write(user.path("dir/two"), "2").unwrap();
     fs::write(user.path("dir/sub/three"), [0, 255]).unwrap();
-    assert_output(
-        &user.local(&["upload", "a", "one.txt", "dir/two"]),
-        0,
-        "",
-        "✓ Uploaded 2 file(s) to /workspace\n",
-    );
-    assert_output(
-        &user.local(&["upload", "a", "--dir", "dir", "--dest", "/workspace/d"]),
-        0,
-        "",
-        "✓ Uploaded",
-    );
-    assert_output(
-        &user.local(&["exec", "a", "find", ".", "-type", "f"]),
-        0,
-        &user.local(&["exec", "a", "find", ".", "-type", "f"]).stdout,
-        "",
-    );
-    assert_output(&user.local(&["upload", "a", "missing"]), 1, "", "missing");
-    assert_output(&user.local(&["upload", "a", "dir"]), 1, "", "--dir");
-    assert_output(&user.local(&["upload", "a"]), 1, "", "--dir");
-    assert_output(
-        &user.local(&["download", "a", "--extract", "out"]),
-        0,
-        "",
-        "✓ Extracted to out\n",
-    );
+    user
+}
+
+#[test]
+fn upload_and_download_transfer_files_and_directories() {
+    let user = user_with_files();
+    let upload = |args: &[&str]| user.local(&[&["upload", "a"], args].concat());
+    let uploaded = upload(&["one.txt", "dir/two"]);
+    assert_output(&uploaded, 0, "", "✓ Uploaded 2 file(s) to /workspace\n");
+    let uploaded = upload(&["--dir", "dir", "--dest", "/workspace/d"]);
+    assert_output(&uploaded, 0, "", "✓ Uploaded");
+    let find = ["exec", "a", "sh", "-c", "find . -type f | sort"];
+    let files = "./d/sub/three\n./d/two\n./one.txt\n./two\n";
+    assert_output(&user.local(&find), 0, files, "");
+    assert_output(&upload(&["missing"]), 1, "", "missing");
+    assert_output(&upload(&["dir"]), 1, "", "--dir");
+    assert_output(&upload(&[]), 1, "", "--dir");
+
+    let download = |args: &[&str]| user.local(&[&["download", "a"], args].concat());
+    let extracted = download(&["--extract", "out"]);
+    assert_output(&extracted, 0, "", "✓ Extracted to out\n");
     assert_eq!(fs::read(user.path("out/d/sub/three")).unwrap(), [0, 255]);
     assert_eq!(fs::read(user.path("out/one.txt")).unwrap(), b"1");
-    assert_output(
-        &user.local(&[
-            "download",
-            "a",
-            "--src",
-            "/workspace/d",
-            "--output",
-            "d.tar.gz",
-        ]),
-        0,
-        "",
-        "✓ Downloaded to d.tar.gz\n",
-    );
+    let downloaded = download(&["--src", "/workspace/d", "--output", "d.tar.gz"]);
+    assert_output(&downloaded, 0, "", "✓ Downloaded to d.tar.gz\n");
     assert!(fs::metadata(user.path("d.tar.gz")).unwrap().len() > 100);
+    assert_output(&user.local(&["cat", "a", "missing"]), 1, "", "missing");
+}
 
+#[test]
+fn cp_copies_in_both_directions() {
+    let user = user_with_files();
+    user.local(&["upload", "a", "--dir", "dir", "--dest", "/workspace/d"]);
     for (from, to) in [
         ("one.txt", "a:copied"),
         ("one.txt", "a:into/"),
         ("one.txt", "a:d"),
         ("dir", "a:"),
         ("dir", "a:other"),
+        ("a:d/sub/three", "back"),
+        ("a:d", "."),
+        ("a:d", "new"),
     ] {
         assert_output(&user.local(&["cp", from, to]), 0, "", "✓ Copied");
     }
-    let there = user.local(&[
-        "exec",
-        "a",
-        "cat",
-        "copied",
-        "into/one.txt",
-        "d/one.txt",
-        "dir/two",
-        "other/two",
-    ]);
-    assert_output(&there, 0, "11122", "");
-    assert_output(
-        &user.local(&["cp", "a:d/sub/three", "back"]),
-        0,
-        "",
-        "✓ Copied",
-    );
-    assert_output(&user.local(&["cp", "a:d", "."]), 0, "", "✓ Copied");
-    assert_output(&user.local(&["cp", "a:d", "new"]), 0, "", "✓ Copied");
-    assert_eq!(fs::read(user.path("back")).unwrap(), [0, 255]);
-    for dir in ["d", "new"] {
-        assert_eq!(
-            fs::read(user.path(dir).join("sub/three")).unwrap(),
-            [0, 255]
-        );
+    let copies = "cat copied into/one.txt d/one.txt dir/two other/two";
+    let copies = user.local(&["exec", "a", "sh", "-c", copies]);
+    assert_output(&copies, 0, "11122", "");
+    for file in ["back", "d/sub/three", "new/sub/three"] {
+        assert_eq!(fs::read(user.path(file)).unwrap(), [0, 255], "{file}");
     }
     assert_output(&user.local(&["cp", "one.txt", "two.txt"]), 1, "", "ID:PATH");
     assert_output(&user.local(&["cp", "a:missing", "x"]), 1, "", "missing");
     assert!(!user.path("x").exists());
-    assert_output(&user.local(&["cat", "a", "missing"]), 1, "", "missing");
 }
 
 #[test]

@@ -318,145 +318,57 @@ fn responses_follow_v1() {
     );
 }
 
+const EXEC_PATH: &str = "/v1/sandboxes/a/exec";
+const UPLOAD_PATH: &str = "/v1/sandboxes/a/files/upload";
+const TAR: &str = "Content-Type: application/x-tar\r\n";
+const TEXT: &str = "Content-Type: text/plain\r\n";
+
+/// Stands for a body over the limit.
+const TOO_LARGE: &str = "too large";
+
+/// Method, path, header, body, and the status and text of the response.
+#[rustfmt::skip]
+const REFUSALS: &[(&str, &str, &str, &str, u16, &str)] = &[
+    ("GET", "/v1/nothing", "", "", 404, "/v1/nothing"),
+    ("GET", EXEC_PATH, "", "", 405, "use POST"),
+    ("POST", EXEC_PATH, "", "{}", 415, "application/json"),
+    ("POST", EXEC_PATH, TEXT, "{}", 415, "text/plain"),
+    ("POST", EXEC_PATH, JSON, "{\"cmd\": [", 400, "line 1 column 9"),
+    ("POST", EXEC_PATH, JSON, "{\"cmd\": []}", 400, "command is empty"),
+    ("POST", EXEC_PATH, JSON, "{\"cmd\": \"ls\"}", 400, "expected a sequence"),
+    ("POST", EXEC_PATH, JSON, "{\"cmd\": [\"x\"], \"timeoutSeconds\": 0}", 400, "timeout"),
+    ("PUT", "/v1/sandboxes/a", JSON, "{\"ttlSeconds\": 0}", 400, "time to live"),
+    ("PUT", "/v1/sandboxes/a", JSON, "{\"ttlSeconds\": -1}", 400, "column 17"),
+    ("PUT", "/v1/sandboxes/..", JSON, "{}", 400, ".."),
+    ("PUT", "/v1/sandboxes/panic", JSON, "{}", 500, "panicked"),
+    ("POST", UPLOAD_PATH, TEXT, "x", 415, "application/x-tar"),
+    ("POST", UPLOAD_PATH, TAR, TOO_LARGE, 413, "too large"),
+    ("POST", "/v1/sandboxes/refuses/files/upload", TAR, "x", 400, "not this one"),
+    ("GET", "/v1/sandboxes/a/files/download", "", "", 404, "no such path"),
+    ("POST", "/v1/sandboxes/missing/touch", "", "", 404, "as scripted"),
+    ("POST", "/v1/sandboxes/not-ready/touch", "", "", 503, "as scripted"),
+    ("POST", "/v1/sandboxes/unknown/touch", "", "", 502, "as scripted"),
+    ("POST", "/v1/sandboxes/late/touch", "", "", 504, "as scripted"),
+    ("POST", "/v1/sandboxes/disk/touch", "", "", 500, "as scripted"),
+    ("POST", "/v1/sandboxes/cannot/touch", "", "", 501, "as scripted"),
+];
+
 #[test]
 fn refusals_give_the_reason() {
     let (builder, _) = fake_server();
     let server = RunningServer::start(builder.max_upload(1000));
-    let exec = "/v1/sandboxes/a/exec";
-    let upload = "/v1/sandboxes/a/files/upload";
     let large = "x".repeat(1001);
-    let tar = "Content-Type: application/x-tar\r\n";
-    for (method, path, headers, body, status, says) in [
-        ("GET", "/v1/nothing", "", "", 404, "/v1/nothing"),
-        ("GET", exec, "", "", 405, "use POST"),
-        ("POST", exec, "", "{}", 415, "application/json"),
-        (
-            "POST",
-            exec,
-            "Content-Type: text/plain\r\n",
-            "{}",
-            415,
-            "text/plain",
-        ),
-        ("POST", exec, JSON, "{\"cmd\": [", 400, "line 1 column 9"),
-        ("POST", exec, JSON, "{\"cmd\": []}", 400, "command is empty"),
-        (
-            "POST",
-            exec,
-            JSON,
-            "{\"cmd\": \"ls\"}",
-            400,
-            "expected a sequence",
-        ),
-        (
-            "POST",
-            exec,
-            JSON,
-            "{\"cmd\": [\"x\"], \"timeoutSeconds\": 0}",
-            400,
-            "timeout",
-        ),
-        (
-            "PUT",
-            "/v1/sandboxes/a",
-            JSON,
-            "{\"ttlSeconds\": 0}",
-            400,
-            "time to live",
-        ),
-        (
-            "PUT",
-            "/v1/sandboxes/a",
-            JSON,
-            "{\"ttlSeconds\": -1}",
-            400,
-            "column 17",
-        ),
-        ("PUT", "/v1/sandboxes/..", JSON, "{}", 400, ".."),
-        ("PUT", "/v1/sandboxes/panic", JSON, "{}", 500, "panicked"),
-        (
-            "POST",
-            upload,
-            "Content-Type: text/plain\r\n",
-            "x",
-            415,
-            "application/x-tar",
-        ),
-        ("POST", upload, tar, &large, 413, "too large"),
-        (
-            "POST",
-            "/v1/sandboxes/refuses/files/upload",
-            tar,
-            "x",
-            400,
-            "not this one",
-        ),
-        (
-            "GET",
-            "/v1/sandboxes/a/files/download",
-            "",
-            "",
-            404,
-            "no such path",
-        ),
-        (
-            "POST",
-            "/v1/sandboxes/missing/touch",
-            "",
-            "",
-            404,
-            "as scripted",
-        ),
-        (
-            "POST",
-            "/v1/sandboxes/not-ready/touch",
-            "",
-            "",
-            503,
-            "as scripted",
-        ),
-        (
-            "POST",
-            "/v1/sandboxes/unknown/touch",
-            "",
-            "",
-            502,
-            "as scripted",
-        ),
-        (
-            "POST",
-            "/v1/sandboxes/late/touch",
-            "",
-            "",
-            504,
-            "as scripted",
-        ),
-        (
-            "POST",
-            "/v1/sandboxes/disk/touch",
-            "",
-            "",
-            500,
-            "as scripted",
-        ),
-        (
-            "POST",
-            "/v1/sandboxes/cannot/touch",
-            "",
-            "",
-            501,
-            "as scripted",
-        ),
-    ] {
+    for (method, path, headers, body, status, says) in REFUSALS {
+        let body = if *body == TOO_LARGE { &large } else { *body };
         let response = server.request(method, path, headers, body);
         assert_eq!(
-            response.status, status,
+            response.status, *status,
             "{method} {path} {body}: {}",
             response.body
         );
         assert!(response.body.contains(says), "{path}: {}", response.body);
         let is_json = response.head.contains("application/json");
-        let speaks_json = path == exec || path == "/v1/nothing" || method == "PUT";
+        let speaks_json = [EXEC_PATH, "/v1/nothing"].contains(path) || *method == "PUT";
         assert!(!speaks_json || is_json, "{path}: {}", response.head);
         if is_json {
             let value: Value = serde_json::from_str(&response.body).unwrap();

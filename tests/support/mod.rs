@@ -7,9 +7,11 @@ pub(crate) mod processes;
 pub(crate) mod scripted;
 pub(crate) mod v1_server;
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::Mutex;
 
 use noxrunner::{Client, Isolation, LocalBackend};
 
@@ -48,24 +50,18 @@ pub(crate) fn long_tests_or_skip(what: &str) -> bool {
     long
 }
 
-/// Runs a check on every item at the same time, because the checks mostly wait.
+/// Runs a check on every item, some of them at the same time, because the checks mostly wait.
 pub(crate) fn in_parallel<T: Send>(
     items: impl IntoIterator<Item = T>,
     threads: usize,
     check: impl Fn(T) + Sync,
 ) {
-    let items: std::sync::Mutex<Vec<T>> = std::sync::Mutex::new(items.into_iter().collect());
-    items.lock().unwrap().reverse();
+    let items = Mutex::new(items.into_iter().collect::<VecDeque<T>>());
+    // The lock is not held during the check.
+    let next = || items.lock().unwrap().pop_front();
     std::thread::scope(|scope| {
         for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    // The lock must not be held during the check.
-                    let item = items.lock().unwrap().pop();
-                    let Some(item) = item else { return };
-                    check(item);
-                }
-            });
+            scope.spawn(|| std::iter::from_fn(next).for_each(&check));
         }
     });
 }

@@ -17,7 +17,7 @@ fn detached(ran: &CommandOutput) -> (String, String) {
 }
 
 #[test]
-fn every_command_finds_a_detached_job() {
+fn detached_job_is_found_by_other_commands() {
     let user = User::new();
     fs::write(user.path("in"), "from here\n").unwrap();
     let line = "cat in; echo err >&2; while [ ! -f go ]; do sleep 0.1; done; echo end; exit 5";
@@ -38,6 +38,9 @@ fn every_command_finds_a_detached_job() {
     assert_eq!(json["jobs"][0]["state"], "running");
     assert_eq!(json["jobs"][0]["command"], json!(["sh", "-c", line]));
 
+    wait_for("the job writes", || {
+        user.local(&["logs", &id, &job]).stderr == "err\n"
+    });
     assert_output(&user.local(&["logs", &id, &job]), 0, "from here\n", "err\n");
     let still = user.local(&["wait", "--timeout-seconds", "1", &id, &job]);
     assert_output(&still, 124, "", "⚠ The job still runs");
@@ -60,46 +63,51 @@ fn every_command_finds_a_detached_job() {
         "err\n",
     );
 
-    assert_output(&user.local(&["wait", &id, &job]), 5, "", "");
-    let json = user.local(&["--json", "wait", &id, &job]);
+    assert_job_exited_with_5(&user, &id, &job);
+}
+
+fn assert_job_exited_with_5(user: &User, id: &str, job: &str) {
+    assert_output(&user.local(&["wait", id, job]), 5, "", "");
+    let json = user.local(&["--json", "wait", id, job]);
     let value: Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!(
         (json.code, value),
         (5, json!({"id": id, "job": job, "exitCode": 5}))
     );
-    let json = user.local(&["--json", "logs", "-f", &id, &job]);
+    let json = user.local(&["--json", "logs", "-f", id, job]);
     let value: Value = serde_json::from_str(&json.stdout).unwrap();
     let streams = (&value["stdout"], &value["stderr"], &value["exitCode"]);
     assert_eq!(
         streams,
         (&json!("from here\nend\n"), &json!("err\n"), &json!(5))
     );
-    let jobs = user.local(&["jobs", &id]);
+    let jobs = user.local(&["jobs", id]);
     assert!(
         jobs.stdout.starts_with(&format!("{job}  exited 5 ")),
         "{}",
         jobs.stdout
     );
+}
 
+#[test]
+fn detached_job_can_be_killed() {
+    let user = User::new();
+    user.local(&["create", "a"]);
+    let id = "a";
     let sleep = unique_sleep(343_001);
-    let (same, second) = detached(&user.local(&["exec", "-d", &id, "sleep", &sleep]));
+    let (same, second) = detached(&user.local(&["exec", "-d", id, "sleep", &sleep]));
     assert_eq!(same, id);
-    wait_for("it runs", || sleeps(&sleep));
-    assert_output(
-        &user.local(&["kill", &id, &second]),
-        0,
-        "",
-        "✓ Job killed\n",
-    );
-    assert_output(&user.local(&["wait", &id, &second]), 137, "", "");
+    wait_for("the command runs", || sleeps(&sleep));
+    assert_output(&user.local(&["kill", id, &second]), 0, "", "✓ Job killed\n");
+    assert_output(&user.local(&["wait", id, &second]), 137, "", "");
     assert!(!sleeps(&sleep));
 
     for command in ["logs", "wait", "kill"] {
-        let missing = user.local(&[command, &id, "j00"]);
+        let missing = user.local(&[command, id, "j00"]);
         let code = if command == "wait" { 125 } else { 1 };
         assert_output(&missing, code, "", "no such job");
     }
-    assert_output(&user.local(&["delete", &id]), 0, "", "✓ Sandbox deleted\n");
+    assert_output(&user.local(&["delete", id]), 0, "", "✓ Sandbox deleted\n");
 }
 
 #[test]
@@ -141,7 +149,7 @@ fn run_outlives_its_ttl_but_a_killed_run_does_not() {
     let sleep = unique_sleep(344_001);
     let args = ["--local", "run", "--ttl", "2", "--", "sleep", &sleep];
     let mut child = user.command(&args).spawn().unwrap();
-    wait_for("it runs", || sleeps(&sleep));
+    wait_for("the command runs", || sleeps(&sleep));
     child.kill().unwrap();
     child.wait().unwrap();
     wait_for("its sandbox ends", || !sleeps(&sleep));

@@ -17,31 +17,9 @@ impl Proxy {
         // The thread ends with the process.
         thread::spawn(move || {
             for client in listener.incoming() {
-                let mut client = client.unwrap();
+                let client = client.unwrap();
                 let log = Arc::clone(&log);
-                thread::spawn(move || {
-                    let mut reader = BufReader::new(client.try_clone().unwrap());
-                    let mut head = Vec::new();
-                    loop {
-                        let mut line = String::new();
-                        reader.read_line(&mut line).unwrap();
-                        match line.trim_end() {
-                            "" => break,
-                            line => head.push(line.to_owned()),
-                        }
-                    }
-                    log.lock().unwrap().push(head);
-                    client.write_all(answer.as_bytes()).unwrap();
-                    let Some(target) = target else { return };
-                    let mut server = TcpStream::connect(target).unwrap();
-                    let mut back = (server.try_clone().unwrap(), client);
-                    thread::spawn(move || {
-                        let _ = io::copy(&mut back.0, &mut back.1);
-                        let _ = back.1.shutdown(Shutdown::Both);
-                    });
-                    let _ = io::copy(&mut reader, &mut server);
-                    let _ = server.shutdown(Shutdown::Both);
-                });
+                thread::spawn(move || serve_proxy_client(client, target, answer, &log));
             }
         });
         Proxy { url, heads }
@@ -50,6 +28,28 @@ impl Proxy {
     pub(crate) fn heads(&self) -> Vec<Vec<String>> {
         self.heads.lock().unwrap().clone()
     }
+}
+
+fn serve_proxy_client(
+    mut client: TcpStream,
+    target: Option<std::net::SocketAddr>,
+    answer: &str,
+    log: &Mutex<Vec<Vec<String>>>,
+) {
+    let mut reader = BufReader::new(client.try_clone().unwrap());
+    let head = reader.by_ref().lines().map(Result::unwrap);
+    let head = head.take_while(|line| !line.is_empty()).collect();
+    log.lock().unwrap().push(head);
+    client.write_all(answer.as_bytes()).unwrap();
+    let Some(target) = target else { return };
+    let mut server = TcpStream::connect(target).unwrap();
+    let mut back = (server.try_clone().unwrap(), client);
+    thread::spawn(move || {
+        let _ = io::copy(&mut back.0, &mut back.1);
+        let _ = back.1.shutdown(Shutdown::Both);
+    });
+    let _ = io::copy(&mut reader, &mut server);
+    let _ = server.shutdown(Shutdown::Both);
 }
 
 pub(crate) const TUNNEL: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
