@@ -305,7 +305,7 @@ fn creating_thread_ends(host: &Host) -> Check {
     std::thread::sleep(Duration::from_millis(300));
     ensure(
         shell(&sandbox, "echo lives")?.contains("lives"),
-        "it is gone",
+        "the sandbox is gone",
     )?;
     sandbox.delete().map(drop).map_err(|e| e.to_string())
 }

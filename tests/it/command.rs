@@ -384,7 +384,7 @@ fn run_creates_uses_and_deletes_a_sandbox() {
     let sleep = unique_sleep(342_001);
     let mut command = user.command(&["--local", "run", "--timeout-seconds", "60", "sleep", &sleep]);
     let child = command.stderr(Stdio::piped()).spawn().unwrap();
-    wait_for("it runs", || sleeps(&sleep));
+    wait_for("the command runs", || sleeps(&sleep));
     interrupt(&child);
     let out = output_of(child.wait_with_output().unwrap());
     assert_eq!(out.code, 130, "{}", out.stderr);

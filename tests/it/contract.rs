@@ -19,35 +19,32 @@ const CHECKS: &[(&str, Check)] = &[
     // This check waits longest, so it starts first.
     ("touch and TTL", ttl),
     ("health", health),
+    ("create is idempotent and keeps files", repeated_create),
+    ("unusual ids name separate sandboxes", unusual_ids),
     (
-        "create is idempotent and keeps what is there",
-        repeated_create,
-    ),
-    ("odd ids are sandboxes of their own", unusual_ids),
-    (
-        "an unknown sandbox is not found, by every call",
+        "every call reports an unknown sandbox as not found",
         unknown_sandbox,
     ),
-    ("delete answers whether there was one", delete),
-    ("exit codes, streams and arguments are kept apart", exec),
+    ("delete returns whether the sandbox existed", delete),
+    ("exit codes, streams and arguments are exact", exec),
     ("environment and workdir", environment),
-    ("a program that is missing is 127", missing_program),
+    ("a missing program exits with 127", missing_program),
     ("stdin is empty", empty_stdin),
     (
-        "a time limit ends the command and keeps its output",
+        "a timeout ends the command and keeps its output",
         time_limit,
     ),
     (
-        "a background child does not hold up the call",
+        "a background child does not delay the call",
         background_child,
     ),
-    ("long output is cut at the cap and says so", long_output),
-    ("files come back as they went", files),
-    ("directories come back as they went", directories),
-    ("paths do not lead out", paths),
+    ("long output is truncated and marked", long_output),
+    ("files survive a round trip", files),
+    ("directories survive a round trip", directories),
+    ("paths do not lead out of the sandbox", paths),
     ("readiness", readiness),
     ("sandboxes share nothing", isolation),
-    ("many execs at once", concurrent_execs),
+    ("concurrent execs", concurrent_execs),
 ];
 
 pub(crate) fn run_all(client: &Client) {
@@ -250,7 +247,7 @@ fn exec(client: &Client) {
     assert_eq!(killed.exit_code(), 137);
     assert!(
         !killed.timed_out(),
-        "a fast death by signal is not a time-out"
+        "a quick death by signal is not a timeout"
     );
 }
 
@@ -327,7 +324,7 @@ fn long_output(client: &Client) {
     let exact = sandbox
         .exec(Command::shell("head -c 1048576 /dev/zero | tr '\\0' x"))
         .unwrap();
-    assert!(!exact.truncated(), "all of it is there");
+    assert!(!exact.truncated(), "output at the cap is complete");
 }
 
 fn files(client: &Client) {
@@ -414,7 +411,7 @@ fn paths(client: &Client) {
         &long,
     ] {
         let error = sandbox.download_archive(src).err();
-        let error = error.unwrap_or_else(|| panic!("{src} gave something"));
+        let error = error.unwrap_or_else(|| panic!("{src} was downloaded"));
         assert!(
             matches!(
                 error.kind(),

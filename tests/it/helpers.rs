@@ -17,16 +17,16 @@ on_each_backend!(run_all);
 type Check = fn(&Sandbox);
 
 const CHECKS: &[(&str, Check)] = &[
-    ("stdin is what it was, whatever its bytes", stdin),
+    ("stdin arrives unchanged", stdin),
     ("stdin can be a reader", stdin_reader),
     ("source code runs as a file", code),
-    ("source code of any length", long_code),
-    ("a language of one's own", own_language),
-    ("what fails says so", failures),
-    ("variables come through as they are", variables),
-    ("many arguments are no matter", many_arguments),
-    ("a directory is listed, whatever its names are", list),
-    ("a directory is listed, however large it is", long_list),
+    ("source code may be long", long_code),
+    ("custom language", own_language),
+    ("failures are reported", failures),
+    ("environment variables arrive unchanged", variables),
+    ("many arguments", many_arguments),
+    ("listing of unusual names", list),
+    ("listing of a large directory", long_list),
 ];
 
 fn run_all(client: &Client) {
@@ -104,7 +104,7 @@ fn code(sandbox: &Sandbox) {
         let out = sandbox.run_code(language, source).unwrap();
         match out.exit_code() {
             // The interpreter is not installed, for example beside busybox.
-            127 => println!("helpers: nothing runs {program} here"),
+            127 => println!("helpers: no interpreter for {program} here"),
             code => assert_eq!((code, &*out.stdout()), (0, "42\n"), "{}", out.stderr()),
         }
     }

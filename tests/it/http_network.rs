@@ -335,7 +335,7 @@ impl FullQueue {
 #[test]
 fn full_backlog_ends_at_connect_timeout() {
     let Some(full) = FullQueue::new() else {
-        eprintln!("skipped: this system's queues of connections do not fill up");
+        eprintln!("skipped: the accept queue does not fill up on this system");
         return;
     };
     let url = format!("http://127.0.0.1:{}", full.port);
@@ -370,7 +370,7 @@ fn unaccepted_connection_ends_at_timeout() {
 #[test]
 fn cancel_ends_connecting() {
     let Some(full) = FullQueue::new() else {
-        eprintln!("skipped: this system's queues of connections do not fill up");
+        eprintln!("skipped: the accept queue does not fill up on this system");
         return;
     };
     let url = format!("http://127.0.0.1:{}", full.port);

@@ -475,7 +475,7 @@ fn truncated_tls_download_is_an_error() {
             .read_to_end(&mut bytes);
         assert_eq!(bytes, b"part of it");
         match result {
-            Ok(_) => assert!(whole, "a cut download looks whole"),
+            Ok(_) => assert!(whole, "a truncated download looks complete"),
             Err(e) => {
                 assert!(!whole, "{e}");
                 let own: &Error = e.get_ref().unwrap().downcast_ref().unwrap();

@@ -19,28 +19,22 @@ use crate::support::{in_parallel, local_backend, long_tests};
 type Check = fn(&Sandbox);
 
 const CHECKS: &[(&str, Check)] = &[
-    ("both outputs come as they are written", live_output),
-    ("bytes are what they were", binary_output),
-    ("exit codes are kept", exit_codes),
-    ("it is killed with its group", kill),
-    ("it is found again by its id", found_again),
+    ("output arrives while it is written", live_output),
+    ("binary output is exact", binary_output),
+    ("exit codes are exact", exit_codes),
+    ("kill ends the process group", kill),
+    ("a job is found by its id", found_again),
     ("jobs are listed", job_list),
+    ("workdir, environment and stdin apply", command_settings),
     (
-        "it has the command's directory, environment and stdin",
-        command_settings,
-    ),
-    (
-        "what it leaves running does not hold it up",
+        "a background child does not delay the end",
         background_child,
     ),
-    ("what can't be a job is refused", refused),
-    ("many at once", concurrent_jobs),
-    ("a keeper that is killed is no hang", killed_keeper),
-    ("what is there by now is no more than that", endless_output),
-    (
-        "an output that is opened anew loses nothing",
-        reopened_output,
-    ),
+    ("unsupported commands are refused", refused),
+    ("concurrent jobs", concurrent_jobs),
+    ("a killed keeper is an unknown outcome", killed_keeper),
+    ("endless output can be read so far", endless_output),
+    ("output that is opened again loses nothing", reopened_output),
 ];
 
 fn run_all(client: &Client) {
@@ -76,7 +70,7 @@ fn live_output(sandbox: &Sandbox) {
     let mut lines = BufReader::new(job.stdout());
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
-    assert_eq!(line, "one\n", "while it runs");
+    assert_eq!(line, "one\n", "read while the job runs");
     assert_eq!(job.try_wait().unwrap(), None);
     sandbox.write("go", "").unwrap();
     line.clear();
@@ -126,11 +120,11 @@ fn kill(sandbox: &Sandbox) {
         sandbox,
         "sleep 1000 & echo $! >child; trap '' TERM INT HUP; while :; do sleep 1; done",
     );
-    wait_for("its child runs", || sandbox.exists("child").unwrap());
+    wait_for("the child runs", || sandbox.exists("child").unwrap());
     assert_eq!(job.wait_timeout(Duration::from_millis(300)).unwrap(), None);
     job.kill().unwrap();
     assert_eq!(job.wait().unwrap().exit_code(), 137);
-    wait_for("its child has ended", || {
+    wait_for("the child ends", || {
         let gone = "read -r s </proc/$(cat child)/stat 2>/dev/null || exit 0; case $s in *') Z '*) exit 0;; esac; exit 1";
         sandbox.exec(Command::shell(gone)).unwrap().success()
     });
@@ -197,11 +191,7 @@ fn command_settings(sandbox: &Sandbox) {
     let text = String::from_utf8_lossy(&out[2..]).into_owned();
     assert!(text.ends_with("/main.sh {file}\n"), "{text}");
     let unread = shell(sandbox, "cat");
-    assert_eq!(
-        stdout(&unread),
-        b"",
-        "without stdin there is nothing to read"
-    );
+    assert_eq!(stdout(&unread), b"", "without stdin, reads end at once");
     let nowhere = sandbox.spawn(Command::new("true").workdir("missing"));
     assert!(nowhere.is_err());
 }
@@ -258,7 +248,7 @@ fn killed_keeper(sandbox: &Sandbox) {
     let runs = Command::shell(format!("read -r pid rest <{pid}; kill -0 $pid"));
     assert!(sandbox.exec(runs.clone()).unwrap().success());
     job.kill().unwrap();
-    wait_for("it has ended", || {
+    wait_for("the command ends", || {
         let state = "read -r pid rest <PID; read -r s </proc/$pid/stat 2>/dev/null || exit 0; case $s in *') Z '*) exit 0;; esac; exit 1";
         sandbox
             .exec(Command::shell(state.replace("PID", &pid)))
@@ -462,11 +452,11 @@ fn unconfirmed_job_is_found_or_killed() {
             // The start fails, and if the job is to be lost, the polls after it, too.
             let out = backend.exec(id, command)?;
             match (call, keeps) {
-                (1, _) => Err(Error::new(
+                (1, _) => Err(Error::new(ErrorKind::OutcomeUnknown, "connection reset")),
+                (2..=4, false) => Err(Error::new(
                     ErrorKind::OutcomeUnknown,
-                    "the connection broke",
+                    "connection reset again",
                 )),
-                (2..=4, false) => Err(Error::new(ErrorKind::OutcomeUnknown, "and again")),
                 _ => Ok(out),
             }
         });
@@ -480,7 +470,7 @@ fn unconfirmed_job_is_found_or_killed() {
                 assert_eq!(sandbox.jobs().unwrap(), []);
             }
         }
-        wait_for("it has ended", || {
+        wait_for("the command ends", || {
             processes::with_argument(&sleep).is_empty()
         });
     }

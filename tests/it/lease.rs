@@ -53,7 +53,7 @@ fn ends_with_its_scope(client: &Client) {
     let worker = std::thread::scope(|scope| {
         let work = scope.spawn(move || {
             let _lease = lease;
-            panic!("a worker that fails");
+            panic!("the worker fails");
         });
         work.join()
     });

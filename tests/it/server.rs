@@ -510,9 +510,13 @@ fn disconnected_client_cancels_its_command() {
     let server = RunningServer::start(builder);
     let mut stream = server.connect();
     stream.write_all(exec_for(60).as_bytes()).unwrap();
-    wait_for("it runs", || fake.running.load(Ordering::SeqCst) == 1);
+    wait_for("the command runs", || {
+        fake.running.load(Ordering::SeqCst) == 1
+    });
     drop(stream);
-    wait_for("it is ended", || fake.running.load(Ordering::SeqCst) == 0);
+    wait_for("the command is cancelled", || {
+        fake.running.load(Ordering::SeqCst) == 0
+    });
     assert!(fake.cancelled.load(Ordering::SeqCst));
 }
 
@@ -523,7 +527,9 @@ fn stop_waits_for_running_calls() {
     let mut idle = server.connect();
     let mut stream = server.connect();
     stream.write_all(exec_for(1).as_bytes()).unwrap();
-    wait_for("it runs", || fake.running.load(Ordering::SeqCst) == 1);
+    wait_for("the command runs", || {
+        fake.running.load(Ordering::SeqCst) == 1
+    });
     server.stop();
     assert_eq!(read_response(&mut stream).status, 200);
     assert_eq!(idle.read(&mut [0]).unwrap(), 0);
@@ -536,7 +542,9 @@ fn stop_cancels_calls_after_the_grace_period() {
     let mut server = RunningServer::start(builder.grace(Duration::from_millis(100)));
     let mut stream = server.connect();
     stream.write_all(exec_for(60).as_bytes()).unwrap();
-    wait_for("it runs", || fake.running.load(Ordering::SeqCst) == 1);
+    wait_for("the command runs", || {
+        fake.running.load(Ordering::SeqCst) == 1
+    });
     let stopped = Instant::now();
     server.stop();
     assert!(stopped.elapsed() < Duration::from_secs(20));
@@ -550,7 +558,9 @@ fn too_many_calls_get_503() {
     let server = RunningServer::start(builder.max_calls(1));
     let mut first = server.connect();
     first.write_all(exec_for(60).as_bytes()).unwrap();
-    wait_for("it runs", || fake.running.load(Ordering::SeqCst) == 1);
+    wait_for("the command runs", || {
+        fake.running.load(Ordering::SeqCst) == 1
+    });
     let second = server.request("POST", "/v1/sandboxes/a/exec", JSON, r#"{"cmd": ["x"]}"#);
     assert_eq!(second.status, 503);
     assert!(second.head.contains("retry-after: 1"), "{}", second.head);
@@ -562,8 +572,12 @@ fn too_many_connections_get_503() {
     let server = RunningServer::start(builder.max_connections(2));
     let kept: Vec<TcpStream> = (0..2).map(|_| server.connect()).collect();
     let request = "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-    wait_for("both are taken", || server.send(request).status == 503);
+    wait_for("all connections are taken", || {
+        server.send(request).status == 503
+    });
     assert!(server.send(request).head.contains("retry-after: 1"));
     drop(kept);
-    wait_for("there is room again", || server.send(request).status == 200);
+    wait_for("a connection is free again", || {
+        server.send(request).status == 200
+    });
 }

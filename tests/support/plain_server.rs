@@ -76,7 +76,7 @@ pub(crate) fn busybox() -> Option<tempfile::TempDir> {
         return Some(dir);
     }
     let required = std::env::var_os("NOXRUNNER_REQUIRE_BUSYBOX").is_some();
-    assert!(!required, "busybox is required, and there is none");
+    assert!(!required, "busybox is required but not installed");
     println!("skipped: no busybox");
     None
 }

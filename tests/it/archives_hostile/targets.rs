@@ -159,8 +159,8 @@ impl Drop for SmallDisk {
 fn full_disk_is_an_error_and_leaves_no_partial_file() {
     let Some(disk) = SmallDisk::mount() else {
         let required = std::env::var("NOXRUNNER_REQUIRE_SANDBOX").is_ok_and(|v| v == "1");
-        assert!(!required, "a tmpfs can't be mounted");
-        eprintln!("skipped: a tmpfs can't be mounted");
+        assert!(!required, "cannot mount a tmpfs");
+        eprintln!("skipped: cannot mount a tmpfs");
         return;
     };
     let archive = TarBuilder::new()

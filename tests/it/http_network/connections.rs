@@ -106,6 +106,10 @@ fn calls_survive_close_after_a_few_requests() {
         wait_for("the connection is closed", || {
             closed.load(Ordering::SeqCst) == at / 3
         });
+        if at % 3 == 0 {
+            // On a busy machine the kernel delivers the close a little later.
+            thread::sleep(Duration::from_millis(50));
+        }
     }
     assert_eq!(count(&server, "/exec"), 60);
     assert_eq!(server.connections(), 20);

@@ -116,8 +116,8 @@ fn command_that_signals_everything_ends_only_its_sandbox() {
         let kill = format!("kill -{signal} -1; sleep {sleep}");
         match sandbox.exec(Command::shell(kill)) {
             Err(error) => assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}"),
-            // The holder sometimes reports the end of the command before it is killed itself.
-            Ok(out) => assert_eq!((signal, out.exit_code()), ("KILL", 137), "{out:?}"),
+            // The holder sometimes reports the end of the command before its own end.
+            Ok(out) => assert_eq!(out.exit_code(), 137, "kill -{signal}: {out:?}"),
         }
         wait_for("its processes end", || {
             with_argument(&background).is_empty() && with_argument(&sleep).is_empty()

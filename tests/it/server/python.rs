@@ -67,7 +67,7 @@ fn python() -> Option<PathBuf> {
     if !there {
         let reason = "no python3 that can `pip install noxrunner==2.0.0`";
         let required = std::env::var_os("NOXRUNNER_REQUIRE_PYTHON").is_some();
-        assert!(!required, "Python is required, and there is {reason}");
+        assert!(!required, "Python is required, but there is {reason}");
         println!("skipped: {reason}");
     }
     there.then_some(python)

@@ -137,7 +137,7 @@ fn endless_request_head_is_refused() {
         while sent < 64 << 20 && stream.write_all(&piece).is_ok() {
             sent += piece.len();
         }
-        assert!(sent < 64 << 20, "it took {sent} bytes");
+        assert!(sent < 64 << 20, "the server accepted {sent} bytes");
         assert!([0, 400, 414, 431].contains(&read_response(&mut stream).status));
     }
 }
@@ -162,7 +162,7 @@ fn slow_request_head_times_out() {
         }
         assert!(
             started.elapsed() < Duration::from_secs(25),
-            "it still waits"
+            "the server still waits"
         );
     }
 }
