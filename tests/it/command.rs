@@ -18,7 +18,7 @@ use crate::support::processes::{sleeps, unique_sleep, wait_for};
 
 const NOXRC: &str = env!("CARGO_BIN_EXE_noxrc");
 
-/// A user with a state directory of their own, whose sandboxes end with this.
+/// A user with a private home directory, whose sandboxes are deleted on drop.
 struct User {
     home: tempfile::TempDir,
 }
@@ -212,30 +212,42 @@ fn exec_passes_on_exit_code_and_output() {
 #[test]
 fn backend_failure_has_its_own_exit_code() {
     let user = User::new();
-    let nobody = ["--base-url", "http://127.0.0.1:1"];
-    let exec = user.run(&[nobody[0], nobody[1], "exec", "a", "true"]);
+    let unreachable = ["--base-url", "http://127.0.0.1:1"];
+    let exec = user.run(&[unreachable[0], unreachable[1], "exec", "a", "true"]);
     assert_output(&exec, 125, "", "noxrc serve");
     assert!(exec.stderr.contains("--local"), "{}", exec.stderr);
     assert_output(
-        &user.run(&[nobody[0], nobody[1], "run", "true"]),
+        &user.run(&[unreachable[0], unreachable[1], "run", "true"]),
         125,
         "",
         "✗",
     );
-    assert_output(&user.run(&[nobody[0], nobody[1], "health"]), 1, "", "✗");
+    assert_output(
+        &user.run(&[unreachable[0], unreachable[1], "health"]),
+        1,
+        "",
+        "✗",
+    );
     assert_output(
         &user.run(&["--base-url", "nonsense", "health"]),
         1,
         "",
         "nonsense",
     );
-    let json = user.run(&["--json", nobody[0], nobody[1], "exec", "a", "true"]);
+    let json = user.run(&[
+        "--json",
+        unreachable[0],
+        unreachable[1],
+        "exec",
+        "a",
+        "true",
+    ]);
     let value: Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!((json.code, &value["kind"]), (125, &json!("Connect")));
 }
 
 #[test]
-fn help_lists_commands_and_exit_codes() {
+fn help_and_completions_cover_every_command() {
     let user = User::new();
     let none = user.run(&[]);
     assert_eq!(none.code, 1);
@@ -469,7 +481,7 @@ fn broken_pipe_is_not_a_failure() {
 }
 
 #[test]
-fn colour_needs_a_terminal_or_a_flag() {
+fn colour_follows_the_environment() {
     let user = User::new();
     let with = |name: &str, value: &str| {
         let mut command = user.command(&["--local", "health"]);

@@ -295,7 +295,7 @@ impl Read for Broken {
 }
 
 #[test]
-fn missing_programs_are_named() {
+fn stdin_without_sh_or_upload_is_unsupported() {
     let path = tempfile::tempdir().unwrap();
     for tool in ["cat", "rm", "true"] {
         let found = ["/bin", "/usr/bin"].map(|dir| std::path::Path::new(dir).join(tool));

@@ -320,7 +320,7 @@ fn malformed_pem_is_refused_at_build() {
 }
 
 #[test]
-fn malformed_der_is_never_trusted() {
+fn malformed_certificate_is_never_trusted() {
     // The PEM encoding is valid, its content is not.
     let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let ca = Ca::new();
@@ -354,7 +354,7 @@ fn http_server_behind_https_url_is_a_connect_error() {
 }
 
 #[test]
-fn tls_server_behind_http_url_is_a_protocol_error() {
+fn tls_server_behind_http_url_is_an_error() {
     let server = TlsServer::obedient(Ca::new().server(&["localhost"], |_| {}));
     let url = server.url("localhost").replace("https://", "http://");
     let client = Client::builder(url).build().unwrap();

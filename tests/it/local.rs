@@ -197,7 +197,7 @@ fn timeout_ends_processes_outside_the_group() {
     assert_eq!(
         with_argument(&earlier).len(),
         1,
-        "a process of an earlier exec lives on"
+        "the process of the earlier exec survives"
     );
     sandbox.delete().unwrap();
 }
@@ -314,7 +314,7 @@ fn programs_are_searched_in_the_commands_path() {
     assert_eq!(
         with_path("mine").exit_code(),
         127,
-        "a relative directory is no place to look"
+        "relative directories of PATH are not searched"
     );
     assert_eq!(with_path("").exit_code(), 127);
 }
@@ -432,7 +432,7 @@ fn sandbox_without_directory_permissions_is_deleted() {
 }
 
 #[test]
-fn what_was_cancelled_before_does_not_run() {
+fn exec_cancelled_before_start_does_not_run() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let cancel = Cancel::new();
@@ -498,5 +498,5 @@ fn fifo_is_refused_and_socket_is_skipped() {
         .download_dir_with("/workspace", dir.path().join("out"), &extract)
         .unwrap();
     assert_eq!((done.entries, done.refused.len()), (1, 1));
-    assert!(sandbox.read("pipe").is_err(), "nobody writes to it");
+    assert!(sandbox.read("pipe").is_err(), "a FIFO cannot be read");
 }

@@ -9,7 +9,7 @@ mod archives;
 mod archives_hostile;
 /// The kinds of backend that jobs, leases and helpers are tested on.
 mod backends;
-/// The command: what it prints where, and what it exits with.
+/// The command `noxrc`: its output and exit codes.
 #[cfg(feature = "cli")]
 mod command;
 /// The conformance checker.

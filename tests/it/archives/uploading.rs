@@ -231,7 +231,7 @@ fn unreadable_file_is_named() {
 }
 
 #[test]
-fn growing_file_is_sent_with_its_first_length() {
+fn growing_file_is_sent_as_a_prefix() {
     const FIRST: usize = 4 << 20;
     let (sandbox, uploads) = recording_sandbox();
     let dir = Scratch::new();

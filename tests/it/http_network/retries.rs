@@ -208,7 +208,7 @@ fn stalled_refusal_ends_at_deadline() {
 }
 
 #[test]
-fn stalled_transfer_ends_at_stall_timeout() {
+fn download_does_not_wait_for_long_retry_after() {
     let server = Scripted::each_request(|_, conn| {
         conn.respond_with(503, &[("Retry-After", "15")], "");
     });
