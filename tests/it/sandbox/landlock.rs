@@ -13,14 +13,16 @@ use super::limits::{
 };
 use super::{create, shell, start_sleep};
 use crate::support::processes::{rerun, unique_sleep, wait_for, with_argument};
-use crate::support::{is_root, long_tests};
+use crate::support::{is_root, local_backend, long_tests};
 
 fn builder() -> noxrunner::LocalBackendBuilder {
     LocalBackend::builder().isolation(Isolation::Landlock)
 }
 
-fn client() -> Client {
-    Client::with_backend(builder().build().unwrap())
+/// A client with a private state directory, which is removed with the returned value.
+fn client() -> (Client, tempfile::TempDir) {
+    let (backend, dir) = local_backend(Isolation::Landlock);
+    (Client::with_backend(backend), dir)
 }
 
 /// A state directory that the users of sandboxes can pass through.
@@ -62,7 +64,7 @@ fn landlock_tests_pass_as_a_plain_user() {
 
 #[test]
 fn timeout_and_delete_end_the_right_processes() {
-    let client = client();
+    let (client, _dir) = client();
     let sandbox = create(&client, "ends");
     let [earlier, sleep] = [331_001, 331_002].map(unique_sleep);
     start_sleep(&sandbox, &earlier);
@@ -79,7 +81,7 @@ fn timeout_and_delete_end_the_right_processes() {
 
 #[test]
 fn fork_bomb_ends_with_its_timeout() {
-    let client = client();
+    let (client, _dir) = client();
     let sandbox = create(&client, "bomb");
     let sleep = unique_sleep(332_001);
     let bomb = format!("b() {{ sleep {sleep} & b | b & }}; b; sleep {sleep}");
@@ -106,7 +108,7 @@ fn command_that_signals_everything_ends_only_its_sandbox() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let client = client();
+    let (client, _dir) = client();
     let other = create(&client, "other");
     let [other_sleep, background, sleep] = [333_002, 333_003, 333_004].map(unique_sleep);
     start_sleep(&other, &other_sleep);
@@ -135,8 +137,11 @@ fn command_that_signals_everything_ends_only_its_sandbox() {
 #[test]
 fn sandbox_ends_with_its_process() {
     let sleep = unique_sleep(334_001);
+    // The killed process leaves its state directory here.
+    let dir = searchable_dir();
     let mut child = rerun(&[], "sandbox::landlock::create_and_wait")
         .env("NX_SLEEP", &sleep)
+        .env("TMPDIR", dir.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -150,7 +155,8 @@ fn sandbox_ends_with_its_process() {
 #[test]
 #[ignore = "run by another test, in a separate process"]
 fn create_and_wait() {
-    let sandbox = create(&client(), "waits");
+    let (client, _dir) = client();
+    let sandbox = create(&client, "waits");
     start_sleep(&sandbox, &std::env::var("NX_SLEEP").unwrap());
     std::thread::sleep(Duration::from_secs(60));
 }
@@ -208,7 +214,8 @@ fn limits_are_enforced_and_reported() {
 
 #[test]
 fn host_files_and_sockets_are_out_of_reach() {
-    let sandbox = create(&client(), "reach");
+    let (client, _dir) = client();
+    let sandbox = create(&client, "reach");
     let home = std::env::var("HOME").unwrap_or_else(|_| "/root".to_owned());
     let pid = std::process::id();
     let outside = format!("/var/tmp/nx_landlock_{pid}");
