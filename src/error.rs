@@ -193,11 +193,16 @@ impl Error {
         self.kind() == ErrorKind::Cancelled
     }
 
-    /// Returns true if the call may or may not have had its effect. Do not run a command again
-    /// without checking.
+    /// Returns true if the call may or may not have had its effect: the outcome is unknown, or the call
+    /// was cancelled and there is no [`output`](Error::output). Do not run a command again without
+    /// checking.
     #[must_use]
     pub fn is_outcome_unknown(&self) -> bool {
-        self.kind() == ErrorKind::OutcomeUnknown
+        match self.kind() {
+            ErrorKind::OutcomeUnknown => true,
+            ErrorKind::Cancelled => self.output().is_none(),
+            _ => false,
+        }
     }
 
     /// Returns true if the command failed, and not the backend.

@@ -8,58 +8,34 @@ use std::collections::BTreeMap;
 use crate::archive::{Contents, archive_contents};
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result, one_line};
+use crate::language::FILE_PLACEHOLDER;
 use crate::os::random::temporary_name;
 use crate::output::Output;
 use crate::sandbox::Sandbox;
 use crate::sandbox_path::relative_to_base;
-use crate::script::{CLEANUP_TIMEOUT, SHELL, remove_temporary};
-
-/// Replaces `{file}` with `$nx_file` in `$nx_count` of the positional parameters, after the first
-/// `$nx_skip`.
-macro_rules! substitute_file {
-    () => {
-        r#"
-nx_mark='{file}' nx_at=0
-for nx_word do
-  shift
-  if [ $nx_at -ge "$nx_skip" ] && [ $nx_at -lt $((nx_skip + nx_count)) ]; then
-    case $nx_word in
-      *"$nx_mark"*) nx_word=${nx_word%%"$nx_mark"*}$nx_file${nx_word#*"$nx_mark"};;
-    esac
-  fi
-  set -- "$@" "$nx_word"
-  nx_at=$((nx_at + 1))
-done
-"#
-    };
-}
-pub(crate) use substitute_file;
+use crate::script::{CLEANUP_TIMEOUT, SHELL, remove_temporary, shell_quote};
 
 /// Starts a command with its files.
 ///
-/// `$1` is the directory of the files, `$2` to `$5` are those of [`StagedFiles::wrap`], `$6` is the
-/// working directory, then follows the command. Exit code 126 with the name of the directory in the
+/// `$1` is the directory of the files, `$2` and `$3` are those of [`StagedFiles::wrap`], `$4` is the
+/// working directory, then follow the other arguments. Exit code 126 with the name of the directory in the
 /// last line of stderr means that the script failed before the command started. Its own variables
 /// begin with `nx_`, because it has the command's environment.
-const RUN: &str = concat!(
-    r#"
-nx_token=$1 nx_dir=$PWD/$1 nx_file=$PWD/$1/$2 nx_skip=$4 nx_count=$5 nx_workdir=$6
+const RUN: &str = r#"
+nx_token=$1 nx_dir=$PWD/$1 nx_file=$PWD/$1/$2 nx_workdir=$4
 fail() { echo "$nx_token: $1" >&2; exit 126; }
 if [ "$3" = stdin ]; then
   [ -r "$nx_dir/stdin" ] || fail stdin
   exec <"$nx_dir/stdin"
 fi
-shift 6
 # Source code is read while it runs. The caller removes it.
-[ "$nx_count" != 0 ] || rm -rf "$nx_dir" 2>/dev/null
+[ "$2" != - ] || rm -rf "$nx_dir" 2>/dev/null
+shift 4
 cd -P "$nx_workdir" 2>/dev/null || fail workdir
 unset OLDPWD
-"#,
-    substitute_file!(),
-    r#"
+{prepend}
 exec "$@"
-"#
-);
+"#;
 
 /// Variables that a shell sets, drops or interprets. They bypass the script.
 const SHELL_VARIABLES: [&str; 31] = [
@@ -110,8 +86,7 @@ pub(super) fn exec(sandbox: &Sandbox, command: &Command) -> Result<Output> {
     let (base, workdir) = relative_to_base(command.get_workdir());
     let dir = temporary_name();
     let mut staged = StagedFiles::new(command)?;
-    let script = staged.wrap(&[SHELL, "-c", RUN, SHELL, &dir], &[&workdir]);
-    let script = script.workdir(base);
+    let script = staged.wrap(RUN, &dir, &workdir).workdir(base);
     script.check()?;
     let result = staged
         .upload(sandbox, &format!("{base}/{dir}"))
@@ -174,12 +149,13 @@ impl<'a> StagedFiles<'a> {
         Ok(StagedFiles { files, command })
     }
 
-    /// Returns the command that runs a script with the original command as its last arguments.
+    /// Returns the command that runs a script, which runs the original command.
     ///
-    /// The arguments of the script are `before`, the name of the source file or `-`, `stdin` or `-`,
-    /// the number of words before the language's arguments and the number of these, and `after`.
-    /// The command follows, behind `env` if variables must bypass the shell.
-    pub(crate) fn wrap(&self, before: &[&str], after: &[&str]) -> Command {
+    /// The script's arguments are the directory, the name of the source file or `-`, `stdin` or `-`, the
+    /// option, and the arguments of the original command. The line `{prepend}` of the script is replaced
+    /// with one that puts `env` and its arguments, their number in `nx_skip`, and the command of the
+    /// language in front of `"$@"`. It reads the path of the source file from `nx_file`.
+    pub(crate) fn wrap(&self, script: &str, dir: &str, option: &str) -> Command {
         let command = self.command;
         let (plain, bypassing): (BTreeMap<_, _>, BTreeMap<_, _>) = command
             .get_envs()
@@ -189,25 +165,21 @@ impl<'a> StagedFiles<'a> {
         let mut words: Vec<String> = Vec::new();
         if !bypassing.is_empty() {
             words.push("env".to_owned());
-            words.extend(
-                bypassing
-                    .iter()
-                    .map(|(name, value)| format!("{name}={value}")),
-            );
+            let assignment = |(name, value)| shell_quote(&format!("{name}={value}")).into_owned();
+            words.extend(bypassing.iter().map(assignment));
         }
+        let skip = words.len();
         let code = command.code.as_ref();
+        let language_args = code.map_or(0, |code| code.language_args);
+        let (language, rest) = command.get_args().split_at(language_args);
+        words.extend(language.iter().map(|word| quote_with_file(word)));
+        let prepend = format!("nx_skip={skip}; set -- {} \"$@\"", words.join(" "));
+        let script = script.replacen("{prepend}", &prepend, 1);
         let file_name = code.map_or("-", |code| &code.file_name);
         let input = command.stdin.as_ref().map_or("-", |_| "stdin");
-        let skip = words.len().to_string();
-        let count = code.map_or(0, |code| code.language_args).to_string();
-        let mut args: Vec<String> = [before, &[file_name, input, &skip, &count], after]
-            .concat()
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
-        args.append(&mut words);
-        args.extend_from_slice(command.get_args());
-        command.derive(args, plain)
+        let args = [SHELL, "-c", &script, SHELL, dir, file_name, input, option];
+        let args = args.into_iter().map(str::to_owned);
+        command.derive(args.chain(rest.iter().cloned()).collect(), plain)
     }
 
     /// Uploads the files to a directory, once.
@@ -225,6 +197,20 @@ impl<'a> StagedFiles<'a> {
             }
             result => result,
         }
+    }
+}
+
+/// Quotes a word of a language's command. `{file}` becomes `$nx_file`.
+fn quote_with_file(word: &str) -> String {
+    match word.split_once(FILE_PLACEHOLDER) {
+        Some((before, after)) => {
+            let [before, after] = [before, after].map(|part| match part {
+                "" => "".into(),
+                part => shell_quote(part),
+            });
+            format!("{before}\"$nx_file\"{after}")
+        }
+        None => shell_quote(word).into_owned(),
     }
 }
 
@@ -250,33 +236,20 @@ mod tests {
     }
 
     #[test]
-    fn wrap_puts_the_command_behind_the_script() {
-        let command = Command::code(Language::SH, "x")
-            .arg("a")
-            .env("IFS", ":")
+    fn wrap_prepends_words_and_file() {
+        let source = "nx_file='/a b/$f'\n{prepend}\nprintf '%s|' \"$nx_skip\" \"$@\"";
+        let language = Language::new("f", ["p", "{file}", "-x{file}y", "two  words"]).unwrap();
+        let command = Command::code(language, "x")
+            .args(["{file}", "", "*"])
+            .env("IFS", "a'b {prepend}")
             .env("K", "v");
-        let script = StagedFiles::new(&command).unwrap().wrap(&["b"], &["c"]);
-        let words = [
-            "b", "main.sh", "-", "2", "2", "c", "env", "IFS=:", "sh", "{file}", "a",
-        ];
-        assert_eq!(script.get_args(), words);
-        assert_eq!(script.get_envs().keys().collect::<Vec<_>>(), ["K"]);
-    }
-
-    #[test]
-    fn the_script_substitutes_the_file_in_the_arguments_of_the_language_only() {
-        let script = concat!(
-            "nx_file='/a b/$f' nx_skip=1 nx_count=2\n",
-            substitute_file!(),
-            r#"printf '%s|' "$@""#
-        );
-        let words = ["{file}", "-x{file}y", "plain  word", "{file}", "", "*"];
+        let wrapped = StagedFiles::new(&command).unwrap().wrap(source, "d", "o");
+        assert_eq!(wrapped.get_envs().keys().collect::<Vec<_>>(), ["K"]);
         let out = std::process::Command::new("sh")
-            .args(["-c", script, "sh"])
-            .args(words)
+            .args(&wrapped.get_args()[1..])
             .output()
             .unwrap();
-        let expected = "{file}|-x/a b/$fy|plain  word|{file}||*|";
+        let expected = "2|env|IFS=a'b {prepend}|p|/a b/$f|-x/a b/$fy|two  words|d|f|-|o|{file}||*|";
         assert_eq!(String::from_utf8_lossy(&out.stdout), expected);
     }
 }

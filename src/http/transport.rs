@@ -10,7 +10,7 @@ use super::base_url::BaseUrl;
 use super::connect::{FinishConnecting, NoResolver, SocketConnector, StartConnecting};
 use super::socket::{CallOptions, CallScope, Progress};
 use crate::cancel::Cancel;
-use crate::error::{Error, Result, io_reason};
+use crate::error::{Error, ErrorKind, Result, io_reason};
 use crate::exact_reader::ExactReader;
 
 /// Maximum number of idle connections in the pool.
@@ -77,8 +77,13 @@ impl ResponseBody {
 
 impl Read for ResponseBody {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let _scope = CallScope::enter(self.options, self.cancel.as_ref());
-        self.reader.read(buf)
+        let scope = CallScope::enter(self.options, self.cancel.as_ref());
+        match self.reader.read(buf) {
+            Err(_) if scope.is_cancelled() => {
+                Err(Error::new(ErrorKind::Cancelled, "cancelled").into_io())
+            }
+            result => result,
+        }
     }
 }
 
@@ -209,15 +214,15 @@ impl HttpClient {
 impl Failure {
     /// Creates the failure of a response that ended early.
     pub(super) fn cut_off(e: io::Error) -> Failure {
-        let protocol = |e: &io::Error| {
-            let inner = e
-                .get_ref()
-                .and_then(|inner| inner.downcast_ref::<ureq::Error>());
-            matches!(inner, Some(ureq::Error::Protocol(_)))
-        };
-        let kind = match e.kind() {
-            io::ErrorKind::TimedOut => FailureKind::TimedOut,
-            _ if protocol(&e) => FailureKind::NotHttp,
+        let inner = e.get_ref();
+        if inner.is_some_and(|inner| inner.is::<Error>()) {
+            // The only error of our own in a body.
+            return Failure::cancelled(Progress::Sent);
+        }
+        let ureq_error = inner.and_then(|inner| inner.downcast_ref::<ureq::Error>());
+        let kind = match (e.kind(), ureq_error) {
+            (io::ErrorKind::TimedOut, _) => FailureKind::TimedOut,
+            (_, Some(ureq::Error::Protocol(_))) => FailureKind::NotHttp,
             _ => FailureKind::Broken,
         };
         Failure {

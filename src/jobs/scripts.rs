@@ -8,18 +8,17 @@
 //! | `command` | the program and its arguments, each followed by a NUL |
 //! | `started` | the start time in seconds since 1970 |
 //! | `stdout`, `stderr` | its output |
-//! | `keeper` | pid and start time of the process that waits for the job |
+//! | `waiter` | pid and start time of the process that waits for the job |
 //! | `pid` | pid and start time of the job, which leads a process group and a session |
 //! | `exit` | its exit code, once it has finished |
 //!
-//! `keeper`, `pid` and `exit` are created with `-` and spaces, which the shell overwrites in place, so
+//! `waiter`, `pid` and `exit` are created with `-` and spaces, which the shell overwrites in place, so
 //! that neither a full disk nor a process limit can lose them. Start times are those of
 //! `/proc/PID/stat`; they tell a process from a later one with the same pid.
 //!
 //! The variables of the scripts begin with `nx_`, because the scripts have the command's environment.
 
 use crate::error::ErrorKind;
-use crate::exec::staged::substitute_file;
 use crate::script::Script;
 
 /// Directory of the jobs, relative to `/workspace`.
@@ -81,9 +80,9 @@ has_exited() {
 }
 state() {
   if ! has_exited; then
-    nx_keeper= nx_keeper_start=
-    read -r nx_keeper nx_keeper_start <keeper
-    if is_alive "$nx_keeper" "$nx_keeper_start"; then echo running; return; fi
+    nx_waiter= nx_waiter_start=
+    read -r nx_waiter nx_waiter_start <waiter
+    if is_alive "$nx_waiter" "$nx_waiter_start"; then echo running; return; fi
   fi
   if has_exited; then echo "exited $nx_code"; else echo lost; fi
 }
@@ -110,15 +109,15 @@ echo "$! $nx_start" >probe && pwd -P
 
 /// Starts a job in the command's working directory and environment.
 ///
-/// `$1` is the job's directory, `$2` to `$5` are those of
-/// [`StagedFiles::wrap`](crate::exec::staged::StagedFiles::wrap), `$6` is the timeout in seconds or 0,
-/// then follows the command. The keeper starts the command and waits for it. If there is a timeout, a
+/// `$1` is the job's directory, `$2` and `$3` are those of
+/// [`StagedFiles::wrap`](crate::exec::staged::StagedFiles::wrap), `$4` is the timeout in seconds or 0,
+/// then follow the other arguments. The waiter starts the command and waits for it. If there is a timeout, a
 /// timer kills the command's process group.
 pub(super) const START: Script = job_script(concat!(
     with_state!(
         r#"
-nx_dir=$1 nx_file=$1/in/$2 nx_input=$3 nx_skip=$4 nx_count=$5 nx_timeout=$6
-shift 6
+nx_dir=$1 nx_file=$1/in/$2 nx_input=$3 nx_timeout=$4
+shift 4
 read -r nx_probe nx_probe_start <"$nx_dir/probe" &&
 is_alive "$nx_probe" "$nx_probe_start" && kill "$nx_probe" || exit 45
 case $nx_input in
@@ -126,20 +125,18 @@ case $nx_input in
   *) nx_input=/dev/null;;
 esac
 [ -r "$nx_input" ] || { echo "the uploaded stdin is missing" >&2; exit 1; }
-"#
-    ),
-    substitute_file!(),
-    r#"
+{prepend}
 rm -f "$nx_dir/probe"
 date +%s >"$nx_dir/started" &&
 (shift "$nx_skip"; printf '%s\0' "$@") >"$nx_dir/command" &&
-printf '%-40s\n' - >"$nx_dir/keeper.new" &&
+printf '%-40s\n' - >"$nx_dir/waiter.new" &&
 printf '%-40s\n' - >"$nx_dir/pid" &&
 printf '%-16s\n' - >"$nx_dir/exit" &&
 : >"$nx_dir/stdout" && : >"$nx_dir/stderr" || exit 1
 nx_run='command -v "$1" >/dev/null 2>&1 || { echo "$1: command not found" >&2; exit 127; }
 exec "$@"'
-setsid sh -c '"#,
+setsid sh -c '"#
+    ),
     start_time!(),
     r#"
 nx_dir=$1 nx_timeout=$3 nx_run=$4
@@ -153,7 +150,8 @@ start_time $nx_pid
 printf "%-40s\n" "$nx_pid $nx_start" 1<>"$nx_dir/pid"
 nx_timer=
 if [ "$nx_timeout" != 0 ]; then
-  setsid sh -c "sleep \"\$1\" && kill -s KILL -- \"-\$2\"" sh "$nx_timeout" "$nx_pid" &
+  setsid sh -c "sleep \"\$1\" || exit; printf %s -timeout 1<>\"\$3/exit\"; kill -s KILL -- \"-\$2\"" \
+    sh "$nx_timeout" "$nx_pid" "$nx_dir" &
   nx_timer=$!
 fi
 wait $nx_pid
@@ -161,14 +159,16 @@ nx_code=$?
 if [ -n "$nx_timer" ]; then
   # The timer leads no group before its setsid.
   kill -s KILL -- "-$nx_timer" || kill -s KILL "$nx_timer"
-  wait $nx_timer && [ $nx_code = 137 ] && nx_code=124
+  wait $nx_timer
+  read -r nx_timed_out <"$nx_dir/exit"
+  [ $nx_code != 137 ] || [ "$nx_timed_out" != -timeout ] || nx_code=124
 fi 2>/dev/null
 printf "%-16s\n" $nx_code 1<>"$nx_dir/exit"
 ' sh "$nx_dir" "$nx_input" "$nx_timeout" "$nx_run" "$@" </dev/null >/dev/null 2>&1 &
-nx_keeper=$!
-start_time $nx_keeper
-printf '%-40s\n' "$nx_keeper $nx_start" 1<>"$nx_dir/keeper.new" &&
-mv "$nx_dir/keeper.new" "$nx_dir/keeper"
+nx_waiter=$!
+start_time $nx_waiter
+printf '%-40s\n' "$nx_waiter $nx_start" 1<>"$nx_dir/waiter.new" &&
+mv "$nx_dir/waiter.new" "$nx_dir/waiter"
 "#
 ));
 
@@ -178,7 +178,7 @@ mv "$nx_dir/keeper.new" "$nx_dir/keeper"
 /// base64; a line `-` after each stream; and a line `.`. The length shows truncation anywhere.
 pub(super) const POLL: Script = job_script(with_state!(
     r#"
-cd "./.noxrunner/jobs/$1" 2>/dev/null && [ -f keeper ] || exit 44
+cd "./.noxrunner/jobs/$1" 2>/dev/null && [ -f waiter ] || exit 44
 state
 shift
 for nx_stream in stdout stderr; do
@@ -207,8 +207,8 @@ nx_tries=0
 until has_exited; do
   read -r nx_pid nx_pid_start <pid
   case $nx_pid in -*|'') ;; *) break;; esac
-  # The keeper was killed before it started the job.
-  if [ -f keeper ] && [ "$(state)" = lost ]; then exit 0; fi
+  # The waiter was killed before it started the job.
+  if [ -f waiter ] && [ "$(state)" = lost ]; then exit 0; fi
   nx_tries=$((nx_tries + 1))
   [ $nx_tries -lt 4 ] || { echo "the job has not started yet" >&2; exit 1; }
   sleep 1
@@ -233,7 +233,7 @@ for nx_job in *; do
     continue
   fi
   cd "./$nx_job" 2>/dev/null || continue
-  if [ -f keeper ]; then
+  if [ -f waiter ]; then
     nx_started=
     [ ! -f started ] || read -r nx_started <started
     echo "$nx_job ${nx_started:-0} $(state)"

@@ -11,7 +11,7 @@ use crate::os::random::random_u64;
 use crate::os::time::whole_seconds;
 use crate::sandbox::Sandbox;
 use crate::sandbox_path::WORKSPACE;
-use crate::script::{SHELL, remove_temporary};
+use crate::script::remove_temporary;
 
 impl Sandbox {
     /// Starts a command as a [`Job`], and returns while it is running.
@@ -73,10 +73,7 @@ impl Job {
         }
         let timeout = command.explicit_timeout().map_or(0, whole_seconds);
         let start = staged
-            .wrap(
-                &[SHELL, "-c", scripts::START.source, SHELL, &dir],
-                &[&timeout.to_string()],
-            )
+            .wrap(scripts::START.source, &dir, &timeout.to_string())
             .timeout(DEFAULT_COMMAND_TIMEOUT);
         start.check()?;
         match scripts::START.run(self.sandbox(), &start, self.id()) {

@@ -1,62 +1,51 @@
-//! What the table says in words: procedures, and looks at the host afterwards.
+//! Checks of a sandbox and of the host after an attack.
 
 use std::fs;
 use std::io::Read;
 use std::net::TcpStream;
-use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command as Process, Stdio};
+use std::process::Command as Process;
 use std::time::{Duration, Instant};
 
-use noxrunner::{
-    Client, Command, ErrorKind, Isolation, LocalBackend, Output, Sandbox, SandboxSpec,
-};
+use noxrunner::{Client, Command, ErrorKind, Output, Sandbox, SandboxSpec};
 
-use crate::{SECRET, is_root, local_client};
+use crate::support::processes::with_argument;
+use crate::{SECRET, sleep};
 
-/// The process that makes the sandboxes, and what it has.
+/// The process that creates the sandboxes.
 pub(crate) struct Host {
     pub(crate) client: Client,
     pub(crate) home: PathBuf,
     pub(crate) victim: String,
     pub(crate) port: String,
-    /// How much longer than alone anything may take here.
+    /// The factor by which other attacks on the CPU may slow down a row.
     pub(crate) slack: u32,
 }
 
-type Check = Result<(), String>;
+pub(crate) type Check = Result<(), String>;
 
-fn that(holds: bool, what: impl Into<String>) -> Check {
+pub(crate) fn ensure(holds: bool, what: impl Into<String>) -> Check {
     if holds { Ok(()) } else { Err(what.into()) }
 }
 
-/// What a call answered, as text.
-fn said(result: noxrunner::Result<Output>) -> Result<String, String> {
+/// The output of a call, or its error.
+fn text_of(result: noxrunner::Result<Output>) -> Result<String, String> {
     result
         .map(|out| format!("{}{}", out.stdout(), out.stderr()))
         .map_err(|e| format!("{e:#}"))
 }
 
-fn shell(sandbox: &Sandbox, line: &str) -> Result<String, String> {
-    said(sandbox.exec(Command::shell(line).timeout(Duration::from_secs(60))))
+pub(crate) fn shell(sandbox: &Sandbox, line: &str) -> Result<String, String> {
+    text_of(sandbox.exec(Command::shell(line).timeout(Duration::from_secs(60))))
 }
 
-fn fresh(host: &Host, id: &str) -> Result<Sandbox, String> {
+pub(crate) fn create(host: &Host, id: &str) -> Result<Sandbox, String> {
     host.client
         .create(id, SandboxSpec::new())
         .map_err(|e| format!("{e:#}"))
 }
 
-/// How many processes of this machine have the text in their command line.
-fn processes_with(text: &str) -> usize {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-    lines
-        .filter(|line| String::from_utf8_lossy(line).contains(text))
-        .count()
-}
-
-fn within(time: Duration, holds: impl Fn() -> bool) -> bool {
+fn holds_within(time: Duration, holds: impl Fn() -> bool) -> bool {
     let end = Instant::now() + time;
     while !holds() {
         if Instant::now() > end {
@@ -67,30 +56,18 @@ fn within(time: Duration, holds: impl Fn() -> bool) -> bool {
     true
 }
 
-fn gone_within(text: &str, time: Duration) -> bool {
-    within(time, || processes_with(text) == 0)
+pub(crate) fn gone_within(argument: &str, time: Duration) -> bool {
+    holds_within(time, || with_argument(argument).is_empty())
 }
 
-/// A shell that starts something in the background may be over before that runs.
-fn comes_up(text: &str) -> bool {
-    within(Duration::from_secs(10), || processes_with(text) > 0)
+/// A shell may exit before its background process runs.
+pub(crate) fn starts(argument: &str) -> bool {
+    holds_within(Duration::from_secs(60), || {
+        !with_argument(argument).is_empty()
+    })
 }
 
-const ESCAPED: [&str; 3] = [
-    "/tmp/nx_tmp_escape",
-    "/dev/shm/nx_shm_escape",
-    "/var/tmp/nx_escape",
-];
-
-pub(crate) fn before(id: &str) {
-    if id == "W03" {
-        for path in ESCAPED {
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
-/// Rows that are about a sandbox and what happens to it.
+/// Rows of kind `host`, which delete their sandbox themselves.
 pub(crate) fn with_sandbox(
     host: &Host,
     id: &str,
@@ -104,30 +81,34 @@ pub(crate) fn with_sandbox(
     let took = started.elapsed();
     match id {
         "W03" => {
-            for path in ESCAPED {
-                that(!Path::new(path).exists(), format!("{path} is there"))?;
+            for dir in ["/tmp", "/dev/shm", "/var/tmp"] {
+                let path = format!("{dir}/nx_escape_{}", std::process::id());
+                ensure(!Path::new(&path).exists(), format!("{path} is there"))?;
             }
         }
         "P09" => {
-            that(
+            ensure(
                 result.is_ok_and(|out| out.stdout().contains("ok")),
                 "did not run",
             )?;
-            that(comes_up("43434"), "nothing was started")?;
+            ensure(starts(&sleep()), "nothing was started")?;
             sandbox.delete().map_err(|e| format!("{e:#}"))?;
-            let gone = gone_within("43434", Duration::from_millis(100) * host.slack);
-            return that(gone, "a process outlives its sandbox");
+            let gone = gone_within(&sleep(), Duration::from_millis(100) * host.slack);
+            return ensure(gone, "a process outlives its sandbox");
         }
         "P15" => {
-            that(
+            ensure(
                 took < Duration::from_secs(seconds + 1) * host.slack,
                 format!("took {took:?}"),
             )?;
             let left = shell(sandbox, "ps ax -o args= | grep -c '[s]leep 30'")?;
-            that(left.trim() == "0", format!("{left} are left"))?;
+            ensure(left.trim() == "0", format!("{left} are left"))?;
         }
         "D13" => {
-            that(said(result)?.trim() == "8", "not all names could be made")?;
+            ensure(
+                text_of(result)?.trim() == "8",
+                "not all names could be made",
+            )?;
             let names = archive_names(sandbox, "/workspace")?;
             let wanted: [&[u8]; 8] = [
                 b"a\nb",
@@ -143,7 +124,7 @@ pub(crate) fn with_sandbox(
                 let there = names
                     .iter()
                     .any(|n| n == name || n.strip_prefix(b"./") == Some(name));
-                that(there, format!("{name:?} did not come back: {names:?}"))?;
+                ensure(there, format!("{name:?} did not come back: {names:?}"))?;
             }
         }
         _ => return Err(format!("no such check, {}", host.port)),
@@ -151,115 +132,110 @@ pub(crate) fn with_sandbox(
     sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
 }
 
-/// What has to hold after a command.
+/// Checks the clauses `host: words` after a command.
 pub(crate) fn after(
     host: &Host,
     id: &str,
     sandbox: &Sandbox,
     result: &noxrunner::Result<Output>,
 ) -> Check {
-    let timed_out = || match result {
-        Ok(out) => that(
-            out.timed_out() && out.exit_code() == 124,
-            format!("{out:?}"),
-        ),
-        Err(e) => Err(format!("{e:#}")),
-    };
     match id {
         "P02" => {
             let alive = Path::new(&format!("/proc/{}", host.victim)).exists();
-            that(alive, "a process of the host was killed")?;
-            that(
+            ensure(alive, "a process of the host was killed")?;
+            ensure(
                 shell(sandbox, "echo next")?.contains("next"),
                 "the next exec does not work",
             )
         }
-        "P03" => that(
+        "P03" => ensure(
             shell(sandbox, "echo next")?.contains("next"),
             "the next exec does not work",
         ),
         "P11" | "D16" | "X12" => {
-            timed_out()?;
+            timed_out(result)?;
             let took = result.as_ref().map_or(Duration::MAX, Output::duration);
             let most = Duration::from_millis(2900) * host.slack;
-            that(took < most, format!("took {took:?}"))
+            ensure(took < most, format!("took {took:?}"))
         }
         "X16" => {
-            timed_out()?;
+            timed_out(result)?;
             let left = shell(sandbox, "ps ax -o pid= | wc -l")?;
-            that(
+            ensure(
                 left.trim().parse::<usize>().is_ok_and(|count| count <= 6),
                 left,
             )
         }
-        "D02" => {
-            let forks = Process::new("true").status();
-            that(
-                forks.is_ok_and(|status| status.success()),
-                "the host can't start a process",
-            )?;
-            match sandbox.exec(["echo", "next"]) {
-                Ok(out) => that(out.stdout() == "next\n", format!("{out:?}")),
-                Err(e) => that(
-                    matches!(
-                        e.kind(),
-                        ErrorKind::NotFound | ErrorKind::OutcomeUnknown | ErrorKind::Io
-                    ),
-                    format!("{e:#}"),
-                ),
-            }
-        }
+        "D02" => fork_bomb_is_over(sandbox),
         "D05" => {
-            let size = said(sandbox.exec(["stat", "-c", "%s", "/workspace/big"]))?;
+            let size = text_of(sandbox.exec(["stat", "-c", "%s", "/workspace/big"]))?;
             let size: u64 = size.trim().parse().map_err(|_| size)?;
-            that(size <= 64 << 20, format!("{size} bytes were written"))
+            ensure(size <= 64 << 20, format!("{size} bytes were written"))
         }
         "D08" => {
             let out = result.as_ref().map_err(ToString::to_string)?;
-            that(
+            ensure(
                 out.truncated() && out.stdout_bytes().len() <= 1 << 20,
                 "not cut",
             )
         }
-        "D11" => that(
+        "D11" => ensure(
             sandbox.delete().map_err(|e| format!("{e:#}"))?,
             "was not there",
         ),
-        "N08" => {
-            let here = TcpStream::connect(("127.0.0.1", 8123));
-            that(here.is_err(), "it listens on the host")?;
-            let other = fresh(host, "attack-N08-other")?;
-            let connect = "import socket; socket.create_connection(('127.0.0.1', 8123), 2)";
-            let out = other
-                .exec(["python3", "-c", connect])
-                .map_err(|e| format!("{e:#}"))?;
-            other.delete().map_err(|e| format!("{e:#}"))?;
-            that(!out.success(), "another sandbox can connect")
-        }
+        "N08" => listener_is_private(host),
         _ => Err("no such check".to_owned()),
     }
 }
 
-/// Rows that are words only.
-pub(crate) fn procedure(host: &Host, id: &str) -> Check {
-    match id {
-        "F01" => links_stay_links(host),
-        "F02" => upload_through_a_link(host),
-        "F04" => odd_sources(host),
-        "F05" => odd_names(host),
-        "F07" => rename_race(host),
-        "F08" => hard_links(host),
-        "F10" => odd_ids(host),
-        "F11" => foreign_state_dirs(host),
-        "S02" => nothing_shared(host),
-        "S07" => a_fork_of_the_host(host),
-        "S08" => the_thread_that_made_it(host),
-        "S10" => no_namespaces(),
-        _ => Err("no such procedure".to_owned()),
+fn timed_out(result: &noxrunner::Result<Output>) -> Check {
+    match result {
+        Ok(out) => ensure(
+            out.timed_out() && out.exit_code() == 124,
+            format!("{out:?}"),
+        ),
+        Err(e) => Err(format!("{e:#}")),
     }
 }
 
-fn archive(sandbox: &Sandbox, src: &str) -> Result<Vec<u8>, noxrunner::Error> {
+fn fork_bomb_is_over(sandbox: &Sandbox) -> Check {
+    let forks = Process::new("true").status();
+    ensure(
+        forks.is_ok_and(|status| status.success()),
+        "the host cannot start a process",
+    )?;
+    match sandbox.exec(["echo", "next"]) {
+        Ok(out) => ensure(out.stdout() == "next\n", format!("{out:?}")),
+        Err(e) => ensure(
+            matches!(
+                e.kind(),
+                ErrorKind::NotFound | ErrorKind::OutcomeUnknown | ErrorKind::Io
+            ),
+            format!("{e:#}"),
+        ),
+    }
+}
+
+/// Neither the host nor another sandbox reaches a listener in the sandbox.
+fn listener_is_private(host: &Host) -> Check {
+    let mut answer = String::new();
+    TcpStream::connect(format!("127.0.0.1:{}", host.port))
+        .and_then(|mut stream| stream.read_to_string(&mut answer))
+        .map_err(|e| format!("{e:#}"))?;
+    ensure(
+        answer == SECRET,
+        format!("the host's port answers {answer:?}"),
+    )?;
+    let other = create(host, "attack-N08-other")?;
+    let connect = "import socket; socket.create_connection(('127.0.0.1', PORT), 2)";
+    let out = other
+        .exec(["python3", "-c", &connect.replace("PORT", &host.port)])
+        .map_err(|e| format!("{e:#}"))?;
+    other.delete().map_err(|e| format!("{e:#}"))?;
+    ensure(!out.success(), "another sandbox can connect")
+}
+
+pub(crate) fn archive(sandbox: &Sandbox, src: &str) -> Result<Vec<u8>, noxrunner::Error> {
     let mut bytes = Vec::new();
     let mut reader = sandbox.download_archive(src)?;
     reader.read_to_end(&mut bytes).expect("a whole archive");
@@ -272,7 +248,7 @@ fn archive(sandbox: &Sandbox, src: &str) -> Result<Vec<u8>, noxrunner::Error> {
     Ok(bytes)
 }
 
-fn archive_names(sandbox: &Sandbox, src: &str) -> Result<Vec<Vec<u8>>, String> {
+pub(crate) fn archive_names(sandbox: &Sandbox, src: &str) -> Result<Vec<Vec<u8>>, String> {
     let bytes = archive(sandbox, src).map_err(|e| format!("{e:#}"))?;
     let mut archive = tar::Archive::new(&bytes[..]);
     let entries = archive.entries().map_err(|e| format!("{e:#}"))?;
@@ -286,338 +262,14 @@ fn archive_names(sandbox: &Sandbox, src: &str) -> Result<Vec<Vec<u8>>, String> {
         .collect()
 }
 
-fn has(bytes: &[u8], text: &str) -> bool {
+pub(crate) fn contains(bytes: &[u8], text: &str) -> bool {
     bytes
         .windows(text.len())
         .any(|part| part == text.as_bytes())
 }
 
-/// Something that only the host's /etc/passwd has.
-fn host_only() -> String {
+/// A line that only the host's /etc/passwd has.
+pub(crate) fn host_only() -> String {
     let text = fs::read_to_string("/etc/passwd").unwrap_or_default();
     text.lines().next().unwrap_or("root:x:0:0:").to_owned()
-}
-
-fn links_stay_links(host: &Host) -> Check {
-    let sandbox = fresh(host, "attack-F01")?;
-    shell(
-        &sandbox,
-        "ln -s /etc/passwd l; ln -s / root; ln -s /proc/self/environ e; ln -s ../../etc up",
-    )?;
-    let bytes = archive(&sandbox, "/workspace").map_err(|e| format!("{e:#}"))?;
-    that(
-        !has(&bytes, SECRET) && !has(&bytes, &host_only()),
-        "host data",
-    )?;
-    let mut archive = tar::Archive::new(&bytes[..]);
-    for entry in archive.entries().map_err(|e| format!("{e:#}"))? {
-        let entry = entry.map_err(|e| format!("{e:#}"))?;
-        let kind = entry.header().entry_type();
-        that(kind.is_symlink() || kind.is_dir(), format!("{kind:?}"))?;
-    }
-    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
-}
-
-fn upload_through_a_link(host: &Host) -> Check {
-    let sandbox = fresh(host, "attack-F02")?;
-    let home = host.home.display();
-    shell(&sandbox, &format!("ln -s {home} up; ln -s /tmp tmp"))?;
-    let _ = sandbox.upload([("up/.ssh/authorized_keys", "x")], "/workspace");
-    let _ = sandbox.upload([(".ssh/authorized_keys", "x")], "/workspace/up");
-    let _ = sandbox.upload([("nx_f02", "x")], "/workspace/tmp");
-    that(
-        !host.home.join(".ssh/authorized_keys").exists(),
-        "written to the host",
-    )?;
-    that(
-        !Path::new("/tmp/nx_f02").exists(),
-        "written to the host's /tmp",
-    )?;
-    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
-}
-
-fn odd_sources(host: &Host) -> Check {
-    let sandbox = fresh(host, "attack-F04")?;
-    shell(
-        &sandbox,
-        "ln -s / l; ln -s /proc/self/root r; ln -s /proc/1/cwd c",
-    )?;
-    let long = "x/".repeat(2500);
-    for src in [
-        "/workspace/../../etc",
-        "/workspace/l/../..",
-        "/workspace/l/etc/passwd",
-        "/workspace/r/etc/passwd",
-        "/workspace/c/etc/passwd",
-        "//etc",
-        "/proc/1/root",
-        "/proc/self/root",
-        "/etc/passwd",
-        "",
-        ".",
-        "a\0b",
-        &long,
-    ] {
-        if let Ok(bytes) = archive(&sandbox, src) {
-            that(
-                !has(&bytes, &host_only()) && !has(&bytes, SECRET),
-                format!("{src:?}: host data"),
-            )?;
-        }
-    }
-    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
-}
-
-fn odd_names(host: &Host) -> Check {
-    let sandbox = fresh(host, "attack-F05")?;
-    let long = "y".repeat(300);
-    let deep = "d/".repeat(2500) + "f";
-    for name in [
-        "../nx_f05",
-        "/etc/nx_f05",
-        "a/../../nx_f05",
-        "..\\nx_f05",
-        "",
-        ".",
-        "a/./b",
-        "a\0b",
-        &long,
-        &deep,
-    ] {
-        // Refused or inside; never a panic, never outside.
-        let _ = sandbox.upload([(name, "x")], "/workspace");
-    }
-    for path in ["/etc/nx_f05", "/nx_f05", "/tmp/nx_f05"] {
-        that(!Path::new(path).exists(), format!("{path} was written"))?;
-    }
-    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
-}
-
-fn rename_race(host: &Host) -> Check {
-    const ROUNDS: usize = 1000;
-    let sandbox = fresh(host, "attack-F07")?;
-    shell(
-        &sandbox,
-        "mkdir d; echo inside > d/passwd; ln -s /etc s; ln -s /proc/1/root/etc t",
-    )?;
-    let swap = "import ctypes\nl=ctypes.CDLL(None)\nwhile 1:\n  for n in (b's',b't'):\n    l.renameat2(-100,b'd',-100,n,2); l.renameat2(-100,b'd',-100,n,2)";
-    let swap = Command::from(["python3", "-c", swap]).timeout(Duration::from_secs(60));
-    let stop = noxrunner::Cancel::new();
-    std::thread::scope(|scope| {
-        let swapping = scope.spawn(|| sandbox.exec(swap.cancel_on(&stop)));
-        let mut result = Ok(());
-        for _ in 0..ROUNDS {
-            let _ = sandbox.upload([("nx_f07", "x")], "/workspace/d");
-            if let Ok(bytes) = archive(&sandbox, "/workspace/d/passwd") {
-                result = that(!has(&bytes, &host_only()), "returned a host file");
-            }
-            if result.is_err() || Path::new("/etc/nx_f07").exists() {
-                break;
-            }
-        }
-        stop.cancel();
-        let _ = swapping.join();
-        result
-    })?;
-    that(!Path::new("/etc/nx_f07").exists(), "wrote a host file")?;
-    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
-}
-
-fn hard_links(host: &Host) -> Check {
-    let sandbox = fresh(host, "attack-F08")?;
-    let said = shell(
-        &sandbox,
-        "ln /usr/bin/id /workspace/h && echo LINKED; ln /etc/hosts h2 && echo LINKED; true",
-    )?;
-    that(!said.contains("LINKED"), said)?;
-    let names = archive_names(&sandbox, "/workspace")?;
-    that(names.len() <= 1, format!("{names:?}"))?;
-    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
-}
-
-fn odd_ids(host: &Host) -> Check {
-    for id in ["", ".", "..", "a\0b"] {
-        let refused = host.client.create(id, SandboxSpec::new()).is_err();
-        that(refused, format!("{id:?} was taken"))?;
-    }
-    let long = "i".repeat(200);
-    let ids = ["../x", "a/b", "a.b", "a_b", "A_b", "ä", &long];
-    let mut made = Vec::new();
-    for id in ids {
-        let sandbox = fresh(host, id)?;
-        sandbox.write("id", id).map_err(|e| format!("{e:#}"))?;
-        made.push((id, sandbox));
-    }
-    for (id, sandbox) in made {
-        let read = sandbox.read("id").map_err(|e| format!("{e:#}"))?;
-        that(
-            read == id.as_bytes(),
-            format!("{id:?} has what another one wrote"),
-        )?;
-        sandbox.delete().map_err(|e| format!("{e:#}"))?;
-    }
-    Ok(())
-}
-
-fn foreign_state_dirs(host: &Host) -> Check {
-    let open = |dir: &Path| {
-        let backend = LocalBackend::builder().isolation(Isolation::None);
-        backend.state_dir(dir).build()
-    };
-    let wide = host.home.join("wide");
-    let _ = fs::create_dir(&wide);
-    fs::set_permissions(&wide, fs::Permissions::from_mode(0o777)).map_err(|e| format!("{e:#}"))?;
-    that(
-        open(&wide).is_err(),
-        "a directory that others can write to was used",
-    )?;
-    let link = host.home.join("link");
-    let _ = symlink(&host.home, &link);
-    that(open(&link).is_err(), "a link was used")?;
-    let own = host.home.join("own");
-    open(&own).map_err(|e| format!("{e:#}"))?;
-    let mode = fs::metadata(own.join("sandboxes"))
-        .map_err(|e| format!("{e:#}"))?
-        .permissions()
-        .mode();
-    that(mode & 0o777 == 0o700, format!("mode {mode:o}"))
-}
-
-fn nothing_shared(host: &Host) -> Check {
-    let (one, other) = (fresh(host, "attack-S02-a")?, fresh(host, "attack-S02-b")?);
-    shell(
-        &one,
-        "touch /workspace/f /tmp/f /dev/shm/f; python3 -c \"
-import socket,ctypes,time,os
-if os.fork()==0:
-  os.setsid()
-  l=ctypes.CDLL(None); l.shmget(4711,4096,0o1666)
-  a=socket.socket(socket.AF_UNIX); a.bind('\\0nx_s02'); a.listen()
-  t=socket.socket(); t.bind(('127.0.0.1',8222)); t.listen()
-  open('/tmp/up','w').close(); os.close(1); os.close(2); time.sleep(60)
-\"; while [ ! -e /tmp/up ]; do sleep 0.05; done",
-    )?;
-    let found = shell(
-        &other,
-        "ls /workspace /tmp /dev/shm; ps ax -o comm= | grep -c '^python3$'; python3 -c \"
-import socket,ctypes
-print('SHM', ctypes.CDLL(None).shmget(4711,4096,0o666))
-for f,n in ((socket.AF_UNIX,'\\0nx_s02'),(socket.AF_INET,('127.0.0.1',8222))):
-  try: s=socket.socket(f); s.connect(n); print('CONNECTED')
-  except OSError: print('no')
-\"",
-    )?;
-    let nothing = "/dev/shm:\n\n/tmp:\n\n/workspace:\n0\nSHM -1\nno\nno\n";
-    that(found == nothing, format!("{found:?}"))?;
-    one.delete().map_err(|e| format!("{e:#}"))?;
-    other.delete().map(drop).map_err(|e| format!("{e:#}"))
-}
-
-/// Runs another test of this program in a process of its own, from this one.
-fn elsewhere(test: &str) -> Process {
-    let mut command = Process::new(std::env::current_exe().expect("this program has a path"));
-    command.args(["--exact", test, "--ignored", "--nocapture"]);
-    command
-}
-
-fn a_fork_of_the_host(host: &Host) -> Check {
-    let child = elsewhere("checks::fork_and_die")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let status = child
-        .and_then(|mut child| child.wait())
-        .map_err(|e| format!("{e:#}"))?;
-    that(!status.success(), "the process did not die")?;
-    let gone = gone_within("565656", Duration::from_millis(500) * host.slack);
-    that(gone, "the sandbox outlives its process")?;
-    let is_there = || {
-        let names = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let names = names.filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok());
-        names.into_iter().any(|name| name == "nx-fork-lives\n")
-    };
-    // It may not have come as far as its name yet.
-    that(
-        within(Duration::from_secs(4), is_there),
-        "the fork is gone as well",
-    )
-}
-
-/// Makes a sandbox with a process in it, forks, and dies.
-#[test]
-#[ignore = "run by a procedure, in a process of its own"]
-#[allow(unsafe_code, reason = "a fork without exec is what it is about")]
-fn fork_and_die() {
-    let client = local_client();
-    let sandbox = client.create("dying", SandboxSpec::new()).unwrap();
-    let started = "setsid sleep 565656 >/dev/null 2>&1 & echo";
-    sandbox.run(Command::shell(started)).unwrap();
-    assert!(comes_up("565656"));
-    // SAFETY: the child makes system calls only.
-    unsafe {
-        if libc::fork() == 0 {
-            libc::prctl(libc::PR_SET_NAME, c"nx-fork-lives".as_ptr());
-            libc::sleep(5);
-            libc::_exit(0);
-        }
-    }
-    std::process::abort();
-}
-
-fn the_thread_that_made_it(host: &Host) -> Check {
-    let made = std::thread::scope(|scope| scope.spawn(|| fresh(host, "attack-S08")).join());
-    let sandbox = made.map_err(|_| "the thread panicked")??;
-    std::thread::sleep(Duration::from_millis(300));
-    that(
-        shell(&sandbox, "echo lives")?.contains("lives"),
-        "it is gone",
-    )?;
-    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
-}
-
-fn no_namespaces() -> Check {
-    let script = "echo 0 > /proc/sys/user/max_user_namespaces; exec \"$@\"";
-    let this = std::env::current_exe().map_err(|e| format!("{e:#}"))?;
-    let mut command = if is_root() {
-        let mut command = Process::new("setpriv");
-        command.args([
-            "--reuid=65532",
-            "--regid=65532",
-            "--clear-groups",
-            "unshare",
-        ]);
-        command
-    } else {
-        Process::new("unshare")
-    };
-    let out = command
-        .args(["-Ur", "sh", "-c", script, "sh"])
-        .arg(this)
-        .args([
-            "--exact",
-            "checks::namespaces_are_refused",
-            "--ignored",
-            "--nocapture",
-        ])
-        .output()
-        .map_err(|e| format!("{e:#}"))?;
-    let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    that(out.status.success() && text.contains("REFUSED"), text)
-}
-
-#[test]
-#[ignore = "run by a procedure, where no namespaces can be made"]
-fn namespaces_are_refused() {
-    let error = Client::local().unwrap_err();
-    println!("REFUSED {error}");
-    assert_eq!(error.kind(), ErrorKind::Isolation);
-    let text = format!("{error:#}");
-    for part in [
-        "make the namespaces",
-        "os error 28",
-        "max_user_namespaces",
-        "Isolation::None",
-    ] {
-        assert!(text.contains(part), "{text}");
-    }
 }

@@ -1,7 +1,14 @@
-//! Attacks on local sandboxes, by the table in attacks.md, each from a process of its own that has
-//! what a sandbox must not find.
+//! Attacks on local sandboxes, as listed in attacks.md.
+//!
+//! A separate binary, because fork bombs and busy loops take all the CPU time they can get: cargo runs one
+//! binary after the other, so the attacks do not starve the integration tests.
+//!
+//! Each run of the table is made by a separate process, which has everything that a sandbox must not find.
 
 mod checks;
+mod procedures;
+#[path = "../support/mod.rs"]
+mod support;
 mod table;
 
 use std::fs;
@@ -15,9 +22,11 @@ use std::process::{Child, Command as Process, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use noxrunner::{Client, Command, Enforced, Isolation, LocalBackend, SandboxSpec};
+use noxrunner::{Client, Command, Enforced, Isolation, LocalBackend, Sandbox, SandboxSpec};
 
 use self::checks::Host;
+use self::support::processes::unique_sleep;
+use self::support::{in_parallel, is_root, long_tests_or_skip};
 use self::table::{Clause, Outcome, Row};
 
 const SECRET: &str = "NXSECRET";
@@ -26,15 +35,15 @@ fn all_rows() -> Vec<Row> {
     table::rows(include_str!("attacks.md"))
 }
 
-/// With those that can't be run.
+/// The rows for these tiers, and those that need a cgroup.
 fn rows_of(tiers: &str) -> Vec<Row> {
     let mut rows = all_rows();
     rows.retain(|row| row.tier == "C" || tiers.contains(&row.tier));
     rows
 }
 
-/// Whether sandboxes can be had here. Where they must be there, that is no question.
-fn have_sandboxes() -> bool {
+/// True if sandboxes work here. Panics if they are required and do not.
+fn sandboxes_work() -> bool {
     let Err(e) = Client::local() else { return true };
     assert!(
         std::env::var_os("NOXRUNNER_REQUIRE_SANDBOX").is_none(),
@@ -44,67 +53,56 @@ fn have_sandboxes() -> bool {
     false
 }
 
-fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    fs::metadata("/proc/self").unwrap().uid() == 0
-}
-
-/// One test at a time: the rows must not have more company than they are said to have.
-fn alone() -> MutexGuard<'static, ()> {
+/// Lets one test run at a time, because its rows expect a certain load.
+fn lock() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[test]
-fn one_after_the_other() {
-    if have_sandboxes() {
-        let _alone = alone();
-        HostProcess::new(None).attack(NAMESPACES, "1");
-    }
-}
-
-#[test]
-fn eight_at_a_time() {
-    if have_sandboxes() {
-        let _alone = alone();
-        HostProcess::new(None).attack(NAMESPACES, "8");
-    }
-}
-
-/// An id of no user.
+/// An id that no user has.
 const PLAIN_USER: u32 = 65_533;
 
 #[test]
-fn as_a_plain_user() {
-    if !is_root() {
-        println!("skipped: this is a plain user already");
-    } else if have_sandboxes() {
-        let _alone = alone();
-        HostProcess::new(Some(PLAIN_USER)).attack(NAMESPACES, "1");
-        HostProcess::new(Some(PLAIN_USER)).attack(NAMESPACES, "8");
-    }
+fn namespaces_hold() {
+    attack(None, NAMESPACES, 4);
 }
 
 #[test]
-fn without_namespaces() {
-    if have_sandboxes() {
-        let _alone = alone();
-        let users: &[Option<u32>] = match is_root() {
-            true => &[None, Some(PLAIN_USER)],
-            false => &[None],
-        };
-        for user in users {
-            HostProcess::new(*user).attack(LANDLOCK, "1");
-            HostProcess::new(*user).attack(LANDLOCK, "8");
+fn landlock_holds() {
+    attack(None, LANDLOCK, 4);
+}
+
+/// For every user and tier, one row after the other with strict time limits, and eight at a time.
+#[test]
+fn every_tier_holds_for_every_user() {
+    if !long_tests_or_skip("attacks one and eight at a time, as every user") {
+        return;
+    }
+    let users: &[Option<u32>] = match is_root() {
+        true => &[None, Some(PLAIN_USER)],
+        false => &[None],
+    };
+    for user in users {
+        for tiers in [NAMESPACES, LANDLOCK] {
+            for at_a_time in [1, 8] {
+                attack(*user, tiers, at_a_time);
+            }
         }
     }
 }
 
-/// The columns of the table that a tier has to hold.
+fn attack(user: Option<u32>, tiers: &str, at_a_time: u32) {
+    if sandboxes_work() {
+        let _lock = lock();
+        HostProcess::new(user).attack(tiers, at_a_time);
+    }
+}
+
+/// The values of the column `tier` that apply to an isolation tier.
 const NAMESPACES: &str = "NLA";
 const LANDLOCK: &str = "LA";
 
-/// A copy of this program in a process of its own, with all that must not be found.
+/// The process that creates the sandboxes, with everything that they must not find.
 struct HostProcess {
     dir: tempfile::TempDir,
     user: Option<u32>,
@@ -116,7 +114,8 @@ impl HostProcess {
     fn new(user: Option<u32>) -> HostProcess {
         let dir = tempfile::Builder::new()
             .prefix("nx_host_secret_dir")
-            .tempdir()
+            // Not in TMPDIR, which may be closed to other users.
+            .tempdir_in("/tmp")
             .unwrap();
         let home = dir.path().join("home");
         fs::create_dir_all(home.join(".ssh")).unwrap();
@@ -131,7 +130,7 @@ impl HostProcess {
                 std::os::unix::fs::chown(dir.path().join(path), Some(user), Some(user)).unwrap();
             }
         }
-        // Another run may have left it, or be using it.
+        // Fails if it belongs to another user, whose run wrote the same.
         let _ = fs::write("/tmp/nx_tmp_canary", SECRET);
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = tcp.local_addr().unwrap().port();
@@ -156,10 +155,10 @@ impl HostProcess {
         self.dir.path().join("home")
     }
 
-    /// Runs a test of this program there, one of those that are ignored here.
+    /// A command that runs one of the ignored tests in that process.
     fn command(&self, test: &str) -> Process {
         let home = self.home();
-        // Descriptor 9 is the shell's to give: it is not closed by what it runs.
+        // The shell opens descriptor 9 without close-on-exec, so the program inherits it.
         let script = "exec 9<\"$1\"; shift; exec \"$@\"";
         let mut command = as_user(self.user, Path::new("sh"));
         command
@@ -179,15 +178,16 @@ impl HostProcess {
             .env("NX_VICTIM", self.victim.id().to_string())
             .env("HOME", &home)
             .env("XDG_STATE_HOME", home.join("state"))
+            .env("TMPDIR", &home)
             .stdout(Stdio::piped());
         command
     }
 
-    fn attack(&self, tiers: &str, at_a_time: &str) {
+    fn attack(&self, tiers: &str, at_a_time: u32) {
         let mut child = self
             .command("attack_from_here")
             .env("NX_TIERS", tiers)
-            .env("NX_AT_A_TIME", at_a_time)
+            .env("NX_AT_A_TIME", at_a_time.to_string())
             .spawn()
             .unwrap();
         let mut report = String::new();
@@ -233,13 +233,13 @@ fn as_user(user: Option<u32>, program: &Path) -> Process {
     command
 }
 
-fn variable(name: &str) -> String {
+pub(crate) fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is set by the test that runs this one"))
 }
 
-/// What the other tests run in a process of its own.
+/// Runs the table. The other tests start it in a separate process.
 #[test]
-#[ignore = "run by the other tests, in a process of its own"]
+#[ignore = "run by the other tests, in a separate process"]
 fn attack_from_here() {
     let count: usize = variable("NX_AT_A_TIME").parse().unwrap();
     let host = Host {
@@ -247,31 +247,21 @@ fn attack_from_here() {
         home: variable("HOME").into(),
         victim: variable("NX_VICTIM"),
         port: variable("NX_PORT"),
-        // One that has a fork bomb for a neighbour gets its turn only when that is over.
+        // Beside a fork bomb, a row may have to wait until the bomb is over.
         slack: if count == 1 { 1 } else { 10 },
     };
     let limits = local_backend().limits(&SandboxSpec::new()).unwrap();
     let have_cgroup = limits.memory.enforced == Enforced::Exact;
-    let rows = Mutex::new(rows_of(&variable("NX_TIERS")).into_iter());
-    std::thread::scope(|scope| {
-        for _ in 0..count {
-            scope.spawn(|| {
-                loop {
-                    let row = rows.lock().unwrap().next();
-                    let Some(row) = row else { return };
-                    let result = match row.tier.as_str() {
-                        "C" if !have_cgroup => {
-                            "skipped: no cgroup v2 is delegated to this process".to_owned()
-                        }
-                        _ => match run(&host, &row) {
-                            Ok(()) => "ok".to_owned(),
-                            Err(reason) => reason.replace('\n', "\\n"),
-                        },
-                    };
-                    println!("\nROW {} {result}", row.id);
-                }
-            });
-        }
+    in_parallel(rows_of(&variable("NX_TIERS")), count, |row| {
+        let result = if row.tier == "C" && !have_cgroup {
+            "skipped: no cgroup v2 is delegated to this process".to_owned()
+        } else {
+            match run(&host, &row) {
+                Ok(()) => "ok".to_owned(),
+                Err(reason) => reason.replace('\n', "\\n"),
+            }
+        };
+        println!("\nROW {} {result}", row.id);
     });
 }
 
@@ -288,21 +278,28 @@ fn local_backend() -> LocalBackend {
     backend.build().unwrap()
 }
 
+/// The argument of the background sleeps of the rows.
+pub(crate) fn sleep() -> String {
+    unique_sleep(434_343)
+}
+
 fn run(host: &Host, row: &Row) -> Result<(), String> {
     let Some(seconds) = row.seconds else {
-        return checks::procedure(host, &row.id);
+        return procedures::procedure(host, &row.id);
     };
+    // A limit of 60 s is not part of what a row tests. A busy machine may need more.
+    let seconds = if seconds == 60 { 180 } else { seconds };
     let text = row
         .command
         .replace("@PORT@", &host.port)
         .replace("@HOME@", &host.home.to_string_lossy())
         .replace("@VICTIM@", &host.victim)
+        .replace("@SLEEP@", &sleep())
         .replace("@HOSTPID@", &std::process::id().to_string());
     let mut spec = SandboxSpec::new();
     if row.id == "D05" {
         spec = spec.storage("64Mi");
     }
-    checks::before(&row.id);
     let name = format!("attack-{}", row.id);
     let sandbox = host
         .client
@@ -311,6 +308,18 @@ fn run(host: &Host, row: &Row) -> Result<(), String> {
     if row.kind == "host" {
         return checks::with_sandbox(host, &row.id, &sandbox, &text, seconds);
     }
+    run_commands(host, row, &sandbox, &text, seconds)?;
+    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
+}
+
+/// Runs the commands of a row and checks the outcome of the last one.
+fn run_commands(
+    host: &Host,
+    row: &Row,
+    sandbox: &Sandbox,
+    text: &str,
+    seconds: u64,
+) -> Result<(), String> {
     let mut last = None;
     for command in text.split(" ;;; ") {
         let limit = if row.id == "D16" { 1 } else { seconds };
@@ -320,40 +329,33 @@ fn run(host: &Host, row: &Row) -> Result<(), String> {
         last = Some((result, started.elapsed().as_millis()));
     }
     let (result, millis) = last.ok_or("the row has no command")?;
-    let outcome = match &result {
-        Ok(out) => Outcome {
-            code: out.exit_code(),
-            output: format!("{}{}", out.stdout(), out.stderr()),
-            millis: millis / u128::from(host.slack),
-        },
-        // A sandbox may be lost to an attack, but only where the check says so.
-        Err(e) => Outcome {
-            code: -1,
-            output: format!("ERROR {e}"),
-            millis: millis / u128::from(host.slack),
-        },
+    let (code, output) = match &result {
+        Ok(out) => (out.exit_code(), format!("{}{}", out.stdout(), out.stderr())),
+        // An attack may end its sandbox, but only if the row's check allows it.
+        Err(e) => (-1, format!("ERROR {e}")),
+    };
+    let outcome = Outcome {
+        code,
+        output,
+        millis: millis / u128::from(host.slack),
     };
     for clause in &row.expect {
         if let Some(broken) = clause.broken(&outcome) {
             return Err(broken);
         }
     }
-    if row
-        .expect
-        .iter()
-        .any(|clause| matches!(clause, Clause::Host))
-    {
-        checks::after(host, &row.id, &sandbox, &result)?;
+    let has_check = |clause: &Clause| matches!(clause, Clause::Host);
+    if row.expect.iter().any(has_check) {
+        checks::after(host, &row.id, sandbox, &result)?;
     } else if let Err(e) = &result {
         return Err(format!("{e:#}"));
     }
     if row.id == "S05" {
-        let missing = sandbox
-            .exec(["nosuchcommand_nx"])
-            .map_err(|e| format!("{e:#}"))?;
+        let missing = sandbox.exec(["nosuchcommand_nx"]);
+        let missing = missing.map_err(|e| format!("{e:#}"))?;
         if missing.exit_code() != 127 {
             return Err(format!("{missing:?}"));
         }
     }
-    sandbox.delete().map(drop).map_err(|e| format!("{e:#}"))
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Reads the table of attacks, and says what an outcome has to do with what was expected.
+//! Parses the table of attacks and compares outcomes with expectations.
 
 use regex_lite::Regex;
 
@@ -6,7 +6,7 @@ pub(crate) struct Row {
     pub(crate) id: String,
     pub(crate) kind: String,
     pub(crate) tier: String,
-    /// The time limit; none where the row is a procedure.
+    /// The time limit. `None` if the row is a procedure.
     pub(crate) seconds: Option<u64>,
     pub(crate) command: String,
     pub(crate) expect: Vec<Clause>,
@@ -18,11 +18,11 @@ pub(crate) enum Clause {
     Output(Regex),
     NotOutput(Regex),
     MillisBelow(u128),
-    /// A check that the test has under the row's id.
+    /// A check that the test implements under the row's id.
     Host,
 }
 
-/// What came of a command.
+/// The result of a command.
 pub(crate) struct Outcome {
     pub(crate) code: i32,
     pub(crate) output: String,
@@ -32,7 +32,7 @@ pub(crate) struct Outcome {
 impl Clause {
     fn parse(text: &str) -> Clause {
         let regex = |rest: &str| {
-            // It ends with the first slash that is not escaped.
+            // The regex ends at the first slash that is not escaped.
             let rest = rest.replace("\\/", "\0");
             let end = rest.find('/').expect("a regex ends with a slash");
             let regex = rest[..end].replace('\0', "/");
@@ -53,12 +53,12 @@ impl Clause {
         } else if let Some(rest) = text.strip_prefix("ms<") {
             Clause::MillisBelow(number(rest).into())
         } else {
-            // Rows that are procedures have words only.
+            // Procedures are described in words.
             Clause::Host
         }
     }
 
-    /// None if it holds, else what did not.
+    /// Returns `None` if the clause holds, or else a message.
     pub(crate) fn broken(&self, outcome: &Outcome) -> Option<String> {
         let (holds, wanted) = match self {
             Clause::Code(code) => (outcome.code == *code, format!("exit code {code}")),
@@ -90,7 +90,7 @@ pub(crate) fn rows(text: &str) -> Vec<Row> {
             kind: kind.clone(),
             tier: tier.clone(),
             seconds: seconds.parse().ok(),
-            // Between the back-ticks; words may follow.
+            // The command is between backticks. Words may follow.
             command: command
                 .split('`')
                 .nth(1)
@@ -120,7 +120,7 @@ fn cells(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_row_is_read_as_it_is_meant() {
+fn table_row_is_parsed() {
     let text = "| id | a |\n|---|---|\n\
         | R1 | read | exec | N | 5 | `a \\| b<NL>c` | rc!=0 && out~/^x\\|y$/ (why) && ms<25 |\n";
     let rows = rows(text);

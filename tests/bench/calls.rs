@@ -1,4 +1,4 @@
-//! Small calls over a kept connection: `cargo bench --bench calls`
+//! Small calls over one connection: `cargo bench --bench calls`
 
 mod common;
 

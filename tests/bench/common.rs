@@ -1,4 +1,4 @@
-//! What the benchmarks share: fast loopback servers, interleaved rounds, and the Python client.
+//! Shared by the benchmarks: fast loopback servers, interleaved rounds and the Python client.
 #![allow(dead_code, reason = "each benchmark uses its own part of it")]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,7 +15,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// `download` is what a GET is answered with, again and again until it is as long as said.
+    /// `download` is the body of a GET, repeated up to the given length.
     pub(crate) fn start(download: Option<(Arc<Vec<u8>>, u64)>) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -100,8 +100,8 @@ pub(crate) fn time(work: impl FnOnce()) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// Runs the works in turn, round after round, so that a slow moment hits all of them. Answers the
-/// seconds of each, by round.
+/// Runs all tasks once per round, so that a slow moment affects all of them. Returns the seconds of each
+/// task, by round.
 pub(crate) fn rounds(count: usize, works: &mut [&mut dyn FnMut() -> f64]) -> Vec<Vec<f64>> {
     let mut seconds = vec![Vec::new(); works.len()];
     for round in 0..=count {
@@ -116,7 +116,7 @@ pub(crate) fn rounds(count: usize, works: &mut [&mut dyn FnMut() -> f64]) -> Vec
     seconds
 }
 
-/// The median over rounds of one work's time over another's in the same round.
+/// The median, over all rounds, of the ratio of two times of the same round.
 pub(crate) fn ratio(of: &[f64], over: &[f64]) -> f64 {
     median(of.iter().zip(over).map(|(a, b)| a / b).collect())
 }
@@ -125,7 +125,7 @@ pub(crate) fn verdict(holds: bool) -> &'static str {
     if holds { "reached" } else { "NOT REACHED" }
 }
 
-/// Bytes that do not shrink.
+/// Incompressible bytes.
 pub(crate) fn noise(size: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(size + 8);
@@ -139,7 +139,7 @@ pub(crate) fn noise(size: usize) -> Vec<u8> {
     bytes
 }
 
-/// Bytes that shrink as a log does: words drawn from a list, and numbers.
+/// Bytes as compressible as a log: words from a list, and numbers.
 pub(crate) fn text(size: usize) -> Vec<u8> {
     const WORDS: [&str; 16] = [
         "sandbox",
@@ -176,7 +176,7 @@ pub(crate) fn text(size: usize) -> Vec<u8> {
     bytes
 }
 
-/// The Python client in a process of its own, which times itself.
+/// The Python client in a separate process, which measures itself.
 pub(crate) struct Python {
     child: Child,
     stdin: ChildStdin,
@@ -208,7 +208,7 @@ for line in sys.stdin:
 "#;
 
 impl Python {
-    /// None, with a printed reason, where there is no Python that can be given the package.
+    /// Returns `None` and prints the reason if the Python package cannot be installed.
     pub(crate) fn start(url: &str) -> Option<Python> {
         let venv = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
         let python = venv.join("bin/python");
@@ -250,7 +250,7 @@ impl Python {
         Some(python)
     }
 
-    /// The seconds that it took.
+    /// The duration in seconds.
     pub(crate) fn ask(&mut self, line: &str) -> f64 {
         writeln!(self.stdin, "{line}").expect("the Python client runs");
         let mut answer = String::new();

@@ -15,7 +15,7 @@ use noxrunner::{Backend, Client, ErrorKind, Output, SandboxInfo, SandboxSpec, Se
 const FILES: usize = 20_000;
 const ROUNDS: usize = 11;
 
-/// Hands out one archive, so that only unpacking is measured.
+/// A backend that returns one archive, so that only unpacking is measured.
 struct Archive(Vec<u8>);
 
 impl Backend for Archive {

@@ -21,7 +21,7 @@ fn main() {
     idle(&client);
 }
 
-/// `noxrc serve`, with sandboxes of this machine.
+/// `noxrc serve` with local sandboxes.
 struct Serving {
     child: Child,
     url: String,
@@ -51,7 +51,7 @@ impl Drop for Serving {
     }
 }
 
-/// The lines of the library's log: one for each request.
+/// The lines of the library's log, one per request.
 struct Calls(Mutex<Vec<String>>);
 
 static CALLS: Calls = Calls(Mutex::new(Vec::new()));
@@ -148,7 +148,7 @@ fn latency(client: &Client) {
     sandbox.delete().expect("deleted");
 }
 
-/// The first minute, in which it asks most often.
+/// The first minute, in which polling is most frequent.
 fn idle(client: &Client) {
     let made = create(client, "idle-of-a-known-ttl");
     create(client, "idle-of-an-unknown-ttl");
@@ -166,7 +166,7 @@ fn idle(client: &Client) {
                     sandbox.id(),
                     verdict(calls <= 40),
                 );
-                // A reader that waits asks as often.
+                // A waiting reader polls at the same rate.
                 let mut out = job.stdout();
                 drop(sandbox.delete());
                 assert!(out.read(&mut [0]).is_err());

@@ -1,4 +1,4 @@
-//! Local sandboxes over plain processes: `cargo bench --bench local`
+//! Local sandboxes compared with plain processes: `cargo bench --bench local`
 
 mod common;
 
@@ -27,11 +27,11 @@ fn create(client: &Client, id: &str) -> Sandbox {
     client.create(id, SandboxSpec::new()).expect("created")
 }
 
-/// With the whole path: looking for it would take a plain process longer than the rest of this.
+/// An absolute path, because searching PATH would dominate the time of a plain process.
 const TRUE: &str = "/usr/bin/true";
 
 fn plain() {
-    // Cargo's own variables would have the loader look for libraries in more places.
+    // Cargo's variables would make the loader search more directories.
     let out = process::Command::new(TRUE).env_clear().output();
     let out = out.expect("started");
     assert!(out.status.success());
@@ -41,7 +41,7 @@ fn in_sandbox(sandbox: &Sandbox) {
     assert!(sandbox.exec([TRUE]).expect("ran").success());
 }
 
-/// The seconds of each, in turn, from the shortest to the longest.
+/// The duration of each run in seconds, sorted.
 fn alternating(count: usize, works: [&dyn Fn(); 2]) -> [Vec<f64>; 2] {
     let mut seconds = [Vec::new(), Vec::new()];
     for _ in 0..count {
@@ -85,7 +85,7 @@ fn exec_and_create(client: &Client, host: &str) {
     sandbox.delete().expect("deleted");
 }
 
-/// Calls a second with as many threads at once.
+/// Calls per second with this many threads.
 fn all_at_once(call: impl Fn(usize) + Sync) -> f64 {
     const EACH: usize = 20;
     let seconds = time(|| {
@@ -120,7 +120,7 @@ fn throughput(client: &Client) {
     }
 }
 
-/// The number of a line such as `MemAvailable:  1234 kB`.
+/// The number in a line such as `MemAvailable:  1234 kB`.
 fn kilobytes(file: &Path, name: &str) -> f64 {
     let text = fs::read_to_string(file).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -149,7 +149,7 @@ fn memory(client: &Client) {
         "Shmem:",
     ];
     let look = || lines.map(|line| kilobytes(machine, line));
-    // What the kernel keeps for the next ones is there already, then.
+    // By then, the kernel has filled its caches.
     for id in 0..COUNT {
         create(client, &format!("warm-{id}"))
             .delete()

@@ -31,7 +31,7 @@ fn main() {
     command();
 }
 
-/// Takes and gives bytes, and does nothing.
+/// A backend that only transfers bytes.
 struct Null;
 
 impl Backend for Null {
@@ -66,7 +66,7 @@ fn serve() {
     server.run().expect("served");
 }
 
-/// A server in a process of its own.
+/// A server in a separate process.
 struct Serving(Child, SocketAddr);
 
 impl Serving {
@@ -144,7 +144,7 @@ fn exec() {
     running.join().expect("no panic").expect("stopped");
 }
 
-/// A server of hyper's alone, that answers OK.
+/// A plain hyper server that answers OK.
 fn bare() -> SocketAddr {
     let (sender, addr) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -173,7 +173,7 @@ fn bare() -> SocketAddr {
     addr.recv().expect("it listens")
 }
 
-/// Requests a second over this many connections.
+/// Requests per second over this many connections.
 fn rate(addr: SocketAddr, connections: usize) -> f64 {
     const REQUESTS: usize = 20_000;
     let each = REQUESTS / connections;
@@ -333,7 +333,7 @@ fn command() {
     );
 }
 
-/// The Python command, if it can be had.
+/// The Python command, if it can be installed.
 fn python() -> Option<PathBuf> {
     common::Python::start("http://127.0.0.1:1")?;
     Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("python/bin/noxrc"))

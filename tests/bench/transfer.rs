@@ -17,7 +17,7 @@ const GIB: u64 = 1 << 30;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    // Memory is that of a process which does nothing else: this program starts itself.
+    // This program starts itself to measure the memory of a process that does nothing else.
     if let Some(at) = args.iter().position(|arg| arg == "--child") {
         return child(&args[at + 1], &args[at + 2], Path::new(&args[at + 3]));
     }
@@ -26,7 +26,7 @@ fn main() {
     upload_speed(dir.path());
 }
 
-/// Memory-backed where there is such a place, so that the disk is not measured.
+/// In memory if possible, so that the disk is not measured.
 fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())

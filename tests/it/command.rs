@@ -1,28 +1,31 @@
-//! The command `noxrc`: what it prints where, and what it exits with.
+//! The command `noxrc`: its output and exit codes.
 
-/// Whether a server keeps the protocol.
+/// `noxrc conformance`.
 mod conformance;
 /// Detached commands.
 mod jobs;
-/// In a real terminal.
+/// `noxrc serve`.
+mod serve;
+/// Behaviour in a terminal.
 mod terminal;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::support::processes::{sleeps, unique_sleep, wait_for};
+
 const NOXRC: &str = env!("CARGO_BIN_EXE_noxrc");
 
-/// A user with a state directory of their own, whose sandboxes end with this.
+/// A user with a private home directory, whose sandboxes are deleted on drop.
 struct User {
     home: tempfile::TempDir,
 }
 
-struct Ran {
+struct CommandOutput {
     code: i32,
     stdout: String,
     stderr: String,
@@ -47,17 +50,17 @@ impl User {
         command
     }
 
-    fn run(&self, args: &[&str]) -> Ran {
-        ran(&mut self.command(args))
+    fn run(&self, args: &[&str]) -> CommandOutput {
+        run_command(&mut self.command(args))
     }
 
-    fn local(&self, args: &[&str]) -> Ran {
+    fn local(&self, args: &[&str]) -> CommandOutput {
         let all: Vec<&str> = ["--local"].iter().chain(args).copied().collect();
         self.run(&all)
     }
 
-    /// With this on its stdin.
-    fn typed(&self, args: &[&str], input: &str) -> Ran {
+    /// Runs the command with this standard input.
+    fn run_with_stdin(&self, args: &[&str], input: &str) -> CommandOutput {
         let mut command = self.command(args);
         command
             .stdin(Stdio::piped())
@@ -70,7 +73,7 @@ impl User {
             .unwrap()
             .write_all(input.as_bytes())
             .unwrap();
-        of(child.wait_with_output().unwrap())
+        output_of(child.wait_with_output().unwrap())
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -91,12 +94,12 @@ impl Drop for User {
     }
 }
 
-fn ran(command: &mut Command) -> Ran {
-    of(command.output().unwrap())
+fn run_command(command: &mut Command) -> CommandOutput {
+    output_of(command.output().unwrap())
 }
 
-fn of(out: std::process::Output) -> Ran {
-    Ran {
+fn output_of(out: std::process::Output) -> CommandOutput {
+    CommandOutput {
         code: out.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
@@ -104,7 +107,7 @@ fn of(out: std::process::Output) -> Ran {
 }
 
 #[track_caller]
-fn expect(ran: &Ran, code: i32, stdout: &str, stderr: &str) {
+fn assert_output(ran: &CommandOutput, code: i32, stdout: &str, stderr: &str) {
     let shown = format!(
         "{}\nstdout: {}\nstderr: {}",
         ran.code, ran.stdout, ran.stderr
@@ -118,39 +121,39 @@ fn expect(ran: &Ran, code: i32, stdout: &str, stderr: &str) {
 }
 
 #[test]
-fn a_sandbox_of_this_machine_lasts_from_one_run_to_the_next() {
+fn local_sandbox_persists_between_runs() {
     let user = User::new();
-    expect(&user.local(&["health"]), 0, "", "✓ Manager is healthy\n");
-    expect(
+    assert_output(&user.local(&["health"]), 0, "", "✓ Manager is healthy\n");
+    assert_output(
         &user.local(&["create", "a", "--ttl", "300"]),
         0,
         "",
         "✓ Sandbox created: local-a\n",
     );
-    let start = "echo x > f; setsid sleep 341001 >/dev/null 2>&1 & echo started";
-    expect(
+    let start = "echo x > f; setsid sleep 3410 >/dev/null 2>&1 & echo started";
+    assert_output(
         &user.local(&["exec", "a", "sh", "-c", start]),
         0,
         "started\n",
         "",
     );
-    expect(&user.local(&["exec", "a", "cat", "f"]), 0, "x\n", "");
-    expect(
+    assert_output(&user.local(&["exec", "a", "cat", "f"]), 0, "x\n", "");
+    assert_output(
         &user.local(&["exec", "a", "pgrep", "-c", "sleep"]),
         0,
         "1\n",
         "",
     );
-    expect(&user.run(&["--local-test", "cat", "a", "f"]), 0, "x\n", "");
-    expect(&user.local(&["touch", "a"]), 0, "", "✓ TTL extended\n");
-    expect(&user.local(&["delete", "a"]), 0, "", "✓ Sandbox deleted\n");
-    expect(&user.local(&["delete", "a"]), 1, "", "✗");
+    assert_output(&user.run(&["--local-test", "cat", "a", "f"]), 0, "x\n", "");
+    assert_output(&user.local(&["touch", "a"]), 0, "", "✓ TTL extended\n");
+    assert_output(&user.local(&["delete", "a"]), 0, "", "✓ Sandbox deleted\n");
+    assert_output(&user.local(&["delete", "a"]), 1, "", "✗");
     let gone = user.local(&["exec", "a", "true"]);
-    expect(&gone, 125, "", "noxrc create");
+    assert_output(&gone, 125, "", "noxrc create");
 }
 
 #[test]
-fn exec_exits_with_the_commands_code_and_hands_its_output_on() {
+fn exec_passes_on_exit_code_and_output() {
     let user = User::new();
     user.local(&["create", "a"]);
     let both = "printf 'o\\377'; printf 'e' >&2; exit 7";
@@ -162,19 +165,19 @@ fn exec_exits_with_the_commands_code_and_hands_its_output_on() {
         (out.status.code(), &*out.stdout, &*out.stderr),
         (Some(7), &b"o\xff"[..], &b"e"[..])
     );
-    expect(
+    assert_output(
         &user.local(&["exec", "--ignore-exit-code", "a", "false"]),
         0,
         "",
         "",
     );
-    expect(
+    assert_output(
         &user.local(&["exec", "a", "nosuchcommand"]),
         127,
         "",
         "nosuchcommand",
     );
-    expect(
+    assert_output(
         &user.local(&[
             "exec",
             "--env",
@@ -190,51 +193,63 @@ fn exec_exits_with_the_commands_code_and_hands_its_output_on() {
         "b c\n/tmp\n",
         "",
     );
-    // All that follows the id is the command.
-    expect(
+    // Everything after the id belongs to the command.
+    assert_output(
         &user.local(&["exec", "a", "echo", "--env", "-v", "--help"]),
         0,
         "--env -v --help\n",
         "",
     );
-    expect(
+    assert_output(
         &user.local(&["exec", "--timeout-seconds", "1", "a", "sleep", "9"]),
         124,
         "",
         "--timeout-seconds",
     );
-    expect(&user.local(&["exec", "a"]), 2, "", "<CMD>");
+    assert_output(&user.local(&["exec", "a"]), 2, "", "<CMD>");
     let odd = user.local(&["exec", "--env", "A", "a", "true"]);
-    expect(&odd, 0, "", "⚠ Invalid env format (missing =): A");
+    assert_output(&odd, 0, "", "⚠ Invalid env format (missing =): A");
 }
 
 #[test]
-fn a_backend_that_fails_is_no_command_that_fails() {
+fn backend_failure_has_its_own_exit_code() {
     let user = User::new();
-    let nobody = ["--base-url", "http://127.0.0.1:1"];
-    let exec = user.run(&[nobody[0], nobody[1], "exec", "a", "true"]);
-    expect(&exec, 125, "", "noxrc serve");
+    let unreachable = ["--base-url", "http://127.0.0.1:1"];
+    let exec = user.run(&[unreachable[0], unreachable[1], "exec", "a", "true"]);
+    assert_output(&exec, 125, "", "noxrc serve");
     assert!(exec.stderr.contains("--local"), "{}", exec.stderr);
-    expect(
-        &user.run(&[nobody[0], nobody[1], "run", "true"]),
+    assert_output(
+        &user.run(&[unreachable[0], unreachable[1], "run", "true"]),
         125,
         "",
         "✗",
     );
-    expect(&user.run(&[nobody[0], nobody[1], "health"]), 1, "", "✗");
-    expect(
+    assert_output(
+        &user.run(&[unreachable[0], unreachable[1], "health"]),
+        1,
+        "",
+        "✗",
+    );
+    assert_output(
         &user.run(&["--base-url", "nonsense", "health"]),
         1,
         "",
         "nonsense",
     );
-    let json = user.run(&["--json", nobody[0], nobody[1], "exec", "a", "true"]);
+    let json = user.run(&[
+        "--json",
+        unreachable[0],
+        unreachable[1],
+        "exec",
+        "a",
+        "true",
+    ]);
     let value: Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!((json.code, &value["kind"]), (125, &json!("Connect")));
 }
 
 #[test]
-fn help_is_there_and_says_how() {
+fn help_and_completions_cover_every_command() {
     let user = User::new();
     let none = user.run(&[]);
     assert_eq!(none.code, 1);
@@ -273,113 +288,84 @@ fn help_is_there_and_says_how() {
         );
     }
     let version = user.run(&["--version"]);
-    expect(
+    assert_output(
         &version,
         0,
         &format!("noxrc {}\n", env!("CARGO_PKG_VERSION")),
         "",
     );
-    expect(&user.run(&["nonsense"]), 2, "", "nonsense");
+    assert_output(&user.run(&["nonsense"]), 2, "", "nonsense");
     for shell in ["bash", "zsh", "fish"] {
         assert!(user.run(&["completions", shell]).stdout.contains("noxrc"));
     }
 }
 
-#[test]
-fn files_go_there_and_come_back() {
+/// A user with files to upload, and the sandbox `a`.
+fn user_with_files() -> User {
     let user = User::new();
     user.local(&["create", "a"]);
     fs::create_dir_all(user.path("dir/sub")).unwrap();
     fs::write(user.path("one.txt"), "1").unwrap();
     fs::write(user.path("dir/two"), "2").unwrap();
     fs::write(user.path("dir/sub/three"), [0, 255]).unwrap();
-    expect(
-        &user.local(&["upload", "a", "one.txt", "dir/two"]),
-        0,
-        "",
-        "✓ Uploaded 2 file(s) to /workspace\n",
-    );
-    expect(
-        &user.local(&["upload", "a", "--dir", "dir", "--dest", "/workspace/d"]),
-        0,
-        "",
-        "✓ Uploaded",
-    );
-    expect(
-        &user.local(&["exec", "a", "find", ".", "-type", "f"]),
-        0,
-        &user.local(&["exec", "a", "find", ".", "-type", "f"]).stdout,
-        "",
-    );
-    expect(&user.local(&["upload", "a", "missing"]), 1, "", "missing");
-    expect(&user.local(&["upload", "a", "dir"]), 1, "", "--dir");
-    expect(&user.local(&["upload", "a"]), 1, "", "--dir");
-    expect(
-        &user.local(&["download", "a", "--extract", "out"]),
-        0,
-        "",
-        "✓ Extracted to out\n",
-    );
+    user
+}
+
+#[test]
+fn upload_and_download_transfer_files_and_directories() {
+    let user = user_with_files();
+    let upload = |args: &[&str]| user.local(&[&["upload", "a"], args].concat());
+    let uploaded = upload(&["one.txt", "dir/two"]);
+    assert_output(&uploaded, 0, "", "✓ Uploaded 2 file(s) to /workspace\n");
+    let uploaded = upload(&["--dir", "dir", "--dest", "/workspace/d"]);
+    assert_output(&uploaded, 0, "", "✓ Uploaded");
+    let find = ["exec", "a", "sh", "-c", "find . -type f | sort"];
+    let files = "./d/sub/three\n./d/two\n./one.txt\n./two\n";
+    assert_output(&user.local(&find), 0, files, "");
+    assert_output(&upload(&["missing"]), 1, "", "missing");
+    assert_output(&upload(&["dir"]), 1, "", "--dir");
+    assert_output(&upload(&[]), 1, "", "--dir");
+
+    let download = |args: &[&str]| user.local(&[&["download", "a"], args].concat());
+    let extracted = download(&["--extract", "out"]);
+    assert_output(&extracted, 0, "", "✓ Extracted to out\n");
     assert_eq!(fs::read(user.path("out/d/sub/three")).unwrap(), [0, 255]);
     assert_eq!(fs::read(user.path("out/one.txt")).unwrap(), b"1");
-    expect(
-        &user.local(&[
-            "download",
-            "a",
-            "--src",
-            "/workspace/d",
-            "--output",
-            "d.tar.gz",
-        ]),
-        0,
-        "",
-        "✓ Downloaded to d.tar.gz\n",
-    );
+    let downloaded = download(&["--src", "/workspace/d", "--output", "d.tar.gz"]);
+    assert_output(&downloaded, 0, "", "✓ Downloaded to d.tar.gz\n");
     assert!(fs::metadata(user.path("d.tar.gz")).unwrap().len() > 100);
+    assert_output(&user.local(&["cat", "a", "missing"]), 1, "", "missing");
+}
 
+#[test]
+fn cp_copies_in_both_directions() {
+    let user = user_with_files();
+    user.local(&["upload", "a", "--dir", "dir", "--dest", "/workspace/d"]);
     for (from, to) in [
         ("one.txt", "a:copied"),
         ("one.txt", "a:into/"),
         ("one.txt", "a:d"),
         ("dir", "a:"),
         ("dir", "a:other"),
+        ("a:d/sub/three", "back"),
+        ("a:d", "."),
+        ("a:d", "new"),
     ] {
-        expect(&user.local(&["cp", from, to]), 0, "", "✓ Copied");
+        assert_output(&user.local(&["cp", from, to]), 0, "", "✓ Copied");
     }
-    let there = user.local(&[
-        "exec",
-        "a",
-        "cat",
-        "copied",
-        "into/one.txt",
-        "d/one.txt",
-        "dir/two",
-        "other/two",
-    ]);
-    expect(&there, 0, "11122", "");
-    expect(
-        &user.local(&["cp", "a:d/sub/three", "back"]),
-        0,
-        "",
-        "✓ Copied",
-    );
-    expect(&user.local(&["cp", "a:d", "."]), 0, "", "✓ Copied");
-    expect(&user.local(&["cp", "a:d", "new"]), 0, "", "✓ Copied");
-    assert_eq!(fs::read(user.path("back")).unwrap(), [0, 255]);
-    for dir in ["d", "new"] {
-        assert_eq!(
-            fs::read(user.path(dir).join("sub/three")).unwrap(),
-            [0, 255]
-        );
+    let copies = "cat copied into/one.txt d/one.txt dir/two other/two";
+    let copies = user.local(&["exec", "a", "sh", "-c", copies]);
+    assert_output(&copies, 0, "11122", "");
+    for file in ["back", "d/sub/three", "new/sub/three"] {
+        assert_eq!(fs::read(user.path(file)).unwrap(), [0, 255], "{file}");
     }
-    expect(&user.local(&["cp", "one.txt", "two.txt"]), 1, "", "ID:PATH");
-    expect(&user.local(&["cp", "a:missing", "x"]), 1, "", "missing");
+    assert_output(&user.local(&["cp", "one.txt", "two.txt"]), 1, "", "ID:PATH");
+    assert_output(&user.local(&["cp", "a:missing", "x"]), 1, "", "missing");
     assert!(!user.path("x").exists());
-    expect(&user.local(&["cat", "a", "missing"]), 1, "", "missing");
 }
 
 #[test]
-fn run_makes_uses_and_deletes() {
+fn run_creates_uses_and_deletes_a_sandbox() {
     let user = User::new();
     fs::write(user.path("in"), "3\n1\n2\n").unwrap();
     let out = user.local(&[
@@ -393,7 +379,7 @@ fn run_makes_uses_and_deletes() {
         "-c",
         "sort in | tee out; exit 4",
     ]);
-    expect(&out, 4, "1\n2\n3\n", "✓ Downloaded out");
+    assert_output(&out, 4, "1\n2\n3\n", "✓ Downloaded out");
     assert_eq!(fs::read(user.path("out")).unwrap(), b"1\n2\n3\n");
     let kept = || {
         fs::read_dir(user.path(".local/state/noxrunner/persistent"))
@@ -401,7 +387,7 @@ fn run_makes_uses_and_deletes() {
             .count()
     };
     assert_eq!(kept(), 0);
-    expect(
+    assert_output(
         &user.local(&["run", "--upload", "missing", "true"]),
         125,
         "",
@@ -409,21 +395,15 @@ fn run_makes_uses_and_deletes() {
     );
     assert_eq!(kept(), 0);
 
-    let mut command = user.command(&[
-        "--local",
-        "run",
-        "--timeout-seconds",
-        "60",
-        "sleep",
-        "342001",
-    ]);
+    let sleep = unique_sleep(342_001);
+    let mut command = user.command(&["--local", "run", "--timeout-seconds", "60", "sleep", &sleep]);
     let child = command.stderr(Stdio::piped()).spawn().unwrap();
-    wait_for("it runs", || running("342001"));
+    wait_for("the command runs", || sleeps(&sleep));
     interrupt(&child);
-    let out = of(child.wait_with_output().unwrap());
+    let out = output_of(child.wait_with_output().unwrap());
     assert_eq!(out.code, 130, "{}", out.stderr);
     assert_eq!(kept(), 0);
-    assert!(!running("342001"));
+    assert!(!sleeps(&sleep));
 }
 
 fn interrupt(child: &Child) {
@@ -437,23 +417,8 @@ fn interrupt(child: &Child) {
     );
 }
 
-fn running(argument: &str) -> bool {
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    let mut lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-    let sleeps = format!("sleep\0{argument}\0");
-    lines.any(|line| line == sleeps.as_bytes())
-}
-
-fn wait_for(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 #[test]
-fn json_is_one_value_on_stdout() {
+fn json_output_is_one_value() {
     let user = User::new();
     let json = |args: &[&str]| -> Value {
         let all: Vec<&str> = ["--json"].iter().chain(args).copied().collect();
@@ -479,12 +444,12 @@ fn json_is_one_value_on_stdout() {
 }
 
 #[test]
-fn a_shell_reads_lines_and_keeps_what_lasts() {
+fn shell_reads_lines_and_keeps_state() {
     let user = User::new();
     user.local(&["create", "a"]);
     let lines = "mkdir 'a b'\ncd 'a b'\npwd\ncd ~\npwd\ncd -\npwd\nexport A='x y' B=1\nunset B\n\
         echo \"$A-$B\"\necho 'two\nlines'\nls | wc -l\nfalse\ntouch\nhelp\n\nexit\necho never\n";
-    let out = user.typed(&["--local", "shell", "a"], lines);
+    let out = user.run_with_stdin(&["--local", "shell", "a"], lines);
     assert_eq!(out.code, 0);
     let expected =
         "/workspace/a b\n/workspace\n/workspace/a b\n/workspace/a b\nx y-\ntwo\nlines\n0\n";
@@ -496,7 +461,7 @@ fn a_shell_reads_lines_and_keeps_what_lasts() {
         out.stderr
     );
     assert!(out.stderr.contains("✓ TTL extended\n"));
-    let missing = user.typed(&["--local", "shell", "missing"], "true\n");
+    let missing = user.run_with_stdin(&["--local", "shell", "missing"], "true\n");
     assert!(
         missing.stderr.contains("no such sandbox"),
         "{}",
@@ -505,7 +470,7 @@ fn a_shell_reads_lines_and_keeps_what_lasts() {
 }
 
 #[test]
-fn nobody_who_reads_is_no_failure() {
+fn broken_pipe_is_not_a_failure() {
     let user = User::new();
     user.local(&["create", "a"]);
     let line = format!("{NOXRC} --local exec a seq 100000 | head -1; exit ${{PIPESTATUS[0]}}");
@@ -514,15 +479,15 @@ fn nobody_who_reads_is_no_failure() {
         .args(["-c", &line])
         .env("HOME", user.home.path())
         .env_remove("XDG_STATE_HOME");
-    expect(&ran(&mut shell), 0, "1\n", "");
+    assert_output(&run_command(&mut shell), 0, "1\n", "");
 }
 
 #[test]
-fn colour_is_for_terminals_and_for_who_asks() {
+fn colour_follows_the_environment() {
     let user = User::new();
     let with = |name: &str, value: &str| {
         let mut command = user.command(&["--local", "health"]);
-        ran(command.env(name, value)).stderr
+        run_command(command.env(name, value)).stderr
     };
     assert_eq!(
         with("CLICOLOR_FORCE", "1"),
@@ -530,127 +495,6 @@ fn colour_is_for_terminals_and_for_who_asks() {
     );
     assert_eq!(with("CLICOLOR_FORCE", "0"), "✓ Manager is healthy\n");
     let mut command = user.command(&["--local", "health"]);
-    let both = ran(command.env("CLICOLOR_FORCE", "1").env("NO_COLOR", "1")).stderr;
+    let both = run_command(command.env("CLICOLOR_FORCE", "1").env("NO_COLOR", "1")).stderr;
     assert_eq!(both, "✓ Manager is healthy\n");
-}
-
-/// A server of the command, until it is dropped.
-struct Serving {
-    child: Child,
-    url: String,
-    token: Option<String>,
-}
-
-impl Serving {
-    fn start(user: &User, args: &[&str]) -> Serving {
-        let all: Vec<&str> = ["--json", "serve"].iter().chain(args).copied().collect();
-        let mut command = user.command(&all);
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        stdout.read_line(&mut line).unwrap();
-        let value: Value = serde_json::from_str(&line).unwrap();
-        Serving {
-            child,
-            url: value["url"].as_str().unwrap_or_default().to_owned(),
-            token: value["token"].as_str().map(str::to_owned),
-        }
-    }
-
-    /// Ends it as a terminal does, and answers with what it has said.
-    fn stop(mut self) -> String {
-        interrupt(&self.child);
-        let mut text = String::new();
-        let mut stderr = self.child.stderr.take().unwrap();
-        std::io::Read::read_to_string(&mut stderr, &mut text).unwrap();
-        assert!(self.child.wait().unwrap().success(), "{text}");
-        text
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-#[test]
-fn serve_answers_the_other_commands_and_stops() {
-    let user = User::new();
-    let serving = Serving::start(&user, &["--listen", "127.0.0.1:0"]);
-    let token = serving.token.clone().unwrap();
-    let at = |args: &[&str]| {
-        let mut command = user.command(args);
-        ran(command
-            .env("NOXRUNNER_BASE_URL", &serving.url)
-            .env("NOXRUNNER_TOKEN", &token))
-    };
-    expect(&at(&["create", "a"]), 0, "", "✓ Sandbox created: local-a\n");
-    expect(&at(&["exec", "a", "echo", "hi"]), 0, "hi\n", "");
-    expect(&at(&["-v", "exec", "a", "true"]), 0, "", "POST");
-    expect(&at(&["doctor"]), 0, "", "✓ It accepts the token");
-    let refused = user.run(&["--base-url", &serving.url, "exec", "a", "true"]);
-    expect(&refused, 125, "", "NOXRUNNER_TOKEN");
-    expect(
-        &user.run(&["--base-url", &serving.url, "health"]),
-        0,
-        "",
-        "✓",
-    );
-
-    let gateway = Serving::start(
-        &user,
-        &[
-            "--listen",
-            "127.0.0.1:0",
-            "--gateway",
-            &serving.url,
-            "--token",
-            &token,
-        ],
-    );
-    let through = gateway.token.clone().unwrap();
-    let url = gateway.url.clone();
-    expect(
-        &user.run(&[
-            "--base-url",
-            &url,
-            "--token",
-            &through,
-            "exec",
-            "a",
-            "echo",
-            "far",
-        ]),
-        0,
-        "far\n",
-        "",
-    );
-    gateway.stop();
-
-    let said = serving.stop();
-    assert!(said.contains("POST /v1/sandboxes/a/exec 200 "), "{said}");
-    assert!(said.contains("✓ Stopped"), "{said}");
-    assert!(!said.contains("Authorization"), "{said}");
-}
-
-#[test]
-fn serve_refuses_what_is_not_safe() {
-    let user = User::new();
-    expect(
-        &user.run(&["serve", "--listen", "0.0.0.0:0", "--no-auth"]),
-        1,
-        "",
-        "--force",
-    );
-    fs::write(user.path("token"), "\n").unwrap();
-    let empty = user.run(&["serve", "--listen", "127.0.0.1:0", "--token-file", "token"]);
-    expect(&empty, 1, "", "token is empty");
-    expect(&user.run(&["serve", "--force"]), 2, "", "--no-auth");
-    assert!(!Path::new("socket").exists());
 }

@@ -1,4 +1,4 @@
-//! The checker of servers, on servers that keep the protocol and on those that break one rule each.
+//! The conformance checker, against servers that keep the protocol and servers that each break one rule.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use noxrunner::conformance::{Conformance, Finding, Level, Outcome, Report};
 use noxrunner::{Cancel, ErrorKind, HttpBackend};
 
+use crate::support::in_parallel;
 use crate::support::plain_server::PlainServer;
 use crate::support::scripted::Scripted;
 
@@ -15,114 +16,120 @@ fn checks(url: &str) -> Conformance {
     Conformance::new(HttpBackend::new(url).unwrap())
 }
 
-fn shown(finding: &Finding) {
+fn print_finding(finding: &Finding) {
     let (name, level) = (finding.name(), finding.level());
     println!("{:?} {level} {name}: {}", finding.outcome(), finding.seen());
 }
 
-/// All but these.
+/// Asserts that every check passed except these, which had these outcomes.
 #[track_caller]
-fn assert_all_passed(report: &Report, but: &[(&str, Outcome)]) {
-    let other = |finding: &&Finding| finding.outcome() != Outcome::Passed;
-    let others = report.findings().iter().filter(other);
+fn assert_all_passed(report: &Report, exceptions: &[(&str, Outcome)]) {
+    let not_passed = |finding: &&Finding| finding.outcome() != Outcome::Passed;
+    let others = report.findings().iter().filter(not_passed);
     let found: Vec<_> = others.clone().map(|f| (f.name(), f.outcome())).collect();
-    assert_eq!(found, but, "{:#?}", others.collect::<Vec<_>>());
+    assert_eq!(found, exceptions, "{:#?}", others.collect::<Vec<_>>());
     assert!(report.findings().len() >= 50);
     assert_eq!(report.left_behind(), [""; 0]);
     assert!(report.abilities().iter().all(|(_, has)| *has));
 }
 
-#[cfg(feature = "server")]
+/// Runs all checks against several servers at the same time, because a run mostly waits.
 #[test]
-fn our_server_keeps_every_rule() {
-    use noxrunner::server::Server;
-    for isolation in [noxrunner::Isolation::Namespaces, noxrunner::Isolation::None] {
-        let (backend, _dir) = crate::support::local_backend(isolation);
-        let server = Server::builder(backend).tcp("127.0.0.1:0").no_auth();
-        let server = crate::server::Running::start(server);
-        let url = format!("http://{}", server.addr());
-        let report = checks(&url).run(shown).unwrap();
-        assert!(report.conforms());
-        // Where they can be seen from outside, there is no isolation.
-        let unseen = [("delete-ends-processes", Outcome::Skipped)];
-        let isolated = isolation == noxrunner::Isolation::Namespaces;
-        assert_all_passed(&report, if isolated { &unseen } else { &[] });
-    }
+fn conforming_servers_pass() {
+    let mut runs: Vec<(&str, fn())> = vec![
+        ("server in Python", || plain_server_passes(&[], &[])),
+        ("server that starts slowly", || {
+            plain_server_passes(&["--slow-start", "1.5"], &[]);
+        }),
+        ("server that closes connections", || {
+            plain_server_passes(&["--close"], &[]);
+        }),
+        ("server that recreates sandboxes", || {
+            // The protocol forbids this, but no other check may mistake it for another fault.
+            let recreated = [("exec-unknown", Outcome::Failed)];
+            plain_server_passes(&["--recreate"], &recreated);
+        }),
+        ("minimal server", minimal_server_passes),
+    ];
+    #[cfg(feature = "server")]
+    runs.extend::<[(&str, fn()); 2]>([
+        ("own server with namespaces", || {
+            // Processes in a PID namespace cannot be seen from outside.
+            let unseen = [("delete-ends-processes", Outcome::Skipped)];
+            own_server_passes(noxrunner::Isolation::Namespaces, &unseen);
+        }),
+        ("own server without isolation", || {
+            own_server_passes(noxrunner::Isolation::None, &[]);
+        }),
+    ]);
+    let count = runs.len();
+    in_parallel(runs, count, |(name, run)| {
+        println!("conformance: {name}");
+        run();
+    });
 }
 
-#[test]
-fn another_server_keeps_every_rule() {
-    let Some(server) = PlainServer::start(&[]) else {
+#[cfg(feature = "server")]
+fn own_server_passes(isolation: noxrunner::Isolation, exceptions: &[(&str, Outcome)]) {
+    use noxrunner::server::Server;
+    let (backend, _dir) = crate::support::local_backend(isolation);
+    let server = Server::builder(backend).tcp("127.0.0.1:0").no_auth();
+    let server = crate::server::RunningServer::start(server);
+    let url = format!("http://{}", server.addr());
+    let report = checks(&url).run(print_finding).unwrap();
+    assert!(report.conforms());
+    assert_all_passed(&report, exceptions);
+}
+
+fn plain_server_passes(options: &[&str], exceptions: &[(&str, Outcome)]) {
+    let root = tempfile::tempdir().unwrap();
+    let with_root = ["--root", root.path().to_str().unwrap()];
+    let Some(server) = PlainServer::start(&[options, &with_root].concat()) else {
         return;
     };
-    assert_all_passed(&checks(&server.url).run(shown).unwrap(), &[]);
+    let report = checks(&server.url).run(print_finding).unwrap();
+    assert_all_passed(&report, exceptions);
+    assert_eq!(count_sandboxes(root.path()), 0, "{options:?}");
 }
 
-#[test]
-fn servers_that_are_odd_in_ways_that_are_allowed_pass() {
-    let re_creates = [("exec-unknown", Outcome::Failed)];
-    let servers = [
-        (["--slow-start", "1.5"].as_slice(), [].as_slice()),
-        (&["--close"], &[]),
-        // The text does not allow that, but no other check may take it for something else.
-        (&["--recreate"], &re_creates),
-    ];
-    std::thread::scope(|scope| {
-        for (options, but) in servers {
-            scope.spawn(move || {
-                let root = tempfile::tempdir().unwrap();
-                let at = ["--root", root.path().to_str().unwrap()];
-                let Some(server) = PlainServer::start(&[options, &at].concat()) else {
-                    return;
-                };
-                let report = checks(&server.url).run(|_| {}).unwrap();
-                assert_all_passed(&report, but);
-                assert_eq!(sandboxes(root.path()), 0, "{options:?}");
-            });
-        }
-    });
-}
-
-#[test]
-fn a_server_that_falls_silent_ends_the_run_soon() {
-    let server = Scripted::each_request(|request, conn| match &*request.method {
-        "GET" => conn.answer(200, "OK"),
-        "POST" => conn.answer(404, "no such sandbox"),
-        _ => conn.stay_silent(),
-    });
-    let builder = HttpBackend::builder(server.url()).timeout(std::time::Duration::from_secs(1));
-    let started = std::time::Instant::now();
-    let report = Conformance::new(builder.build().unwrap()).run(|_| {});
-    let report = report.unwrap();
-    assert!(!report.conforms());
-    assert!(started.elapsed().as_secs() < 60);
-    let not_asked = |finding: &&Finding| finding.seen().contains("not asked");
-    assert!(report.findings().iter().filter(not_asked).count() > 10);
-}
-
-#[test]
-fn a_minimal_backend_conforms() {
+fn minimal_server_passes() {
     let Some(server) = PlainServer::start(&["--minimal"]) else {
         return;
     };
-    let report = checks(&server.url).run(shown).unwrap();
+    let report = checks(&server.url).run(print_finding).unwrap();
     assert!(report.conforms());
     for finding in report.findings() {
         let name = finding.name();
-        let lacks = ["touch-", "files-", "upload-", "download-"];
-        let lacks = lacks.iter().any(|call| name.starts_with(call));
-        let wanted = if lacks {
-            Outcome::Skipped
-        } else {
-            Outcome::Passed
+        let optional = ["touch-", "files-", "upload-", "download-"];
+        let expected = match optional.iter().any(|call| name.starts_with(call)) {
+            true => Outcome::Skipped,
+            false => Outcome::Passed,
         };
-        assert_eq!(finding.outcome(), wanted, "{name}: {}", finding.seen());
+        assert_eq!(finding.outcome(), expected, "{name}: {}", finding.seen());
     }
     let abilities = report.abilities();
     assert!(abilities.contains(&("upload", false)) && abilities.contains(&("jobs", true)));
 }
 
-/// The faults of the server in Python have the names of the checks.
+#[test]
+fn silent_server_ends_run_early() {
+    let server = Scripted::each_request(|request, conn| match &*request.method {
+        "GET" => conn.respond(200, "OK"),
+        "POST" => conn.respond(404, "no such sandbox"),
+        _ => conn.stay_silent(),
+    });
+    let builder = HttpBackend::builder(server.url()).timeout(std::time::Duration::from_millis(500));
+    let started = std::time::Instant::now();
+    let report = Conformance::new(builder.build().unwrap()).run(|_| {});
+    let report = report.unwrap();
+    assert!(!report.conforms());
+    // One timeout for each of the 70 checks would take longer.
+    assert!(started.elapsed().as_secs() < 60);
+    let not_sent = |finding: &&Finding| finding.seen().contains("not sent");
+    assert!(report.findings().iter().filter(not_sent).count() > 10);
+}
+
+/// The faults that the server in Python can have. Each is named after the check that finds it.
 fn faults() -> BTreeSet<&'static str> {
     let script = include_str!("../support/plain_server.py");
     let fault = regex_lite::Regex::new(r#"fault\("([a-z0-9-]+)"\)"#).unwrap();
@@ -131,57 +138,44 @@ fn faults() -> BTreeSet<&'static str> {
 }
 
 #[test]
-fn every_check_finds_the_server_that_breaks_its_rule() {
+fn every_check_finds_its_fault() {
     let Some(server) = PlainServer::start(&[]) else {
         return;
     };
-    // Their names are all that is wanted.
+    // Cancelled at once: only the names of the checks are needed.
     let cancel = Cancel::new();
     let all = checks(&server.url).cancel_on(&cancel);
     let all = all.run(|_| cancel.cancel()).unwrap();
     let names: BTreeSet<_> = all.findings().iter().map(Finding::name).collect();
-    assert_eq!(
-        names,
-        faults(),
-        "each check has a server that breaks its rule"
-    );
+    assert_eq!(names, faults(), "every check needs a fault to find");
 
-    // Most of it is waiting.
-    let left = Mutex::new(names.into_iter());
-    let next = || left.lock().unwrap().next();
-    let passed = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..6 {
-            scope.spawn(|| {
-                while let Some(name) = next() {
-                    let server = PlainServer::start(&["--fault", name]).unwrap();
-                    let report = checks(&server.url)
-                        .only([name])
-                        .unwrap()
-                        .run(shown)
-                        .unwrap();
-                    let [finding] = report.findings() else {
-                        panic!("one check was asked for");
-                    };
-                    if finding.outcome() != Outcome::Failed {
-                        passed.lock().unwrap().push((name, finding.outcome()));
-                    }
-                    assert_eq!(report.conforms(), finding.level() != Level::Must);
-                }
-            });
+    // The check of the TTL waits longest, so it starts first.
+    let is_first = |name: &&str| name.starts_with("ttl-");
+    let (first, rest): (Vec<_>, Vec<_>) = names.into_iter().partition(is_first);
+    let missed = Mutex::new(Vec::new());
+    in_parallel(first.into_iter().chain(rest), 12, |name| {
+        let server = PlainServer::start(&["--fault", name]).unwrap();
+        let check = checks(&server.url).only([name]).unwrap();
+        let report = check.run(print_finding).unwrap();
+        let [finding] = report.findings() else {
+            panic!("{name}: more than one check ran");
+        };
+        if finding.outcome() != Outcome::Failed {
+            missed.lock().unwrap().push((name, finding.outcome()));
         }
+        assert_eq!(report.conforms(), finding.level() != Level::Must);
     });
-    let passed = passed.into_inner().unwrap();
-    assert!(passed.is_empty(), "these did not fail: {passed:?}");
+    let missed = missed.into_inner().unwrap();
+    assert!(missed.is_empty(), "these checks did not fail: {missed:?}");
 }
 
-/// The sandboxes that a server in Python has.
-fn sandboxes(root: &Path) -> usize {
+/// The number of sandboxes that a server in Python has.
+fn count_sandboxes(root: &Path) -> usize {
     fs::read_dir(root).unwrap().count()
 }
 
 #[test]
-fn nothing_stays_when_it_is_interrupted() {
+fn cancelled_run_deletes_its_sandboxes() {
     let root = tempfile::tempdir().unwrap();
     let Some(server) = PlainServer::start(&["--root", root.path().to_str().unwrap()]) else {
         return;
@@ -189,7 +183,7 @@ fn nothing_stays_when_it_is_interrupted() {
     let cancel = Cancel::new();
     let report = checks(&server.url).cancel_on(&cancel).run(|finding| {
         if finding.name() == "exec-stdin" {
-            assert!(sandboxes(root.path()) > 0);
+            assert!(count_sandboxes(root.path()) > 0);
             cancel.cancel();
         }
     });
@@ -200,36 +194,28 @@ fn nothing_stays_when_it_is_interrupted() {
         .skip_while(|f| f.name() != "exec-stdin");
     for finding in after.skip(1) {
         let seen = (finding.outcome(), finding.seen());
-        assert_eq!(
-            seen,
-            (Outcome::Skipped, "interrupted"),
-            "{}",
-            finding.name()
-        );
+        let expected = (Outcome::Skipped, "interrupted");
+        assert_eq!(seen, expected, "{}", finding.name());
     }
-    assert!(!report.conforms(), "nobody knows");
+    assert!(!report.conforms(), "an incomplete run proves nothing");
     assert_eq!(report.left_behind(), [""; 0]);
-    assert_eq!(sandboxes(root.path()), 0);
+    assert_eq!(count_sandboxes(root.path()), 0);
 }
 
 #[test]
-fn what_is_left_behind_is_told() {
+fn sandboxes_left_behind_are_reported() {
     let Some(server) = PlainServer::start(&["--fault", "delete-answer"]) else {
         return;
     };
     let report = checks(&server.url).only(["exec-streams"]).unwrap();
-    let report = report.run(shown).unwrap();
+    let report = report.run(print_finding).unwrap();
     assert_eq!(report.left_behind().len(), 1);
     assert!(report.left_behind()[0].starts_with("conformance-"));
 }
 
 #[test]
-fn what_says_nothing_of_the_protocol_is_an_error() {
-    let run = |url: &str| {
-        checks(url)
-            .run(|_| panic!("nothing can be asked"))
-            .unwrap_err()
-    };
+fn run_that_cannot_start_is_an_error() {
+    let run = |url: &str| checks(url).run(|_| panic!("no check can run")).unwrap_err();
     assert_eq!(run("http://127.0.0.1:1").kind(), ErrorKind::Connect);
     let Some(server) = PlainServer::start(&["--token", "s3cret"]) else {
         return;
@@ -241,13 +227,13 @@ fn what_says_nothing_of_the_protocol_is_an_error() {
     );
     let error = checks(&server.url).only(["exec"]).unwrap_err();
     assert!(
-        format!("{error:#}").contains("no check \"exec\""),
+        format!("{error:#}").contains("no such check: \"exec\""),
         "{error}"
     );
 }
 
 #[test]
-fn a_server_of_another_kind_fails_and_does_not_hang() {
+fn other_http_server_fails_without_hanging() {
     let server = Scripted::always(200, "<html>OK</html>");
     let report = checks(&server.url()).run(|_| {}).unwrap();
     assert!(!report.conforms());

@@ -1,4 +1,4 @@
-//! What every backend must do, asked through `Client` alone.
+//! What every backend must do, checked through `Client`.
 
 use crate::support::ErrorText as _;
 use std::sync::Arc;
@@ -9,55 +9,60 @@ use noxrunner::{
     SessionId,
 };
 
-use crate::support::altered::Altered;
-use crate::support::{local_backend, v1_server};
+use crate::support::exec_override::ExecOverride;
+use crate::support::processes::wait_for;
+use crate::support::{in_parallel, local_backend, v1_server};
 
 type Check = fn(&Client);
 
-/// One name per rule of the protocol, so that a failure says which.
+/// One name per rule, printed so that a failure shows which rule it is.
 const CHECKS: &[(&str, Check)] = &[
-    ("health", health),
-    ("create is idempotent and keeps what is there", create_twice),
-    ("odd ids are sandboxes of their own", odd_ids),
-    ("an unknown sandbox is not found, by every call", unknown),
-    ("delete answers whether there was one", delete),
+    // This check waits longest, so it starts first.
     ("touch and TTL", ttl),
-    ("exit codes, streams and arguments are kept apart", exec),
+    ("health", health),
+    ("create is idempotent and keeps files", repeated_create),
+    ("unusual ids name separate sandboxes", unusual_ids),
+    (
+        "every call reports an unknown sandbox as not found",
+        unknown_sandbox,
+    ),
+    ("delete returns whether the sandbox existed", delete),
+    ("exit codes, streams and arguments are exact", exec),
     ("environment and workdir", environment),
-    ("a program that is missing is 127", missing_program),
+    ("a missing program exits with 127", missing_program),
     ("stdin is empty", empty_stdin),
     (
-        "a time limit ends the command and keeps its output",
+        "a timeout ends the command and keeps its output",
         time_limit,
     ),
     (
-        "a background child does not hold up the call",
+        "a background child does not delay the call",
         background_child,
     ),
-    ("long output is cut at the cap and says so", long_output),
-    ("files come back as they went", files),
-    ("directories come back as they went", directories),
-    ("paths do not lead out", paths),
+    ("long output is truncated and marked", long_output),
+    ("files survive a round trip", files),
+    ("directories survive a round trip", directories),
+    ("paths do not lead out of the sandbox", paths),
     ("readiness", readiness),
-    ("sandboxes share nothing", apart),
-    ("many execs at once", at_once),
+    ("sandboxes share nothing", isolation),
+    ("concurrent execs", concurrent_execs),
 ];
 
 pub(crate) fn run_all(client: &Client) {
-    for (name, check) in CHECKS {
+    in_parallel(CHECKS, 3, |(name, check)| {
         println!("contract: {name}");
         check(client);
-    }
+    });
 }
 
 #[test]
-fn plain_processes_keep_the_contract() {
+fn plain_processes_fulfil_the_contract() {
     let (backend, _dir) = local_backend(Isolation::None);
     run_all(&Client::with_backend(backend));
 }
 
 #[test]
-fn persistent_sandboxes_keep_the_contract() {
+fn persistent_sandboxes_fulfil_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     let backend = LocalBackend::builder().persistent(true);
     run_all(&Client::with_backend(
@@ -66,43 +71,43 @@ fn persistent_sandboxes_keep_the_contract() {
 }
 
 #[test]
-fn sandboxes_in_namespaces_keep_the_contract() {
+fn namespaces_fulfil_the_contract() {
     let (backend, _dir) = local_backend(Isolation::Namespaces);
     run_all(&Client::with_backend(backend));
 }
 
 #[test]
-fn sandboxes_without_namespaces_keep_the_contract() {
+fn landlock_fulfils_the_contract() {
     let (backend, _dir) = local_backend(Isolation::Landlock);
     run_all(&Client::with_backend(backend));
 }
 
 #[test]
-fn the_http_backend_keeps_the_contract() {
+fn http_backend_fulfils_the_contract() {
     let (backend, _dir) = local_backend(Isolation::None);
     let server = v1_server::serve(backend);
     run_all(&Client::new(server.url()).unwrap());
 }
 
 #[test]
-fn a_backend_of_ones_own_keeps_the_contract() {
+fn custom_backend_fulfils_the_contract() {
     let (backend, _dir) = local_backend(Isolation::None);
     let exec =
         |backend: &LocalBackend, id: &SessionId, command: &Command| backend.exec(id, command);
-    run_all(&Client::with_backend(Altered { backend, exec }));
+    run_all(&Client::with_backend(ExecOverride { backend, exec }));
 }
 
 #[test]
-fn an_upload_may_be_what_another_sandbox_downloads() {
+fn download_can_be_piped_into_upload() {
     let (backend, _dir) = local_backend(Isolation::None);
     let server = v1_server::serve(backend);
     let client = Client::new(server.url()).unwrap();
-    let (from, to) = (fresh(&client, "from"), fresh(&client, "to"));
+    let (from, to) = (create(&client, "from"), create(&client, "to"));
     let noise: Vec<u8> = (0..3_000_000_u32)
         .flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes())
         .collect();
     from.write("f", &noise).unwrap();
-    // Straight from one connection to another, on one thread.
+    // Directly from one connection to the other, on one thread.
     let backend = client.backend();
     let id = |sandbox: &Sandbox| noxrunner::SessionId::new(sandbox.id()).unwrap();
     let mut archive = backend.download(&id(&from), "/workspace").unwrap();
@@ -111,7 +116,7 @@ fn an_upload_may_be_what_another_sandbox_downloads() {
     assert!(to.read("f").unwrap() == noise);
 }
 
-fn fresh(client: &Client, id: &str) -> Sandbox {
+fn create(client: &Client, id: &str) -> Sandbox {
     client
         .create(id, SandboxSpec::new().ttl(Duration::from_secs(300)))
         .unwrap()
@@ -122,8 +127,8 @@ fn health(client: &Client) {
     assert!(client.is_healthy().unwrap());
 }
 
-fn create_twice(client: &Client) {
-    let first = fresh(client, "twice");
+fn repeated_create(client: &Client) {
+    let first = create(client, "twice");
     let info = first.info().unwrap();
     assert!(!info.pod_name().is_empty());
     let left = info
@@ -136,19 +141,19 @@ fn create_twice(client: &Client) {
         "{left:?}"
     );
     first.write("kept", "x").unwrap();
-    let second = fresh(client, "twice");
+    let second = create(client, "twice");
     assert_eq!(second.info().unwrap().pod_name(), info.pod_name());
     assert_eq!(second.read("kept").unwrap(), b"x");
 }
 
-fn odd_ids(client: &Client) {
+fn unusual_ids(client: &Client) {
     let long = "x".repeat(200);
     let ids = [
         "a/b", "a%2Fb", "a?b", "a#b", "a b", "ä/ö", "...", "a.b", "a_b", "A", "a", "-rf", "~",
         &long,
     ];
     for id in ids {
-        fresh(client, id).write("id", id).unwrap();
+        create(client, id).write("id", id).unwrap();
     }
     for id in ids {
         let sandbox = client.sandbox(id).unwrap();
@@ -163,7 +168,7 @@ fn odd_ids(client: &Client) {
     }
 }
 
-fn unknown(client: &Client) {
+fn unknown_sandbox(client: &Client) {
     let sandbox = client.sandbox("never made").unwrap();
     let errors = [
         sandbox.touch().unwrap_err(),
@@ -184,31 +189,40 @@ fn unknown(client: &Client) {
 }
 
 fn delete(client: &Client) {
-    let sandbox = fresh(client, "gone");
+    let sandbox = create(client, "gone");
     assert!(sandbox.delete().unwrap());
     assert!(!sandbox.delete().unwrap());
     assert!(sandbox.exec(["true"]).unwrap_err().is_not_found());
 }
 
 fn ttl(client: &Client) {
-    let sandbox = client
-        .create("ttl", SandboxSpec::new().ttl(Duration::from_secs(1)))
-        .unwrap();
-    std::thread::sleep(Duration::from_millis(600));
-    sandbox.touch().unwrap();
-    std::thread::sleep(Duration::from_millis(600));
+    let spec = || SandboxSpec::new().ttl(Duration::from_secs(2));
+    let sandbox = client.create("ttl", spec()).unwrap();
+    let untouched = client.create("ttl untouched", spec()).unwrap();
+    // No fixed sleeps: a busy machine may stop this thread for a while.
+    wait_for("the untouched sandbox expires", || {
+        sandbox.touch().unwrap();
+        untouched
+            .exec(["true"])
+            .is_err_and(|error| error.is_not_found())
+    });
     sandbox.run(["true"]).unwrap();
-    std::thread::sleep(Duration::from_millis(600));
-    assert!(sandbox.exec(["true"]).unwrap_err().is_not_found());
+    wait_for("the touched sandbox expires", || {
+        sandbox
+            .exec(["true"])
+            .is_err_and(|error| error.is_not_found())
+    });
+    // For a moment, delete still finds what an exec no longer does.
+    std::thread::sleep(Duration::from_millis(1000));
     assert!(sandbox.touch().unwrap_err().is_not_found());
     assert!(!sandbox.delete().unwrap());
-    // The id is free again, with nothing of before.
-    let again = fresh(client, "ttl");
+    // The id can be used again, and its old files are gone.
+    let again = create(client, "ttl");
     assert!(!again.exists("f").unwrap());
 }
 
 fn exec(client: &Client) {
-    let sandbox = fresh(client, "exec");
+    let sandbox = create(client, "exec");
     let out = sandbox
         .exec(Command::shell("echo out; echo err >&2; exit 42"))
         .unwrap();
@@ -227,19 +241,19 @@ fn exec(client: &Client) {
         .check()
         .unwrap_err();
     assert!(
-        error.is_command() && format!("{error:#}").contains("exited with 3: why"),
+        error.is_command() && format!("{error:#}").contains("exited with 3:\nwhy"),
         "{error}"
     );
     let killed = sandbox.exec(Command::shell("kill -9 $$")).unwrap();
     assert_eq!(killed.exit_code(), 137);
     assert!(
         !killed.timed_out(),
-        "a fast death by signal is not a time-out"
+        "a quick death by signal is not a timeout"
     );
 }
 
 fn environment(client: &Client) {
-    let sandbox = fresh(client, "env");
+    let sandbox = create(client, "env");
     let print = Command::shell(r#"printf '%s|' "$A" "$B" "${NOXRUNNER_TEST_SECRET-unset}""#);
     let out = sandbox.exec(print.env("A", "x y").env("B", "")).unwrap();
     assert_eq!(out.stdout(), "x y||unset|");
@@ -260,7 +274,7 @@ fn environment(client: &Client) {
 }
 
 fn missing_program(client: &Client) {
-    let sandbox = fresh(client, "127");
+    let sandbox = create(client, "127");
     let out = sandbox.exec(["nosuchcommand_nx", "x"]).unwrap();
     assert_eq!(out.exit_code(), 127);
     assert!(out.stderr().contains("nosuchcommand_nx"));
@@ -270,14 +284,14 @@ fn missing_program(client: &Client) {
 }
 
 fn empty_stdin(client: &Client) {
-    let out = fresh(client, "stdin")
+    let out = create(client, "stdin")
         .exec(Command::shell("cat; read x; echo EOF"))
         .unwrap();
     assert_eq!(out.stdout(), "EOF\n");
 }
 
 fn time_limit(client: &Client) {
-    let sandbox = fresh(client, "limit");
+    let sandbox = create(client, "limit");
     let started = Instant::now();
     let stubborn = "echo before; trap '' TERM INT HUP; sleep 77 & while :; do sleep 0.1; done";
     let out = sandbox
@@ -287,11 +301,14 @@ fn time_limit(client: &Client) {
     assert!(out.timed_out());
     assert!(started.elapsed() < Duration::from_secs(9));
     let error = out.check().unwrap_err();
-    assert!(format!("{error:#}").contains("ran out of time"), "{error}");
+    assert!(
+        format!("{error:#}").contains("timed out after 1."),
+        "{error}"
+    );
 }
 
 fn background_child(client: &Client) {
-    let sandbox = fresh(client, "background");
+    let sandbox = create(client, "background");
     let started = Instant::now();
     let out = sandbox
         .exec(Command::shell("sleep 60 & echo started"))
@@ -302,7 +319,7 @@ fn background_child(client: &Client) {
 }
 
 fn long_output(client: &Client) {
-    let sandbox = fresh(client, "long");
+    let sandbox = create(client, "long");
     let out = sandbox
         .exec(Command::shell(
             "head -c 3000000 /dev/zero | tr '\\0' x; echo end >&2",
@@ -314,11 +331,11 @@ fn long_output(client: &Client) {
     let exact = sandbox
         .exec(Command::shell("head -c 1048576 /dev/zero | tr '\\0' x"))
         .unwrap();
-    assert!(!exact.truncated(), "all of it is there");
+    assert!(!exact.truncated(), "output at the cap is complete");
 }
 
 fn files(client: &Client) {
-    let sandbox = fresh(client, "files");
+    let sandbox = create(client, "files");
     let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
     sandbox.write("a/b/c.bin", &bytes).unwrap();
     assert_eq!(sandbox.read("a/b/c.bin").unwrap(), bytes);
@@ -351,7 +368,7 @@ fn files(client: &Client) {
 }
 
 fn directories(client: &Client) {
-    let sandbox = fresh(client, "dirs");
+    let sandbox = create(client, "dirs");
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     std::fs::create_dir_all(from.join("sub/empty")).unwrap();
@@ -377,7 +394,7 @@ fn directories(client: &Client) {
 }
 
 fn paths(client: &Client) {
-    let sandbox = fresh(client, "paths");
+    let sandbox = create(client, "paths");
     sandbox
         .run([
             "sh",
@@ -401,7 +418,7 @@ fn paths(client: &Client) {
         &long,
     ] {
         let error = sandbox.download_archive(src).err();
-        let error = error.unwrap_or_else(|| panic!("{src} gave something"));
+        let error = error.unwrap_or_else(|| panic!("{src} was downloaded"));
         assert!(
             matches!(
                 error.kind(),
@@ -413,7 +430,7 @@ fn paths(client: &Client) {
     for dest in ["/etc/nx", "/", "", "a\0b"] {
         assert!(sandbox.upload([("nx", "x")], dest).is_err(), "{dest}");
     }
-    // Through a link a file lands in the sandbox, or nowhere.
+    // A link must not lead an upload out of the sandbox.
     let _ = sandbox.upload([("nx_canary", "x")], "/workspace/root/tmp");
     let _ = sandbox.upload([("nx_canary", "x")], "/workspace/etc");
     let _ = sandbox.write("etc/nx_canary", "x");
@@ -429,7 +446,7 @@ fn paths(client: &Client) {
             "{name}"
         );
     }
-    // A working directory is refused, or one of the sandbox's own.
+    // A workdir outside is refused or is a directory of the sandbox.
     let of_host = std::fs::read_to_string("/etc/passwd").unwrap();
     for workdir in ["/workspace/../etc", "/workspace/etc", "/etc", "/"] {
         let look = Command::shell("cat passwd etc/passwd 2>/dev/null").workdir(workdir);
@@ -440,28 +457,28 @@ fn paths(client: &Client) {
 }
 
 fn readiness(client: &Client) {
-    fresh(client, "ready")
+    create(client, "ready")
         .wait_until_ready(Duration::from_secs(30), None)
         .unwrap();
     let error = client
         .sandbox("not there")
         .unwrap()
-        .wait_until_ready(Duration::from_millis(300), None)
+        .wait_until_ready(Duration::from_secs(2), None)
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotReady);
     assert!(format!("{error:#}").contains("no such sandbox"), "{error}");
 }
 
-fn apart(client: &Client) {
-    let (a, b) = (fresh(client, "apart a"), fresh(client, "apart b"));
+fn isolation(client: &Client) {
+    let (a, b) = (create(client, "apart a"), create(client, "apart b"));
     a.write("f", "a").unwrap();
     assert!(!b.exists("f").unwrap());
     assert!(b.delete().unwrap());
     assert_eq!(a.read("f").unwrap(), b"a");
 }
 
-fn at_once(client: &Client) {
-    let sandbox = Arc::new(fresh(client, "at once"));
+fn concurrent_execs(client: &Client) {
+    let sandbox = Arc::new(create(client, "at once"));
     std::thread::scope(|scope| {
         for n in 0..8 {
             let sandbox = Arc::clone(&sandbox);

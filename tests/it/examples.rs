@@ -1,4 +1,4 @@
-//! The examples, as they are run by hand.
+//! The programs in `examples`.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -6,17 +6,19 @@ use std::process::{Command, Output};
 use noxrunner::server::Server;
 use noxrunner::{Backend, Command as Exec, Error, ErrorKind, Isolation, LocalBackend, SessionId};
 
-use crate::server::Running;
-use crate::support::altered::Altered;
+use crate::server::RunningServer;
+use crate::support::exec_override::ExecOverride;
 use crate::support::local_backend;
 
-/// None, with a printed reason, where it was not built: `cargo test` alone builds them.
+/// Returns `None` and prints the reason if the example was not built, as with `--test it`.
 fn example(name: &str) -> Option<Command> {
     let this = std::env::current_exe().unwrap();
     let target = this.parent().unwrap().parent().unwrap();
     let path: PathBuf = target.join("examples").join(name);
     if path.exists() {
-        return Some(Command::new(path));
+        let mut command = Command::new(path);
+        command.env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"));
+        return Some(command);
     }
     let required = std::env::var_os("NOXRUNNER_REQUIRE_SANDBOX").is_some();
     assert!(!required, "{} is required", path.display());
@@ -28,7 +30,7 @@ fn text(out: &Output) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
-/// What the table says of each.
+/// The rows of the printed table.
 fn verdicts(table: &str) -> Vec<(&str, &str, &str)> {
     let rows = table.lines().skip(1).filter_map(|line| {
         let (name, rest) = line.split_once(' ')?;
@@ -39,7 +41,7 @@ fn verdicts(table: &str) -> Vec<(&str, &str, &str)> {
 }
 
 #[test]
-fn the_judge_tells_each_verdict() {
+fn judge_prints_every_verdict() {
     let Some(mut judge) = example("judge") else {
         return;
     };
@@ -57,7 +59,7 @@ fn the_judge_tells_each_verdict() {
 }
 
 #[test]
-fn a_backend_that_fails_for_one_submission_loses_none_of_the_others() {
+fn judge_survives_one_backend_failure() {
     let Some(mut judge) = example("judge") else {
         return;
     };
@@ -69,8 +71,8 @@ fn a_backend_that_fails_for_one_submission_loses_none_of_the_others() {
             false => backend.exec(id, command),
         }
     };
-    let server = Server::builder(Altered { backend, exec });
-    let server = Running::start(server.tcp("127.0.0.1:0").no_auth());
+    let server = Server::builder(ExecOverride { backend, exec });
+    let server = RunningServer::start(server.tcp("127.0.0.1:0").no_auth());
     let url = format!("http://{}", server.addr());
     let out = judge.args(["--url", &url]).output().unwrap();
     assert!(!out.status.success());
@@ -88,7 +90,7 @@ fn a_backend_that_fails_for_one_submission_loses_none_of_the_others() {
 }
 
 #[test]
-fn a_ci_step_exits_with_the_builds_code_and_fetches_what_it_made() {
+fn ci_step_exits_with_the_build_and_fetches_artifacts() {
     let Some(mut step) = example("ci_step") else {
         return;
     };
@@ -123,16 +125,16 @@ fn a_ci_step_exits_with_the_builds_code_and_fetches_what_it_made() {
 }
 
 #[test]
-fn a_job_is_followed_found_and_killed() {
+fn job_example_follows_finds_and_kills() {
     let Some(mut job) = example("job") else {
         return;
     };
     let out = job.output().unwrap();
     let said = text(&out);
     for line in [
-        "line     step 3",
-        "ended    exit code 4",
-        "killed   exit code 137",
+        "line      step 3",
+        "finished  exit code 4",
+        "killed    exit code 137",
     ] {
         assert!(said.lines().any(|said| said == line), "{said}");
     }

@@ -1,4 +1,4 @@
-//! What makes v1's calls handier: standard input, source code, lists of directories.
+//! Standard input, source code and directory listings, on every kind of backend.
 
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -8,35 +8,36 @@ use noxrunner::{
     Cancel, Client, Command, Contents, EntryKind, ErrorKind, Language, Sandbox, SandboxSpec, Stdin,
 };
 
-use crate::places::in_each_place;
+use crate::backends::on_each_backend;
+use crate::support::in_parallel;
 use crate::support::plain_server::PlainServer;
 
-in_each_place!(run_all);
+on_each_backend!(run_all);
 
 type Check = fn(&Sandbox);
 
 const CHECKS: &[(&str, Check)] = &[
-    ("stdin is what it was, whatever its bytes", stdin),
+    ("stdin arrives unchanged", stdin),
     ("stdin can be a reader", stdin_reader),
     ("source code runs as a file", code),
-    ("source code of any length", long_code),
-    ("a language of one's own", own_language),
-    ("what fails says so", failures),
-    ("variables come through as they are", variables),
-    ("many arguments are no matter", many_arguments),
-    ("a directory is listed, whatever its names are", list),
-    ("a directory is listed, however large it is", long_list),
+    ("source code may be long", long_code),
+    ("custom language", own_language),
+    ("failures are reported", failures),
+    ("environment variables arrive unchanged", variables),
+    ("many arguments", many_arguments),
+    ("listing of unusual names", list),
+    ("listing of a large directory", long_list),
 ];
 
 fn run_all(client: &Client) {
-    for (name, check) in CHECKS {
+    in_parallel(CHECKS.iter().enumerate(), 3, |(n, (name, check))| {
         println!("helpers: {name}");
         let spec = SandboxSpec::new().ttl(Duration::from_secs(300));
-        let sandbox = client.create("helpers", spec).unwrap();
+        let sandbox = client.create(format!("helpers-{n}"), spec).unwrap();
         check(&sandbox);
         assert_nothing_left(&sandbox, name);
         assert!(sandbox.delete().unwrap());
-    }
+    });
 }
 
 fn assert_nothing_left(sandbox: &Sandbox, name: &str) {
@@ -58,7 +59,7 @@ fn stdin(sandbox: &Sandbox) {
         assert!(out.unwrap().success());
         assert!(sandbox.read("got").unwrap() == bytes);
     }
-    // It keeps all that it was given beside.
+    // Arguments, environment and workdir still apply.
     sandbox.run(["mkdir", "a dir"]).unwrap();
     let command = Command::shell("read -r x; echo \"$x $K $0 $1\"; pwd; exit 3");
     let command = command.arg("it's").arg("{file} $x").env("K", "a b");
@@ -102,8 +103,8 @@ fn code(sandbox: &Sandbox) {
         let program = language.file_name().to_owned();
         let out = sandbox.run_code(language, source).unwrap();
         match out.exit_code() {
-            // Not there, as with busybox.
-            127 => println!("helpers: nothing runs {program} here"),
+            // The interpreter is not installed, for example beside busybox.
+            127 => println!("helpers: no interpreter for {program} here"),
             code => assert_eq!((code, &*out.stdout()), (0, "42\n"), "{}", out.stderr()),
         }
     }
@@ -120,7 +121,7 @@ fn code(sandbox: &Sandbox) {
 }
 
 fn long_code(sandbox: &Sandbox) {
-    // Much more than an argument can be.
+    // Longer than the kernel's limit for one argument.
     let mut source = "# a line of a comment\n".repeat(50_000);
     source.push_str("echo end\n");
     assert!(source.len() > 1_000_000);
@@ -157,7 +158,7 @@ fn failures(sandbox: &Sandbox) {
         assert!(error.is_not_found(), "{error:?}");
         assert!(format!("{error:#}").contains("missing"), "{error}");
     }
-    // Its own 126 is its own.
+    // An exit code of 126 from the command itself is passed on.
     let out = sandbox.exec(Command::shell("echo x >&2; exit 126").stdin("x"));
     assert_eq!(out.unwrap().exit_code(), 126);
     let slow = Command::code(Language::SH, "echo begun; sleep 100");
@@ -172,7 +173,7 @@ fn failures(sandbox: &Sandbox) {
     assert_eq!(error.kind(), ErrorKind::Io);
 }
 
-/// Names that a wrapper could use itself, or that a shell changes or drops.
+/// Names that the wrapper script could use itself, or that a shell changes or drops.
 fn variables(sandbox: &Sandbox) {
     let names = [
         "file", "dir", "count", "at", "arg", "mark", "workdir", "stat", "IFS", "CDPATH", "ENV",
@@ -206,7 +207,7 @@ fn variables(sandbox: &Sandbox) {
     wanted(&out.stdout());
     let source = |line: &str| line.starts_with("SOURCE=/") && line.ends_with("/x");
     assert!(out.stdout().lines().any(source), "{}", out.stdout());
-    // Its own PATH is not that of what starts it.
+    // The command's PATH does not apply to the wrapper script.
     let nowhere = Command::new("no-such-program").env("PATH", "/nowhere");
     let out = sandbox.exec(nowhere.clone().stdin("x")).unwrap();
     assert_eq!(out.exit_code(), 127, "{}", out.stderr());
@@ -268,7 +269,10 @@ fn list(sandbox: &Sandbox) {
     }
     let error = sandbox.list("d/file").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    assert!(format!("{error:#}").contains("is no directory"), "{error}");
+    assert!(
+        format!("{error:#}").contains("is not a directory"),
+        "{error}"
+    );
     assert_eq!(
         sandbox.list("").unwrap_err().kind(),
         ErrorKind::InvalidInput
@@ -276,7 +280,7 @@ fn list(sandbox: &Sandbox) {
 }
 
 fn long_list(sandbox: &Sandbox) {
-    // More than one answer can hold.
+    // More than fits into the output of one exec.
     let names = "n=0; while [ $n -lt 7000 ]; do : >$n-$LONG; n=$((n + 1)); done";
     let names = Command::shell(names).env("LONG", "x".repeat(200));
     sandbox.exec(names).unwrap().check().unwrap();
@@ -294,7 +298,7 @@ impl Read for Broken {
 }
 
 #[test]
-fn a_sandbox_that_lacks_what_is_needed_says_so() {
+fn stdin_without_sh_or_upload_is_unsupported() {
     let path = tempfile::tempdir().unwrap();
     for tool in ["cat", "rm", "true"] {
         let found = ["/bin", "/usr/bin"].map(|dir| std::path::Path::new(dir).join(tool));
@@ -308,7 +312,7 @@ fn a_sandbox_that_lacks_what_is_needed_says_so() {
     let error = sandbox.exec(Command::new("cat").stdin("x")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(
-        format!("{error:#}").contains("need sh in the sandbox"),
+        format!("{error:#}").contains("need `sh` in the sandbox"),
         "{error}"
     );
     let left = sandbox.download_archive("/workspace").unwrap();
@@ -324,5 +328,8 @@ fn a_sandbox_that_lacks_what_is_needed_says_so() {
         .unwrap();
     let error = sandbox.exec(Command::new("cat").stdin("x")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(format!("{error:#}").contains("has no upload"), "{error}");
+    assert!(
+        format!("{error:#}").contains("need an upload, which the backend lacks"),
+        "{error}"
+    );
 }

@@ -1,8 +1,8 @@
-//! What goes over the wire.
+//! Requests on the wire.
 
-/// What answers say, and what is made of it.
+/// How responses are interpreted.
 mod answers;
-/// What is logged and shown, and what never.
+/// What logs and errors show, and what they never show.
 mod secrets;
 
 use std::cell::RefCell;
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::support::scripted::{CREATE_OK, EXEC_OK, Request, Scripted};
 
-/// A sandbox on this server whose calls are sent once, so that every answer is seen as it is.
+/// A sandbox on this server, without retries.
 fn sandbox(server: &Scripted) -> Sandbox {
     once(server).build().unwrap().sandbox("s").unwrap()
 }
@@ -29,7 +29,7 @@ fn once(server: &Scripted) -> ClientBuilder {
     Client::builder(server.url()).retry(Retry::none())
 }
 
-/// The one request that was made.
+/// The only request that was made.
 fn only(server: &Scripted) -> Request {
     let mut requests = server.requests();
     assert_eq!(requests.len(), 1, "{requests:?}");
@@ -51,7 +51,7 @@ thread_local! {
     static RECORDS: RefCell<Option<Vec<Record>>> = const { RefCell::new(None) };
 }
 
-/// Keeps the records of those threads that asked for it; other tests run at the same time.
+/// Records the log of the threads that ask for it, because other tests run at the same time.
 struct Capture;
 
 impl log::Log for Capture {
@@ -63,7 +63,7 @@ impl log::Log for Capture {
         if !self.enabled(record.metadata()) {
             return;
         }
-        // Formatted before the cell is borrowed: an argument's own words may be logged too.
+        // Formatted before the cell is borrowed, because formatting an argument may log, too.
         let record = Record {
             level: record.level(),
             target: record.target().to_owned(),
@@ -75,7 +75,7 @@ impl log::Log for Capture {
     fn flush(&self) {}
 }
 
-/// What `call` logs on this thread, at every level and by every crate.
+/// The records that `call` logs on this thread, at every level and from every crate.
 fn logged(call: impl FnOnce()) -> Vec<Record> {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
@@ -95,7 +95,7 @@ fn own(records: &[Record]) -> Vec<&Record> {
 }
 
 #[test]
-fn health_is_a_get_without_a_body() {
+fn health_is_a_get_without_body() {
     let server = Scripted::always(200, "OK\n");
     Client::new(server.url()).unwrap().health().unwrap();
     let request = only(&server);
@@ -113,7 +113,7 @@ fn health_is_a_get_without_a_body() {
 }
 
 #[test]
-fn touch_is_a_post_with_an_empty_body() {
+fn touch_is_a_post_with_empty_body() {
     let server = Scripted::always(200, "");
     let sandbox = Client::new(server.url()).unwrap().sandbox("a/b").unwrap();
     sandbox.touch().unwrap();
@@ -125,12 +125,12 @@ fn touch_is_a_post_with_an_empty_body() {
 }
 
 #[test]
-fn touch_takes_any_text_for_an_answer() {
+fn touch_accepts_any_response_body() {
     for (status, body) in [(200, ""), (200, "touched"), (200, "{\"a\":1}"), (204, "")] {
         let server = Scripted::each_request(move |_, conn| match status {
-            // It has no length, and must not be waited for.
+            // The body has no length, and the call must not wait for its end.
             204 => conn.write("HTTP/1.1 204 No Content\r\n\r\n"),
-            _ => conn.answer(status, body),
+            _ => conn.respond(status, body),
         });
         let sandbox = sandbox(&server);
         sandbox.touch().unwrap();
@@ -144,7 +144,7 @@ fn touch_takes_any_text_for_an_answer() {
 }
 
 #[test]
-fn create_is_a_put_with_all_that_was_set() {
+fn create_is_a_put_with_all_fields() {
     let server = Scripted::always(200, CREATE_OK);
     let spec = SandboxSpec::new()
         .ttl(Duration::from_secs(1800))
@@ -176,16 +176,16 @@ fn create_is_a_put_with_all_that_was_set() {
 }
 
 #[test]
-fn create_leaves_out_what_was_not_set() {
+fn create_omits_unset_fields() {
     let server = Scripted::always(200, CREATE_OK);
     let client = Client::new(server.url()).unwrap();
     client.create("demo", SandboxSpec::new()).unwrap();
-    // Not null: absent.
+    // Absent, not null.
     assert_eq!(body_json(&only(&server)), json!({"ttlSeconds": 900}));
 }
 
 #[test]
-fn a_time_to_live_is_rounded_up_to_whole_seconds() {
+fn ttl_is_rounded_up_to_seconds() {
     let server = Scripted::always(200, CREATE_OK);
     let client = Client::new(server.url()).unwrap();
     for (ttl, wanted) in [(1200, 2), (2000, 2), (1, 1)] {
@@ -197,7 +197,7 @@ fn a_time_to_live_is_rounded_up_to_whole_seconds() {
 }
 
 #[test]
-fn exec_sends_the_arguments_and_the_defaults() {
+fn exec_sends_arguments_and_defaults() {
     let server = Scripted::always(200, EXEC_OK);
     let out = sandbox(&server)
         .exec(["printf", "%s", "a b\n\"ä\u{1}"])
@@ -218,13 +218,13 @@ fn exec_sends_the_arguments_and_the_defaults() {
 }
 
 #[test]
-fn exec_sends_workdir_environment_and_timeout() {
+fn exec_sends_workdir_env_and_timeout() {
     let server = Scripted::always(200, EXEC_OK);
     let command = Command::shell("echo $A")
         .workdir("src/a b")
         .env("A", "1=2")
         .env("B", "")
-        // Less than a second must not become none.
+        // A fraction of a second must not become zero.
         .timeout(Duration::from_millis(200));
     sandbox(&server).run(command).unwrap();
     assert_eq!(
@@ -247,7 +247,7 @@ fn exec_keeps_an_absolute_workdir() {
 }
 
 #[test]
-fn upload_posts_a_gzip_archive_with_its_length() {
+fn upload_is_a_post_of_a_gzip_archive() {
     let server = Scripted::always(200, "");
     let files = Files::new().add("dir/f.txt", "some text");
     sandbox(&server)
@@ -265,7 +265,7 @@ fn upload_posts_a_gzip_archive_with_its_length() {
         Some(request.body.len().to_string().as_str())
     );
     assert_eq!(request.header("transfer-encoding"), None);
-    // It is the archive that is compressed, not the transfer of it.
+    // The archive is compressed, not the transfer.
     assert_eq!(request.header("content-encoding"), None);
     assert_eq!(request.body[..2], [0x1f, 0x8b]);
 
@@ -283,9 +283,9 @@ fn upload_posts_a_gzip_archive_with_its_length() {
 }
 
 #[test]
-fn a_large_upload_has_its_length_too() {
+fn large_upload_has_a_content_length() {
     let server = Scripted::always(200, "");
-    // Larger than what is kept in memory, so it comes out of a file.
+    // Too large for memory, so it is sent from a temporary file.
     let bytes = noise(3 * 1024 * 1024);
     sandbox(&server).write("f", &bytes[..]).unwrap();
     let request = only(&server);
@@ -297,7 +297,7 @@ fn a_large_upload_has_its_length_too() {
     );
 }
 
-/// Bytes that no compression makes smaller.
+/// Incompressible bytes.
 fn noise(count: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut next = || {
@@ -310,12 +310,12 @@ fn noise(count: usize) -> Vec<u8> {
 }
 
 #[test]
-fn download_gets_the_bytes_as_they_are() {
+fn download_returns_bytes_unchanged() {
     let archive = b"\x1f\x8b not really an archive".to_vec();
     let body = archive.clone();
     let server = Scripted::each_request(move |_, conn| {
-        // The label some servers put on a tar.gz: it is the archive's, and stays.
-        conn.answer_with(
+        // Some servers label a tar.gz like this. The archive must not be decompressed.
+        conn.respond_with(
             200,
             &[
                 ("Content-Type", "application/x-tar"),
@@ -341,7 +341,7 @@ fn download_gets_the_bytes_as_they_are() {
             format!("/v1/sandboxes/s/files/download?{wanted}")
         );
         assert_eq!(request.header("content-length"), None);
-        // Nobody is to compress the archive once more on the way.
+        // Proxies must not compress the archive again.
         assert!(
             request
                 .header("accept-encoding")
@@ -352,7 +352,7 @@ fn download_gets_the_bytes_as_they_are() {
 }
 
 #[test]
-fn delete_says_whether_there_was_a_sandbox() {
+fn delete_returns_whether_the_sandbox_existed() {
     for (status, there_was) in [(204, true), (200, true), (404, false)] {
         let server = Scripted::always(status, "");
         assert_eq!(sandbox(&server).delete().unwrap(), there_was, "{status}");
@@ -369,10 +369,10 @@ fn delete_says_whether_there_was_a_sandbox() {
 }
 
 #[test]
-fn any_id_is_one_percent_encoded_segment() {
+fn session_id_is_one_encoded_path_segment() {
     let server = Scripted::each_request(|request, conn| match request.method.as_str() {
-        "PUT" => conn.answer(200, CREATE_OK),
-        _ => conn.answer(200, ""),
+        "PUT" => conn.respond(200, CREATE_OK),
+        _ => conn.respond(200, ""),
     });
     let client = Client::new(server.url()).unwrap();
     let long = "x/".repeat(150);
@@ -400,7 +400,7 @@ fn any_id_is_one_percent_encoded_segment() {
 }
 
 #[test]
-fn a_base_url_may_have_a_prefix_and_a_slash() {
+fn base_url_may_have_a_prefix_and_slash() {
     let server = Scripted::always(200, "OK");
     for (suffix, prefix) in [("", ""), ("/", ""), ("/nox", "/nox"), ("/a/b//", "/a/b")] {
         let client = Client::new(format!("{}{suffix}", server.url())).unwrap();
@@ -414,13 +414,13 @@ fn a_base_url_may_have_a_prefix_and_a_slash() {
 }
 
 #[test]
-fn every_call_carries_user_agent_token_and_headers() {
+fn every_call_sends_user_agent_token_and_headers() {
     let server = Scripted::each_request(|request, conn| {
         let path = request.path.as_str();
         match request.method.as_str() {
-            "PUT" => conn.answer(200, CREATE_OK),
-            _ if path.ends_with("/exec") => conn.answer(200, EXEC_OK),
-            _ => conn.answer(200, "OK"),
+            "PUT" => conn.respond(200, CREATE_OK),
+            _ if path.ends_with("/exec") => conn.respond(200, EXEC_OK),
+            _ => conn.respond(200, "OK"),
         }
     });
     let client = Client::builder(server.url())
@@ -451,7 +451,7 @@ fn every_call_carries_user_agent_token_and_headers() {
 }
 
 #[test]
-fn without_a_token_there_is_no_authorization() {
+fn no_authorization_header_without_token() {
     let server = Scripted::always(200, "OK");
     let builder = Client::builder(server.url()).user_agent("mine/1");
     builder.build().unwrap().health().unwrap();
@@ -461,11 +461,11 @@ fn without_a_token_there_is_no_authorization() {
 }
 
 #[test]
-fn headers_that_can_not_be_are_refused_by_name_and_not_by_value() {
+fn invalid_header_error_hides_the_value() {
     for (name, value) in [
         ("X Team", "s3cret"),
         ("X-Team", "s3cret\r\nEvil: 1"),
-        // As curl takes it.
+        // The syntax that curl accepts.
         ("X-Team: s3cret", ""),
         ("Content-Length", "s3cret"),
     ] {
@@ -493,7 +493,7 @@ fn headers_that_can_not_be_are_refused_by_name_and_not_by_value() {
 }
 
 #[test]
-fn settings_that_can_not_be_are_refused_before_the_first_call() {
+fn invalid_settings_are_refused_at_build() {
     let refused = |builder: ClientBuilder, why: &str| {
         assert!(!format!("{builder:?}").contains("s3cret"), "{builder:?}");
         let error = builder.build().unwrap_err();
@@ -524,7 +524,7 @@ fn settings_that_can_not_be_are_refused_before_the_first_call() {
 }
 
 #[test]
-fn a_backend_that_is_called_directly_refuses_what_can_not_be() {
+fn direct_backend_calls_validate_arguments() {
     use noxrunner::{Backend, Command, SandboxSpec, SessionId};
     let server = Scripted::always(200, "");
     let client = once(&server).build().unwrap();

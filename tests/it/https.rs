@@ -1,4 +1,4 @@
-//! https with a private CA.
+//! HTTPS with a private CA.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,10 +17,10 @@ use crate::support::scripted::{EXEC_OK, Scripted};
 
 const SHORT: Duration = Duration::from_millis(300);
 
-/// Far more than any call here needs, and less than what a call that hangs would take.
+/// Much more than any call here needs, and less than a hanging call would take.
 const SOON: Duration = Duration::from_secs(5);
 
-/// A certificate authority that nobody knows.
+/// A private certificate authority.
 struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -39,7 +39,7 @@ impl Ca {
         }
     }
 
-    /// What a server with a certificate for these names is set up with.
+    /// The configuration of a server with a certificate for these names.
     fn server(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> ServerConfig {
         let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
@@ -59,20 +59,20 @@ impl Ca {
 
 type Stream = StreamOwned<ServerConnection, TcpStream>;
 
-/// A TLS server that gives each request, as its first line, to a handler.
+/// A TLS server that calls a handler with the first line of each request.
 struct TlsServer {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
-/// What is to become of a connection after an answer.
+/// What the server does with the connection after a response.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
     Keep,
-    /// Says that nothing will follow.
+    /// Sends a close_notify alert and closes.
     CloseProperly,
-    /// Just goes, as one who cuts the line would.
+    /// Closes without a close_notify alert, as an attacker on the network could.
     Vanish,
     StaySilent,
 }
@@ -93,7 +93,7 @@ impl TlsServer {
             Arc::clone(&server.requests),
         );
         let (config, handler) = (Arc::new(config), Arc::new(handler));
-        // It ends with the process.
+        // The thread ends with the process.
         thread::spawn(move || {
             for tcp in listener.incoming() {
                 connections.fetch_add(1, Ordering::SeqCst);
@@ -106,7 +106,7 @@ impl TlsServer {
         server
     }
 
-    /// Answers every call as a healthy server would.
+    /// Answers every call like a healthy server.
     fn obedient(config: ServerConfig) -> TlsServer {
         TlsServer::start(config, |line, stream| {
             let body = if line.contains("/exec") {
@@ -134,7 +134,7 @@ impl TlsServer {
 
 fn answer(stream: &mut Stream, body: &str) {
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-    // Errors are the client's business.
+    // The client may have disconnected on purpose.
     let _ = stream.write_all(format!("{head}{body}").as_bytes());
 }
 
@@ -146,7 +146,7 @@ fn serve(
     loop {
         let mut line = String::new();
         {
-            // One request at a time, so that nothing of a next one is lost in the buffer.
+            // One request at a time: a buffered reader must not swallow part of the next one.
             let mut reader = BufReader::new(&mut stream);
             if reader.read_line(&mut line).unwrap_or(0) == 0 {
                 return;
@@ -194,9 +194,9 @@ fn sandbox(builder: ClientBuilder) -> Sandbox {
     builder.build().unwrap().sandbox("s").unwrap()
 }
 
-/// The error of a call that must not take long.
+/// The error of a call that must fail soon.
 #[track_caller]
-fn soon<T>(call: impl FnOnce() -> noxrunner::Result<T>) -> Error {
+fn fails_soon<T>(call: impl FnOnce() -> noxrunner::Result<T>) -> Error {
     let start = Instant::now();
     let error = call().err().expect("the call should have failed");
     let took = start.elapsed();
@@ -205,7 +205,7 @@ fn soon<T>(call: impl FnOnce() -> noxrunner::Result<T>) -> Error {
 }
 
 #[test]
-fn a_private_ca_is_trusted_by_name_and_by_address() {
+fn private_ca_is_trusted_by_name_and_address() {
     let ca = Ca::new();
     let server = TlsServer::obedient(ca.server(&["localhost", "127.0.0.1"], |_| {}));
     for (at, host) in ["localhost", "127.0.0.1"].into_iter().enumerate() {
@@ -219,13 +219,13 @@ fn a_private_ca_is_trusted_by_name_and_by_address() {
             assert_eq!(sandbox.exec(["true"]).unwrap().stdout(), "hi\n");
             sandbox.write("f", "x").unwrap();
         }
-        // All calls of a client go over one connection.
+        // All calls of a client share one connection.
         assert_eq!(server.connections(), at + 1, "{host}");
     }
 }
 
 #[test]
-fn large_uploads_and_downloads_go_through_tls() {
+fn large_transfers_work_over_tls() {
     let body = "0123456789abcdef".repeat(1 << 16);
     let ca = Ca::new();
     let whole = body.clone();
@@ -245,40 +245,40 @@ fn large_uploads_and_downloads_go_through_tls() {
 }
 
 #[test]
-fn an_upload_through_tls_goes_on_after_a_pause() {
+fn paused_upload_over_tls_continues() {
     let ca = Ca::new();
     let server = TlsServer::obedient(ca.server(&["localhost"], |_| {}));
     let client = Client::builder(server.url("localhost")).ca_pem(&*ca.pem);
     let sandbox = client.build().unwrap().sandbox("slow").unwrap();
-    // More than the buffers on the way hold. What waits to be read meanwhile are session tickets.
+    // More than the buffers hold. Meanwhile only session tickets wait to be read.
     let archive = vec![7; 24 << 20];
     sandbox.upload_archive(&*archive, "/workspace").unwrap();
     assert_eq!(server.requests(), 1);
 }
 
 #[test]
-fn an_unknown_ca_is_a_connect_error_that_names_the_certificate() {
+fn unknown_ca_is_a_connect_error() {
     let (ca, other) = (Ca::new(), Ca::new());
     let server = TlsServer::obedient(ca.server(&["localhost"], |_| {}));
     let url = server.url("localhost");
     let builders = [
-        // Trusts the public roots, or what the system trusts.
+        // A client that trusts the public roots or the system's.
         Client::builder(&url),
         Client::builder(&url).ca_pem(&*other.pem),
     ];
     for (at, builder) in builders.into_iter().enumerate() {
-        let error = soon(|| sandbox(builder).exec(["true"]));
+        let error = fails_soon(|| sandbox(builder).exec(["true"]));
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
         assert!(format!("{error:#}").contains("certificate"), "{error}");
         assert!(format!("{error:#}").contains("localhost"), "{error}");
-        // Another try would fail the same way.
+        // A retry would fail the same way.
         assert_eq!(server.connections(), at + 1);
     }
     assert_eq!(server.requests(), 0);
 }
 
 #[test]
-fn a_certificate_for_another_name_or_time_is_refused() {
+fn certificate_for_another_name_or_time_is_refused() {
     let ca = Ca::new();
     for config in [
         ca.server(&["elsewhere.example.com"], |_| {}),
@@ -290,7 +290,7 @@ fn a_certificate_for_another_name_or_time_is_refused() {
     ] {
         let server = TlsServer::obedient(config);
         let builder = Client::builder(server.url("localhost")).ca_pem(&*ca.pem);
-        let error = soon(|| sandbox(builder).exec(["true"]));
+        let error = fails_soon(|| sandbox(builder).exec(["true"]));
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
         assert!(format!("{error:#}").contains("certificate"), "{error}");
         assert_eq!((server.connections(), server.requests()), (1, 0));
@@ -298,7 +298,7 @@ fn a_certificate_for_another_name_or_time_is_refused() {
 }
 
 #[test]
-fn a_pem_may_hold_several_cas_and_other_text() {
+fn pem_may_contain_several_cas_and_text() {
     let (ca, other) = (Ca::new(), Ca::new());
     let server = TlsServer::obedient(ca.server(&["localhost"], |_| {}));
     let pem = format!("# our CAs\r\n{}\n# the old one\n{}", other.pem, ca.pem);
@@ -307,7 +307,7 @@ fn a_pem_may_hold_several_cas_and_other_text() {
 }
 
 #[test]
-fn a_ca_that_is_no_certificate_is_refused_at_once() {
+fn malformed_pem_is_refused_at_build() {
     let key = KeyPair::generate().unwrap().serialize_pem();
     let broken = "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n";
     let cut = Ca::new().pem.replace("-----END", "");
@@ -320,13 +320,13 @@ fn a_ca_that_is_no_certificate_is_refused_at_once() {
 }
 
 #[test]
-fn a_ca_whose_bytes_are_no_certificate_is_never_trusted() {
-    // PEM all right, and what is in it is not.
+fn malformed_certificate_is_never_trusted() {
+    // The PEM encoding is valid, its content is not.
     let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let ca = Ca::new();
     let server = TlsServer::obedient(ca.server(&["localhost"], |_| {}));
     let built = Client::builder(server.url("localhost")).ca_pem(pem).build();
-    let error = soon(|| built.and_then(|client| client.health()));
+    let error = fails_soon(|| built.and_then(|client| client.health()));
     assert!(
         matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Connect),
         "{error}"
@@ -334,7 +334,7 @@ fn a_ca_whose_bytes_are_no_certificate_is_never_trusted() {
 }
 
 #[test]
-fn a_plain_server_behind_an_https_url_is_a_connect_error() {
+fn http_server_behind_https_url_is_a_connect_error() {
     let bad = Scripted::start(|mut conn| {
         conn.write("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
         conn.stay_silent();
@@ -343,7 +343,7 @@ fn a_plain_server_behind_an_https_url_is_a_connect_error() {
     for server in [bad, closing] {
         let url = server.url().replace("http://", "https://");
         let builder = Client::builder(url).ca_pem(Ca::new().pem);
-        let error = soon(|| sandbox(builder).exec(["true"]));
+        let error = fails_soon(|| sandbox(builder).exec(["true"]));
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
         assert!(
             format!("{error:#}").contains(&server.address().to_string()),
@@ -354,12 +354,12 @@ fn a_plain_server_behind_an_https_url_is_a_connect_error() {
 }
 
 #[test]
-fn a_tls_server_behind_an_http_url_is_not_taken_for_a_noxrunner_server() {
+fn tls_server_behind_http_url_is_an_error() {
     let server = TlsServer::obedient(Ca::new().server(&["localhost"], |_| {}));
     let url = server.url("localhost").replace("https://", "http://");
     let client = Client::builder(url).build().unwrap();
-    let error = soon(|| client.health());
-    // It answers with an alert, or closes.
+    let error = fails_soon(|| client.health());
+    // The server answers with an alert or closes.
     assert!(
         matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Connect),
         "{error}"
@@ -368,8 +368,8 @@ fn a_tls_server_behind_an_http_url_is_not_taken_for_a_noxrunner_server() {
 }
 
 #[test]
-fn a_handshake_that_falls_silent_ends_by_the_connect_timeout() {
-    // The kernel takes the connection, and nobody answers the hello.
+fn silent_handshake_ends_at_connect_timeout() {
+    // The kernel accepts the connection, but no one answers the ClientHello.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
     let sandbox = sandbox(
@@ -377,18 +377,18 @@ fn a_handshake_that_falls_silent_ends_by_the_connect_timeout() {
             .ca_pem(Ca::new().pem)
             .connect_timeout(SHORT),
     );
-    let error = soon(|| sandbox.exec(["true"]));
-    // Nothing of the command was sent.
+    let error = fails_soon(|| sandbox.exec(["true"]));
+    // No part of the command was sent.
     assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
     assert!(!format!("{error:#}").contains("may have run"), "{error}");
-    let error = soon(|| sandbox.touch());
+    let error = fails_soon(|| sandbox.touch());
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 }
 
 #[test]
-fn a_handshake_that_drips_ends_by_the_connect_timeout() {
+fn slow_handshake_ends_at_connect_timeout() {
     let server = Scripted::start(|mut conn| {
-        // The head of a handshake record that would be long.
+        // The header of a long handshake record.
         conn.write([0x16, 3, 3, 0x20, 0]);
         while conn.stream().write_all(&[2]).is_ok() {
             thread::sleep(Duration::from_millis(50));
@@ -398,17 +398,17 @@ fn a_handshake_that_drips_ends_by_the_connect_timeout() {
     let builder = Client::builder(url)
         .ca_pem(Ca::new().pem)
         .connect_timeout(SHORT);
-    let error = soon(|| sandbox(builder).exec(["true"]));
+    let error = fails_soon(|| sandbox(builder).exec(["true"]));
     assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
 }
 
 #[test]
-fn a_silent_server_is_left_when_the_time_is_over_or_the_exec_is_cancelled() {
+fn silent_tls_server_ends_at_timeout_or_cancel() {
     let ca = Ca::new();
     let server = TlsServer::start(ca.server(&["localhost"], |_| {}), |_, _| Then::StaySilent);
     let builder = Client::builder(server.url("localhost")).ca_pem(&*ca.pem);
     let sandbox = sandbox(builder.timeout(SHORT));
-    let error = soon(|| sandbox.touch());
+    let error = fails_soon(|| sandbox.touch());
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 
     let cancel = Cancel::new();
@@ -417,31 +417,31 @@ fn a_silent_server_is_left_when_the_time_is_over_or_the_exec_is_cancelled() {
         thread::sleep(Duration::from_millis(150));
         other.cancel();
     });
-    let error = soon(|| sandbox.exec(Command::new("true").cancel_on(&cancel)));
+    let error = fails_soon(|| sandbox.exec(Command::new("true").cancel_on(&cancel)));
     canceller.join().unwrap();
-    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     assert!(format!("{error:#}").contains("cancelled"), "{error}");
     assert_eq!(server.requests(), 2);
 }
 
 #[test]
-fn an_exec_that_was_read_and_not_answered_is_never_sent_again() {
+fn unanswered_exec_over_tls_is_not_retried() {
     for then in [Then::Vanish, Then::CloseProperly] {
         let ca = Ca::new();
         let server = TlsServer::start(ca.server(&["localhost"], |_| {}), move |_, _| then);
         let sandbox = sandbox(Client::builder(server.url("localhost")).ca_pem(&*ca.pem));
-        let error = soon(|| sandbox.exec(["true"]));
+        let error = fails_soon(|| sandbox.exec(["true"]));
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
         assert_eq!(server.requests(), 1);
-        // Touch may be done twice.
-        let error = soon(|| sandbox.touch());
+        // Touch is idempotent.
+        let error = fails_soon(|| sandbox.touch());
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
         assert_eq!(server.requests(), 1 + 3);
     }
 }
 
 #[test]
-fn a_server_that_closes_idle_connections_fails_no_call() {
+fn calls_survive_close_of_idle_tls_connections() {
     for then in [Then::Vanish, Then::CloseProperly] {
         let ca = Ca::new();
         let server = TlsServer::start(ca.server(&["localhost"], |_| {}), move |_, stream| {
@@ -451,16 +451,16 @@ fn a_server_that_closes_idle_connections_fails_no_call() {
         let sandbox = sandbox(Client::builder(server.url("localhost")).ca_pem(&*ca.pem));
         for _ in 0..20 {
             sandbox.run(["true"]).unwrap();
-            // Time for the close to arrive, so that the next call sees it.
-            thread::sleep(Duration::from_millis(20));
+            // Time for the close to arrive before the next call.
+            thread::sleep(Duration::from_millis(50));
         }
         assert_eq!((server.connections(), server.requests()), (20, 20));
     }
 }
 
 #[test]
-fn a_download_whose_line_is_cut_is_not_taken_for_a_whole_one() {
-    // It has no length: only the proper end of TLS tells a whole one from a cut one.
+fn truncated_tls_download_is_an_error() {
+    // Without a length, only close_notify distinguishes a complete body from a truncated one.
     for (then, whole) in [(Then::CloseProperly, true), (Then::Vanish, false)] {
         let ca = Ca::new();
         let server = TlsServer::start(ca.server(&["localhost"], |_| {}), move |_, stream| {
@@ -475,7 +475,7 @@ fn a_download_whose_line_is_cut_is_not_taken_for_a_whole_one() {
             .read_to_end(&mut bytes);
         assert_eq!(bytes, b"part of it");
         match result {
-            Ok(_) => assert!(whole, "a cut download looks whole"),
+            Ok(_) => assert!(whole, "a truncated download looks complete"),
             Err(e) => {
                 assert!(!whole, "{e}");
                 let own: &Error = e.get_ref().unwrap().downcast_ref().unwrap();
@@ -486,7 +486,7 @@ fn a_download_whose_line_is_cut_is_not_taken_for_a_whole_one() {
 }
 
 #[test]
-fn tls_goes_through_the_tunnel_of_a_proxy() {
+fn tls_works_through_a_proxy() {
     let ca = Ca::new();
     let server = TlsServer::obedient(ca.server(&["sandboxes.invalid"], |_| {}));
     let proxy = Proxy::start(Some(server.address), TUNNEL);

@@ -10,44 +10,48 @@ use noxrunner::{
     LocalBackend, Output, Sandbox, SandboxSpec, SessionId,
 };
 
-use crate::places::in_each_place;
-use crate::support::altered::Altered;
-use crate::support::local_backend;
+use crate::backends::on_each_backend;
+use crate::support::exec_override::ExecOverride;
 use crate::support::plain_server::PlainServer;
+use crate::support::processes::{self, unique_sleep, wait_for};
+use crate::support::{in_parallel, local_backend, long_tests};
 
 type Check = fn(&Sandbox);
 
 const CHECKS: &[(&str, Check)] = &[
-    ("both outputs come as they are written", live),
-    ("bytes are what they were", binary),
-    ("exit codes are kept", exit_codes),
-    ("it is killed with its group", kill),
-    ("it is found again by its id", found_again),
-    ("jobs are listed", listed),
+    ("output arrives while it is written", live_output),
+    ("binary output is exact", binary_output),
+    ("exit codes are exact", exit_codes),
+    ("kill ends the process group", kill),
+    ("a job is found by its id", found_again),
+    ("jobs are listed", job_list),
+    ("workdir, environment and stdin apply", command_settings),
     (
-        "it has the command's directory, environment and stdin",
-        settings,
+        "a background child does not delay the end",
+        background_child,
     ),
-    ("what it leaves running does not hold it up", leftovers),
-    ("what can't be a job is refused", refused),
-    ("many at once", many),
-    ("a keeper that is killed is no hang", lost),
-    ("what is there by now is no more than that", endless),
-    ("an output that is opened anew loses nothing", reopened),
+    ("unsupported commands are refused", refused),
+    ("a timeout ends the process group", timeout),
+    ("concurrent jobs", concurrent_jobs),
+    ("a killed waiter is an unknown outcome", killed_waiter),
+    ("endless output can be read so far", endless_output),
+    ("output that is opened again loses nothing", reopened_output),
 ];
 
 fn run_all(client: &Client) {
-    for (name, check) in CHECKS {
-        println!("jobs: {name}");
-        let spec = SandboxSpec::new().ttl(Duration::from_secs(300));
-        let sandbox = client.create("jobs", spec).unwrap();
-        check(&sandbox);
-        assert!(sandbox.delete().unwrap());
-    }
-    kept_alive(client);
+    std::thread::scope(|scope| {
+        scope.spawn(|| job_renews_ttl(client));
+        in_parallel(CHECKS.iter().enumerate(), 3, |(n, (name, check))| {
+            println!("jobs: {name}");
+            let spec = SandboxSpec::new().ttl(Duration::from_secs(300));
+            let sandbox = client.create(format!("jobs-{n}"), spec).unwrap();
+            check(&sandbox);
+            assert!(sandbox.delete().unwrap());
+        });
+    });
 }
 
-in_each_place!(run_all);
+on_each_backend!(run_all);
 
 fn shell(sandbox: &Sandbox, line: &str) -> Job {
     sandbox.spawn(Command::shell(line)).unwrap()
@@ -59,16 +63,7 @@ fn stdout(job: &Job) -> Vec<u8> {
     bytes
 }
 
-/// Waits until something that other processes do holds.
-fn wait_for(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn live(sandbox: &Sandbox) {
+fn live_output(sandbox: &Sandbox) {
     let job = shell(
         sandbox,
         "echo one; echo err >&2; while [ ! -f go ]; do sleep 0.1; done; printf two",
@@ -76,7 +71,7 @@ fn live(sandbox: &Sandbox) {
     let mut lines = BufReader::new(job.stdout());
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
-    assert_eq!(line, "one\n", "while it runs");
+    assert_eq!(line, "one\n", "read while the job runs");
     assert_eq!(job.try_wait().unwrap(), None);
     sandbox.write("go", "").unwrap();
     line.clear();
@@ -88,9 +83,14 @@ fn live(sandbox: &Sandbox) {
     assert!(job.wait().unwrap().success());
 }
 
-fn binary(sandbox: &Sandbox) {
-    // Longer than one look takes, no multiple of a block, and all bytes.
-    let noise: Vec<u8> = (0..550_001_u32)
+fn binary_output(sandbox: &Sandbox) {
+    // More than the cap on the output of one exec.
+    assert_output_is_exact(sandbox, 2_200_004);
+}
+
+/// Follows a job whose two outputs have this length, which is not a multiple of a block.
+fn assert_output_is_exact(sandbox: &Sandbox, length: u32) {
+    let noise: Vec<u8> = (0..length / 4)
         .flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes())
         .collect();
     sandbox.write("noise", &noise).unwrap();
@@ -121,11 +121,11 @@ fn kill(sandbox: &Sandbox) {
         sandbox,
         "sleep 1000 & echo $! >child; trap '' TERM INT HUP; while :; do sleep 1; done",
     );
-    wait_for("its child runs", || sandbox.exists("child").unwrap());
+    wait_for("the child runs", || sandbox.exists("child").unwrap());
     assert_eq!(job.wait_timeout(Duration::from_millis(300)).unwrap(), None);
     job.kill().unwrap();
     assert_eq!(job.wait().unwrap().exit_code(), 137);
-    wait_for("its child has ended", || {
+    wait_for("the child ends", || {
         let gone = "read -r s </proc/$(cat child)/stat 2>/dev/null || exit 0; case $s in *') Z '*) exit 0;; esac; exit 1";
         sandbox.exec(Command::shell(gone)).unwrap().success()
     });
@@ -155,7 +155,7 @@ fn found_again(sandbox: &Sandbox) {
     }
 }
 
-fn listed(sandbox: &Sandbox) {
+fn job_list(sandbox: &Sandbox) {
     assert_eq!(sandbox.jobs().unwrap(), []);
     let first = shell(sandbox, "exit 2");
     let _ = first.wait().unwrap();
@@ -173,7 +173,7 @@ fn listed(sandbox: &Sandbox) {
     assert!(age.unwrap() < Duration::from_secs(60));
 }
 
-fn settings(sandbox: &Sandbox) {
+fn command_settings(sandbox: &Sandbox) {
     sandbox.run(["mkdir", "sub dir"]).unwrap();
     let in_tmp = Command::from(["mkdir", "t"]).workdir("/tmp");
     sandbox.run(in_tmp).unwrap();
@@ -192,16 +192,12 @@ fn settings(sandbox: &Sandbox) {
     let text = String::from_utf8_lossy(&out[2..]).into_owned();
     assert!(text.ends_with("/main.sh {file}\n"), "{text}");
     let unread = shell(sandbox, "cat");
-    assert_eq!(
-        stdout(&unread),
-        b"",
-        "without stdin there is nothing to read"
-    );
+    assert_eq!(stdout(&unread), b"", "without stdin, reads end at once");
     let nowhere = sandbox.spawn(Command::new("true").workdir("missing"));
     assert!(nowhere.is_err());
 }
 
-fn leftovers(sandbox: &Sandbox) {
+fn background_child(sandbox: &Sandbox) {
     let job = shell(sandbox, "sleep 1000 & echo done");
     assert_eq!(stdout(&job), b"done\n");
     assert!(job.wait().unwrap().success());
@@ -214,12 +210,21 @@ fn refused(sandbox: &Sandbox) {
         format!("{error:#}")
     };
     assert!(refusal(Vec::<String>::new().into()).contains("the command is empty"));
-    let limited = Command::new("true").timeout(Duration::from_secs(1));
-    assert!(refusal(limited).contains("wait_timeout"));
     assert!(refusal(Command::new("true").cancel_on(&Cancel::new())).contains("kill"));
 }
 
-fn many(sandbox: &Sandbox) {
+fn timeout(sandbox: &Sandbox) {
+    let command = Command::shell("echo begun; sleep 1000 & wait").timeout(Duration::from_secs(1));
+    let out = sandbox.spawn(command).unwrap().wait_with_output().unwrap();
+    assert_eq!((out.exit_code(), &*out.stdout()), (124, "begun\n"));
+    let in_time = Command::shell("exit 3").timeout(Duration::from_secs(1000));
+    assert_eq!(
+        sandbox.spawn(in_time).unwrap().wait().unwrap().exit_code(),
+        3
+    );
+}
+
+fn concurrent_jobs(sandbox: &Sandbox) {
     std::thread::scope(|scope| {
         for n in 0..8 {
             scope.spawn(move || {
@@ -232,12 +237,12 @@ fn many(sandbox: &Sandbox) {
     assert_eq!(sandbox.jobs().unwrap().len(), 8);
 }
 
-fn lost(sandbox: &Sandbox) {
+fn killed_waiter(sandbox: &Sandbox) {
     let job = shell(sandbox, "echo begun; sleep 1000");
     let mut out = job.stdout();
     assert_eq!(out.read_text().unwrap().as_deref(), Some("begun\n"));
-    let keeper = format!(".noxrunner/jobs/{}/keeper", job.id());
-    let end = Command::shell(format!("read -r pid rest <{keeper}; kill -9 $pid"));
+    let waiter = format!(".noxrunner/jobs/{}/waiter", job.id());
+    let end = Command::shell(format!("read -r pid rest <{waiter}; kill -9 $pid"));
     sandbox.exec(end).unwrap().check().unwrap();
     for error in [
         job.wait().unwrap_err(),
@@ -246,17 +251,17 @@ fn lost(sandbox: &Sandbox) {
     ] {
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
         assert!(
-            format!("{error:#}").contains("keeper was killed"),
+            format!("{error:#}").contains("the process that waits for it was killed"),
             "{error}"
         );
     }
     assert_eq!(sandbox.jobs().unwrap()[0].state(), JobState::Lost);
-    // What it kept is still there, and can be ended.
+    // The command still runs and can be killed.
     let pid = format!(".noxrunner/jobs/{}/pid", job.id());
     let runs = Command::shell(format!("read -r pid rest <{pid}; kill -0 $pid"));
     assert!(sandbox.exec(runs.clone()).unwrap().success());
     job.kill().unwrap();
-    wait_for("it has ended", || {
+    wait_for("the command ends", || {
         let state = "read -r pid rest <PID; read -r s </proc/$pid/stat 2>/dev/null || exit 0; case $s in *') Z '*) exit 0;; esac; exit 1";
         sandbox
             .exec(Command::shell(state.replace("PID", &pid)))
@@ -266,7 +271,7 @@ fn lost(sandbox: &Sandbox) {
     job.kill().unwrap();
 }
 
-fn reopened(sandbox: &Sandbox) {
+fn reopened_output(sandbox: &Sandbox) {
     let job = shell(
         sandbox,
         "echo one; echo two >>/dev/stdout; echo three; echo four >>/proc/self/fd/1",
@@ -277,7 +282,7 @@ fn reopened(sandbox: &Sandbox) {
     );
 }
 
-fn endless(sandbox: &Sandbox) {
+fn endless_output(sandbox: &Sandbox) {
     let job = shell(sandbox, "while :; do echo y; done");
     std::thread::sleep(Duration::from_millis(500));
     let mut out = Vec::new();
@@ -290,20 +295,20 @@ fn endless(sandbox: &Sandbox) {
 }
 
 /// Its sandbox would end long before it does.
-fn kept_alive(client: &Client) {
-    let spec = SandboxSpec::new().ttl(Duration::from_secs(2));
+fn job_renews_ttl(client: &Client) {
+    let spec = SandboxSpec::new().ttl(Duration::from_secs(3));
     let sandbox = client.create("kept alive", spec).unwrap();
-    assert_eq!(stdout(&shell(&sandbox, "sleep 4; echo end")), b"end\n");
+    assert_eq!(stdout(&shell(&sandbox, "sleep 5; echo end")), b"end\n");
     sandbox.delete().unwrap();
 }
 
 #[test]
-fn what_a_backend_can_not_do_is_an_error_and_no_hang() {
+fn unsupported_backend_is_an_error_at_spawn() {
     let dir = tempfile::tempdir().unwrap();
     let empty = dir.path().to_str().unwrap();
     for (options, said) in [
-        (["--path", empty].as_slice(), "jobs need sh"),
-        (&["--kill-children"], "ends what an exec leaves behind"),
+        (["--path", empty].as_slice(), "a job needs `sh`"),
+        (&["--kill-children"], "kills processes that outlive an exec"),
     ] {
         let Some(server) = PlainServer::start(options) else {
             return;
@@ -318,31 +323,36 @@ fn what_a_backend_can_not_do_is_an_error_and_no_hang() {
 }
 
 #[test]
-fn a_minimal_backend_runs_jobs() {
+fn minimal_backend_runs_jobs() {
     let Some(server) = PlainServer::start(&["--minimal"]) else {
         return;
     };
     let spec = SandboxSpec::new().ttl(Duration::from_secs(60));
     let sandbox = server.client().create("jobs", spec).unwrap();
-    // Also where nobody knows the TTL, and touch is not there.
+    // Works without a known TTL and without touch.
     let sandbox = server.client().sandbox(sandbox.id()).unwrap();
     let job = shell(&sandbox, "echo one; sleep 1; exit 3");
     assert_eq!(stdout(&job), b"one\n");
     assert_eq!(job.wait().unwrap().exit_code(), 3);
 }
 
-/// A client of plain processes, whose execs go through this.
-fn altered<F>(exec: F) -> (Client, tempfile::TempDir)
+/// A client for local processes whose execs go through this function.
+fn client_with_exec<F>(exec: F) -> (Client, tempfile::TempDir)
 where
     F: Fn(&LocalBackend, &SessionId, &Command) -> noxrunner::Result<Output> + Send + Sync + 'static,
 {
     let (backend, dir) = local_backend(Isolation::None);
-    (Client::with_backend(Altered { backend, exec }), dir)
+    (Client::with_backend(ExecOverride { backend, exec }), dir)
 }
 
-/// With no more than so many bytes of an output.
-fn capped(cap: usize) -> (Client, tempfile::TempDir) {
-    altered(move |backend, id, command| {
+/// A length that takes several execs at a low cap; the long tests use more.
+fn output_length() -> u32 {
+    if long_tests() { 2_200_004 } else { 200_004 }
+}
+
+/// A client whose output is capped at this many bytes.
+fn client_with_output_cap(cap: usize) -> (Client, tempfile::TempDir) {
+    client_with_exec(move |backend, id, command| {
         let out = backend.exec(id, command)?;
         let kept = out.stdout_bytes();
         let kept = &kept[..kept.len().min(cap)];
@@ -352,16 +362,17 @@ fn capped(cap: usize) -> (Client, tempfile::TempDir) {
 }
 
 #[test]
-fn a_lower_cap_than_usual_loses_nothing() {
-    let (client, _dir) = capped(30_000);
-    binary(&client.create("jobs", SandboxSpec::new()).unwrap());
+fn low_output_cap_loses_nothing() {
+    let (client, _dir) = client_with_output_cap(30_000);
+    let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
+    assert_output_is_exact(&sandbox, output_length());
 }
 
 #[test]
-fn a_backend_that_is_away_for_a_while_is_borne_with() {
+fn temporary_backend_errors_are_tolerated() {
     let calls = AtomicU64::new(0);
     let (client, _dir) =
-        altered(
+        client_with_exec(
             move |backend, id, command| match calls.fetch_add(1, Ordering::SeqCst) {
                 6 => Err(Error::new(ErrorKind::Connect, "away")),
                 7 => Err(Error::new(ErrorKind::OutcomeUnknown, "away")),
@@ -375,10 +386,10 @@ fn a_backend_that_is_away_for_a_while_is_borne_with() {
 }
 
 #[test]
-fn what_looking_again_does_not_mend_is_an_error_at_once() {
+fn permanent_backend_error_ends_wait() {
     let calls = AtomicU64::new(0);
     let (client, _dir) =
-        altered(
+        client_with_exec(
             move |backend, id, command| match calls.fetch_add(1, Ordering::SeqCst) {
                 0..6 => backend.exec(id, command),
                 _ => Err(Error::new(ErrorKind::NotFound, "no such sandbox")),
@@ -389,12 +400,12 @@ fn what_looking_again_does_not_mend_is_an_error_at_once() {
     assert!(error.is_not_found(), "{error}");
 }
 
-/// It asks 40 times a minute at most, which is the first one: later ones are quieter.
+/// Polling slows down to one call in two seconds.
 #[test]
-fn an_idle_follower_asks_seldom() {
+fn idle_wait_polls_rarely() {
     let calls = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&calls);
-    let (client, _dir) = altered(move |backend, id, command| {
+    let (client, _dir) = client_with_exec(move |backend, id, command| {
         counted.fetch_add(1, Ordering::SeqCst);
         backend.exec(id, command)
     });
@@ -403,17 +414,17 @@ fn an_idle_follower_asks_seldom() {
     let before = calls.load(Ordering::SeqCst);
     assert_eq!(job.wait_timeout(Duration::from_secs(10)).unwrap(), None);
     let asked = calls.load(Ordering::SeqCst) - before;
-    // The pauses grow from 50 ms to 2 s: 9 looks in the first 3.4 s, then one in 2 s.
+    // The pauses grow from 50 ms to 2 s: 9 polls in the first 3.4 s, then one every 2 s.
     assert!((8..=17).contains(&asked), "{asked} in 10 s");
     job.kill().unwrap();
 }
 
 #[test]
-fn an_answer_that_was_cut_in_the_middle_is_not_taken_for_a_whole_one() {
-    let (client, _dir) = altered(|backend, id, command| {
+fn output_cut_in_the_middle_is_detected() {
+    let (client, _dir) = client_with_exec(|backend, id, command| {
         let out = backend.exec(id, command)?;
         let kept = out.stdout_bytes();
-        // As some keep the beginning and the end.
+        // Some servers keep the beginning and the end of long output.
         let kept = match kept.len() {
             0..40_000 => kept.to_vec(),
             length => [&kept[..20_001], &kept[length - 15_003..]].concat(),
@@ -425,12 +436,13 @@ fn an_answer_that_was_cut_in_the_middle_is_not_taken_for_a_whole_one() {
             out.duration(),
         ))
     });
-    binary(&client.create("jobs", SandboxSpec::new()).unwrap());
+    let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
+    assert_output_is_exact(&sandbox, output_length());
 }
 
 #[test]
-fn a_list_of_jobs_that_is_cut_is_asked_for_again_from_there() {
-    let (client, _dir) = capped(1000);
+fn truncated_job_list_is_continued() {
+    let (client, _dir) = client_with_output_cap(1000);
     let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
     let started: Vec<_> = (0..20).map(|_| shell(&sandbox, "exit 3")).collect();
     for job in &started {
@@ -445,30 +457,25 @@ fn a_list_of_jobs_that_is_cut_is_asked_for_again_from_there() {
 }
 
 #[test]
-fn a_job_whose_start_was_not_confirmed_is_found_or_ended() {
+fn unconfirmed_job_is_found_or_killed() {
     for keeps in [true, false] {
         let calls = AtomicU64::new(0);
-        let (client, _dir) = altered(move |backend, id, command| {
+        let (client, _dir) = client_with_exec(move |backend, id, command| {
             let call = calls.fetch_add(1, Ordering::SeqCst);
-            // Its start, and where it is to be lost the looks after that.
+            // The start fails, and if the job is to be lost, the polls after it, too.
             let out = backend.exec(id, command)?;
             match (call, keeps) {
-                (1, _) => Err(Error::new(
+                (1, _) => Err(Error::new(ErrorKind::OutcomeUnknown, "connection reset")),
+                (2..=4, false) => Err(Error::new(
                     ErrorKind::OutcomeUnknown,
-                    "the connection broke",
+                    "connection reset again",
                 )),
-                (2..=4, false) => Err(Error::new(ErrorKind::OutcomeUnknown, "and again")),
                 _ => Ok(out),
             }
         });
         let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
-        let line = if keeps {
-            "sleep 345001; exit 3"
-        } else {
-            "sleep 345002; exit 3"
-        };
-        let spawned = sandbox.spawn(Command::shell(line));
-        let runs = |number| sandbox.exec(Command::shell(format!("pgrep -f 'sleep [3]{number}'")));
+        let sleep = unique_sleep(if keeps { 345_001 } else { 345_002 });
+        let spawned = sandbox.spawn(Command::shell(format!("sleep {sleep}; exit 3")));
         match keeps {
             true => spawned.unwrap().kill().unwrap(),
             false => {
@@ -476,16 +483,17 @@ fn a_job_whose_start_was_not_confirmed_is_found_or_ended() {
                 assert_eq!(sandbox.jobs().unwrap(), []);
             }
         }
-        let number = if keeps { "45001" } else { "45002" };
-        wait_for("it has ended", || !runs(number).unwrap().success());
+        wait_for("the command ends", || {
+            processes::with_argument(&sleep).is_empty()
+        });
     }
 }
 
 #[test]
-fn a_look_that_could_not_be_taken_is_taken_again() {
+fn failed_poll_is_repeated() {
     let calls = AtomicU64::new(0);
     let (client, _dir) =
-        altered(
+        client_with_exec(
             move |backend, id, command| match calls.fetch_add(1, Ordering::SeqCst) {
                 3 => Ok(Output::new(124, "", "", Duration::from_secs(10))),
                 4 => Ok(Output::new(2, "", "sh: 1: Cannot fork\n", Duration::ZERO)),
@@ -504,12 +512,12 @@ fn a_look_that_could_not_be_taken_is_taken_again() {
 }
 
 #[test]
-fn source_code_of_any_name_is_not_taken_for_the_jobs_own_files() {
+fn source_file_names_do_not_clash_with_job_files() {
     let (backend, _dir) = local_backend(Isolation::None);
     let client = Client::with_backend(backend);
     let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
     for name in [
-        "exit", "command", "stdout", "keeper", "pid", "probe", "started",
+        "exit", "command", "stdout", "waiter", "pid", "probe", "started",
     ] {
         let language = Language::new(name, ["sh", "{file}"]).unwrap();
         let job = sandbox

@@ -1,4 +1,4 @@
-//! Leases, in each place: they last, end, and say when they are lost.
+//! Leases, on every kind of backend.
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,14 +8,15 @@ use noxrunner::{
     Backend, Client, Command, Error, ErrorKind, HttpBackend, Retry, SandboxSpec, SessionId,
 };
 
-use crate::places::in_each_place;
-use crate::support::altered::Altered;
+use crate::backends::on_each_backend;
+use crate::support::exec_override::ExecOverride;
 use crate::support::plain_server::PlainServer;
+use crate::support::processes::wait_for;
 use crate::support::scripted::{CREATE_OK, Scripted};
 
-in_each_place!(run_all);
+on_each_backend!(run_all);
 
-/// At the same time: most of it is waiting.
+/// At the same time, because the checks mostly wait.
 fn run_all(client: &Client) {
     std::thread::scope(|scope| {
         for check in [
@@ -30,7 +31,7 @@ fn run_all(client: &Client) {
 }
 
 fn short() -> SandboxSpec {
-    SandboxSpec::new().ttl(Duration::from_secs(2))
+    SandboxSpec::new().ttl(Duration::from_secs(3))
 }
 
 fn outlives_its_ttl(client: &Client) {
@@ -52,7 +53,7 @@ fn ends_with_its_scope(client: &Client) {
     let worker = std::thread::scope(|scope| {
         let work = scope.spawn(move || {
             let _lease = lease;
-            panic!("a worker that fails");
+            panic!("the worker fails");
         });
         work.join()
     });
@@ -64,25 +65,24 @@ fn ends_with_its_scope(client: &Client) {
 fn is_left_to_others(client: &Client) {
     let sandbox = client.lease_with(short()).unwrap().keep();
     assert!(sandbox.exec(["true"]).unwrap().success());
-    // Nobody keeps it alive any more.
-    std::thread::sleep(Duration::from_millis(3500));
-    assert!(sandbox.touch().unwrap_err().is_not_found());
+    // An exec does not renew the TTL, as a touch would.
+    wait_for("the sandbox expires", || {
+        sandbox
+            .exec(["true"])
+            .is_err_and(|error| error.is_not_found())
+    });
 }
 
 fn says_that_it_is_lost(client: &Client) {
     let lease = client.lease_with(short()).unwrap();
     client.sandbox(lease.id()).unwrap().delete().unwrap();
-    let end = Instant::now() + Duration::from_secs(10);
-    while lease.lost().is_none() {
-        assert!(Instant::now() < end, "it never noticed");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for("the loss is noticed", || lease.lost().is_some());
     assert!(lease.lost().unwrap().is_not_found());
     lease.close().unwrap();
 }
 
 #[test]
-fn a_backend_without_touch_keeps_a_lease_and_does_not_bring_one_back() {
+fn lease_works_without_touch() {
     let Some(server) = PlainServer::start(&["--minimal"]) else {
         return;
     };
@@ -95,17 +95,17 @@ fn a_backend_without_touch_keeps_a_lease_and_does_not_bring_one_back() {
     assert!(lease.exec(["test", "-f", "kept"]).unwrap().success());
     let same = client.sandbox(lease.id()).unwrap();
     same.delete().unwrap();
-    std::thread::sleep(Duration::from_secs(2));
+    wait_for("the loss is noticed", || lease.lost().is_some());
     assert!(lease.lost().unwrap().is_not_found());
     assert!(same.exec(["true"]).unwrap_err().is_not_found());
 }
 
 #[test]
-fn a_creation_whose_answer_is_lost_is_deleted() {
+fn create_with_unknown_outcome_is_deleted() {
     let server = Scripted::start(|mut conn| {
         while let Some(request) = conn.read_request() {
             match &*request.method {
-                "DELETE" => conn.answer(204, ""),
+                "DELETE" => conn.respond(204, ""),
                 _ => return conn.reset(),
             }
         }
@@ -120,29 +120,29 @@ fn a_creation_whose_answer_is_lost_is_deleted() {
 }
 
 #[test]
-fn a_creation_that_nobody_received_is_not_deleted() {
+fn create_that_was_not_sent_is_not_deleted() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let error = Client::new(url).unwrap().lease().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connect);
     assert!(
-        format!("{error:#}").starts_with("create of sandbox"),
+        format!("{error:#}").starts_with("create sandbox"),
         "{error}"
     );
 }
 
 #[test]
-fn a_touch_that_fails_is_sent_again_and_a_ttl_of_failures_loses_it() {
+fn lease_is_lost_after_a_ttl_of_failed_touches() {
     let server = Scripted::each_request(|request, conn| match &*request.method {
-        "PUT" => conn.answer(200, CREATE_OK),
-        "DELETE" => conn.answer(500, "no"),
-        _ => conn.answer(500, "a bad day"),
+        "PUT" => conn.respond(200, CREATE_OK),
+        "DELETE" => conn.respond(500, "no"),
+        _ => conn.respond(500, "a bad day"),
     });
     let client = Client::new(server.url()).unwrap();
     let lease = client.lease_with(short()).unwrap();
     assert!(lease.lost().is_none());
-    std::thread::sleep(Duration::from_millis(3500));
+    wait_for("the loss is noticed", || lease.lost().is_some());
     let lost = lease.lost().unwrap();
     assert_eq!(
         (lost.status(), lost.response_body()),
@@ -153,21 +153,21 @@ fn a_touch_that_fails_is_sent_again_and_a_ttl_of_failures_loses_it() {
         .iter()
         .filter(|r| r.path.ends_with("/touch"))
         .count();
-    // At once, after a third of the TTL, and then every twelfth of it, or a little less.
+    // One touch at once, one after a third of the TTL, then one every twelfth.
     assert!((3..=12).contains(&touches), "{touches}");
     let error = lease.close().unwrap_err();
     assert!(
-        format!("{error:#}").starts_with("delete of sandbox"),
+        format!("{error:#}").starts_with("delete sandbox"),
         "{error}"
     );
 }
 
 #[test]
-fn a_silent_server_does_not_hold_up_a_drop_for_longer_than_two_calls() {
+fn drop_on_silent_server_takes_at_most_two_calls() {
     let server = Scripted::start(|mut conn| {
         while let Some(request) = conn.read_request() {
             match &*request.method {
-                "PUT" => conn.answer(200, CREATE_OK),
+                "PUT" => conn.respond(200, CREATE_OK),
                 _ => return conn.stay_silent(),
             }
         }
@@ -175,7 +175,7 @@ fn a_silent_server_does_not_hold_up_a_drop_for_longer_than_two_calls() {
     let builder = Client::builder(server.url()).timeout(Duration::from_secs(1));
     let client = builder.retry(Retry::none()).build().unwrap();
     let lease = client.lease_with(short()).unwrap();
-    // A touch is under way.
+    // By now a touch is in flight.
     std::thread::sleep(Duration::from_millis(900));
     let started = Instant::now();
     drop(lease);
@@ -183,7 +183,7 @@ fn a_silent_server_does_not_hold_up_a_drop_for_longer_than_two_calls() {
 }
 
 #[test]
-fn one_lost_call_does_not_lose_a_lease_on_a_backend_without_touch() {
+fn one_failed_call_does_not_lose_a_lease_without_touch() {
     let Some(server) = PlainServer::start(&["--minimal"]) else {
         return;
     };
@@ -198,7 +198,7 @@ fn one_lost_call_does_not_lose_a_lease_on_a_backend_without_touch() {
         _ => backend.exec(id, command),
     };
     let backend = HttpBackend::new(&server.url).unwrap();
-    let lease = Client::with_backend(Altered { backend, exec });
+    let lease = Client::with_backend(ExecOverride { backend, exec });
     let lease = lease.lease_with(short()).unwrap();
     std::thread::sleep(Duration::from_secs(5));
     assert!(lease.lost().is_none(), "{:?}", lease.lost());
@@ -206,7 +206,7 @@ fn one_lost_call_does_not_lose_a_lease_on_a_backend_without_touch() {
 }
 
 #[test]
-fn a_backend_that_makes_anew_what_is_asked_for_does_not_hide_that_it_was_lost() {
+fn recreated_sandbox_is_a_lost_lease() {
     let Some(server) = PlainServer::start(&["--recreate"]) else {
         return;
     };
@@ -214,13 +214,13 @@ fn a_backend_that_makes_anew_what_is_asked_for_does_not_hide_that_it_was_lost() 
     let lease = client.lease_with(short()).unwrap();
     std::thread::sleep(Duration::from_millis(300));
     client.sandbox(lease.id()).unwrap().delete().unwrap();
-    std::thread::sleep(Duration::from_secs(2));
+    wait_for("the loss is noticed", || lease.lost().is_some());
     assert!(lease.lost().unwrap().is_not_found());
 }
 
 #[test]
-fn a_creation_that_was_sent_once_is_deleted_whatever_the_last_try_says() {
-    // The first try is received and gets no answer; then nobody listens for a while.
+fn create_sent_once_is_deleted_after_failed_retries() {
+    // The first attempt is received but not answered. Later ones are refused.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let seen = std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! Plain processes on this machine: the store and the runner.
+//! Local sandboxes without isolation: state directory and processes.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use noxrunner::{Cancel, Client, Command, Error, ErrorKind, Isolation, LocalBackend, SandboxSpec};
 
-use crate::support::local_client;
+use crate::support::processes::{
+    assert_passes, open_files, rerun, unique_sleep, wait_for, with_argument,
+};
+use crate::support::{is_root, local_client};
 
 fn open(state: &Path) -> Result<LocalBackend, Error> {
     LocalBackend::builder()
@@ -16,29 +19,8 @@ fn open(state: &Path) -> Result<LocalBackend, Error> {
         .build()
 }
 
-/// How many processes have this argument.
-fn processes_with(argument: &str) -> usize {
-    let has_argument = |pid: &Path| {
-        let line = fs::read(pid.join("cmdline")).unwrap_or_default();
-        line.split(|b| *b == 0)
-            .any(|arg| arg == argument.as_bytes())
-    };
-    fs::read_dir("/proc")
-        .unwrap()
-        .filter(|entry| has_argument(&entry.as_ref().unwrap().path()))
-        .count()
-}
-
-fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 #[test]
-fn the_state_directory_is_for_its_user_alone() {
+fn state_directory_is_private() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("a/state");
     let client = Client::with_backend(open(&state).unwrap());
@@ -53,7 +35,7 @@ fn the_state_directory_is_for_its_user_alone() {
 }
 
 #[test]
-fn a_state_directory_that_others_could_have_made_is_refused() {
+fn foreign_state_directory_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let error = |state: &Path| {
         let error = open(state).unwrap_err();
@@ -75,7 +57,7 @@ fn a_state_directory_that_others_could_have_made_is_refused() {
     fs::set_permissions(&planted, fs::Permissions::from_mode(0o700)).unwrap();
     symlink(&wide, planted.join("sandboxes")).unwrap();
     assert!(error(&planted).contains("sandboxes is not a directory itself"));
-    if noxrunner_tests_run_as_root() {
+    if is_root() {
         let foreign = dir.path().join("foreign");
         fs::create_dir(&foreign).unwrap();
         fs::set_permissions(&foreign, fs::Permissions::from_mode(0o700)).unwrap();
@@ -84,13 +66,8 @@ fn a_state_directory_that_others_could_have_made_is_refused() {
     }
 }
 
-fn noxrunner_tests_run_as_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    fs::metadata("/proc/self").unwrap().uid() == 0
-}
-
 #[test]
-fn sandboxes_are_reached_by_id_from_another_backend() {
+fn sandbox_is_found_by_another_backend() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let first = Client::with_backend(open(&state).unwrap());
@@ -105,29 +82,36 @@ fn sandboxes_are_reached_by_id_from_another_backend() {
 }
 
 #[test]
-fn what_has_expired_is_swept_with_its_processes() {
+fn expired_sandbox_is_removed_with_its_processes() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let client = Client::with_backend(open(&state).unwrap());
     let short = client
-        .create("short", SandboxSpec::new().ttl(Duration::from_secs(1)))
+        .create("short", SandboxSpec::new().ttl(Duration::from_secs(3)))
         .unwrap();
+    let sleep = unique_sleep(471_100);
     short
-        .run(Command::shell("setsid sleep 471100 >/dev/null 2>&1 &"))
+        .run(Command::shell(format!(
+            "setsid sleep {sleep} >/dev/null 2>&1 &"
+        )))
         .unwrap();
     wait_for("the background process starts", || {
-        processes_with("471100") == 1
+        with_argument(&sleep).len() == 1
     });
-    std::thread::sleep(Duration::from_millis(1100));
+    wait_for("the sandbox expires", || {
+        short
+            .exec(["true"])
+            .is_err_and(|error| error.is_not_found())
+    });
     assert!(short.touch().unwrap_err().is_not_found());
     client.create("other", SandboxSpec::new()).unwrap();
-    assert_eq!(processes_with("471100"), 0);
+    assert_eq!(with_argument(&sleep), [0; 0]);
     assert!(!state.join("sandboxes/short").exists());
     assert_eq!(fs::read_dir(state.join("removed")).unwrap().count(), 0);
 }
 
 #[test]
-fn a_half_made_sandbox_of_a_killed_process_is_made_anew() {
+fn half_created_sandbox_is_created_again() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let client = Client::with_backend(open(&state).unwrap());
@@ -170,12 +154,12 @@ fn delete_removes_any_tree() {
 }
 
 #[test]
-fn delete_ends_every_process_of_the_sandbox_and_no_other() {
+fn delete_ends_only_processes_of_the_sandbox() {
     let (client, _dir) = local_client();
-    let (doomed, kept) = ("471201", "471202");
+    let (doomed, kept) = (&unique_sleep(471_201), &unique_sleep(471_202));
     let sandbox = client.create("doomed", SandboxSpec::new()).unwrap();
     let other = client.create("kept", SandboxSpec::new()).unwrap();
-    let background = |n| {
+    let background = |n: &str| {
         Command::shell(format!(
             "(setsid sleep {n} &) ; sleep {n} & nohup sleep {n} >/dev/null 2>&1 &"
         ))
@@ -183,39 +167,43 @@ fn delete_ends_every_process_of_the_sandbox_and_no_other() {
     sandbox.run(background(doomed)).unwrap();
     other.run(background(kept)).unwrap();
     wait_for("the background processes start", || {
-        processes_with(doomed) >= 3 && processes_with(kept) >= 3
+        with_argument(doomed).len() >= 3 && with_argument(kept).len() >= 3
     });
     sandbox.delete().unwrap();
-    assert_eq!(processes_with(doomed), 0);
-    assert!(processes_with(kept) >= 3);
+    assert_eq!(with_argument(doomed), [0; 0]);
+    assert!(with_argument(kept).len() >= 3);
     other.delete().unwrap();
-    assert_eq!(processes_with(kept), 0);
+    assert_eq!(with_argument(kept), [0; 0]);
 }
 
 #[test]
-fn a_time_limit_ends_what_left_the_group_and_nothing_else() {
+fn timeout_ends_processes_outside_the_group() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    let (earlier, sleep) = (unique_sleep(471_301), unique_sleep(471_302));
     sandbox
-        .run(Command::shell("setsid sleep 471301 >/dev/null 2>&1 &"))
+        .run(Command::shell(format!(
+            "setsid sleep {earlier} >/dev/null 2>&1 &"
+        )))
         .unwrap();
-    let escape =
-        "setsid sleep 471302 & (setsid sh -c 'trap \"\" TERM; sleep 471302' &) ; sleep 471302";
+    let escape = format!(
+        "setsid sleep {sleep} & (setsid sh -c 'trap \"\" TERM; sleep {sleep}' &) ; sleep {sleep}"
+    );
     let out = sandbox
         .exec(Command::shell(escape).timeout(Duration::from_millis(400)))
         .unwrap();
     assert!(out.timed_out() && out.exit_code() == 124);
-    assert_eq!(processes_with("471302"), 0);
+    assert_eq!(with_argument(&sleep), [0; 0]);
     assert_eq!(
-        processes_with("471301"),
+        with_argument(&earlier).len(),
         1,
-        "a process of an earlier exec lives on"
+        "the process of the earlier exec survives"
     );
     sandbox.delete().unwrap();
 }
 
 #[test]
-fn a_sub_second_limit_is_exact() {
+fn subsecond_timeout_is_exact() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let started = Instant::now();
@@ -227,7 +215,7 @@ fn a_sub_second_limit_is_exact() {
 }
 
 #[test]
-fn a_flood_of_output_neither_fills_memory_nor_holds_up_the_limit() {
+fn endless_output_is_truncated_and_times_out() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let out = sandbox
@@ -241,25 +229,28 @@ fn a_flood_of_output_neither_fills_memory_nor_holds_up_the_limit() {
 }
 
 #[test]
-fn cancel_ends_the_whole_group_and_keeps_the_output() {
+fn cancel_ends_the_group_and_keeps_output() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let cancel = Cancel::new();
-    let command =
-        Command::shell("echo before; setsid sleep 471401 & sleep 471401").cancel_on(&cancel);
-    let out = std::thread::scope(|scope| {
-        let run = scope.spawn(|| sandbox.exec(command).unwrap());
-        wait_for("the command starts", || processes_with("471401") == 2);
+    let sleep = unique_sleep(471_401);
+    let line = format!("echo before; setsid sleep {sleep} & sleep {sleep}");
+    let command = Command::shell(line).cancel_on(&cancel);
+    let error = std::thread::scope(|scope| {
+        let run = scope.spawn(|| sandbox.exec(command).unwrap_err());
+        wait_for("the command starts", || with_argument(&sleep).len() == 2);
         cancel.cancel();
         run.join().unwrap()
     });
+    assert!(error.is_cancelled() && !error.is_outcome_unknown());
+    let out = error.output().unwrap();
     assert_eq!((out.exit_code(), &*out.stdout()), (137, "before\n"));
     assert!(!out.timed_out());
-    assert_eq!(processes_with("471401"), 0);
+    assert_eq!(with_argument(&sleep), [0; 0]);
 }
 
 #[test]
-fn the_environment_is_an_allow_list() {
+fn environment_is_an_allowlist() {
     let (client, dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let out = sandbox
@@ -303,7 +294,7 @@ fn the_environment_is_an_allow_list() {
 }
 
 #[test]
-fn programs_are_found_in_the_path_of_the_command_only() {
+fn programs_are_searched_in_the_commands_path() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     sandbox
@@ -325,13 +316,13 @@ fn programs_are_found_in_the_path_of_the_command_only() {
     assert_eq!(
         with_path("mine").exit_code(),
         127,
-        "a relative directory is no place to look"
+        "relative directories of PATH are not searched"
     );
     assert_eq!(with_path("").exit_code(), 127);
 }
 
 #[test]
-fn what_the_spec_asks_for_in_vain_is_said() {
+fn ignored_spec_fields_are_reported() {
     let (client, _dir) = local_client();
     let spec = SandboxSpec::new().image("python:3.10").memory("1Gi");
     let sandbox = client.create("x", spec).unwrap();
@@ -339,7 +330,7 @@ fn what_the_spec_asks_for_in_vain_is_said() {
 }
 
 #[test]
-fn too_much_of_an_argument_list_is_invalid_input() {
+fn too_long_argument_list_is_invalid_input() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let mut args = vec!["echo".to_owned()];
@@ -350,31 +341,30 @@ fn too_much_of_an_argument_list_is_invalid_input() {
 }
 
 #[test]
-fn nothing_is_left_open() {
-    let (client, _dir) = local_client();
-    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
-    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
-    let cycle = || {
-        sandbox.write("f", "x").unwrap();
-        sandbox.run(["true"]).unwrap();
-        sandbox
-            .run(Command::from(["sleep", "9"]).timeout(Duration::from_millis(5)))
-            .unwrap();
-        sandbox.read("f").unwrap();
-    };
-    cycle();
-    let before = descriptors();
-    (0..20).for_each(|_| cycle());
-    // Other tests of this process open and close their own meanwhile.
-    assert!(
-        descriptors() < before + 20,
-        "{before} before, {} now",
-        descriptors()
-    );
+fn calls_leave_no_descriptor_open() {
+    assert_passes(rerun(&[], "local::count_descriptors"));
 }
 
 #[test]
-fn a_record_that_can_not_be_read_costs_nobody_a_sandbox() {
+#[ignore = "run by another test, in a separate process"]
+fn count_descriptors() {
+    let (client, _dir) = local_client();
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    let cycle = || {
+        sandbox.write("f", "x").unwrap();
+        sandbox.run(["true"]).unwrap();
+        let sleep = Command::from(["sleep", "9"]).timeout(Duration::from_millis(5));
+        assert!(sandbox.exec(sleep).unwrap().timed_out());
+        sandbox.read("f").unwrap();
+    };
+    cycle();
+    let before = open_files();
+    (0..20).for_each(|_| cycle());
+    wait_for("no descriptor is left", || open_files() <= before);
+}
+
+#[test]
+fn unreadable_record_is_an_error_but_keeps_the_sandbox() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let client = Client::with_backend(open(&state).unwrap());
@@ -396,7 +386,7 @@ fn a_record_that_can_not_be_read_costs_nobody_a_sandbox() {
 }
 
 #[test]
-fn deletes_and_creates_at_once_do_not_disturb_each_other() {
+fn concurrent_creates_and_deletes_are_independent() {
     let dir = tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
         .unwrap();
@@ -404,7 +394,7 @@ fn deletes_and_creates_at_once_do_not_disturb_each_other() {
     let tree = "for a in 1 2 3 4 5; do for b in 1 2 3 4 5 6; do mkdir -p $a/$b/c; : > $a/$b/c/f; done; done";
     std::thread::scope(|scope| {
         for n in 0..4 {
-            // Each with a backend of its own, as other processes have.
+            // A backend for each thread, as if they were processes.
             let client = Client::with_backend(open(&state).unwrap());
             scope.spawn(move || {
                 for _ in 0..10 {
@@ -419,7 +409,7 @@ fn deletes_and_creates_at_once_do_not_disturb_each_other() {
 }
 
 #[test]
-fn a_sandbox_that_closed_its_own_directory_is_deleted() {
+fn sandbox_without_directory_permissions_is_deleted() {
     let (client, dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let close = r#"chmod 500 "$NOX_WORKSPACE/../.." && chmod 000 "$NOX_WORKSPACE""#;
@@ -428,7 +418,7 @@ fn a_sandbox_that_closed_its_own_directory_is_deleted() {
         .unwrap()
         .check()
         .unwrap();
-    if !noxrunner_tests_run_as_root() {
+    if !is_root() {
         let error = sandbox.exec(["true"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io, "{error}");
         assert!(format!("{error:#}").contains("workdir"), "{error}");
@@ -443,7 +433,7 @@ fn a_sandbox_that_closed_its_own_directory_is_deleted() {
 }
 
 #[test]
-fn what_was_cancelled_before_does_not_run() {
+fn exec_cancelled_before_start_does_not_run() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let cancel = Cancel::new();
@@ -456,7 +446,7 @@ fn what_was_cancelled_before_does_not_run() {
 }
 
 #[test]
-fn a_destination_is_made_below_a_link_of_the_sandbox() {
+fn upload_through_a_link_creates_directories() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     sandbox
@@ -467,7 +457,7 @@ fn a_destination_is_made_below_a_link_of_the_sandbox() {
 }
 
 #[test]
-fn what_a_killed_upload_has_left_is_swept() {
+fn leftovers_of_killed_uploads_are_removed() {
     let (client, dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     let stages = dir.path().join("state/sandboxes/x/stages");
@@ -484,7 +474,7 @@ fn what_a_killed_upload_has_left_is_swept() {
 }
 
 #[test]
-fn a_fifo_of_a_sandbox_is_refused_by_name_and_its_socket_is_left_out() {
+fn fifo_is_refused_and_socket_is_skipped() {
     let (client, dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     sandbox
@@ -509,5 +499,5 @@ fn a_fifo_of_a_sandbox_is_refused_by_name_and_its_socket_is_left_out() {
         .download_dir_with("/workspace", dir.path().join("out"), &extract)
         .unwrap();
     assert_eq!((done.entries(), done.refused().len()), (1, 1));
-    assert!(sandbox.read("pipe").is_err(), "nobody writes to it");
+    assert!(sandbox.read("pipe").is_err(), "a FIFO cannot be read");
 }

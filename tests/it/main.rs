@@ -1,45 +1,45 @@
-//! The integration tests, as one binary.
+//! The integration tests. Benchmarks and attacks have binaries of their own.
 
 #[path = "../support/mod.rs"]
 mod support;
 
-/// Archives in and out: what is kept, and what a hostile one may not do.
+/// Uploads and downloads.
 mod archives;
-/// Archives that are cut, damaged or hostile, and the directories they are unpacked into.
+/// Truncated, damaged and hostile archives, and their target directories.
 mod archives_hostile;
-/// The command: what it prints where, and what it exits with.
+/// The kinds of backend that jobs, leases and helpers are tested on.
+mod backends;
+/// The command `noxrc`: its output and exit codes.
 #[cfg(feature = "cli")]
 mod command;
-/// The checker of servers, on servers that keep the protocol and on those that break one rule each.
+/// The conformance checker.
 #[cfg(feature = "conformance")]
 mod conformance;
-/// One suite over every backend: HTTP, local, a user's own.
+/// One suite for every backend: HTTP, local and custom.
 mod contract;
-/// The examples, as they are run by hand.
+/// The programs in `examples`.
 #[cfg(feature = "server")]
 mod examples;
-/// Standard input, source code and lists of directories, in each place.
+/// Standard input, source code and directory listings, on every kind of backend.
 mod helpers;
-/// Networks and servers that fail in every phase.
+/// Network and server failures in every phase of a call.
 mod http_network;
-/// What goes over the wire: methods, paths, headers, bodies, statuses.
+/// Requests and responses on the wire.
 mod http_wire;
-/// https with a private CA.
+/// HTTPS with a private CA.
 #[cfg(feature = "tls")]
 mod https;
-/// Jobs, in each place.
+/// Jobs, on every kind of backend.
 mod jobs;
-/// Leases, in each place.
+/// Leases, on every kind of backend.
 mod lease;
-/// Plain processes on this machine: the store and the runner.
+/// Local sandboxes without isolation: state directory and processes.
 mod local;
 /// The imports between modules have no cycles.
 mod module_graph;
-/// The kinds of backend that those tests run in.
-mod places;
-/// Sandboxes that the kernel confines: their life, their limits, and what is left of them.
+/// Local sandboxes that the kernel confines: lifetime, limits and cleanup.
 #[cfg(target_os = "linux")]
 mod sandbox;
-/// Our own v1 server, over TCP and a Unix socket.
+/// This crate's server, over TCP and a Unix socket.
 #[cfg(feature = "server")]
 mod server;

@@ -1,8 +1,8 @@
-//! Our own server: the contract through it, its answers, and who is let in.
+//! This crate's server: contract, responses and authentication.
 
-/// The Python client, as it is published.
+/// The published Python client.
 mod python;
-/// Clients that are slow, rude or gone.
+/// Slow, malicious and disconnected clients.
 mod robustness;
 
 use std::io::{Read, Write};
@@ -24,18 +24,19 @@ use serde_json::{Value, json};
 
 use crate::contract;
 use crate::support::local_backend;
+use crate::support::processes::wait_for;
 
-pub(crate) struct Running {
+pub(crate) struct RunningServer {
     addr: Option<SocketAddr>,
     token: Option<String>,
     stopper: Stopper,
     thread: Option<JoinHandle<noxrunner::Result<()>>>,
 }
 
-impl Running {
-    pub(crate) fn start(builder: ServerBuilder) -> Running {
+impl RunningServer {
+    pub(crate) fn start(builder: ServerBuilder) -> RunningServer {
         let server = builder.bind().unwrap();
-        Running {
+        RunningServer {
             addr: server.local_addr(),
             token: server.token().map(str::to_owned),
             stopper: server.stopper(),
@@ -67,20 +68,20 @@ impl Running {
         stream
     }
 
-    /// One request on a connection of its own, with the token; its status, head and body.
-    fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+    /// Sends one request, with the token, on a new connection.
+    fn request(&self, method: &str, path: &str, headers: &str, body: &str) -> Response {
         let token = self.token.as_ref();
         let token = token.map_or(String::new(), |t| format!("Authorization: Bearer {t}\r\n"));
-        self.raw(&format!(
+        self.send(&format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{token}{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
             body.len()
         ))
     }
 
-    fn raw(&self, request: &str) -> Answer {
+    fn send(&self, request: &str) -> Response {
         let mut stream = self.connect();
         stream.write_all(request.as_bytes()).unwrap();
-        read_answer(&mut stream)
+        read_response(&mut stream)
     }
 
     fn stop(&mut self) {
@@ -91,26 +92,26 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningServer {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-struct Answer {
+struct Response {
     status: u16,
     head: String,
     body: String,
 }
 
-/// Up to the end of the connection. Status 0 if there was no answer.
-fn read_answer(stream: &mut TcpStream) -> Answer {
+/// Reads to the end of the connection. The status is 0 if there was no response.
+fn read_response(stream: &mut TcpStream) -> Response {
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes);
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
-    Answer {
+    Response {
         status: status.unwrap_or(0),
         head: head.to_ascii_lowercase(),
         body: body.to_owned(),
@@ -123,33 +124,33 @@ fn local() -> (ServerBuilder, tempfile::TempDir) {
 }
 
 #[test]
-fn the_contract_holds_over_tcp() {
+fn contract_holds_over_tcp() {
     let (builder, _dir) = local();
-    let server = Running::start(builder.tcp("127.0.0.1:0"));
+    let server = RunningServer::start(builder.tcp("127.0.0.1:0"));
     contract::run_all(&server.client());
 }
 
 #[test]
-fn the_contract_holds_over_a_unix_socket() {
+fn contract_holds_over_a_unix_socket() {
     let (builder, dir) = local();
     let path = dir.path().join("socket");
-    let server = Running::start(builder.unix(&path));
+    let server = RunningServer::start(builder.unix(&path));
     assert_eq!(server.addr, None);
     contract::run_all(&server.client_at(forward(&path)));
 }
 
 #[test]
-fn the_contract_holds_through_a_gateway() {
+fn contract_holds_through_a_gateway() {
     let (builder, _dir) = local();
-    let behind = Running::start(builder.tcp("127.0.0.1:0"));
+    let behind = RunningServer::start(builder.tcp("127.0.0.1:0"));
     let token = behind.token.clone().unwrap();
     let backend = noxrunner::HttpBackend::builder(format!("http://{}", behind.addr()));
     let backend = backend.token(token).build().unwrap();
-    let gateway = Running::start(Server::builder(backend).tcp("127.0.0.1:0"));
+    let gateway = RunningServer::start(Server::builder(backend).tcp("127.0.0.1:0"));
     contract::run_all(&gateway.client());
 }
 
-/// A port that leads to a Unix socket.
+/// Forwards a local port to a Unix socket.
 fn forward(path: &Path) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -174,12 +175,12 @@ fn forward(path: &Path) -> SocketAddr {
     addr
 }
 
-/// What a test says of it, for each call.
+/// A backend whose behaviour depends on the session id.
 #[derive(Default)]
-struct Fake {
+struct FakeBackend {
     running: AtomicUsize,
     cancelled: Arc<AtomicBool>,
-    /// Until a client takes no more of it.
+    /// Set when an endless download has ended.
     endless_ended: Arc<AtomicBool>,
 }
 
@@ -205,12 +206,12 @@ impl Read for Broken {
     }
 }
 
-impl Backend for Fake {
+impl Backend for FakeBackend {
     fn health(&self) -> noxrunner::Result<()> {
         Ok(())
     }
     fn create(&self, id: &SessionId, spec: &SandboxSpec) -> noxrunner::Result<SandboxInfo> {
-        assert_ne!(id.as_str(), "panic", "as it was told");
+        assert_ne!(id.as_str(), "panic", "as scripted");
         let ignored = spec.get_image().map(str::to_owned);
         let info = SandboxInfo::new("pod", "2026-01-02T12:34:56Z");
         Ok(info.with_ignored(ignored.into_iter().collect()))
@@ -225,7 +226,7 @@ impl Backend for Fake {
             "cannot" => ErrorKind::Unsupported,
             _ => return Ok(()),
         };
-        Err(Error::new(kind, "as it was told"))
+        Err(Error::new(kind, "as scripted"))
     }
     fn exec(&self, _: &SessionId, command: &Command) -> noxrunner::Result<Output> {
         let cancel = command.get_cancel().unwrap().clone();
@@ -263,8 +264,8 @@ impl Backend for Fake {
     }
 }
 
-fn fake() -> (ServerBuilder, Arc<Fake>) {
-    let fake = Arc::new(Fake::default());
+fn fake_server() -> (ServerBuilder, Arc<FakeBackend>) {
+    let fake = Arc::new(FakeBackend::default());
     let builder = Server::builder(Arc::clone(&fake));
     (builder.tcp("127.0.0.1:0").token("secret"), fake)
 }
@@ -272,205 +273,124 @@ fn fake() -> (ServerBuilder, Arc<Fake>) {
 const JSON: &str = "Content-Type: application/json\r\n";
 
 #[test]
-fn answers_are_those_of_v1() {
-    let (builder, _) = fake();
-    let server = Running::start(builder);
-    let health = server.raw("GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+fn responses_follow_v1() {
+    let (builder, _) = fake_server();
+    let server = RunningServer::start(builder);
+    let health = server.send("GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert_eq!((health.status, &*health.body), (200, "OK"));
     assert!(health.head.contains("content-type: text/plain"));
 
-    let create = server.ask("PUT", "/v1/sandboxes/a", JSON, "{}");
-    let json_of = |answer: &Answer| serde_json::from_str::<Value>(&answer.body).unwrap();
+    let create = server.request("PUT", "/v1/sandboxes/a", JSON, "{}");
+    let json_of = |response: &Response| serde_json::from_str::<Value>(&response.body).unwrap();
     assert_eq!(create.status, 200);
     assert_eq!(
         json_of(&create),
         json!({"podName": "pod", "expiresAt": "2026-01-02T12:34:56Z"})
     );
     let body = r#"{"ttlSeconds": 5, "image": "i", "cpuLimit": null, "other": 1}"#;
-    let create = server.ask("PUT", "/v1/sandboxes/a", JSON, body);
+    let create = server.request("PUT", "/v1/sandboxes/a", JSON, body);
     assert_eq!(json_of(&create)["ignored"], json!(["i"]));
 
     let body = r#"{"cmd": ["x"], "timeoutSeconds": 1}"#;
-    let exec = server.ask("POST", "/v1/sandboxes/a/exec", JSON, body);
+    let exec = server.request("POST", "/v1/sandboxes/a/exec", JSON, body);
     assert_eq!(
         json_of(&exec),
         json!({"exitCode": 3, "stdout": "o\n", "stderr": "e\u{fffd}", "durationMs": 7, "timedOut": true, "truncated": false})
     );
     assert_eq!(
-        server.ask("POST", "/v1/sandboxes/a/touch", "", "").status,
+        server
+            .request("POST", "/v1/sandboxes/a/touch", "", "")
+            .status,
         200
     );
-    // As the Python client sends it.
+    // Like the Python client's request.
     let touch = "POST /v1/sandboxes/a/touch HTTP/1.1\r\nHost: a\r\nAuthorization: bearer secret\r\nConnection: close\r\n\r\n";
-    assert_eq!(server.raw(touch).status, 200);
-    assert_eq!(server.ask("DELETE", "/v1/sandboxes/a", "", "").status, 204);
+    assert_eq!(server.send(touch).status, 200);
     assert_eq!(
-        server.ask("DELETE", "/v1/sandboxes/missing", "", "").status,
+        server.request("DELETE", "/v1/sandboxes/a", "", "").status,
+        204
+    );
+    assert_eq!(
+        server
+            .request("DELETE", "/v1/sandboxes/missing", "", "")
+            .status,
         404
     );
 }
 
+const EXEC_PATH: &str = "/v1/sandboxes/a/exec";
+const UPLOAD_PATH: &str = "/v1/sandboxes/a/files/upload";
+const TAR: &str = "Content-Type: application/x-tar\r\n";
+const TEXT: &str = "Content-Type: text/plain\r\n";
+
+/// Stands for a body over the limit.
+const TOO_LARGE: &str = "too large";
+
+/// Method, path, header, body, and the status and text of the response.
+#[rustfmt::skip]
+const REFUSALS: &[(&str, &str, &str, &str, u16, &str)] = &[
+    ("GET", "/v1/nothing", "", "", 404, "/v1/nothing"),
+    ("GET", EXEC_PATH, "", "", 405, "use POST"),
+    ("POST", EXEC_PATH, "", "{}", 415, "application/json"),
+    ("POST", EXEC_PATH, TEXT, "{}", 415, "text/plain"),
+    ("POST", EXEC_PATH, JSON, "{\"cmd\": [", 400, "line 1 column 9"),
+    ("POST", EXEC_PATH, JSON, "{\"cmd\": []}", 400, "command is empty"),
+    ("POST", EXEC_PATH, JSON, "{\"cmd\": \"ls\"}", 400, "expected a sequence"),
+    ("POST", EXEC_PATH, JSON, "{\"cmd\": [\"x\"], \"timeoutSeconds\": 0}", 400, "timeout"),
+    ("PUT", "/v1/sandboxes/a", JSON, "{\"ttlSeconds\": 0}", 400, "TTL is zero"),
+    ("PUT", "/v1/sandboxes/a", JSON, "{\"ttlSeconds\": -1}", 400, "column 17"),
+    ("PUT", "/v1/sandboxes/..", JSON, "{}", 400, ".."),
+    ("PUT", "/v1/sandboxes/panic", JSON, "{}", 500, "panicked"),
+    ("POST", UPLOAD_PATH, TEXT, "x", 415, "application/x-tar"),
+    ("POST", UPLOAD_PATH, TAR, TOO_LARGE, 413, "too large"),
+    ("POST", "/v1/sandboxes/refuses/files/upload", TAR, "x", 400, "not this one"),
+    ("GET", "/v1/sandboxes/a/files/download", "", "", 404, "no such path"),
+    ("POST", "/v1/sandboxes/missing/touch", "", "", 404, "as scripted"),
+    ("POST", "/v1/sandboxes/not-ready/touch", "", "", 503, "as scripted"),
+    ("POST", "/v1/sandboxes/unknown/touch", "", "", 502, "as scripted"),
+    ("POST", "/v1/sandboxes/late/touch", "", "", 504, "as scripted"),
+    ("POST", "/v1/sandboxes/disk/touch", "", "", 500, "as scripted"),
+    ("POST", "/v1/sandboxes/cannot/touch", "", "", 501, "as scripted"),
+];
+
 #[test]
-fn refusals_say_why() {
-    let (builder, _) = fake();
-    let server = Running::start(builder.max_upload(1000));
-    let exec = "/v1/sandboxes/a/exec";
-    let upload = "/v1/sandboxes/a/files/upload";
+fn refusals_give_the_reason() {
+    let (builder, _) = fake_server();
+    let server = RunningServer::start(builder.max_upload(1000));
     let large = "x".repeat(1001);
-    let tar = "Content-Type: application/x-tar\r\n";
-    for (method, path, headers, body, status, says) in [
-        ("GET", "/v1/nothing", "", "", 404, "/v1/nothing"),
-        ("GET", exec, "", "", 405, "use POST"),
-        ("POST", exec, "", "{}", 415, "application/json"),
-        (
-            "POST",
-            exec,
-            "Content-Type: text/plain\r\n",
-            "{}",
-            415,
-            "text/plain",
-        ),
-        ("POST", exec, JSON, "{\"cmd\": [", 400, "line 1 column 9"),
-        ("POST", exec, JSON, "{\"cmd\": []}", 400, "command is empty"),
-        (
-            "POST",
-            exec,
-            JSON,
-            "{\"cmd\": \"ls\"}",
-            400,
-            "expected a sequence",
-        ),
-        (
-            "POST",
-            exec,
-            JSON,
-            "{\"cmd\": [\"x\"], \"timeoutSeconds\": 0}",
-            400,
-            "timeout",
-        ),
-        (
-            "PUT",
-            "/v1/sandboxes/a",
-            JSON,
-            "{\"ttlSeconds\": 0}",
-            400,
-            "time to live",
-        ),
-        (
-            "PUT",
-            "/v1/sandboxes/a",
-            JSON,
-            "{\"ttlSeconds\": -1}",
-            400,
-            "column 17",
-        ),
-        ("PUT", "/v1/sandboxes/..", JSON, "{}", 400, ".."),
-        ("PUT", "/v1/sandboxes/panic", JSON, "{}", 500, "panicked"),
-        (
-            "POST",
-            upload,
-            "Content-Type: text/plain\r\n",
-            "x",
-            415,
-            "application/x-tar",
-        ),
-        ("POST", upload, tar, &large, 413, "too large"),
-        (
-            "POST",
-            "/v1/sandboxes/refuses/files/upload",
-            tar,
-            "x",
-            400,
-            "not this one",
-        ),
-        (
-            "GET",
-            "/v1/sandboxes/a/files/download",
-            "",
-            "",
-            404,
-            "no such path",
-        ),
-        (
-            "POST",
-            "/v1/sandboxes/missing/touch",
-            "",
-            "",
-            404,
-            "as it was told",
-        ),
-        (
-            "POST",
-            "/v1/sandboxes/not-ready/touch",
-            "",
-            "",
-            503,
-            "as it was told",
-        ),
-        (
-            "POST",
-            "/v1/sandboxes/unknown/touch",
-            "",
-            "",
-            502,
-            "as it was told",
-        ),
-        (
-            "POST",
-            "/v1/sandboxes/late/touch",
-            "",
-            "",
-            504,
-            "as it was told",
-        ),
-        (
-            "POST",
-            "/v1/sandboxes/disk/touch",
-            "",
-            "",
-            500,
-            "as it was told",
-        ),
-        (
-            "POST",
-            "/v1/sandboxes/cannot/touch",
-            "",
-            "",
-            501,
-            "as it was told",
-        ),
-    ] {
-        let answer = server.ask(method, path, headers, body);
+    for (method, path, headers, body, status, says) in REFUSALS {
+        let body = if *body == TOO_LARGE { &large } else { *body };
+        let response = server.request(method, path, headers, body);
         assert_eq!(
-            answer.status, status,
+            response.status, *status,
             "{method} {path} {body}: {}",
-            answer.body
+            response.body
         );
-        assert!(answer.body.contains(says), "{path}: {}", answer.body);
-        let is_json = answer.head.contains("application/json");
-        let speaks_json = path == exec || path == "/v1/nothing" || method == "PUT";
-        assert!(!speaks_json || is_json, "{path}: {}", answer.head);
+        assert!(response.body.contains(says), "{path}: {}", response.body);
+        let is_json = response.head.contains("application/json");
+        let speaks_json = [EXEC_PATH, "/v1/nothing"].contains(path) || *method == "PUT";
+        assert!(!speaks_json || is_json, "{path}: {}", response.head);
         if is_json {
-            let value: Value = serde_json::from_str(&answer.body).unwrap();
+            let value: Value = serde_json::from_str(&response.body).unwrap();
             assert!(value["error"].is_string());
         }
     }
-    let not_allowed = server.ask("POST", "/v1/sandboxes/a", "", "");
+    let not_allowed = server.request("POST", "/v1/sandboxes/a", "", "");
     assert!(
         not_allowed.head.contains("allow: put, delete"),
         "{}",
         not_allowed.head
     );
-    // It lives.
+    // The server still works.
     assert!(server.client().is_healthy().unwrap());
 }
 
 #[test]
-fn who_has_no_token_is_not_let_in() {
-    let (builder, _) = fake();
-    let server = Running::start(builder);
+fn requests_without_valid_token_get_401() {
+    let (builder, _) = fake_server();
+    let server = RunningServer::start(builder);
     let touch = |headers: &str| {
-        server.raw(&format!(
+        server.send(&format!(
             "POST /v1/sandboxes/a/touch HTTP/1.1\r\nHost: a\r\n{headers}Connection: close\r\n\r\n"
         ))
     };
@@ -483,9 +403,9 @@ fn who_has_no_token_is_not_let_in() {
         "Authorization: Basic secret\r\n",
         "Authorization: secret\r\n",
     ] {
-        let answer = touch(wrong);
-        assert_eq!(answer.status, 401, "{wrong}");
-        assert!(answer.head.contains("www-authenticate: bearer"));
+        let response = touch(wrong);
+        assert_eq!(response.status, 401, "{wrong}");
+        assert!(response.head.contains("www-authenticate: bearer"));
     }
     assert!(touch("").body.contains("--no-auth"));
     let page = touch("Authorization: Bearer secret\r\nOrigin: http://evil.example\r\n");
@@ -493,34 +413,44 @@ fn who_has_no_token_is_not_let_in() {
 }
 
 #[test]
-fn without_a_token_only_this_machine_is_served() {
+fn no_auth_serves_only_loopback() {
     for addr in ["0.0.0.0:0", "[::]:0"] {
-        let error = fake().0.tcp(addr).no_auth().bind().unwrap_err();
+        let error = fake_server().0.tcp(addr).no_auth().bind().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(format!("{error:#}").contains("no_auth_anywhere"), "{error}");
     }
-    drop(fake().0.tcp("0.0.0.0:0").no_auth_anywhere().bind().unwrap());
-    let server = Running::start(fake().0.no_auth());
+    drop(
+        fake_server()
+            .0
+            .tcp("0.0.0.0:0")
+            .no_auth_anywhere()
+            .bind()
+            .unwrap(),
+    );
+    let server = RunningServer::start(fake_server().0.no_auth());
     let touch = |host: &str| {
         let head = format!("POST /v1/sandboxes/a/touch HTTP/1.1\r\nHost: {host}\r\n");
         server
-            .raw(&format!("{head}Connection: close\r\n\r\n"))
+            .send(&format!("{head}Connection: close\r\n\r\n"))
             .status
     };
     assert_eq!(touch("localhost:1"), 200);
     assert_eq!(touch("127.0.0.1"), 200);
-    // A name that a web page's owner has made to lead here.
+    // A web page can make its own name resolve to this address.
     assert_eq!(touch("rebound.example"), 403);
 }
 
 #[test]
-fn settings_that_make_no_sense_are_refused() {
-    let builder = || Server::builder(Arc::new(Fake::default()));
+fn invalid_settings_are_refused() {
+    let builder = || Server::builder(Arc::new(FakeBackend::default()));
     for (builder, says) in [
-        (builder(), "nowhere to listen"),
+        (builder(), "no address to listen on"),
         (builder().tcp("127.0.0.1:0").token(""), "token is empty"),
         (builder().tcp("127.0.0.1:0").token("a b"), "visible ASCII"),
-        (builder().tcp("not an address"), "address to listen at"),
+        (
+            builder().tcp("not an address"),
+            "invalid address to listen on",
+        ),
         (builder().tcp("127.0.0.1:0").max_calls(0), "must not be 0"),
     ] {
         let error = builder.bind().unwrap_err();
@@ -533,15 +463,15 @@ fn settings_that_make_no_sense_are_refused() {
         .bind()
         .unwrap_err();
     assert!(
-        format!("{error:#}").contains("cannot listen at 127.0.0.1"),
+        format!("{error:#}").contains("cannot listen on 127.0.0.1"),
         "{error}"
     );
 }
 
 #[test]
-fn made_tokens_differ_and_are_long() {
+fn generated_tokens_are_long_and_differ() {
     let token = || {
-        let server = Server::bind("127.0.0.1:0", Arc::new(Fake::default())).unwrap();
+        let server = Server::bind("127.0.0.1:0", Arc::new(FakeBackend::default())).unwrap();
         server.token().unwrap().to_owned()
     };
     let tokens = [token(), token()];
@@ -550,13 +480,13 @@ fn made_tokens_differ_and_are_long() {
 }
 
 #[test]
-fn a_unix_socket_is_its_owners_alone_and_goes_with_the_server() {
+fn unix_socket_is_private_and_removed_at_exit() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
-    // One that nobody listens to.
+    // A stale socket, on which no one listens.
     drop(UnixListener::bind(&path).unwrap());
-    let builder = || Server::builder(Arc::new(Fake::default())).unix(&path);
-    let mut server = Running::start(builder());
+    let builder = || Server::builder(Arc::new(FakeBackend::default())).unix(&path);
+    let mut server = RunningServer::start(builder());
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -566,16 +496,8 @@ fn a_unix_socket_is_its_owners_alone_and_goes_with_the_server() {
     assert!(!path.exists());
     std::fs::write(&path, "").unwrap();
     let error = builder().bind().unwrap_err();
-    assert!(format!("{error:#}").contains("no socket"), "{error}");
+    assert!(format!("{error:#}").contains("not a socket"), "{error}");
     assert!(path.exists());
-}
-
-fn wait_for(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 const EXEC: &str = "POST /v1/sandboxes/a/exec HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nContent-Type: application/json\r\n";
@@ -586,38 +508,46 @@ fn exec_for(seconds: u32) -> String {
 }
 
 #[test]
-fn a_client_that_goes_away_takes_its_command_with_it() {
-    let (builder, fake) = fake();
-    let server = Running::start(builder);
+fn disconnected_client_cancels_its_command() {
+    let (builder, fake) = fake_server();
+    let server = RunningServer::start(builder);
     let mut stream = server.connect();
     stream.write_all(exec_for(60).as_bytes()).unwrap();
-    wait_for("it runs", || fake.running.load(Ordering::SeqCst) == 1);
+    wait_for("the command runs", || {
+        fake.running.load(Ordering::SeqCst) == 1
+    });
     drop(stream);
-    wait_for("it is ended", || fake.running.load(Ordering::SeqCst) == 0);
+    wait_for("the command is cancelled", || {
+        fake.running.load(Ordering::SeqCst) == 0
+    });
     assert!(fake.cancelled.load(Ordering::SeqCst));
 }
 
 #[test]
-fn calls_that_run_are_finished_when_it_is_stopped() {
-    let (builder, fake) = fake();
-    let mut server = Running::start(builder);
+fn stop_waits_for_running_calls() {
+    let (builder, fake) = fake_server();
+    let mut server = RunningServer::start(builder);
     let mut idle = server.connect();
     let mut stream = server.connect();
     stream.write_all(exec_for(1).as_bytes()).unwrap();
-    wait_for("it runs", || fake.running.load(Ordering::SeqCst) == 1);
+    wait_for("the command runs", || {
+        fake.running.load(Ordering::SeqCst) == 1
+    });
     server.stop();
-    assert_eq!(read_answer(&mut stream).status, 200);
+    assert_eq!(read_response(&mut stream).status, 200);
     assert_eq!(idle.read(&mut [0]).unwrap(), 0);
     assert!(TcpStream::connect(server.addr()).is_err());
 }
 
 #[test]
-fn calls_that_do_not_finish_in_time_are_ended() {
-    let (builder, fake) = fake();
-    let mut server = Running::start(builder.grace(Duration::from_millis(100)));
+fn stop_cancels_calls_after_the_grace_period() {
+    let (builder, fake) = fake_server();
+    let mut server = RunningServer::start(builder.grace(Duration::from_millis(100)));
     let mut stream = server.connect();
     stream.write_all(exec_for(60).as_bytes()).unwrap();
-    wait_for("it runs", || fake.running.load(Ordering::SeqCst) == 1);
+    wait_for("the command runs", || {
+        fake.running.load(Ordering::SeqCst) == 1
+    });
     let stopped = Instant::now();
     server.stop();
     assert!(stopped.elapsed() < Duration::from_secs(20));
@@ -626,25 +556,31 @@ fn calls_that_do_not_finish_in_time_are_ended() {
 }
 
 #[test]
-fn more_calls_than_it_may_have_are_told_to_come_again() {
-    let (builder, fake) = fake();
-    let server = Running::start(builder.max_calls(1));
+fn too_many_calls_get_503() {
+    let (builder, fake) = fake_server();
+    let server = RunningServer::start(builder.max_calls(1));
     let mut first = server.connect();
     first.write_all(exec_for(60).as_bytes()).unwrap();
-    wait_for("it runs", || fake.running.load(Ordering::SeqCst) == 1);
-    let second = server.ask("POST", "/v1/sandboxes/a/exec", JSON, r#"{"cmd": ["x"]}"#);
+    wait_for("the command runs", || {
+        fake.running.load(Ordering::SeqCst) == 1
+    });
+    let second = server.request("POST", "/v1/sandboxes/a/exec", JSON, r#"{"cmd": ["x"]}"#);
     assert_eq!(second.status, 503);
     assert!(second.head.contains("retry-after: 1"), "{}", second.head);
 }
 
 #[test]
-fn more_connections_than_it_may_have_are_told_so() {
-    let (builder, _) = fake();
-    let server = Running::start(builder.max_connections(2));
+fn too_many_connections_get_503() {
+    let (builder, _) = fake_server();
+    let server = RunningServer::start(builder.max_connections(2));
     let kept: Vec<TcpStream> = (0..2).map(|_| server.connect()).collect();
     let request = "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-    wait_for("both are taken", || server.raw(request).status == 503);
-    assert!(server.raw(request).head.contains("retry-after: 1"));
+    wait_for("all connections are taken", || {
+        server.send(request).status == 503
+    });
+    assert!(server.send(request).head.contains("retry-after: 1"));
     drop(kept);
-    wait_for("there is room again", || server.raw(request).status == 200);
+    wait_for("a connection is free again", || {
+        server.send(request).status == 200
+    });
 }

@@ -1,5 +1,5 @@
 {
-    // What the examples of the checker run on: a server that is healthy, and that is all it can do.
+    // The server of the checker's examples. It answers only the health check.
     use std::io::{BufRead, Write};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));

@@ -1,13 +1,14 @@
-"""A NoxRunner v1 server over plain directories, for tests: it isolates nothing.
+"""A NoxRunner v1 server over plain directories, for tests. It isolates nothing.
 
-It shares no code with the library, so that the two can be held against each other. Below its root, sandbox N
-has N/workspace as its /workspace and N/tmp as its /tmp, in the paths that a request names; commands see the
-machine as it is. With --fault it breaks one rule of the protocol, beside the code that keeps it.
+It shares no code with the library, so that each can be tested against the other. Below its root, sandbox N
+has N/workspace as its /workspace and N/tmp as its /tmp. Only the paths of a request are translated; commands
+see the machine's files. With --fault the server breaks one rule of the protocol, next to the code that
+implements the rule.
 
-It prints its address, and ends when its stdin does. It needs Linux, for /proc and pidfd.
+The server prints its address and exits at the end of its stdin. It needs Linux, for /proc and pidfd.
 """
 import argparse, contextlib, gzip, http, http.server, io, itertools, json, os, re, selectors, shutil, signal
-import subprocess, sys, tarfile, tempfile, threading, time, urllib.parse, uuid
+import socket, subprocess, sys, tarfile, tempfile, threading, time, urllib.parse, uuid
 
 MIB = 1 << 20
 OUTPUT_CAP = 1_000_000
@@ -34,13 +35,13 @@ def is_positive(value):
 class Sandbox:
     def __init__(self, number, mark, home, workspace):
         self.pod_name = f"plain-{number}"
-        # In the environment of every process: how they are found again, in whatever session they are.
+        # In the environment of every process, so that processes are found in any session.
         self.mark = mark
         self.home, self.workspace, self.tmp = home, workspace, os.path.join(home, "tmp")
         self.ready = time.time() + OPTIONS.slow_start
         os.makedirs(self.workspace, exist_ok=True)
         os.makedirs(self.tmp, exist_ok=True)
-        # Held while something starts or is written, so that nothing comes after the end.
+        # Held while a command starts or files are written, so that neither happens after the end.
         self.lock, self.gone = threading.Lock(), False
 
     def live_for(self, ttl):
@@ -57,7 +58,7 @@ class Sandbox:
         return os.path.join(own, rest).rstrip("/") if own else path
 
     def locate_files(self, path):
-        """Like locate, but nothing outside: a command may have made a link that leads there."""
+        """Like locate, but refuses paths outside, to which a link of a command may lead."""
         real = os.path.realpath(self.locate(path))
         own = any((real + "/").startswith(top + "/") for top in (self.workspace, self.tmp))
         need(own, f"{path}: not below /workspace or /tmp")
@@ -106,10 +107,10 @@ class Store:
                 home = os.path.join(self.root, str(number))
                 os.mkdir(home)
                 self.made.append(home)
-            except FileExistsError:  # another server has the same root
+            except FileExistsError:  # another server uses the same root
                 home, number = None, next(self.numbers)
         workspace = os.path.join(self.shared if fault("ids-apart") else home, "workspace")
-        # The mark ends in a dot, so that the one of 1 is not found in the one of 10.
+        # The final dot keeps the mark of sandbox 1 from matching that of sandbox 10.
         return Sandbox(number, f"{self.mark}{number}.", home, workspace)
 
     def take(self, id):
@@ -117,7 +118,7 @@ class Store:
             sandbox = self.find(id)
             if sandbox is None: return None
             del self.sandboxes[id]
-            # No other rule is to break: what was deleted does not come back in the next sandbox.
+            # Only one rule is broken: deleted files do not come back in the next sandbox.
             if fault("ids-apart") and not self.sandboxes: remove(self.shared)
             return sandbox
 
@@ -135,16 +136,16 @@ class Store:
             self.closed, sandboxes = True, list(self.sandboxes.values())
         for sandbox in sandboxes:
             sandbox.end()
-        kill_marked(self.mark)  # what a fault let live
+        kill_marked(self.mark)  # processes that a fault has spared
         for directory in [self.root] if self.made_root else self.made:
             remove(directory)
 
 def kill_marked(mark):
-    """Kills the processes with the mark in their environment, until there is none: one may fork meanwhile."""
+    """Kills the processes with the mark in their environment. Repeated, because they may fork meanwhile."""
     for _ in range(200):
         found = False
         for pid in filter(str.isdigit, os.listdir("/proc")):
-            # It may be gone, or not ours.
+            # The process may have ended or belong to another user.
             with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as environ:
                 if mark.encode() in environ.read():
                     found = True
@@ -155,7 +156,7 @@ def kill_marked(mark):
 def remove(directory):
     for base, directories, _ in os.walk(directory):
         for path in (os.path.join(base, name) for name in directories):
-            # A command may have taken away its own rights to a directory.
+            # A command may have removed its own permissions for a directory.
             with contextlib.suppress(OSError):
                 if not os.path.islink(path): os.chmod(path, 0o700)
     shutil.rmtree(directory, ignore_errors=True)
@@ -163,9 +164,9 @@ def remove(directory):
 # Commands
 
 def collect(process, deadline):
-    """Waits for the command, and returns its two streams and whether the time was over.
+    """Waits for the command and returns its two streams and whether it timed out.
 
-    It waits for the end of the command and not for that of its pipes, which a background child may hold for long.
+    It does not wait for the end of the pipes, which a background child may keep open.
     """
     timed_out, pidfd, out, err = False, os.pidfd_open(process.pid), bytearray(), bytearray()
     pipes = {process.stdout: out, process.stderr: err}
@@ -175,7 +176,7 @@ def collect(process, deadline):
             watch.register(pipe, selectors.EVENT_READ)
             os.set_blocking(pipe.fileno(), False)
         while True:
-            # Asked before reading: then nothing is missed that it wrote before its end.
+            # Polled before reading, so that no output from before the exit is missed.
             ended = process.poll() is not None
             if fault("background-holds"): ended = ended and not pipes
             if not ended and time.monotonic() >= deadline:
@@ -183,10 +184,10 @@ def collect(process, deadline):
                 stop(process)
             for pipe, output in list(pipes.items()):
                 try:
-                    block = os.read(pipe.fileno(), MIB)  # no pipe has room for more
+                    block = os.read(pipe.fileno(), MIB)  # more than a pipe can hold
                 except BlockingIOError:
                     continue
-                # Even without a cap the machine's memory is one.
+                # Without a cap, memory would be the limit.
                 cap = 64 * MIB if fault("exec-output-cap") else OUTPUT_CAP
                 if fault("exec-long-output"): cap += 1
                 output += block[: cap - len(output)]
@@ -208,7 +209,7 @@ def stop(process):
     process.wait()
 
 def drain(pipe):
-    """Reads on, so that a background child is stopped neither by a full pipe nor by a closed one."""
+    """Reads on, so that a background child is not stopped by a full or closed pipe."""
     os.set_blocking(pipe.fileno(), True)
     while os.read(pipe.fileno(), MIB):
         pass
@@ -247,7 +248,7 @@ def run(sandbox, request):
     if fault("exec-environment"): env = {}
     if fault("exec-bad-timeout") and timeout in (0, -1): timeout = 30
     need(is_positive(timeout), "timeoutSeconds is not a positive integer")
-    timeout = min(timeout, 10**6)  # what a selector can wait for
+    timeout = min(timeout, 10**6)  # the longest time that a selector accepts
     if fault("exec-timeout"): timeout = 20
     workdir = find_workdir(sandbox, request)
 
@@ -258,7 +259,7 @@ def run(sandbox, request):
         cmd = [re.sub(r"\$(\w+|\{\w+\})", lambda m: env.get(m[1].strip("{}"), m[0]), arg) for arg in cmd]
     if fault("exec-large-argument"): cmd = [os.fsencode(arg)[:4096].decode(errors="ignore") for arg in cmd]
     if fault("exec-arguments"): cmd = ["sh", "-c", " ".join(cmd)]
-    # A name with a slash is relative to where the command runs, not to where this server does.
+    # A name with a slash is relative to the command's workdir, not to the server's.
     program = shutil.which(os.path.join(workdir, cmd[0]) if "/" in cmd[0] else cmd[0], path=env["PATH"])
     if program is None:
         if fault("exec-not-found"): raise Failure(500, f"{cmd[0]}: not found")
@@ -289,12 +290,12 @@ def run(sandbox, request):
 # Archives
 
 def place(dest, name):
-    """Where an entry goes. To be asked when the entries before it are there: they may be links."""
+    """The path of an entry. To be called after the earlier entries exist, because they may be links."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if fault("upload-stays-inside") and ".." in parts:
         parts = os.path.normpath("/".join(parts)).split("/")
         up = parts.count("..")
-        # One level at most, lest a test writes over the machine it runs on.
+        # At most one level up, so that a test cannot overwrite files of its machine.
         return os.path.join(os.path.dirname(dest) if up else dest, *parts[up:])
     need(not name.startswith("/") and ".." not in parts, f"{name}: leads out of the destination")
     path = dest
@@ -310,7 +311,7 @@ def extract(tar, dest):
         if fault("files-names"): name = re.sub(r"[^\x00-\x7f]", "_", name)
         path = place(dest, name)
         if path == dest: continue  # many archives begin with "."
-        need(entry.isdir() or entry.isreg() or entry.issym() or entry.islnk(), f"{name}: of no kind we take")
+        need(entry.isdir() or entry.isreg() or entry.issym() or entry.islnk(), f"{name}: unsupported file type")
         if fault("files-empty") and entry.isreg() and entry.size == 0: continue
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if entry.isdir():
@@ -320,7 +321,7 @@ def extract(tar, dest):
             continue
         if os.path.lexists(path):
             if fault("upload-replaces"): continue
-            # Made anew: what is there may be a link, or a program that runs.
+            # Removed first, because it may be a link or a running program.
             os.unlink(path)
         if entry.issym():
             os.symlink(entry.linkname, path)
@@ -328,11 +329,11 @@ def extract(tar, dest):
             os.link(place(dest, entry.linkname), path, follow_symlinks=False)
         else:
             extract_file(tar.extractfile(entry), entry.mode & 0o777, path)
-    # Last, and the innermost first: a mode may forbid to write into the directory.
+    # Last and innermost first, because a mode may forbid writing into the directory.
     for path, mode in reversed(directories):
         os.chmod(path, mode)
         if fault("files-empty-directories") and not os.listdir(path): os.rmdir(path)
-    # tarfile takes a damaged header for the end, and does not read on to gzip's checksum.
+    # tarfile takes a damaged header for the end and does not read gzip's checksum.
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"): raise tarfile.ReadError("damaged header")
     while tar.fileobj.read(MIB):
@@ -348,11 +349,11 @@ def extract_file(content, mode, path):
     os.chmod(path, mode)
 
 def pack(paths):
-    """The archive of these, each with its name in it."""
+    """An archive of these files, each under its name."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for path, name in paths:
-            # A command may remove it meanwhile.
+            # A command may remove the file meanwhile.
             with contextlib.suppress(FileNotFoundError):
                 add(tar, path, name)
     if fault("download-gzip"): return packed.getvalue()
@@ -361,7 +362,7 @@ def pack(paths):
 def add(tar, path, name):
     is_link = os.path.islink(path)
     if not (is_link or os.path.isfile(path) or os.path.isdir(path)): return  # a socket, a device
-    # So that each name of a file has the content: the second one would be a link to the first.
+    # Every hard link gets the content. By default, the second name would be a link to the first.
     tar.dereference = not is_link
     if fault("files-links") and os.path.exists(path): tar.dereference = True
     info = tar.gettarinfo(path, name)
@@ -377,7 +378,7 @@ def below(top):
         for path in (os.path.join(base, name) for name in sorted(directories + files)):
             yield path, os.path.relpath(path, start)
 
-# Calls: each takes the store, the id, the path from the query if there is one, and the body
+# Calls: each takes the store, the id, the path from the query if any, and the body
 
 def json_answer(status, value):
     # An error may name a path that is not UTF-8.
@@ -413,7 +414,7 @@ def create(store, id, path, body):
     if fault("create-unknown-fields"): need(spec.keys() <= CREATE_FIELDS, "unknown field")
     ttl = spec.get("ttlSeconds", 900)
     if fault("create-bad-ttl") and ttl in (0, -1): ttl = 900
-    # Within the years that a date can have.
+    # Within the range of a date.
     need(is_positive(ttl) and ttl < 10**10, "ttlSeconds is not a positive integer of a sensible size")
     sandbox = store.ensure(id, ttl)
     expires = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(sandbox.expires))
@@ -494,7 +495,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def answer(self):
-        # Before all else, or the next request on this connection would begin with it.
+        # First, or the next request on this connection would start with the body.
         try:
             body = self.read_body()
         except ValueError:
@@ -505,7 +506,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if OPTIONS.token and self.headers["Authorization"] != f"Bearer {OPTIONS.token}":
             return error_answer(401, "send the token: Authorization: Bearer TOKEN")
         calls = CALLS if OPTIONS.minimal else CALLS | MORE_CALLS
-        # Cut before anything is decoded: an id may have slashes.
+        # Split before decoding, because an id may contain slashes.
         match path.split("/"):
             case ["", "v1", "sandboxes", segment, *rest] if (self.command, *rest) in calls:
                 return self.answer_to(calls[self.command, *rest], segment, query, body)
@@ -535,7 +536,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             while self.rfile.readline(65537).strip():
                 pass  # trailers
         else:
-            # A touch often says nothing of a body, and has none.
+            # A touch often has no body and no length.
             self.copy(int(self.headers.get("Content-Length", 0)), body)
         body.seek(0)
         return body
@@ -553,9 +554,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         lines = [f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}"]
         if content_type: lines += [f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]
         if self.close_connection: lines += ["Connection: close"]
-        # In one write: a small answer is one packet, which waits for nothing.
+        # Corked, the end of the connection arrives with the answer. A moment later, a fast client would already
+        # have sent its next request.
+        if OPTIONS.close: self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        # In one write, so that a small response is one packet.
         self.wfile.write("\r\n".join([*lines, "", ""]).encode() + body)
-        if OPTIONS.close: self.close_connection = True
+        if OPTIONS.close:
+            self.connection.shutdown(socket.SHUT_WR)
+            self.close_connection = True
 
     do_GET = do_PUT = do_POST = do_DELETE = do_PATCH = do_OPTIONS = handle_call
 
@@ -563,25 +569,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 class Server(http.server.ThreadingHTTPServer):
-    request_queue_size = 128  # with the default of 5, some of many connections wait for a second
+    request_queue_size = 128  # with the default of 5, some of many connections would wait for a second
 
     def handle_error(self, request, client_address):
-        # Clients go as they like.
+        # Clients may disconnect at any time.
         if not isinstance(sys.exc_info()[1], ConnectionError): super().handle_error(request, client_address)
 
 def read_options():
     with open(__file__) as source:
         faults = sorted(set(re.findall(r'fault\("([a-z0-9-]+)"\)', source.read())))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", help="where the sandboxes are; a new temporary directory if not given")
+    parser.add_argument("--root", help="directory of the sandboxes; defaults to a new temporary directory")
     parser.add_argument("--path", default=os.environ.get("PATH", os.defpath), help="the PATH of commands")
     parser.add_argument("--fault", choices=faults, metavar="NAME", help=f"break a rule: {', '.join(faults)}")
-    parser.add_argument("--kill-children", action="store_true", help="the end of an exec ends all it started")
+    parser.add_argument("--kill-children", action="store_true", help="the end of an exec ends its background processes")
     parser.add_argument("--token", help="the bearer token that all calls but health need")
     parser.add_argument("--minimal", action="store_true", help="without touch, upload and download")
-    parser.add_argument("--slow-start", type=float, default=0, help="how long a sandbox answers 503, in seconds")
-    parser.add_argument("--recreate", action="store_true", help="exec makes a sandbox that is not there")
-    parser.add_argument("--close", action="store_true", help="close after each answer, without saying so")
+    parser.add_argument("--slow-start", type=float, default=0, help="seconds for which a new sandbox answers 503")
+    parser.add_argument("--recreate", action="store_true", help="exec creates a missing sandbox")
+    parser.add_argument("--close", action="store_true", help="close after each response without announcing it")
     parser.parse_args(namespace=OPTIONS)
 
 def main():

@@ -1,32 +1,30 @@
 //! The v1 server in Python: see `plain_server.py`.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 
 use noxrunner::Client;
 
-/// It ends with this.
+/// A running server, which ends when this is dropped.
 pub(crate) struct PlainServer {
     child: Child,
     pub(crate) url: String,
 }
 
 impl PlainServer {
-    /// None, with a printed reason, where there is no Python for it.
+    /// Returns `None` and prints the reason if there is no suitable Python.
     pub(crate) fn start(options: &[&str]) -> Option<PlainServer> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/plain_server.py");
-        let works = "import os, sys; os.pidfd_open; sys.exit(sys.version_info < (3, 10))";
-        let mut probe = Command::new("python3");
-        let probe = probe.args(["-c", works]).stderr(Stdio::null()).status();
-        if !probe.is_ok_and(|status| status.success()) {
+        let Some(python) = python() else {
             let reason = "no python3 of version 3.10 or later with os.pidfd_open";
             let required = std::env::var_os("NOXRUNNER_REQUIRE_PYTHON").is_some();
-            assert!(!required, "Python is required, and there is {reason}");
+            assert!(!required, "Python is required, but there is {reason}");
             println!("skipped: {reason}");
             return None;
-        }
-        let mut child = Command::new("python3")
+        };
+        let mut child = Command::new(python)
             .arg(script)
             .args(options)
             .stdin(Stdio::piped())
@@ -51,13 +49,25 @@ impl PlainServer {
 
 impl Drop for PlainServer {
     fn drop(&mut self) {
-        // The end of its stdin is what it waits for, to clean up.
+        // The server cleans up at the end of its stdin.
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
 }
 
-/// A PATH with busybox's programs alone; none, with a printed reason, where there is no busybox.
+/// The interpreter itself, because launchers such as pyenv's take longer to start than the server.
+fn python() -> Option<&'static Path> {
+    static PYTHON: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let python = PYTHON.get_or_init(|| {
+        let probe = "import os, sys; os.pidfd_open; assert sys.version_info >= (3, 10); print(sys.executable)";
+        let out = Command::new("python3").args(["-c", probe]).output().ok()?;
+        let path = String::from_utf8(out.stdout).ok()?;
+        out.status.success().then(|| path.trim_end().into())
+    });
+    python.as_deref()
+}
+
+/// A directory with only busybox's programs. Returns `None` and prints the reason if there is none.
 pub(crate) fn busybox() -> Option<tempfile::TempDir> {
     let dir = tempfile::tempdir().unwrap();
     let mut install = Command::new("busybox");
@@ -66,7 +76,7 @@ pub(crate) fn busybox() -> Option<tempfile::TempDir> {
         return Some(dir);
     }
     let required = std::env::var_os("NOXRUNNER_REQUIRE_BUSYBOX").is_some();
-    assert!(!required, "busybox is required, and there is none");
+    assert!(!required, "busybox is required but not installed");
     println!("skipped: no busybox");
     None
 }

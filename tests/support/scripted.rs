@@ -1,4 +1,4 @@
-//! A server on a loopback port that answers as a test says, and keeps what it was asked.
+//! A scripted HTTP server on a loopback port, which records its requests.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -11,12 +11,12 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) method: String,
-    /// As it was sent: percent-encoded, with the query.
+    /// As sent: percent-encoded, with the query.
     pub(crate) path: String,
     /// Names in lower case.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    /// The number of the connection it came on, from 0.
+    /// The number of its connection, from 0.
     pub(crate) connection: usize,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    /// The head of the next request, with an empty body; none at the end of the connection.
+    /// Reads the head of the next request. Returns `None` at the end of the connection.
     pub(crate) fn read_head(&mut self) -> Option<Request> {
         let mut line = String::new();
         if self.reader.read_line(&mut line).ok()? == 0 {
@@ -70,7 +70,7 @@ impl Conn {
         })
     }
 
-    /// The body of a request, as its headers frame it.
+    /// A reader of a request's body.
     pub(crate) fn body_reader(&mut self, request: &Request) -> Box<dyn Read + '_> {
         if request.header("transfer-encoding") == Some("chunked") {
             return Box::new(Chunked {
@@ -86,21 +86,21 @@ impl Conn {
         Box::new((&mut self.reader).take(length))
     }
 
-    /// The next request, whole; it is kept for the test.
+    /// Reads and records the next request with its body.
     pub(crate) fn read_request(&mut self) -> Option<Request> {
         let mut request = self.read_head()?;
         let mut body = Vec::new();
         self.body_reader(&request).read_to_end(&mut body).ok()?;
         request.body = body;
-        self.keep(&request);
+        self.record(&request);
         Some(request)
     }
 
-    pub(crate) fn keep(&self, request: &Request) {
+    pub(crate) fn record(&self, request: &Request) {
         self.log.lock().unwrap().push(request.clone());
     }
 
-    /// Errors are the client's business: it may have gone away on purpose.
+    /// Ignores errors, because the client may have disconnected on purpose.
     pub(crate) fn write(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref());
     }
@@ -109,12 +109,12 @@ impl Conn {
         &mut self.stream
     }
 
-    /// A whole answer with this status and body.
-    pub(crate) fn answer(&mut self, status: u16, body: impl AsRef<[u8]>) {
-        self.answer_with(status, &[], body);
+    /// Sends a complete response.
+    pub(crate) fn respond(&mut self, status: u16, body: impl AsRef<[u8]>) {
+        self.respond_with(status, &[], body);
     }
 
-    pub(crate) fn answer_with(
+    pub(crate) fn respond_with(
         &mut self,
         status: u16,
         headers: &[(&str, &str)],
@@ -134,13 +134,13 @@ impl Conn {
         self.write(whole);
     }
 
-    /// Closes the connection with a reset instead of in good order.
+    /// Closes the connection with a reset.
     pub(crate) fn reset(self) {
         let linger = libc::linger {
             l_onoff: 1,
             l_linger: 0,
         };
-        // A socket option is the only way to make the kernel send a reset.
+        // A zero linger time makes the kernel send a reset.
         #[allow(unsafe_code, reason = "std has no way to set SO_LINGER")]
         // SAFETY: the option's value is as long as it is said to be.
         unsafe {
@@ -154,7 +154,7 @@ impl Conn {
         }
     }
 
-    /// Says nothing until the client goes away, at most for a minute.
+    /// Sends nothing until the client disconnects, for at most a minute.
     pub(crate) fn stay_silent(&mut self) {
         let _ = self.stream.set_read_timeout(Some(Duration::from_secs(60)));
         let _ = io::copy(&mut self.reader, &mut io::sink());
@@ -199,7 +199,7 @@ pub(crate) struct Scripted {
 }
 
 impl Scripted {
-    /// Every connection is given to `handler`, on a thread of its own.
+    /// Calls `handler` for every connection, each on a new thread.
     pub(crate) fn start(handler: impl Fn(Conn) + Send + Sync + 'static) -> Scripted {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -235,7 +235,7 @@ impl Scripted {
         server
     }
 
-    /// Every request on every connection is read whole and given to `handler`.
+    /// Calls `handler` for every complete request.
     pub(crate) fn each_request(
         handler: impl Fn(&Request, &mut Conn) + Send + Sync + 'static,
     ) -> Scripted {
@@ -246,18 +246,18 @@ impl Scripted {
         })
     }
 
-    /// Every request gets the same answer.
+    /// Answers every request in the same way.
     pub(crate) fn always(status: u16, body: impl Into<Vec<u8>>) -> Scripted {
         let body = body.into();
-        Scripted::each_request(move |_, conn| conn.answer(status, &body))
+        Scripted::each_request(move |_, conn| conn.respond(status, &body))
     }
 
-    /// The n-th request gets the n-th answer, and all after the last one get that.
-    pub(crate) fn in_turn(answers: Vec<(u16, &'static str)>) -> Scripted {
+    /// Answers the n-th request with the n-th response, and later ones with the last.
+    pub(crate) fn sequence(responses: Vec<(u16, &'static str)>) -> Scripted {
         let next = AtomicUsize::new(0);
         Scripted::each_request(move |_, conn| {
-            let at = next.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1);
-            conn.answer(answers[at].0, answers[at].1);
+            let at = next.fetch_add(1, Ordering::SeqCst).min(responses.len() - 1);
+            conn.respond(responses[at].0, responses[at].1);
         })
     }
 
@@ -269,7 +269,7 @@ impl Scripted {
         self.address
     }
 
-    /// What was asked so far.
+    /// The requests recorded so far.
     pub(crate) fn requests(&self) -> Vec<Request> {
         self.log.lock().unwrap().clone()
     }
@@ -282,15 +282,15 @@ impl Scripted {
 impl Drop for Scripted {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        // Wakes the accepting thread, which then sees the flag.
+        // Wakes the accepting thread, which then checks the flag.
         if let Ok(stream) = TcpStream::connect(self.address) {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 }
 
-/// An answer to exec.
+/// A response to exec.
 pub(crate) const EXEC_OK: &str = r#"{"exitCode":0,"stdout":"hi\n","stderr":"","durationMs":5}"#;
 
-/// An answer to create.
+/// A response to create.
 pub(crate) const CREATE_OK: &str = r#"{"podName":"pod-1","expiresAt":"2026-01-02T12:34:56Z"}"#;

@@ -1,4 +1,4 @@
-//! A v1 server over any backend: small and obedient, for tests of the client only.
+//! A small v1 server for any backend, for tests of the client.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -14,18 +14,18 @@ pub(crate) fn serve(backend: impl Backend + 'static) -> Scripted {
     let backend = Arc::new(backend);
     Scripted::start(move |mut conn| {
         while let Some(request) = conn.read_head() {
-            conn.keep(&request);
+            conn.record(&request);
             match route(&*backend, &request, &mut conn) {
-                Ok(Answer::Json(value)) => conn.answer_with(
+                Ok(Answer::Json(value)) => conn.respond_with(
                     200,
                     &[("Content-Type", "application/json")],
                     value.to_string(),
                 ),
-                Ok(Answer::Empty(status)) => conn.answer(status, ""),
-                Ok(Answer::Text(text)) => conn.answer(200, text),
+                Ok(Answer::Empty(status)) => conn.respond(status, ""),
+                Ok(Answer::Text(text)) => conn.respond(200, text),
                 Ok(Answer::Archive(archive)) => send_chunked(&mut conn, archive),
                 Err(error) => {
-                    conn.answer(
+                    conn.respond(
                         status_of(&error),
                         json!({"error": format!("{error:#}")}).to_string(),
                     );
@@ -98,7 +98,7 @@ fn route(backend: &dyn Backend, request: &Request, conn: &mut Conn) -> noxrunner
             let length = request
                 .header("content-length")
                 .and_then(|l| l.parse().ok());
-            // The body must be read, also where the backend does not want it.
+            // The body must be read even if the backend refuses it.
             let mut body = Vec::new();
             conn.body_reader(request).read_to_end(&mut body).unwrap();
             let archive = Upload::from_reader(&mut &*body, length).content_length();
@@ -159,7 +159,7 @@ fn send_chunked(conn: &mut Conn, mut archive: Box<dyn Read + Send>) {
                     return;
                 }
             }
-            // A chunked body that does not end is a cut one.
+            // Without its last chunk, the body is truncated.
             Err(_) => return,
         }
     }

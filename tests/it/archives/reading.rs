@@ -1,4 +1,4 @@
-//! One file out of an archive.
+//! Reading one file of a sandbox.
 
 use super::*;
 
@@ -21,23 +21,23 @@ fn tar_of(entries: &[(EntryType, &str, &str)]) -> Vec<u8> {
 }
 
 #[test]
-fn a_file_is_read_whatever_its_entry_is_called() {
+fn file_is_read_under_any_entry_name() {
     for name in ["f.txt", "./f.txt", "./", "."] {
-        let sandbox = sending(tar_of(&[(EntryType::Regular, name, "hello")]));
+        let sandbox = sandbox_with_download(tar_of(&[(EntryType::Regular, name, "hello")]));
         let read = sandbox.read("d/f.txt");
-        // A regular entry whose name ends with a slash is a directory, by an old custom.
+        // In old archives, a regular entry whose name ends with a slash is a directory.
         if name == "./" {
-            fails(read, ErrorKind::InvalidInput, &["is a directory"]);
+            assert_error(read, ErrorKind::InvalidInput, &["is a directory"]);
         } else {
             assert_eq!(read.unwrap(), b"hello", "{name:?}");
         }
     }
-    let nameless = sending(tar_of(&[(EntryType::Regular, "", "hello")]));
+    let nameless = sandbox_with_download(tar_of(&[(EntryType::Regular, "", "hello")]));
     assert_eq!(nameless.read("d/f.txt").unwrap(), b"hello");
 }
 
 #[test]
-fn the_archive_of_a_directory_is_not_a_file() {
+fn directory_archive_is_not_read_as_a_file() {
     let directory = (EntryType::Directory, "./", "");
     for entries in [
         [directory, (EntryType::Regular, "f", "x")].as_slice(),
@@ -45,23 +45,23 @@ fn the_archive_of_a_directory_is_not_a_file() {
         &[(EntryType::Regular, "other", "x")],
         &[(EntryType::Regular, "a/f", "x")],
     ] {
-        let sandbox = sending(tar_of(entries));
+        let sandbox = sandbox_with_download(tar_of(entries));
         let parts = ["/workspace/f", "is a directory", "download_dir"];
-        fails(sandbox.read("f"), ErrorKind::InvalidInput, &parts);
+        assert_error(sandbox.read("f"), ErrorKind::InvalidInput, &parts);
     }
 }
 
 #[test]
-fn a_broken_answer_is_never_a_file() {
+fn broken_response_is_never_a_file() {
     let whole = tar_of(&[(EntryType::Regular, "f", "hello")]);
     for archive in [&whole[..514], &whole[..1024], b"", b"<html></html>"] {
-        let sandbox = sending(archive.to_vec());
-        fails(sandbox.read("f"), ErrorKind::Archive, &["read from"]);
+        let sandbox = sandbox_with_download(archive.to_vec());
+        assert_error(sandbox.read("f"), ErrorKind::Archive, &["read from"]);
     }
 }
 
 #[test]
-fn a_writer_that_fails_is_the_callers_trouble() {
+fn failing_writer_is_an_io_error() {
     struct Full;
     impl Write for Full {
         fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
@@ -73,14 +73,14 @@ fn a_writer_that_fails_is_the_callers_trouble() {
     }
     let (sandbox, _dir) = local();
     sandbox.write("f", "x").unwrap();
-    fails(
+    assert_error(
         sandbox.read_to("f", &mut Full),
         ErrorKind::Io,
         &["cannot write"],
     );
 }
 
-/// A backend that has archives of directories only, as one that runs `tar -C` has.
+/// A backend that only downloads directories, such as one that runs `tar -C`.
 struct DirectoriesOnly {
     inner: LocalBackend,
     otherwise: fn() -> Error,
@@ -123,7 +123,7 @@ impl Backend for DirectoriesOnly {
 }
 
 #[test]
-fn where_only_directories_can_be_had_a_copy_is_staged() {
+fn file_is_read_from_directory_only_backend() {
     for otherwise in [
         || Error::new(ErrorKind::NotFound, "404"),
         || Error::new(ErrorKind::Status, "500"),
@@ -133,7 +133,7 @@ fn where_only_directories_can_be_had_a_copy_is_staged() {
             inner: local_backend(&dir),
             otherwise,
         };
-        // Only what a server answers may mean something else than it says.
+        // Only a response of the server may have another meaning.
         let server = crate::support::v1_server::serve(backend);
         let client = Client::new(server.url()).unwrap();
         let sandbox = client.create("s", SandboxSpec::new()).unwrap();
@@ -144,8 +144,8 @@ fn where_only_directories_can_be_had_a_copy_is_staged() {
         sandbox.run(["ln", "-s", "d/bin", "link"]).unwrap();
         let before = sandbox.exec(["ls", "-A"]).unwrap();
         let read = |name: &str| sandbox.read(name);
-        fails(read("gone"), ErrorKind::NotFound, &["/workspace/gone"]);
-        fails(read("d"), ErrorKind::InvalidInput, &["is a directory"]);
+        assert_error(read("gone"), ErrorKind::NotFound, &["/workspace/gone"]);
+        assert_error(read("d"), ErrorKind::InvalidInput, &["is a directory"]);
         assert!(read("d/bin").unwrap() == binary);
         assert!(read("link").unwrap() == binary);
         assert_eq!(read("-rf").unwrap(), b"dash");
@@ -157,20 +157,20 @@ fn where_only_directories_can_be_had_a_copy_is_staged() {
 }
 
 #[test]
-fn files_are_read_through_links_and_directories_are_not() {
+fn read_follows_links_to_files() {
     let (sandbox, _dir) = local();
     sandbox.write("d/f", "x").unwrap();
     sandbox.run(["ln", "-s", "d/f", "link"]).unwrap();
     sandbox.run(["ln", "-s", "d", "dirlink"]).unwrap();
     assert_eq!(sandbox.read("link").unwrap(), b"x");
     for name in ["d", "dirlink"] {
-        fails(
+        assert_error(
             sandbox.read(name),
             ErrorKind::InvalidInput,
             &["is a directory"],
         );
     }
-    fails(
+    assert_error(
         sandbox.read("gone"),
         ErrorKind::NotFound,
         &["/workspace/gone"],
@@ -178,7 +178,7 @@ fn files_are_read_through_links_and_directories_are_not() {
 }
 
 #[test]
-fn a_link_exists_if_what_it_leads_to_does() {
+fn link_exists_if_its_target_exists() {
     let (sandbox, _dir) = local();
     sandbox.write("d/-f", "x").unwrap();
     sandbox.run(["ln", "-s", "gone", "dangling"]).unwrap();
@@ -222,19 +222,19 @@ proptest! {
         fs::create_dir(&top).unwrap();
         let mut parent = top.clone();
         for (name, mode, content) in nodes {
-            let path = parent.join(os(&name));
+            let path = parent.join(os_str(&name));
             match content {
                 _ if path.symlink_metadata().is_ok() => {}
                 Some(content) => {
                     fs::write(&path, content).unwrap();
                     chmod(&path, mode);
                 }
-                // What comes next is in there, or at the top again.
+                // The next entry is in this directory or at the top again.
                 None if path.as_os_str().len() < 500 => {
                     fs::create_dir(&path).unwrap();
                     parent = if mode & 0o100 == 0 { top.clone() } else { path };
                 }
-                None => symlink(os(&name), &path).unwrap(),
+                None => symlink(os_str(&name), &path).unwrap(),
             }
         }
         assert_survives(&top);
@@ -242,7 +242,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_below_tmp_is_the_sandboxes_own() {
+fn tmp_belongs_to_the_sandbox() {
     let (sandbox, _dir) = local();
     let name = format!("/tmp/noxrunner-{}", std::process::id());
     sandbox.write(&name, "inside").unwrap();
@@ -254,7 +254,7 @@ fn what_is_below_tmp_is_the_sandboxes_own() {
     let (there, read) = (sandbox.exists(&outside), sandbox.read(&outside));
     fs::remove_file(&outside).unwrap();
     assert!(!there.unwrap());
-    fails(read, ErrorKind::NotFound, &["does not exist"]);
+    assert_error(read, ErrorKind::NotFound, &["does not exist"]);
     sandbox.run(["ln", "-s", "/etc/hostname", "l"]).unwrap();
-    fails(sandbox.read("l"), ErrorKind::NotFound, &["does not exist"]);
+    assert_error(sandbox.read("l"), ErrorKind::NotFound, &["does not exist"]);
 }

@@ -1,9 +1,9 @@
-//! What goes up.
+//! Uploads.
 
 use super::*;
 
 #[test]
-fn contents_come_from_bytes_text_readers_and_files() {
+fn contents_can_be_bytes_text_readers_or_files() {
     let (sandbox, dir) = local();
     let local_file = dir.join("script");
     fs::write(&local_file, "local").unwrap();
@@ -44,7 +44,7 @@ fn contents_come_from_bytes_text_readers_and_files() {
 }
 
 #[test]
-fn a_second_write_replaces_the_first() {
+fn second_write_replaces_the_first() {
     let (sandbox, _dir) = local();
     sandbox.write("f", "a long first text").unwrap();
     sandbox
@@ -55,45 +55,51 @@ fn a_second_write_replaces_the_first() {
 }
 
 #[test]
-fn names_that_are_not_utf8_are_written_and_read() {
+fn non_utf8_names_are_written_and_read() {
     let (sandbox, _dir) = local();
     for name in [b"d/n\xff.txt".as_slice(), b"\xfe/\xff/f", b"\xff"] {
-        sandbox.write(os(name), name).unwrap();
+        sandbox.write(os_str(name), name).unwrap();
     }
-    assert_eq!(sandbox.read(os(b"d/n\xff.txt")).unwrap(), b"d/n\xff.txt");
-    assert_eq!(sandbox.read(os(b"\xfe/\xff/f")).unwrap(), b"\xfe/\xff/f");
-    assert_eq!(sandbox.read(os(b"\xff")).unwrap(), b"\xff");
-    fails(
-        sandbox.read(os(b"d/\xfa")),
+    assert_eq!(
+        sandbox.read(os_str(b"d/n\xff.txt")).unwrap(),
+        b"d/n\xff.txt"
+    );
+    assert_eq!(
+        sandbox.read(os_str(b"\xfe/\xff/f")).unwrap(),
+        b"\xfe/\xff/f"
+    );
+    assert_eq!(sandbox.read(os_str(b"\xff")).unwrap(), b"\xff");
+    assert_error(
+        sandbox.read(os_str(b"d/\xfa")),
         ErrorKind::NotFound,
-        &["no file"],
+        &["no such file"],
     );
 }
 
 #[test]
-fn bad_paths_and_names_are_refused_before_anything_is_sent() {
-    let (sandbox, uploads) = recording();
+fn invalid_paths_are_refused_before_sending() {
+    let (sandbox, uploads) = recording_sandbox();
     let refused = |path: &str, rule: &str| {
         let shown = path.replace('\0', " ");
         let parts = [shown.as_str(), rule];
-        fails(sandbox.write(path, "x"), ErrorKind::InvalidInput, &parts);
-        fails(sandbox.read(path), ErrorKind::InvalidInput, &parts);
+        assert_error(sandbox.write(path, "x"), ErrorKind::InvalidInput, &parts);
+        assert_error(sandbox.read(path), ErrorKind::InvalidInput, &parts);
     };
     refused("a/../b", "\"..\"");
     refused("../b", "\"..\"");
-    refused("", "names no file");
-    refused("/", "names no file");
+    refused("", "is an empty path");
+    refused("/", "does not name a file");
     refused("a\0b", "NUL");
     for (name, rule) in [
         ("/etc/x", "is absolute"),
         ("a/../../b", "\"..\""),
-        ("", "names no file"),
-        (".", "names no file"),
+        ("", "is an empty path"),
+        (".", "does not name a file"),
         ("a\0b", "NUL"),
     ] {
         let shown = format!("{:?}", name.replace('\0', " "));
         let files = Files::new().add("good", "x").add(name, "y");
-        fails(
+        assert_error(
             sandbox.upload(files, "/workspace"),
             ErrorKind::InvalidInput,
             &[&shown, rule],
@@ -103,23 +109,23 @@ fn bad_paths_and_names_are_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn a_set_of_files_is_one_archive() {
-    let (sandbox, uploads) = recording();
+fn upload_of_several_files_is_one_archive() {
+    let (sandbox, uploads) = recording_sandbox();
     let files = Files::new()
         .add("src/./main.py", "print(42)")
         .add("x..y", Contents::from("two").mode(0o4755))
-        .add(os(b"\xff"), Contents::reader(&b"three"[..]));
+        .add(os_str(b"\xff"), Contents::reader(&b"three"[..]));
     sandbox.upload(files, "/workspace").unwrap();
     let uploads = uploads.lock().unwrap();
     assert_eq!(uploads.len(), 1);
-    let file = |name: &[u8], mode, content: &[u8]| Packed {
+    let file = |name: &[u8], mode, content: &[u8]| PackedEntry {
         name: name.to_vec(),
         kind: EntryType::Regular,
         mode,
         content: content.to_vec(),
     };
     assert_eq!(
-        packed(&uploads[0]),
+        unpacked(&uploads[0]),
         [
             file(b"src/main.py", 0o644, b"print(42)"),
             file(b"x..y", 0o755, b"two"),
@@ -129,7 +135,7 @@ fn a_set_of_files_is_one_archive() {
 }
 
 #[test]
-fn a_local_directory_can_be_one_of_a_set() {
+fn upload_may_include_a_local_directory() {
     let (sandbox, dir) = local();
     fs::create_dir_all(dir.join("data/sub/empty")).unwrap();
     fs::write(dir.join("data/sub/f"), "f").unwrap();
@@ -147,7 +153,7 @@ fn a_local_directory_can_be_one_of_a_set() {
 }
 
 #[test]
-fn uploading_an_empty_directory_makes_the_destination() {
+fn empty_directory_upload_creates_the_destination() {
     let (sandbox, dir) = local();
     fs::create_dir(dir.join("none")).unwrap();
     sandbox
@@ -157,22 +163,22 @@ fn uploading_an_empty_directory_makes_the_destination() {
 }
 
 #[test]
-fn what_is_not_there_or_not_a_directory_is_named() {
-    let (sandbox, uploads) = recording();
+fn missing_or_wrong_source_is_named() {
+    let (sandbox, uploads) = recording_sandbox();
     let dir = Scratch::new();
     fs::write(dir.join("file"), "x").unwrap();
     let upload = |name: &str| sandbox.upload_dir(dir.join(name), "/workspace");
-    fails(upload("gone"), ErrorKind::Io, &["/gone", "no such file"]);
+    assert_error(upload("gone"), ErrorKind::Io, &["/gone", "no such file"]);
     let parts = ["/file", "is not a directory"];
-    fails(upload("file"), ErrorKind::InvalidInput, &parts);
+    assert_error(upload("file"), ErrorKind::InvalidInput, &parts);
     let gone = Contents::path(dir.join("gone"));
-    fails(sandbox.write("x", gone), ErrorKind::Io, &["/gone"]);
+    assert_error(sandbox.write("x", gone), ErrorKind::Io, &["/gone"]);
     assert!(uploads.lock().unwrap().is_empty());
 }
 
 #[test]
-fn fifos_and_sockets_are_refused_by_name_without_waiting() {
-    let (sandbox, _) = recording();
+fn fifos_and_sockets_are_refused_without_blocking() {
+    let (sandbox, _) = recording_sandbox();
     let dir = Scratch::new();
     fs::create_dir_all(dir.join("fifo/d")).unwrap();
     fs::create_dir(dir.join("sock")).unwrap();
@@ -180,12 +186,12 @@ fn fifos_and_sockets_are_refused_by_name_without_waiting() {
     let _socket = UnixListener::bind(dir.join("sock/s")).unwrap();
     let upload = |name: &str| sandbox.upload_dir(dir.join(name), "/workspace");
     let parts = ["fifo/d/pipe", "is a FIFO"];
-    fails(upload("fifo"), ErrorKind::InvalidInput, &parts);
+    assert_error(upload("fifo"), ErrorKind::InvalidInput, &parts);
     let parts = ["sock/s", "is a socket"];
-    fails(upload("sock"), ErrorKind::InvalidInput, &parts);
+    assert_error(upload("sock"), ErrorKind::InvalidInput, &parts);
     for name in ["fifo/d/pipe", "sock/s"] {
         let contents = Contents::path(dir.join(name));
-        fails(
+        assert_error(
             sandbox.write("x", contents),
             ErrorKind::InvalidInput,
             &[name],
@@ -194,21 +200,21 @@ fn fifos_and_sockets_are_refused_by_name_without_waiting() {
 }
 
 #[test]
-fn a_fifo_in_place_of_the_directory_does_not_hold_up_the_call() {
-    let (sandbox, _) = recording();
+fn fifo_as_source_directory_does_not_block() {
+    let (sandbox, _) = recording_sandbox();
     let dir = Scratch::new();
     let fifo = dir.join("pipe");
     mkfifo(&fifo);
     let path = fifo.clone();
-    let result = in_time(move || sandbox.upload_dir(path, "/workspace"));
+    let result = with_timeout(move || sandbox.upload_dir(path, "/workspace"));
     let result = result.expect("waits for the other end of the FIFO");
     let parts = ["pipe", "is not a directory"];
-    fails(result, ErrorKind::InvalidInput, &parts);
+    assert_error(result, ErrorKind::InvalidInput, &parts);
 }
 
 #[test]
-fn an_unreadable_file_is_named() {
-    let (sandbox, uploads) = recording();
+fn unreadable_file_is_named() {
+    let (sandbox, uploads) = recording_sandbox();
     let dir = Scratch::new();
     fs::create_dir(dir.join("t")).unwrap();
     fs::write(dir.join("t/secret"), "x").unwrap();
@@ -217,17 +223,17 @@ fn an_unreadable_file_is_named() {
     if is_root(&dir) {
         eprintln!("skipped: root can read any file");
         result.unwrap();
-        assert_eq!(packed(&uploads.lock().unwrap()[0])[0].content, b"x");
+        assert_eq!(unpacked(&uploads.lock().unwrap()[0])[0].content, b"x");
     } else {
         let parts = ["t/secret", "permission denied"];
-        fails(result, ErrorKind::Io, &parts);
+        assert_error(result, ErrorKind::Io, &parts);
     }
 }
 
 #[test]
-fn a_growing_file_is_sent_as_long_as_it_was() {
+fn growing_file_is_sent_as_a_prefix() {
     const FIRST: usize = 4 << 20;
-    let (sandbox, uploads) = recording();
+    let (sandbox, uploads) = recording_sandbox();
     let dir = Scratch::new();
     fs::create_dir(dir.join("t")).unwrap();
     let path = dir.join("t/log");
@@ -248,14 +254,14 @@ fn a_growing_file_is_sent_as_long_as_it_was() {
         stop.store(true, Ordering::SeqCst);
         result.unwrap();
     });
-    let sent = &packed(&uploads.lock().unwrap()[0])[0].content;
+    let sent = &unpacked(&uploads.lock().unwrap()[0])[0].content;
     assert!(sent.len() >= FIRST);
     assert!(*sent == pattern(0..sent.len()));
 }
 
 #[test]
-fn a_shrinking_file_is_an_error_that_names_it() {
-    let (sandbox, _) = recording();
+fn shrinking_file_is_an_error() {
+    let (sandbox, _) = recording_sandbox();
     let dir = Scratch::new();
     fs::create_dir(dir.join("t")).unwrap();
     let path = dir.join("t/log");
@@ -263,7 +269,7 @@ fn a_shrinking_file_is_an_error_that_names_it() {
     let stop = AtomicBool::new(false);
     let shrank = thread::scope(|scope| {
         scope.spawn(|| {
-            // Nobody knows when the size is looked at, so it shrinks again and again.
+            // The time at which the size is read is unknown, so the file shrinks repeatedly.
             while !stop.load(Ordering::SeqCst) {
                 file.set_len(64 << 20).unwrap();
                 thread::sleep(Duration::from_millis(30));
@@ -276,7 +282,7 @@ fn a_shrinking_file_is_an_error_that_names_it() {
         stop.store(true, Ordering::SeqCst);
         shrank
     });
-    fails(
+    assert_error(
         shrank.expect("no upload has met the moment"),
         ErrorKind::Io,
         &["t/log", "shrank"],
@@ -284,7 +290,7 @@ fn a_shrinking_file_is_an_error_that_names_it() {
 }
 
 #[test]
-fn link_loops_stay_links_and_the_top_may_be_a_link() {
+fn link_loops_are_kept_as_links() {
     let dir = Scratch::new();
     fs::create_dir_all(dir.join("t/d")).unwrap();
     symlink("b", dir.join("t/a")).unwrap();
@@ -297,9 +303,9 @@ fn link_loops_stay_links_and_the_top_may_be_a_link() {
 }
 
 #[test]
-fn what_does_not_shrink_is_stored_and_text_is_compressed() {
+fn incompressible_data_is_stored() {
     let size_of = |files: &[(&str, Vec<u8>)]| {
-        let (sandbox, uploads) = recording();
+        let (sandbox, uploads) = recording_sandbox();
         let dir = Scratch::new();
         for (name, content) in files {
             fs::write(dir.join(name), content).unwrap();
@@ -311,7 +317,7 @@ fn what_does_not_shrink_is_stored_and_text_is_compressed() {
             .unwrap();
         let uploads = uploads.lock().unwrap();
         for upload in uploads.iter() {
-            let back: Vec<Vec<u8>> = packed(upload).into_iter().map(|e| e.content).collect();
+            let back: Vec<Vec<u8>> = unpacked(upload).into_iter().map(|e| e.content).collect();
             assert!(back.iter().eq(files.iter().map(|(_, content)| content)));
         }
         let sizes: Vec<usize> = uploads.iter().map(Vec::len).collect();

@@ -1,123 +1,148 @@
-//! Where an archive lands.
+//! The target directory of an archive.
 
 use super::*;
 
 #[test]
-fn missing_parents_of_a_target_are_made() {
-    let place = Place::new();
-    let target = place.dir.join("a/b/c");
-    sending(some_archive().done())
+fn missing_parents_of_the_target_are_created() {
+    let fixture = Fixture::new();
+    let target = fixture.dir.join("a/b/c");
+    sandbox_with_download(some_archive().finish())
         .download_dir("/workspace", &target)
         .unwrap();
     assert_eq!(fs::read(target.join("d/f")).unwrap(), b"one");
-    let names: Vec<_> = fs::read_dir(place.dir.join("a/b")).unwrap().collect();
+    let names: Vec<_> = fs::read_dir(fixture.dir.join("a/b")).unwrap().collect();
     assert_eq!(names.len(), 1, "only the target");
 }
 
 #[test]
-fn an_existing_target_takes_files_and_keeps_others() {
-    let place = Place::new();
-    fs::create_dir_all(place.target.join("d/own")).unwrap();
-    fs::write(place.target.join("d/f"), "old").unwrap();
-    fs::write(place.target.join("d/kept"), "kept").unwrap();
-    symlink("../outside/secret", place.target.join("g")).unwrap();
-    let before = place.target.metadata().unwrap().ino();
-    place.unpack(some_archive().dir("new/sub/").done()).unwrap();
-    assert_eq!(place.read("d/f"), b"one");
-    assert_eq!(place.read("d/kept"), b"kept");
-    assert!(place.target.join("d/own").is_dir() && place.target.join("new/sub").is_dir());
-    assert!(place.target.join("g").symlink_metadata().unwrap().is_file());
-    assert_eq!(place.target.metadata().unwrap().ino(), before);
-    // Again, over what it has made itself.
-    place.unpack(some_archive().done()).unwrap();
+fn existing_target_keeps_other_files() {
+    let fixture = Fixture::new();
+    fs::create_dir_all(fixture.target.join("d/own")).unwrap();
+    fs::write(fixture.target.join("d/f"), "old").unwrap();
+    fs::write(fixture.target.join("d/kept"), "kept").unwrap();
+    symlink("../outside/secret", fixture.target.join("g")).unwrap();
+    let before = fixture.target.metadata().unwrap().ino();
+    fixture
+        .unpack(some_archive().dir("new/sub/").finish())
+        .unwrap();
+    assert_eq!(fixture.read("d/f"), b"one");
+    assert_eq!(fixture.read("d/kept"), b"kept");
+    assert!(fixture.target.join("d/own").is_dir() && fixture.target.join("new/sub").is_dir());
+    assert!(
+        fixture
+            .target
+            .join("g")
+            .symlink_metadata()
+            .unwrap()
+            .is_file()
+    );
+    assert_eq!(fixture.target.metadata().unwrap().ino(), before);
+    // Again, into the target that now exists.
+    fixture.unpack(some_archive().finish()).unwrap();
 }
 
 #[test]
-fn a_conflict_is_found_before_anything_has_moved() {
+fn conflict_is_found_before_anything_moves() {
     let check = |make: &dyn Fn(&Path), parts: &[&str]| {
-        let place = Place::new();
-        fs::create_dir(&place.target).unwrap();
-        make(&place.target);
-        let before = snapshot(&place.target);
-        let archive = Raw::new()
+        let fixture = Fixture::new();
+        fs::create_dir(&fixture.target).unwrap();
+        make(&fixture.target);
+        let before = snapshot(&fixture.target);
+        let archive = TarBuilder::new()
             .file("a", b"new")
             .file("d/f", b"new")
             .file("m", b"new")
             .file("z", b"new");
-        fails(place.unpack(archive.done()), ErrorKind::Archive, parts);
-        // Also no time of a directory has changed, but for the target itself.
-        assert_eq!(snapshot(&place.target), before);
+        assert_error(fixture.unpack(archive.finish()), ErrorKind::Archive, parts);
+        // No directory except the target has a new modification time.
+        assert_eq!(snapshot(&fixture.target), before);
     };
     let file = |path: PathBuf| fs::write(path, "old").unwrap();
-    check(&|t| file(t.join("d")), &["\"d\"", "a file stands"]);
+    check(
+        &|t| file(t.join("d")),
+        &["\"d\"", "the target has a file there"],
+    );
     let dir = |path: PathBuf| fs::create_dir_all(path).unwrap();
-    check(&|t| dir(t.join("m/x")), &["\"m\"", "a directory stands"]);
-    check(&|t| dir(t.join("d/f")), &["\"d/f\"", "a directory stands"]);
+    check(
+        &|t| dir(t.join("m/x")),
+        &["\"m\"", "the target has a directory there"],
+    );
+    check(
+        &|t| dir(t.join("d/f")),
+        &["\"d/f\"", "the target has a directory there"],
+    );
     let out = |path: PathBuf| symlink("../outside", path).unwrap();
     check(
         &|t| out(t.join("d")),
-        &["\"d\"", "a link stands", "nothing is written through"],
+        &[
+            "\"d\"",
+            "the target has a symbolic link there",
+            "links are not followed",
+        ],
     );
 }
 
 #[test]
-fn an_error_leaves_an_existing_target_as_it_was() {
-    let place = Place::new();
-    fs::create_dir(&place.target).unwrap();
-    fs::write(place.target.join("g"), "old").unwrap();
-    let before = snapshot(&place.target);
-    let mut archive = gzip(&some_archive().done());
+fn error_leaves_existing_target_unchanged() {
+    let fixture = Fixture::new();
+    fs::create_dir(&fixture.target).unwrap();
+    fs::write(fixture.target.join("g"), "old").unwrap();
+    let before = snapshot(&fixture.target);
+    let mut archive = gzip(&some_archive().finish());
     archive.pop();
-    fails(place.unpack(archive), ErrorKind::Archive, &["cut off"]);
-    let archive = some_archive().file("../x", b"x").done();
-    fails(place.unpack(archive), ErrorKind::Archive, &["../x"]);
-    assert_eq!(snapshot(&place.target), before);
+    assert_error(fixture.unpack(archive), ErrorKind::Archive, &["truncated"]);
+    let archive = some_archive().file("../x", b"x").finish();
+    assert_error(fixture.unpack(archive), ErrorKind::Archive, &["../x"]);
+    assert_eq!(snapshot(&fixture.target), before);
 }
 
 #[test]
-fn a_target_that_is_a_file_is_an_error() {
-    let place = Place::new();
-    fs::write(&place.target, "mine").unwrap();
-    let result = place.unpack(some_archive().done());
-    fails(result, ErrorKind::Io, &["target", "not a directory"]);
-    assert_eq!(fs::read(&place.target).unwrap(), b"mine");
-    let below = sending(some_archive().done()).download_dir("/w", place.target.join("x"));
-    fails(below, ErrorKind::Io, &["target/x"]);
+fn file_as_target_is_an_error() {
+    let fixture = Fixture::new();
+    fs::write(&fixture.target, "mine").unwrap();
+    let result = fixture.unpack(some_archive().finish());
+    assert_error(result, ErrorKind::Io, &["target", "not a directory"]);
+    assert_eq!(fs::read(&fixture.target).unwrap(), b"mine");
+    let below =
+        sandbox_with_download(some_archive().finish()).download_dir("/w", fixture.target.join("x"));
+    assert_error(below, ErrorKind::Io, &["target/x"]);
 }
 
 #[test]
-fn a_target_that_is_a_fifo_does_not_hold_up_the_call() {
+fn fifo_as_target_does_not_block() {
     let dir = Scratch::new();
     let fifo = dir.join("pipe");
     let made = process::Command::new("mkfifo").arg(&fifo).status();
     assert!(made.unwrap().success());
-    let result = in_time(move || sending(some_archive().done()).download_dir("/w", fifo));
+    let result = with_timeout(move || {
+        sandbox_with_download(some_archive().finish()).download_dir("/w", fifo)
+    });
     let result = result.expect("waits for the other end of the FIFO");
-    fails(result, ErrorKind::Io, &["pipe", "not a directory"]);
+    assert_error(result, ErrorKind::Io, &["pipe", "not a directory"]);
 }
 
 #[test]
-fn directories_get_their_modes_and_times_at_the_end() {
-    let place = Place::new();
+fn directories_get_modes_and_times_last() {
+    let fixture = Fixture::new();
     let closed = header(EntryType::Directory, "d", 0, 0o555);
-    let archive = Raw::new()
+    let archive = TarBuilder::new()
         .entry(&closed, b"")
         .file("d/f", b"x")
         .file("d/g/h", b"y");
-    place.unpack(archive.done()).unwrap();
-    assert_eq!(place.mode("d"), 0o555);
+    fixture.unpack(archive.finish()).unwrap();
+    assert_eq!(fixture.mode("d"), 0o555);
     assert_eq!(
-        place.target.join("d").metadata().unwrap().mtime(),
+        fixture.target.join("d").metadata().unwrap().mtime(),
         1_000_000_000
     );
     assert_eq!(
-        place.target.join("d/f").metadata().unwrap().mtime(),
+        fixture.target.join("d/f").metadata().unwrap().mtime(),
         1_000_000_000
     );
-    chmod(place.target.join("d"), 0o755);
+    chmod(fixture.target.join("d"), 0o755);
 }
 
-/// A file system of 1 MiB, gone when dropped.
+/// A file system of 1 MiB, unmounted when dropped.
 struct SmallDisk(Scratch);
 
 impl SmallDisk {
@@ -144,23 +169,23 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_is_named_and_nothing_half_written_is_left() {
+fn full_disk_is_an_error_and_leaves_no_partial_file() {
     let Some(disk) = SmallDisk::mount() else {
         let required = std::env::var("NOXRUNNER_REQUIRE_SANDBOX").is_ok_and(|v| v == "1");
-        assert!(!required, "a tmpfs can't be mounted");
-        eprintln!("skipped: a tmpfs can't be mounted");
+        assert!(!required, "cannot mount a tmpfs");
+        eprintln!("skipped: cannot mount a tmpfs");
         return;
     };
-    let archive = Raw::new()
+    let archive = TarBuilder::new()
         .file("small", b"x")
         .file("large", &noise(2 << 20))
-        .done();
+        .finish();
     let parts = ["large", "no space"];
-    let fresh = sending(archive.clone()).download_dir("/w", disk.0.join("new"));
-    fails(fresh, ErrorKind::Io, &parts);
+    let fresh = sandbox_with_download(archive.clone()).download_dir("/w", disk.0.join("new"));
+    assert_error(fresh, ErrorKind::Io, &parts);
     assert!(snapshot(disk.0.path()).is_empty());
-    let merged = sending(archive).download_dir("/w", disk.0.path());
-    fails(merged, ErrorKind::Io, &parts);
+    let merged = sandbox_with_download(archive).download_dir("/w", disk.0.path());
+    assert_error(merged, ErrorKind::Io, &parts);
     assert!(snapshot(disk.0.path()).is_empty());
 }
 
@@ -198,8 +223,8 @@ fn mutate(bytes: &mut Vec<u8>, mutations: &[Mutation]) {
     }
 }
 
-/// Makes the checksums right again, so that what was changed is looked at.
-fn mend(tar: &mut [u8]) {
+/// Corrects the checksums, so that the mutated fields are read.
+fn fix_checksums(tar: &mut [u8]) {
     for block in tar.chunks_exact_mut(512) {
         if &block[257..262] == b"ustar" {
             block[148..156].fill(b' ');
@@ -217,7 +242,7 @@ proptest! {
     })]
 
     #[test]
-    fn mutated_archives_never_panic_and_never_reach_out(
+    fn mutated_archives_never_panic_or_escape(
         mutations in prop::collection::vec(mutation(), 1..12),
         in_headers in any::<bool>(),
         packed in any::<bool>(),
@@ -232,10 +257,10 @@ proptest! {
             .entry(&header(EntryType::GNULongName, "long", 300, 0o644), long.as_bytes())
             .entry(&sparse(512), &[1; 512])
             .special(EntryType::Fifo, "fifo")
-            .done();
+            .finish();
         let mut archive = if in_headers || !packed {
             mutate(&mut tar, &mutations);
-            mend(&mut tar);
+            fix_checksums(&mut tar);
             tar
         } else {
             let mut archive = gzip(&[tar, noise(4096)].concat());
@@ -246,56 +271,59 @@ proptest! {
             archive = gzip(&archive);
         }
         let extract = Extract::new().skip_refused(skip).max_bytes(1 << 20);
-        // What it makes is not looked at, only what it must not make.
-        let place = Place::new();
-        if let Err(error) = place.unpack_with(archive, &extract) {
-            // A name can be longer than the file system takes.
+        // Only what must not be created is checked.
+        let fixture = Fixture::new();
+        if let Err(error) = fixture.unpack_with(archive, &extract) {
+            // A name can be too long for the file system.
             prop_assert!(matches!(error.kind(), ErrorKind::Archive | ErrorKind::Io), "{error}");
         }
-        prop_assert_eq!(fs::read(place.dir.join(os(b"outside/secret"))).unwrap(), b"untouched");
+        prop_assert_eq!(fs::read(fixture.dir.join(os_str(b"outside/secret"))).unwrap(), b"untouched");
     }
 }
 
 #[test]
-fn directories_that_names_stand_for_count_as_entries() {
+fn implied_directories_count_as_entries() {
     let name = |n: usize| format!("{n}/{}f", "d/".repeat(40));
-    let mut raw = Raw::new();
+    let mut raw = TarBuilder::new();
     for n in 0..30 {
         raw = raw.file(&name(n), b"x");
     }
-    let place = Place::new();
-    let done = place.unpack_with(raw.done(), &Extract::new().max_entries(1000));
-    fails(done, ErrorKind::Archive, &["1000 entries", "max_entries"]);
+    let fixture = Fixture::new();
+    let done = fixture.unpack_with(raw.finish(), &Extract::new().max_entries(1000));
+    assert_error(done, ErrorKind::Archive, &["1000 entries", "max_entries"]);
 }
 
 #[test]
-fn a_refused_download_leaves_no_parents() {
-    let place = Place::new();
-    let target = place.target.join("a/b/out");
-    let raw = Raw::new().file("../x", b"x");
-    let done = sending(raw.done()).download_dir("/workspace", &target);
-    fails(done, ErrorKind::Archive, &["../x"]);
-    assert!(!place.target.exists());
+fn refused_download_leaves_no_parent_directories() {
+    let fixture = Fixture::new();
+    let target = fixture.target.join("a/b/out");
+    let raw = TarBuilder::new().file("../x", b"x");
+    let done = sandbox_with_download(raw.finish()).download_dir("/workspace", &target);
+    assert_error(done, ErrorKind::Archive, &["../x"]);
+    assert!(!fixture.target.exists());
 }
 
 #[test]
-fn a_closed_directory_is_filled_again_and_closed() {
-    let place = Place::new();
+fn read_only_directory_can_be_filled_again() {
+    let fixture = Fixture::new();
     let closed = header(EntryType::Directory, "closed", 0, 0o555);
-    let archive = Raw::new().entry(&closed, b"").file("closed/f", b"x").done();
+    let archive = TarBuilder::new()
+        .entry(&closed, b"")
+        .file("closed/f", b"x")
+        .finish();
     for _ in 0..2 {
-        place.unpack(archive.clone()).unwrap();
-        assert_eq!(place.mode("closed"), 0o555);
+        fixture.unpack(archive.clone()).unwrap();
+        assert_eq!(fixture.mode("closed"), 0o555);
     }
 }
 
 #[test]
-fn directories_that_were_there_keep_their_modes() {
-    let place = Place::new();
-    fs::create_dir_all(place.target.join("private")).unwrap();
-    chmod(place.target.join("private"), 0o2700);
-    let raw = Raw::new().dir("private").file("private/f", b"x");
-    place.unpack(raw.done()).unwrap();
-    assert_eq!(place.mode("private"), 0o2700);
-    assert_eq!(place.read("private/f"), b"x");
+fn existing_directories_keep_their_modes() {
+    let fixture = Fixture::new();
+    fs::create_dir_all(fixture.target.join("private")).unwrap();
+    chmod(fixture.target.join("private"), 0o2700);
+    let raw = TarBuilder::new().dir("private").file("private/f", b"x");
+    fixture.unpack(raw.finish()).unwrap();
+    assert_eq!(fixture.mode("private"), 0o2700);
+    assert_eq!(fixture.read("private/f"), b"x");
 }

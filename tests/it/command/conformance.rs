@@ -4,7 +4,7 @@ use super::*;
 use crate::support::plain_server::PlainServer;
 
 #[test]
-fn a_failed_must_is_exit_code_1_and_a_failed_should_is_not() {
+fn only_failed_must_exits_with_1() {
     let user = User::new();
     for (fault, mark, code) in [("exec-streams", "✗ MUST", 1), ("exec-stdin", "⚠ SHOULD", 0)] {
         let Some(server) = PlainServer::start(&["--fault", fault]) else {
@@ -27,19 +27,19 @@ fn a_failed_must_is_exit_code_1_and_a_failed_should_is_not() {
         assert_eq!(value["leftBehind"], json!([]));
     }
     let local = user.local(&["conformance"]);
-    expect(&local, 1, "", "noxrc serve");
+    assert_output(&local, 1, "", "noxrc serve");
     let nobody = user.run(&["--base-url", "http://127.0.0.1:1", "conformance"]);
-    expect(&nobody, 1, "", "✗");
-    expect(
+    assert_output(&nobody, 1, "", "✗");
+    assert_output(
         &user.run(&["conformance", "--only", "x"]),
         1,
         "",
-        "no check \"x\"",
+        "no such check: \"x\"",
     );
 }
 
 #[test]
-fn an_interruption_leaves_no_sandbox() {
+fn interrupted_conformance_run_leaves_no_sandbox() {
     let user = User::new();
     let root = tempfile::tempdir().unwrap();
     let Some(server) = PlainServer::start(&["--root", root.path().to_str().unwrap()]) else {
@@ -51,7 +51,7 @@ fn an_interruption_leaves_no_sandbox() {
     let child = child.spawn().unwrap();
     wait_for("it has made some", || sandboxes() > 1);
     interrupt(&child);
-    let ran = of(child.wait_with_output().unwrap());
+    let ran = output_of(child.wait_with_output().unwrap());
     assert_eq!(ran.code, 130, "{}{}", ran.stdout, ran.stderr);
     assert!(ran.stdout.contains("interrupted"), "{}", ran.stdout);
     assert_eq!(sandboxes(), 0);

@@ -1,4 +1,4 @@
-//! The command in a real terminal, a pseudo one.
+//! The command in a pseudo-terminal.
 #![allow(unsafe_code, reason = "std has no terminals")]
 
 use std::fs::File;
@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use super::User;
+use crate::support::processes::{sleeps, unique_sleep, wait_for};
 
 struct Terminal {
     child: Child,
@@ -74,9 +75,9 @@ impl Terminal {
         self.keyboard.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Waits for a text after the last one that was waited for.
+    /// Waits for a text after the previous one.
     fn wait_for(&mut self, text: &str) {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(at) = self.seen.find(text) {
                 self.seen.drain(..at + text.len());
@@ -99,12 +100,12 @@ impl Drop for Terminal {
 }
 
 #[test]
-fn a_shell_edits_lines_and_shows_where_it_is() {
+fn shell_edits_lines_and_shows_the_workdir() {
     let user = User::new();
     user.local(&["create", "a"]);
     let mut terminal = Terminal::open(&user, &["--local", "shell", "a"]);
     terminal.wait_for("a:/workspace$ ");
-    // Left, and a letter in between.
+    // The left arrow key, then a letter.
     terminal.type_in("echo ht\x1b[Di\r");
     terminal.wait_for("\nhit");
     terminal.wait_for("a:/workspace$ ");
@@ -112,21 +113,22 @@ fn a_shell_edits_lines_and_shows_where_it_is() {
     terminal.wait_for("a:/tmp$ ");
     terminal.type_in("(exit 3)\r");
     terminal.wait_for("a:/tmp [3]$ ");
-    // Ctrl-C drops what was typed.
+    // Ctrl-C discards the line.
     terminal.type_in("echo dropped\x03");
     terminal.wait_for("a:/tmp [3]$ ");
     terminal.type_in("echo 'open\r");
     terminal.type_in("quote'\r");
     terminal.wait_for("\nopen\r\nquote");
     terminal.wait_for("a:/tmp$ ");
-    // It ends a command that runs.
-    terminal.type_in("sleep 343001\r");
-    super::wait_for("it runs", || super::running("343001"));
+    // Ctrl-C ends a running command.
+    let sleep = unique_sleep(343_002);
+    terminal.type_in(&format!("sleep {sleep}\r"));
+    wait_for("the command runs", || sleeps(&sleep));
     terminal.type_in("\x03");
     terminal.wait_for("$ ");
-    // What was typed before comes back.
+    // The arrow key recalls the previous line.
     terminal.type_in("\x1b[A\x15");
-    terminal.wait_for("sleep 343001");
+    terminal.wait_for(&format!("sleep {sleep}"));
     terminal.type_in("echo last\r");
     terminal.wait_for("\nlast");
     terminal.wait_for("$ ");
@@ -138,7 +140,7 @@ fn a_shell_edits_lines_and_shows_where_it_is() {
 }
 
 #[test]
-fn notices_have_colours_in_a_terminal() {
+fn notices_are_coloured_in_a_terminal() {
     let user = User::new();
     let mut terminal = Terminal::open(&user, &["--local", "health"]);
     terminal.wait_for("\x1b[32m✓ Manager is healthy\x1b[0m");
@@ -146,7 +148,7 @@ fn notices_have_colours_in_a_terminal() {
 }
 
 #[test]
-fn a_transfer_that_takes_its_time_shows_how_far_it_is() {
+fn slow_transfer_shows_progress() {
     let user = User::new();
     user.local(&["create", "a"]);
     let mut state = 1_u32;
@@ -162,7 +164,7 @@ fn a_transfer_that_takes_its_time_shows_how_far_it_is() {
     terminal.wait_for(" left");
     terminal.wait_for("Uploaded 1 file(s)");
     assert!(terminal.child.wait().unwrap().success());
-    // And elsewhere nothing.
+    // Without a terminal, no progress is shown.
     let quiet = user.local(&["upload", "a", "noise"]);
     assert!(!quiet.stderr.contains("left"), "{}", quiet.stderr);
 }

@@ -1,95 +1,125 @@
-//! Kept connections, and servers that let go of them.
+//! The connection pool, and servers that close idle connections.
 
 use super::*;
+use crate::support::processes::wait_for;
 
-/// Calls on a server that closes each connection this long after its answer, silently: how many
-/// outcomes are unknown in the end. No other error is let through, and no exec may arrive twice.
-fn unknown_outcomes(calls: usize, after: Duration) -> usize {
+/// The longest time after a response in which the client expects a server to close the connection.
+const CLOSES_WITHIN: Duration = Duration::from_millis(8);
+
+/// Makes calls on a server that closes each connection, silently, this long after its response. Returns the
+/// number of unknown outcomes and the longest delay of a close. Asserts that there is no other error and
+/// that no exec arrives twice.
+fn unknown_outcomes(calls: usize, after: Duration) -> (usize, Duration) {
+    let longest = Arc::new(Mutex::new(Duration::ZERO));
+    let slowest = Arc::clone(&longest);
     let server = Scripted::start(move |mut conn| {
         if let Some(request) = conn.read_request() {
             let body = match request.path.ends_with("/exec") {
                 true => EXEC_OK,
                 false => "",
             };
-            conn.answer(200, body);
+            let answered = Instant::now();
+            conn.respond(200, body);
             if !after.is_zero() {
                 thread::sleep(after);
             }
+            drop(conn);
+            let mut slowest = slowest.lock().unwrap();
+            *slowest = answered.elapsed().max(*slowest);
         }
     });
     let sandbox = sandbox(builder(&server).retry(Retry::attempts(10)));
     let mut unknown = 0;
     for at in 0..calls {
-        match at % 2 {
-            0 => sandbox.touch().unwrap(),
-            _ => match sandbox.exec(["echo".to_owned(), at.to_string()]) {
-                Ok(_) => {}
-                Err(e) if e.is_outcome_unknown() => unknown += 1,
-                Err(e) => panic!("{after:?}, call {at}: {e}"),
-            },
+        if at % 2 == 0 {
+            sandbox.touch().unwrap();
+            continue;
+        }
+        match sandbox.exec(["echo".to_owned(), at.to_string()]) {
+            Ok(_) => {}
+            Err(e) if e.is_outcome_unknown() => unknown += 1,
+            Err(e) => panic!("{after:?}, call {at}: {e}"),
         }
     }
+    assert_no_exec_was_repeated(&server, calls / 2 - unknown);
+    let longest = *longest.lock().unwrap();
+    (unknown, longest)
+}
+
+fn assert_no_exec_was_repeated(server: &Scripted, at_least: usize) {
     let mut received: HashMap<String, usize> = HashMap::new();
     for request in server.requests() {
         if request.path.ends_with("/exec") {
             *received.entry(request.body_text()).or_default() += 1;
         }
     }
-    assert!(
-        received.values().all(|&n| n == 1),
-        "{after:?}: {received:?}"
-    );
-    assert!(
-        received.len() >= calls / 2 - unknown,
-        "{after:?}: {received:?}"
-    );
-    unknown
+    assert!(received.values().all(|&n| n == 1), "{received:?}");
+    assert!(received.len() >= at_least, "{received:?}");
+}
+
+/// Asserts that no outcome is unknown. On a busy machine the server may close later than it means to and
+/// later than a client can expect. Such a run proves nothing and is repeated.
+fn assert_outcomes_are_known(calls: usize, after: Duration) {
+    for _ in 0..20 {
+        let (unknown, longest) = unknown_outcomes(calls, after);
+        if unknown == 0 {
+            return;
+        }
+        let times = format!("closed {after:?} to {longest:?} after the response");
+        assert!(
+            longest > CLOSES_WITHIN,
+            "{unknown} unknown outcomes: {times}"
+        );
+        println!("repeated, since the server was late: {times}");
+    }
+    panic!("{after:?}: the server was late in every run");
 }
 
 #[test]
-fn a_server_that_closes_idle_connections_at_once_fails_no_call() {
-    let unknown = unknown_outcomes(200, Duration::ZERO);
-    assert_eq!(unknown, 0, "of 100 outcomes");
+fn calls_survive_immediate_close_of_idle_connections() {
+    assert_outcomes_are_known(200, Duration::ZERO);
 }
 
 #[test]
-fn a_server_that_closes_idle_connections_a_bit_later_fails_no_call() {
-    // At the same time, since they are mostly pauses.
-    let counts = thread::scope(|scope| {
-        let runs = [50, 300, 1000, 3000].map(|micros| {
-            scope.spawn(move || (micros, unknown_outcomes(100, Duration::from_micros(micros))))
-        });
-        runs.map(|run| run.join().unwrap())
+fn calls_survive_delayed_close_of_idle_connections() {
+    at_once([50, 300, 1000, 3000], |micros| {
+        assert_outcomes_are_known(100, Duration::from_micros(micros));
     });
-    assert!(
-        counts.iter().all(|(_, unknown)| *unknown == 0),
-        "unknown outcomes of 50, by microseconds before the close: {counts:?}"
-    );
 }
 
 #[test]
-fn a_server_that_closes_after_a_few_requests_fails_no_call() {
-    let server = Scripted::start(|mut conn| {
+fn calls_survive_close_after_a_few_requests() {
+    let closed = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&closed);
+    let server = Scripted::start(move |mut conn| {
         for _ in 0..3 {
             let Some(_) = conn.read_request() else { return };
-            conn.answer(200, EXEC_OK);
+            conn.respond(200, EXEC_OK);
         }
+        drop(conn);
+        counter.fetch_add(1, Ordering::SeqCst);
     });
     let sandbox = sandbox(builder(&server));
-    for at in 0..60 {
+    for at in 1..=60 {
         sandbox.run(["echo".to_owned(), at.to_string()]).unwrap();
-        // Time for the close to arrive, so that the next call sees it.
-        thread::sleep(Duration::from_millis(2));
+        // The next call must find the connection closed.
+        wait_for("the connection is closed", || {
+            closed.load(Ordering::SeqCst) == at / 3
+        });
+        if at % 3 == 0 {
+            // On a busy machine the kernel delivers the close a little later.
+            thread::sleep(Duration::from_millis(50));
+        }
     }
     assert_eq!(count(&server, "/exec"), 60);
     assert_eq!(server.connections(), 20);
 }
 
 #[test]
-fn a_server_that_announces_the_close_fails_no_call() {
+fn calls_survive_announced_close() {
     let server = Scripted::start(|mut conn| {
         if conn.read_request().is_some() {
-            conn.answer_with(200, &[("Connection", "close")], EXEC_OK);
+            conn.respond_with(200, &[("Connection", "close")], EXEC_OK);
         }
     });
     let sandbox = sandbox(builder(&server).retry(Retry::none()));
@@ -100,7 +130,7 @@ fn a_server_that_announces_the_close_fails_no_call() {
 }
 
 #[test]
-fn a_thousand_calls_use_one_connection() {
+fn thousand_calls_use_one_connection() {
     let server = Scripted::always(200, "");
     let sandbox = sandbox(builder(&server));
     for _ in 0..1000 {
@@ -111,14 +141,14 @@ fn a_thousand_calls_use_one_connection() {
 }
 
 #[test]
-fn every_call_leaves_its_connection_to_the_next() {
+fn every_call_returns_its_connection_to_the_pool() {
     let server = Scripted::each_request(|request, conn| {
         let path = request.path.as_str();
         match request.method.as_str() {
-            "PUT" => conn.answer(200, crate::support::scripted::CREATE_OK),
-            "DELETE" => conn.answer(404, "no such sandbox"),
-            _ if path.ends_with("/exec") => conn.answer(200, EXEC_OK),
-            _ => conn.answer(200, "OK"),
+            "PUT" => conn.respond(200, crate::support::scripted::CREATE_OK),
+            "DELETE" => conn.respond(404, "no such sandbox"),
+            _ if path.ends_with("/exec") => conn.respond(200, EXEC_OK),
+            _ => conn.respond(200, "OK"),
         }
     });
     let client = builder(&server).build().unwrap();
@@ -135,12 +165,12 @@ fn every_call_leaves_its_connection_to_the_next() {
 }
 
 #[test]
-fn eight_threads_share_a_client() {
+fn threads_share_a_client() {
     let server = Scripted::each_request(|request, conn| {
-        // The answer is the request's own, so that mixed up ones are seen.
+        // The response repeats the request, so that a mix-up is noticed.
         let json: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
         let out = serde_json::json!({"exitCode": 0, "stdout": json["cmd"][1]});
-        conn.answer(200, out.to_string());
+        conn.respond(200, out.to_string());
     });
     let client = builder(&server).build().unwrap();
     thread::scope(|scope| {

@@ -1,8 +1,8 @@
-//! Proxies, and other ways to a server.
+//! Proxies and IPv6.
 
 use super::*;
 
-/// An HTTP proxy: tunnels to `target` whatever was asked for, unless it refuses.
+/// An HTTP proxy that tunnels every request to `target`, or refuses if there is none.
 pub(crate) struct Proxy {
     pub(crate) url: String,
     heads: Arc<Mutex<Vec<Vec<String>>>>,
@@ -14,34 +14,12 @@ impl Proxy {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let heads: Arc<Mutex<Vec<Vec<String>>>> = Arc::default();
         let log = Arc::clone(&heads);
-        // It ends with the process.
+        // The thread ends with the process.
         thread::spawn(move || {
             for client in listener.incoming() {
-                let mut client = client.unwrap();
+                let client = client.unwrap();
                 let log = Arc::clone(&log);
-                thread::spawn(move || {
-                    let mut reader = BufReader::new(client.try_clone().unwrap());
-                    let mut head = Vec::new();
-                    loop {
-                        let mut line = String::new();
-                        reader.read_line(&mut line).unwrap();
-                        match line.trim_end() {
-                            "" => break,
-                            line => head.push(line.to_owned()),
-                        }
-                    }
-                    log.lock().unwrap().push(head);
-                    client.write_all(answer.as_bytes()).unwrap();
-                    let Some(target) = target else { return };
-                    let mut server = TcpStream::connect(target).unwrap();
-                    let mut back = (server.try_clone().unwrap(), client);
-                    thread::spawn(move || {
-                        let _ = io::copy(&mut back.0, &mut back.1);
-                        let _ = back.1.shutdown(Shutdown::Both);
-                    });
-                    let _ = io::copy(&mut reader, &mut server);
-                    let _ = server.shutdown(Shutdown::Both);
-                });
+                thread::spawn(move || serve_proxy_client(client, target, answer, &log));
             }
         });
         Proxy { url, heads }
@@ -52,14 +30,36 @@ impl Proxy {
     }
 }
 
+fn serve_proxy_client(
+    mut client: TcpStream,
+    target: Option<std::net::SocketAddr>,
+    answer: &str,
+    log: &Mutex<Vec<Vec<String>>>,
+) {
+    let mut reader = BufReader::new(client.try_clone().unwrap());
+    let head = reader.by_ref().lines().map(Result::unwrap);
+    let head = head.take_while(|line| !line.is_empty()).collect();
+    log.lock().unwrap().push(head);
+    client.write_all(answer.as_bytes()).unwrap();
+    let Some(target) = target else { return };
+    let mut server = TcpStream::connect(target).unwrap();
+    let mut back = (server.try_clone().unwrap(), client);
+    thread::spawn(move || {
+        let _ = io::copy(&mut back.0, &mut back.1);
+        let _ = back.1.shutdown(Shutdown::Both);
+    });
+    let _ = io::copy(&mut reader, &mut server);
+    let _ = server.shutdown(Shutdown::Both);
+}
+
 pub(crate) const TUNNEL: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
 
 #[test]
-fn a_proxy_is_gone_through_by_a_tunnel() {
+fn proxy_is_used_with_connect() {
     let server = Scripted::always(200, EXEC_OK);
     let proxy = Proxy::start(Some(server.address()), TUNNEL);
     let url = proxy.url.replace("http://", "http://me:p%40ss@");
-    // The name is the proxy's to look up, and loopback is no exception from what was asked for.
+    // The proxy resolves the name, and an explicit proxy is used for loopback as well.
     for host in ["sandboxes.invalid:8080", "127.0.0.1:1"] {
         let builder = Client::builder(format!("http://{host}")).proxy(&url);
         let sandbox = sandbox(builder.token("t0ken"));
@@ -73,19 +73,19 @@ fn a_proxy_is_gone_through_by_a_tunnel() {
             head.iter().any(|l| l.eq_ignore_ascii_case(basic)),
             "{head:?}"
         );
-        // The token is for the server alone.
+        // Only the server gets the token.
         assert!(!head.iter().any(|l| l.contains("t0ken")), "{head:?}");
         let request = server.requests().pop().unwrap();
         assert_eq!(request.path, "/v1/sandboxes/s/exec");
         assert_eq!(request.header("host"), Some(host));
         assert_eq!(request.header("proxy-authorization"), None);
     }
-    // One tunnel for the three calls of each.
+    // The three calls to each host share a tunnel.
     assert_eq!(proxy.heads().len(), 2);
 }
 
 #[test]
-fn a_proxy_that_refuses_is_a_connect_error() {
+fn proxy_refusal_is_a_connect_error() {
     for answer in [
         "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 3\r\n\r\nno!",
@@ -94,17 +94,17 @@ fn a_proxy_that_refuses_is_a_connect_error() {
     ] {
         let proxy = Proxy::start(None, answer);
         let builder = Client::builder("http://sandboxes.invalid").proxy(&proxy.url);
-        let error = soon(|| sandbox(builder).exec(["true"]));
+        let error = fails_soon(|| sandbox(builder).exec(["true"]));
         assert_eq!(error.kind(), ErrorKind::Connect, "{answer:?}: {error}");
     }
 }
 
 #[test]
-fn a_proxy_that_is_not_there_is_named() {
+fn unreachable_proxy_is_named() {
     let port = free_port();
     let builder = Client::builder("http://sandboxes.invalid")
         .proxy(format!("http://me:s3cret@127.0.0.1:{port}"));
-    let error = soon(|| sandbox(builder).exec(["true"]));
+    let error = fails_soon(|| sandbox(builder).exec(["true"]));
     assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
     assert!(
         format!("{error:#}").contains(&format!("127.0.0.1:{port}")),
@@ -114,19 +114,19 @@ fn a_proxy_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_proxy_that_falls_silent_ends_by_the_connect_timeout() {
+fn silent_proxy_ends_at_connect_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = format!("http://{}", listener.local_addr().unwrap());
     let builder = Client::builder("http://sandboxes.invalid")
         .proxy(proxy)
         .connect_timeout(SHORT);
-    let error = soon(|| sandbox(builder).exec(["true"]));
-    // The request has not been sent, whatever went to the proxy.
+    let error = fails_soon(|| sandbox(builder).exec(["true"]));
+    // The proxy got bytes, but the request was not sent.
     assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
 }
 
 #[test]
-fn a_proxy_of_another_protocol_is_refused() {
+fn unsupported_proxy_scheme_is_invalid_input() {
     for proxy in ["socks5://127.0.0.1:1080", "ftp://127.0.0.1", "http://"] {
         let builder = Client::builder("http://127.0.0.1:1").proxy(proxy);
         let error = builder.build().unwrap_err();
@@ -136,7 +136,7 @@ fn a_proxy_of_another_protocol_is_refused() {
 }
 
 #[test]
-fn ipv6_loopback_is_reached() {
+fn ipv6_loopback_works() {
     let Ok(listener) = TcpListener::bind("[::1]:0") else {
         eprintln!("skipped: this machine has no ::1");
         return;

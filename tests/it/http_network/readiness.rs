@@ -1,11 +1,11 @@
-//! Waiting for a sandbox.
+//! `wait_until_ready`.
 
 use super::*;
 
 #[test]
-fn readiness_is_waited_for() {
+fn wait_until_ready_retries_until_ready() {
     const READY: &str = r#"{"exitCode":0,"stdout":"ready\n","stderr":"","durationMs":1}"#;
-    let server = Scripted::in_turn(vec![
+    let server = Scripted::sequence(vec![
         (503, "starting"),
         (404, "no pod yet"),
         (
@@ -29,40 +29,41 @@ fn readiness_is_waited_for() {
 }
 
 #[test]
-fn a_sandbox_that_is_never_ready_is_told_with_the_last_reason() {
+fn wait_until_ready_reports_last_reason() {
     let server = Scripted::always(503, "no node has room");
     let sandbox = sandbox(builder(&server));
-    let error = soon(|| sandbox.wait_until_ready(Duration::from_secs(1), None));
+    let error = fails_soon(|| sandbox.wait_until_ready(Duration::from_secs(1), None));
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
     assert!(format!("{error:#}").contains("no node has room"), "{error}");
     assert!(
-        format!("{error:#}").contains("readiness of sandbox \"s\""),
+        format!("{error:#}").contains("wait for sandbox \"s\""),
         "{error}"
     );
     assert!(server.requests().len() > 2);
 
     let server = Scripted::always(200, r#"{"exitCode":0,"stdout":"almost"}"#);
     let sandbox = self::sandbox(builder(&server));
-    let error = soon(|| sandbox.wait_until_ready(SHORT, None));
+    let error = fails_soon(|| sandbox.wait_until_ready(SHORT, None));
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
     assert!(format!("{error:#}").contains("almost"), "{error}");
 }
 
 #[test]
-fn a_refused_token_is_not_waited_for() {
+fn wait_until_ready_fails_at_once_on_401() {
     let server = Scripted::always(401, "who are you?");
-    let error = soon(|| sandbox(builder(&server)).wait_until_ready(Duration::from_secs(60), None));
+    let error =
+        fails_soon(|| sandbox(builder(&server)).wait_until_ready(Duration::from_secs(60), None));
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
     assert_eq!(server.requests().len(), 1);
 }
 
 #[test]
-fn readiness_of_a_silent_server_ends_by_its_timeout() {
+fn wait_until_ready_times_out_on_silent_server() {
     at_once(silent_servers(), |(what, server)| {
-        let error = soon(|| sandbox(builder(&server)).wait_until_ready(SHORT, None));
+        let error = fails_soon(|| sandbox(builder(&server)).wait_until_ready(SHORT, None));
         assert_eq!(error.kind(), ErrorKind::NotReady, "{what}: {error}");
     });
-    let error = soon(|| {
+    let error = fails_soon(|| {
         let client = Client::builder(format!("http://127.0.0.1:{}", free_port()));
         sandbox(client).wait_until_ready(SHORT, None)
     });
@@ -71,10 +72,11 @@ fn readiness_of_a_silent_server_ends_by_its_timeout() {
 }
 
 #[test]
-fn a_long_retry_after_does_not_make_readiness_late() {
+fn wait_until_ready_is_not_delayed_by_retry_after() {
     let server = Scripted::each_request(|_: &Request, conn| {
-        conn.answer_with(503, &[("Retry-After", "6")], "starting");
+        conn.respond_with(503, &[("Retry-After", "6")], "starting");
     });
-    let error = soon(|| sandbox(builder(&server)).wait_until_ready(Duration::from_secs(1), None));
+    let error =
+        fails_soon(|| sandbox(builder(&server)).wait_until_ready(Duration::from_secs(1), None));
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
 }

@@ -1,8 +1,8 @@
-//! What is sent again, and what never.
+//! Which calls are retried, and when.
 
 use super::*;
 
-/// What the server does instead of a whole answer.
+/// Ways in which a server can break off its response.
 const BREAKERS: [(&str, Breaker); 6] = [
     ("reset before the head", |conn| conn.reset()),
     ("reset in the head", |mut conn| {
@@ -24,10 +24,10 @@ const BREAKERS: [(&str, Breaker); 6] = [
     }),
 ];
 
-/// Breaks off every answer after the request was read.
+/// A server that reads each request and then breaks off its response.
 fn breaking(breaker: Breaker) -> Scripted {
     Scripted::start(move |mut conn| {
-        // A reader that wakes the server only to let it go is no request.
+        // The connection that ends the server carries no request.
         if conn.read_request().is_some() {
             breaker(conn);
         }
@@ -35,64 +35,64 @@ fn breaking(breaker: Breaker) -> Scripted {
 }
 
 #[test]
-fn an_exec_whose_answer_breaks_off_is_never_sent_again() {
+fn exec_is_not_retried_after_broken_response() {
     for (what, breaker) in BREAKERS {
         let server = breaking(breaker);
-        let error = soon(|| sandbox(builder(&server)).exec(["true"]));
+        let error = fails_soon(|| sandbox(builder(&server)).exec(["true"]));
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{what}: {error}");
         assert_eq!(server.requests().len(), 1, "{what}");
     }
 }
 
 #[test]
-fn what_may_be_done_twice_is_sent_again_when_there_was_no_answer() {
+fn idempotent_calls_are_retried_after_broken_response() {
     at_once(BREAKERS, |(what, breaker)| {
         let server = breaking(breaker);
         let client = builder(&server).build().unwrap();
-        let error = soon(|| client.health());
+        let error = fails_soon(|| client.health());
         assert_eq!(error.kind(), ErrorKind::Connect, "{what}: {error}");
         assert_eq!(server.requests().len(), 3, "{what}");
 
         let server = breaking(breaker);
-        let error = soon(|| sandbox(builder(&server)).touch());
+        let error = fails_soon(|| sandbox(builder(&server)).touch());
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{what}: {error}");
         assert_eq!(server.requests().len(), 3, "{what}");
 
         let server = breaking(breaker);
-        let error = soon(|| sandbox(builder(&server)).write("f", "x"));
+        let error = fails_soon(|| sandbox(builder(&server)).write("f", "x"));
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{what}: {error}");
         assert_eq!(server.requests().len(), 3, "{what}");
 
         let server = breaking(breaker);
-        let error = soon(|| sandbox(builder(&server).retry(Retry::none())).touch());
+        let error = fails_soon(|| sandbox(builder(&server).retry(Retry::none())).touch());
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{what}: {error}");
         assert_eq!(server.requests().len(), 1, "{what}");
     });
 }
 
 #[test]
-fn another_try_after_a_reset_succeeds() {
+fn retry_after_reset_succeeds() {
     let seen = AtomicUsize::new(0);
     let server = Scripted::start(move |mut conn| {
         while let Some(request) = conn.read_request() {
             if seen.fetch_add(1, Ordering::SeqCst) < 2 {
                 return conn.reset();
             }
-            conn.answer(200, request.body);
+            conn.respond(200, request.body);
         }
     });
     let sandbox = sandbox(builder(&server));
     sandbox.write("f", noise(100_000)).unwrap();
     let requests = server.requests();
     assert_eq!(requests.len(), 3);
-    // All of the archive goes again, from its start.
+    // The retry sends the archive from its start.
     assert!(requests.iter().all(|r| r.body == requests[0].body));
     assert!(requests[0].body.len() > 100_000);
 }
 
-/// Answers by status, and how many requests each call then makes.
+/// The number of requests that each call makes for a status.
 #[test]
-fn statuses_are_worth_another_try_by_operation() {
+fn retried_statuses_depend_on_the_operation() {
     for (status, touches, execs) in [
         (503, 2, 2),
         (429, 2, 2),
@@ -102,46 +102,46 @@ fn statuses_are_worth_another_try_by_operation() {
         (400, 1, 1),
         (404, 1, 1),
     ] {
-        let server = Scripted::in_turn(vec![(status, "not now"), (200, EXEC_OK)]);
+        let server = Scripted::sequence(vec![(status, "not now"), (200, EXEC_OK)]);
         let result = sandbox(builder(&server)).touch();
         assert_eq!(server.requests().len(), touches, "touch {status}");
         assert_eq!(result.is_ok(), touches == 2, "touch {status}");
 
-        let server = Scripted::in_turn(vec![(status, "not now"), (200, EXEC_OK)]);
+        let server = Scripted::sequence(vec![(status, "not now"), (200, EXEC_OK)]);
         let result = sandbox(builder(&server)).exec(["true"]);
         assert_eq!(server.requests().len(), execs, "exec {status}");
         assert_eq!(result.is_ok(), execs == 2, "exec {status}");
-        // The answer was read to its end before the next try.
+        // The response was read to its end before the retry.
         assert_eq!(server.connections(), 1, "exec {status}");
 
-        let server = Scripted::in_turn(vec![(status, "not now"), (200, EXEC_OK)]);
-        let error = soon(|| sandbox(builder(&server).retry(Retry::none())).touch());
+        let server = Scripted::sequence(vec![(status, "not now"), (200, EXEC_OK)]);
+        let error = fails_soon(|| sandbox(builder(&server).retry(Retry::none())).touch());
         assert_eq!(error.status(), Some(status));
         assert_eq!(server.requests().len(), 1, "{status}");
     }
 }
 
 #[test]
-fn tries_end_with_the_last_answer() {
-    let server = Scripted::in_turn(vec![
+fn exhausted_retries_return_the_last_response() {
+    let server = Scripted::sequence(vec![
         (503, "one"),
         (503, "two"),
         (503, "three"),
         (200, "OK"),
     ]);
-    let error = soon(|| builder(&server).build().unwrap().health());
+    let error = fails_soon(|| builder(&server).build().unwrap().health());
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
     assert!(format!("{error:#}").contains("three"), "{error}");
     assert_eq!(server.requests().len(), 3);
 }
 
 #[test]
-fn retry_after_is_waited_for() {
+fn retry_after_header_is_respected() {
     let server = Scripted::each_request({
         let seen = AtomicUsize::new(0);
         move |_, conn| match seen.fetch_add(1, Ordering::SeqCst) {
-            0 => conn.answer_with(429, &[("Retry-After", "1")], ""),
-            _ => conn.answer(200, EXEC_OK),
+            0 => conn.respond_with(429, &[("Retry-After", "1")], ""),
+            _ => conn.respond(200, EXEC_OK),
         }
     });
     let start = Instant::now();
@@ -151,13 +151,16 @@ fn retry_after_is_waited_for() {
 }
 
 #[test]
-fn a_long_retry_after_is_an_error_at_once() {
+fn long_retry_after_is_an_immediate_error() {
     let server = Scripted::each_request(|_, conn| {
-        conn.answer_with(429, &[("Retry-After", "60")], "slow down");
+        conn.respond_with(429, &[("Retry-After", "60")], "slow down");
     });
-    // The call itself would have the time.
+    // The call's own timeout is longer.
     let sandbox = sandbox(builder(&server).timeout(Duration::from_secs(120)));
-    for error in [soon(|| sandbox.touch()), soon(|| sandbox.exec(["true"]))] {
+    for error in [
+        fails_soon(|| sandbox.touch()),
+        fails_soon(|| sandbox.exec(["true"])),
+    ] {
         assert_eq!(error.kind(), ErrorKind::Status, "{error}");
         assert_eq!(error.retry_after(), Some(Duration::from_secs(60)));
     }
@@ -165,13 +168,16 @@ fn a_long_retry_after_is_an_error_at_once() {
 }
 
 #[test]
-fn a_retry_after_that_is_longer_than_the_call_is_an_error_at_once() {
+fn retry_after_past_deadline_is_an_immediate_error() {
     let server = Scripted::each_request(|_, conn| {
-        conn.answer_with(503, &[("Retry-After", "15")], "starting");
+        conn.respond_with(503, &[("Retry-After", "15")], "starting");
     });
     let sandbox = sandbox(builder(&server).timeout(Duration::from_secs(2)));
-    // Exec ends the tries 10 s after its start.
-    for error in [soon(|| sandbox.touch()), soon(|| sandbox.exec(["true"]))] {
+    // Exec stops retrying 10 s after its start.
+    for error in [
+        fails_soon(|| sandbox.touch()),
+        fails_soon(|| sandbox.exec(["true"])),
+    ] {
         assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
         assert_eq!(error.retry_after(), Some(Duration::from_secs(15)));
     }
@@ -179,18 +185,18 @@ fn a_retry_after_that_is_longer_than_the_call_is_an_error_at_once() {
 }
 
 #[test]
-fn a_cancellation_ends_the_pause_before_another_try() {
+fn cancel_ends_retry_pause() {
     let server = Scripted::each_request(|_, conn| {
-        conn.answer_with(503, &[("Retry-After", "8")], "starting");
+        conn.respond_with(503, &[("Retry-After", "8")], "starting");
     });
     let error = cancelled_exec(&sandbox(builder(&server)));
-    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     assert!(format!("{error:#}").contains("cancelled"), "{error}");
     assert_eq!(server.requests().len(), 1);
 }
 
 #[test]
-fn a_refusal_whose_body_stalls_keeps_the_call_to_its_time() {
+fn stalled_refusal_ends_at_deadline() {
     let server = Scripted::each_request(|_, conn| {
         conn.write("HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 10\r\n\r\n");
     });
@@ -202,9 +208,9 @@ fn a_refusal_whose_body_stalls_keeps_the_call_to_its_time() {
 }
 
 #[test]
-fn a_transfer_does_not_stand_still_longer_than_it_may() {
+fn download_does_not_wait_for_long_retry_after() {
     let server = Scripted::each_request(|_, conn| {
-        conn.answer_with(503, &[("Retry-After", "15")], "");
+        conn.respond_with(503, &[("Retry-After", "15")], "");
     });
     let started = Instant::now();
     let sandbox = sandbox(builder(&server).timeout(Duration::from_secs(1)));

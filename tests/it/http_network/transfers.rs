@@ -1,8 +1,8 @@
-//! Bodies that stall, drip or break off.
+//! Request and response bodies that stall, trickle or break off.
 
 use super::*;
 
-/// Sends one byte every 50 ms for as long as the client listens.
+/// Sends one byte every 50 ms, for at most 10 s, until the client disconnects.
 fn drip(conn: &mut Conn, head: &str) {
     conn.write(head);
     for _ in 0..200 {
@@ -14,7 +14,7 @@ fn drip(conn: &mut Conn, head: &str) {
 }
 
 #[test]
-fn an_answer_that_drips_ends_by_the_deadline() {
+fn slow_response_ends_at_deadline() {
     for head in [
         "HTTP/1.1 200 OK\r\nX-Slow: ",
         "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n",
@@ -24,20 +24,20 @@ fn an_answer_that_drips_ends_by_the_deadline() {
             conn.read_request();
             drip(&mut conn, head);
         });
-        let error = soon(|| sandbox(builder(&server).timeout(SHORT)).touch());
+        let error = fails_soon(|| sandbox(builder(&server).timeout(SHORT)).touch());
         assert_eq!(error.kind(), ErrorKind::Timeout, "{head:?}: {error}");
         assert_eq!(server.requests().len(), 1, "{head:?}");
     }
 }
 
 #[test]
-fn an_error_answer_that_stops_is_still_told() {
+fn stalled_error_body_is_still_reported() {
     let server = Scripted::start(|mut conn| {
         conn.read_request();
         conn.write("HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\nas far");
         conn.stay_silent();
     });
-    let error = soon(|| sandbox(builder(&server).timeout(SHORT)).touch());
+    let error = fails_soon(|| sandbox(builder(&server).timeout(SHORT)).touch());
     assert_eq!(error.kind(), ErrorKind::Status, "{error}");
     assert_eq!(error.response_body(), Some("as far"));
 }
@@ -46,14 +46,14 @@ const REFUSED_UPLOAD: &str =
     "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 15\r\n\r\nat most 1 MB, p";
 
 #[test]
-fn an_answer_that_comes_before_the_upload_ended_is_told() {
-    // Larger than what the sockets take in, so that the client can't finish.
+fn early_response_to_upload_is_reported() {
+    // Larger than the socket buffers, so the client cannot finish sending.
     let bytes = noise(20 << 20);
     type Closer = fn(&mut Conn);
     let closers: [(&str, Closer); 2] = [
-        // Bytes that nobody read make the kernel send a reset after the answer.
+        // Unread bytes make the kernel send a reset after the response.
         ("close", |_| {}),
-        // What a careful server does: it says that it is done, and reads on for a while.
+        // A careful server shuts down its sending side and goes on reading for a while.
         ("linger", |conn| {
             let _ = conn.stream().shutdown(Shutdown::Write);
             thread::sleep(Duration::from_millis(300));
@@ -62,12 +62,14 @@ fn an_answer_that_comes_before_the_upload_ended_is_told() {
     for (what, closer) in closers {
         let server = Scripted::start(move |mut conn| {
             if let Some(head) = conn.read_head() {
-                conn.keep(&head);
+                conn.record(&head);
                 conn.write(REFUSED_UPLOAD);
                 closer(&mut conn);
             }
         });
-        let error = soon(|| sandbox(builder(&server)).write("f", &bytes[..]));
+        let error = fails_within(UPLOAD_LIMIT, || {
+            sandbox(builder(&server)).write("f", &bytes[..])
+        });
         assert_eq!(error.kind(), ErrorKind::Status, "{what}: {error}");
         assert_eq!(error.status(), Some(413), "{what}");
         assert!(
@@ -79,23 +81,23 @@ fn an_answer_that_comes_before_the_upload_ended_is_told() {
 }
 
 #[test]
-fn a_connection_with_half_an_upload_is_not_used_again() {
+fn connection_with_partial_upload_is_not_reused() {
     let server = Scripted::start(|mut conn| {
         while let Some(head) = conn.read_head() {
-            conn.keep(&head);
+            conn.record(&head);
             if head.path.contains("upload") {
-                // Answered too early, and the connection stays.
-                conn.answer(413, "at most 1 MB");
+                // An early response that keeps the connection open.
+                conn.respond(413, "at most 1 MB");
                 thread::sleep(Duration::from_millis(200));
                 return;
             }
-            conn.answer(200, "");
+            conn.respond(200, "");
         }
     });
     let sandbox = sandbox(builder(&server));
     let bytes = noise(12 << 20);
     for _ in 0..2 {
-        let error = soon(|| sandbox.write("f", &bytes[..]));
+        let error = fails_within(UPLOAD_LIMIT, || sandbox.write("f", &bytes[..]));
         assert_eq!(error.status(), Some(413), "{error}");
         sandbox.touch().unwrap();
     }
@@ -103,27 +105,32 @@ fn a_connection_with_half_an_upload_is_not_used_again() {
 }
 
 #[test]
-fn an_upload_that_nobody_reads_ends_after_the_stall() {
+fn unread_upload_ends_at_stall_timeout() {
     let server = Scripted::start(|mut conn| {
         if let Some(head) = conn.read_head() {
-            conn.keep(&head);
-            thread::sleep(SOON);
+            conn.record(&head);
+            thread::sleep(2 * UPLOAD_LIMIT);
         }
     });
-    let error = soon(|| sandbox(builder(&server).timeout(SHORT)).write("f", noise(12 << 20)));
+    let error = fails_within(UPLOAD_LIMIT, || {
+        sandbox(builder(&server).timeout(SHORT)).write("f", noise(12 << 20))
+    });
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
-    assert!(format!("{error:#}").contains("takes no data"), "{error}");
+    assert!(
+        format!("{error:#}").contains("does not read the request"),
+        "{error}"
+    );
     assert_eq!(server.requests().len(), 1);
 }
 
 #[test]
-fn an_upload_may_take_longer_than_the_timeout_while_bytes_move() {
+fn slow_upload_may_exceed_timeout() {
     let server = Scripted::start(|mut conn| {
         let Some(head) = conn.read_head() else { return };
         let mut body = Vec::new();
         {
             let mut reader = conn.body_reader(&head);
-            // Slow, and never still for as long as the timeout.
+            // Slow, but with pauses shorter than the timeout.
             for _ in 0..8 {
                 thread::sleep(Duration::from_millis(100));
                 let mut part = (&mut reader).take(2 << 20);
@@ -131,7 +138,7 @@ fn an_upload_may_take_longer_than_the_timeout_while_bytes_move() {
             }
             reader.read_to_end(&mut body).unwrap();
         }
-        conn.answer(200, "");
+        conn.respond(200, "");
     });
     sandbox(builder(&server).timeout(Duration::from_millis(600)))
         .write("f", noise(20 << 20))
@@ -139,7 +146,7 @@ fn an_upload_may_take_longer_than_the_timeout_while_bytes_move() {
 }
 
 #[test]
-fn the_transfer_timeout_ends_a_download_that_drips() {
+fn transfer_timeout_ends_slow_download() {
     let server = Scripted::start(|mut conn| {
         conn.read_request();
         drip(
@@ -148,7 +155,7 @@ fn the_transfer_timeout_ends_a_download_that_drips() {
         );
     });
     let sandbox = sandbox(builder(&server).transfer_timeout(SHORT));
-    let error = soon(|| {
+    let error = fails_soon(|| {
         let mut reader = sandbox.download_archive("/workspace")?;
         let mut bytes = Vec::new();
         let error = reader.read_to_end(&mut bytes).unwrap_err();
@@ -159,23 +166,23 @@ fn the_transfer_timeout_ends_a_download_that_drips() {
 }
 
 #[test]
-fn the_transfer_timeout_ends_an_upload_that_drips() {
+fn transfer_timeout_ends_slow_upload() {
     let server = Scripted::start(|mut conn| {
         let Some(head) = conn.read_head() else { return };
         let mut reader = conn.body_reader(&head);
         let mut part = vec![0; 64 << 10];
-        // Until the client goes away.
+        // Until the client disconnects.
         while reader.read(&mut part).is_ok_and(|got| got > 0) {
             thread::sleep(Duration::from_millis(50));
         }
     });
     let sandbox = sandbox(builder(&server).transfer_timeout(SHORT));
-    let error = soon(|| sandbox.write("f", noise(12 << 20)));
+    let error = fails_within(UPLOAD_LIMIT, || sandbox.write("f", noise(12 << 20)));
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 }
 
 #[test]
-fn a_download_goes_on_as_long_as_bytes_move() {
+fn slow_download_may_exceed_timeout() {
     let server = Scripted::start(|mut conn| {
         conn.read_request();
         conn.write("HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n");
@@ -184,7 +191,7 @@ fn a_download_goes_on_as_long_as_bytes_move() {
             conn.write("x");
         }
     });
-    // All of it takes longer than the timeout, no part of it does.
+    // The whole takes longer than the timeout, but no pause does.
     let sandbox = sandbox(builder(&server).timeout(Duration::from_millis(500)));
     let mut reader = sandbox.download_archive("/workspace").unwrap();
     let mut bytes = Vec::new();
@@ -197,7 +204,7 @@ fn own_error(error: &io::Error) -> &Error {
     inner.downcast_ref().expect("an error of this crate")
 }
 
-/// A tar.gz with one file of noise.
+/// A tar.gz with one incompressible file.
 fn archive() -> Vec<u8> {
     let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(
         Vec::new(),
@@ -211,7 +218,7 @@ fn archive() -> Vec<u8> {
     tar.into_inner().unwrap().finish().unwrap()
 }
 
-/// Sends the first half of an archive, and then does as told.
+/// Sends the first half of an archive and then breaks off as given.
 fn half_an_archive(then: fn(Conn)) -> Scripted {
     let archive = archive();
     Scripted::start(move |mut conn| {
@@ -228,14 +235,14 @@ fn half_an_archive(then: fn(Conn)) -> Scripted {
 }
 
 #[test]
-fn a_network_that_fails_is_not_taken_for_a_damaged_archive() {
+fn network_error_is_not_an_archive_error() {
     let ends: [(&str, Breaker, ErrorKind); 3] = [
         ("silence", |mut conn| conn.stay_silent(), ErrorKind::Timeout),
         ("close", drop, ErrorKind::Connect),
         (
             "reset",
             |conn| {
-                // What was sent must arrive first.
+                // The bytes must arrive before the connection ends.
                 thread::sleep(Duration::from_millis(50));
                 conn.reset();
             },
@@ -246,11 +253,11 @@ fn a_network_that_fails_is_not_taken_for_a_damaged_archive() {
         let server = half_an_archive(then);
         let sandbox = sandbox(builder(&server).timeout(SHORT));
         let dir = tempfile::tempdir().unwrap();
-        let error = soon(|| sandbox.download_dir("/workspace", dir.path().join("d")));
+        let error = fails_soon(|| sandbox.download_dir("/workspace", dir.path().join("d")));
         assert_eq!(error.kind(), kind, "{what}: {error}");
         assert!(format!("{error:#}").contains("cut off"), "{what}: {error}");
 
-        let error = soon(|| sandbox.read("/workspace/f"));
+        let error = fails_soon(|| sandbox.read("/workspace/f"));
         assert_eq!(error.kind(), kind, "{what}: {error}");
 
         let mut reader = sandbox.download_archive("/workspace").unwrap();
@@ -262,11 +269,11 @@ fn a_network_that_fails_is_not_taken_for_a_damaged_archive() {
 }
 
 #[test]
-fn a_download_without_a_length_that_is_reset_is_not_taken_for_a_whole_one() {
+fn reset_download_without_length_is_an_error() {
     let server = Scripted::start(|mut conn| {
         conn.read_request();
         conn.write("HTTP/1.1 200 OK\r\n\r\npart of it");
-        // What was sent must arrive first.
+        // The bytes must arrive before the connection ends.
         thread::sleep(Duration::from_millis(50));
         conn.reset();
     });
@@ -280,11 +287,11 @@ fn a_download_without_a_length_that_is_reset_is_not_taken_for_a_whole_one() {
 }
 
 #[test]
-fn a_download_that_is_dropped_in_the_middle_harms_no_later_call() {
+fn dropped_download_does_not_break_later_calls() {
     let whole = archive();
     let server = Scripted::each_request(move |request, conn| match request.method.as_str() {
-        "GET" => conn.answer(200, &whole),
-        _ => conn.answer(200, EXEC_OK),
+        "GET" => conn.respond(200, &whole),
+        _ => conn.respond(200, EXEC_OK),
     });
     let sandbox = sandbox(builder(&server).retry(Retry::none()));
     for _ in 0..5 {
@@ -296,13 +303,13 @@ fn a_download_that_is_dropped_in_the_middle_harms_no_later_call() {
 }
 
 #[test]
-fn a_download_is_read_on_another_thread() {
+fn download_can_be_read_on_another_thread() {
     let whole = archive();
     let length = whole.len();
-    let server = Scripted::each_request(move |_, conn| conn.answer(200, &whole));
+    let server = Scripted::each_request(move |_, conn| conn.respond(200, &whole));
     let sandbox = sandbox(builder(&server));
     let mut reader = sandbox.download_archive("/workspace").unwrap();
-    // This thread's own call, meanwhile, has other bounds.
+    // This thread makes a call with other limits meanwhile.
     sandbox.touch().unwrap();
     let read = thread::spawn(move || {
         let mut bytes = Vec::new();
@@ -312,7 +319,7 @@ fn a_download_is_read_on_another_thread() {
 }
 
 #[test]
-fn an_endless_upload_ends_when_the_server_has_refused_it() {
+fn endless_upload_ends_after_refusal() {
     use noxrunner::{Backend, SessionId, Upload};
     let server = Scripted::start(|mut conn| {
         let _ = conn.read_head();
@@ -324,7 +331,7 @@ fn an_endless_upload_ends_when_the_server_has_refused_it() {
     for length in [None, Some(1 << 34)] {
         let mut endless = io::repeat(b'x');
         let upload = Upload::from_reader(&mut endless, length);
-        let error = soon(|| backend.upload(&id, "/workspace", upload));
+        let error = fails_soon(|| backend.upload(&id, "/workspace", upload));
         assert!(
             error.status() == Some(413) || error.kind() == ErrorKind::OutcomeUnknown,
             "{error}"

@@ -1,9 +1,9 @@
-//! What answers say, and what is made of it.
+//! How responses are interpreted.
 
 use super::*;
 
 #[test]
-fn an_answer_without_a_required_field_is_a_protocol_error_that_names_it() {
+fn missing_field_is_a_protocol_error() {
     for (body, field) in [
         (r#"{"expiresAt":"2026-01-02T12:34:56Z"}"#, "podName"),
         (r#"{"podName":"p"}"#, "expiresAt"),
@@ -28,7 +28,7 @@ fn an_answer_without_a_required_field_is_a_protocol_error_that_names_it() {
 }
 
 #[test]
-fn fields_of_a_later_version_are_passed_over() {
+fn unknown_fields_are_ignored() {
     let body = r#"{"exitCode":3,"stdout":"o","stderr":"e","durationMs":1500,
         "new":{"deep":[1,null]},"exit_code":9}"#;
     let server = Scripted::always(200, body);
@@ -47,7 +47,7 @@ fn fields_of_a_later_version_are_passed_over() {
 }
 
 #[test]
-fn an_exec_answer_needs_no_more_than_the_exit_code() {
+fn exec_response_needs_only_the_exit_code() {
     let server = Scripted::always(200, r#"{"exitCode":-1}"#);
     let out = sandbox(&server).exec(["true"]).unwrap();
     assert_eq!(out.exit_code(), -1);
@@ -59,7 +59,7 @@ fn an_exec_answer_needs_no_more_than_the_exit_code() {
 }
 
 #[test]
-fn json_of_another_shape_is_a_protocol_error() {
+fn json_of_wrong_type_is_a_protocol_error() {
     for body in [
         "null",
         "[]",
@@ -89,8 +89,8 @@ fn json_of_another_shape_is_a_protocol_error() {
 }
 
 #[test]
-fn an_exec_answer_that_ends_early_says_nothing_about_the_command() {
-    // It has no length, so its end looks like any other.
+fn truncated_exec_response_is_an_unknown_outcome() {
+    // Without a length, the truncated body looks complete.
     let server = Scripted::start(|mut conn| {
         conn.read_request();
         conn.write("HTTP/1.1 200 OK\r\n\r\n{\"exitCode\":0,\"std");
@@ -106,7 +106,7 @@ fn an_exec_answer_that_ends_early_says_nothing_about_the_command() {
 }
 
 #[test]
-fn what_the_backend_says_about_limits_goes_before_what_is_inferred() {
+fn explicit_flags_override_inferred_ones() {
     let run = |extra: &str| {
         let body = format!(r#"{{"exitCode":124,"durationMs":30000{extra}}}"#);
         sandbox(&Scripted::always(200, body))
@@ -128,7 +128,7 @@ fn what_the_backend_says_about_limits_goes_before_what_is_inferred() {
 }
 
 #[test]
-fn an_answer_in_any_framing_is_read() {
+fn every_response_framing_is_read() {
     let chunked = format!(
         "HTTP/1.1 200 OK\r\ntransfer-encoding: CHUNKED\r\n\r\n5;ext=1\r\n{}\r\n{:x}\r\n{}\r\n0\r\nTrailer: x\r\n\r\n",
         &EXEC_OK[..5],
@@ -167,7 +167,7 @@ fn an_answer_in_any_framing_is_read() {
 }
 
 #[test]
-fn an_answer_without_end_is_given_up_at_the_cap() {
+fn endless_response_ends_at_the_cap() {
     const WHOLE: usize = 200 << 20;
     let sent = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&sent);
@@ -194,28 +194,28 @@ fn an_answer_without_end_is_given_up_at_the_cap() {
         );
     }
     assert!(start.elapsed() < Duration::from_secs(10));
-    // Both, with what fits into the buffers of the sockets.
+    // Both limits plus what the socket buffers hold.
     assert!(sent.load(Ordering::SeqCst) < 100 << 20);
 }
 
-/// What touch makes of this answer.
+/// The error of a touch that gets this response.
 fn touch_error(status: u16, headers: &'static [(&str, &str)], body: impl Into<Vec<u8>>) -> Error {
     let body = body.into();
-    let server = Scripted::each_request(move |_, conn| conn.answer_with(status, headers, &body));
+    let server = Scripted::each_request(move |_, conn| conn.respond_with(status, headers, &body));
     let error = sandbox(&server).touch().unwrap_err();
     assert_eq!(server.requests().len(), 1, "{error}");
     assert_eq!(error.status(), Some(status), "{error}");
     assert!(
-        format!("{error:#}").starts_with("touch of sandbox \"s\": "),
+        format!("{error:#}").starts_with("touch sandbox \"s\": "),
         "{error}"
     );
     error
 }
 
 #[test]
-fn statuses_have_their_kinds() {
+fn statuses_map_to_error_kinds() {
     for (status, kind) in [
-        (400, ErrorKind::Status),
+        (400, ErrorKind::InvalidInput),
         (401, ErrorKind::Unauthorized),
         (403, ErrorKind::Unauthorized),
         (404, ErrorKind::NotFound),
@@ -239,7 +239,7 @@ fn statuses_have_their_kinds() {
 }
 
 #[test]
-fn the_wait_a_server_asks_for_is_told() {
+fn retry_after_is_part_of_the_error() {
     let error = touch_error(429, &[("Retry-After", "7")], "slow down");
     assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
     let error = touch_error(503, &[("Retry-After", "0")], "");
@@ -253,7 +253,7 @@ fn the_wait_a_server_asks_for_is_told() {
 }
 
 #[test]
-fn error_bodies_of_any_sort_are_told_in_one_line() {
+fn error_body_is_shown_on_one_line() {
     let error = touch_error(500, &[], r#"{"error":"no disk left","code":7}"#);
     assert!(
         error
@@ -266,7 +266,7 @@ fn error_bodies_of_any_sort_are_told_in_one_line() {
         Some(r#"{"error":"no disk left","code":7}"#)
     );
 
-    // An "error" that is no text: all of it is shown.
+    // If "error" is not a string, the whole body is shown.
     let error = touch_error(500, &[], r#"{"error":{"code":7}}"#);
     assert!(
         format!("{error:#}").ends_with(r#"500: {"error":{"code":7}}"#),
@@ -282,7 +282,7 @@ fn error_bodies_of_any_sort_are_told_in_one_line() {
     assert!(!format!("{error:#}").contains(['\r', '\n']), "{error}");
     assert_eq!(error.response_body(), Some(html));
 
-    // A terminal must not be led astray.
+    // Control characters must not reach a terminal.
     let error = touch_error(500, &[], "{\"error\":\"a\\u001b[31mb\\u0007\\nc\"}");
     assert!(
         !format!("{error:#}").chars().any(char::is_control),
@@ -302,36 +302,36 @@ fn error_bodies_of_any_sort_are_told_in_one_line() {
 }
 
 #[test]
-fn a_huge_error_body_is_cut() {
+fn huge_error_body_is_truncated() {
     let error = touch_error(500, &[], vec![b'x'; 1 << 20]);
     assert_eq!(error.response_body().unwrap().len(), MAX_ERROR_BODY);
     assert!(format!("{error:#}").len() < 1000);
 }
 
 #[test]
-fn an_error_body_that_is_cut_off_is_told_as_far_as_it_came() {
+fn incomplete_error_body_is_shown() {
     let server = Scripted::start(|mut conn| {
         conn.read_request();
         conn.write("HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\nas far");
     });
     let error = sandbox(&server).exec(["true"]).unwrap_err();
-    // The server has answered, so the outcome is known.
+    // The server has responded, so the outcome is known.
     assert_eq!(error.kind(), ErrorKind::Status, "{error}");
     assert_eq!(error.response_body(), Some("as far"));
 }
 
 #[test]
-fn redirects_are_named_and_not_followed() {
+fn redirect_is_an_error() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&asked);
     let target = Scripted::each_request(move |request, conn| {
         log.lock().unwrap().push(request.path.clone());
-        conn.answer(200, "OK");
+        conn.respond(200, "OK");
     });
     let location: &'static str = format!("{}/elsewhere", target.url()).leak();
     for status in [301, 302, 303, 307, 308] {
         let server = Scripted::each_request(move |_, conn| {
-            conn.answer_with(status, &[("Location", location)], "moved");
+            conn.respond_with(status, &[("Location", location)], "moved");
         });
         let client = once(&server).build().unwrap();
         let sandbox = client.sandbox("s").unwrap();
@@ -354,24 +354,27 @@ fn redirects_are_named_and_not_followed() {
         assert_eq!(server.requests().len(), 6);
     }
     assert_eq!(*asked.lock().unwrap(), [""; 0]);
-    // One that does not say where to.
+    // A redirect without a Location header.
     let error = touch_error(301, &[], "");
     assert_eq!(error.kind(), ErrorKind::Status, "{error}");
 }
 
 #[test]
-fn a_server_that_does_not_say_ok_is_no_noxrunner_server() {
+fn health_response_other_than_ok_is_an_error() {
     for body in ["", "It works!", "ok"] {
         let server = Scripted::always(200, body);
         let error = once(&server).build().unwrap().health().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
-        assert!(format!("{error:#}").contains("not OK"), "{error}");
+        assert!(
+            format!("{error:#}").contains("unexpected health response"),
+            "{error}"
+        );
         assert_eq!(error.response_body(), Some(body));
     }
 }
 
 #[test]
-fn not_ready_is_the_only_error_that_means_not_healthy() {
+fn is_healthy_is_false_only_for_not_ready() {
     let healthy = |status: u16, body: &'static str| {
         let server = Scripted::always(status, body);
         once(&server).build().unwrap().is_healthy()
@@ -387,7 +390,7 @@ fn not_ready_is_the_only_error_that_means_not_healthy() {
 }
 
 #[test]
-fn an_endless_head_is_refused() {
+fn endless_response_head_is_refused() {
     let server = Scripted::start(|mut conn| {
         conn.read_request();
         conn.write("HTTP/1.1 200 OK\r\n");
@@ -402,12 +405,12 @@ fn an_endless_head_is_refused() {
     let error = sandbox.touch().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
     let error = sandbox.exec(["true"]).unwrap_err();
-    // The command may have run, whatever the answer was.
+    // The command may have run despite the response.
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
 }
 
 #[test]
-fn a_server_of_another_protocol_is_named() {
+fn response_of_another_protocol_is_an_error() {
     let server = Scripted::start(|mut conn| {
         conn.write("220 mail.example.com ESMTP\r\n");
         conn.read_request();
@@ -415,13 +418,13 @@ fn a_server_of_another_protocol_is_named() {
     let error = sandbox(&server).touch().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
     assert!(
-        format!("{error:#}").contains("not an HTTP answer"),
+        format!("{error:#}").contains("not an HTTP response"),
         "{error}"
     );
 }
 
 #[test]
-fn an_error_does_not_repeat_a_huge_answer() {
+fn error_does_not_repeat_huge_response() {
     let body = format!(r#"{{"exitCode":"{}"}}"#, "x".repeat(1 << 20));
     let server = Scripted::always(200, body);
     let error = sandbox(&server).exec(["true"]).unwrap_err();
@@ -430,7 +433,7 @@ fn an_error_does_not_repeat_a_huge_answer() {
 }
 
 #[test]
-fn broken_chunks_are_a_protocol_error() {
+fn malformed_chunks_are_a_protocol_error() {
     let server = Scripted::each_request(|_, conn| {
         conn.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n");
     });
@@ -440,7 +443,7 @@ fn broken_chunks_are_a_protocol_error() {
 }
 
 #[test]
-fn a_gateway_that_lost_the_backend_leaves_the_outcome_of_an_exec_unknown() {
+fn exec_502_and_504_are_unknown_outcomes() {
     for status in [502, 504] {
         let server = Scripted::always(status, "bad gateway");
         let error = sandbox(&server).exec(["true"]).unwrap_err();

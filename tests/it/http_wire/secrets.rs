@@ -1,8 +1,8 @@
-//! What is logged and shown, and what never.
+//! What logs and errors show, and what they never show.
 
 use super::*;
 
-/// Everything that an error says about itself, causes included.
+/// All text of an error, including its causes.
 fn all_words(error: &Error) -> String {
     let mut words = format!("{error}\n{error:?}\n{error:#?}\n");
     let mut cause = std::error::Error::source(error);
@@ -14,11 +14,11 @@ fn all_words(error: &Error) -> String {
 }
 
 #[test]
-fn secrets_are_never_shown_or_logged() {
+fn secrets_are_not_printed_or_logged() {
     const SECRETS: [&str; 3] = ["t0ken-s3cret", "header-s3cret", "proxy-s3cret"];
     let refusing = Scripted::always(401, r#"{"error":"who are you?"}"#);
     let accepting = Scripted::always(200, EXEC_OK);
-    // It reads the request and goes away.
+    // The server reads the request and disconnects.
     let broken = Scripted::start(|mut conn| drop(conn.read_request()));
     let proxy = Scripted::always(407, "");
     let with_secrets = |url: String| {
@@ -63,12 +63,12 @@ fn secrets_are_never_shown_or_logged() {
     );
     assert!(!proxy.requests().is_empty());
     assert!(words.contains("who are you?") && words.contains("X-Api-Key"));
-    // The log is captured at all, and not only ours.
+    // The capture works, also for records of other crates.
     assert!(!own(&records).is_empty() && own(&records).len() < records.len());
     let encoded = base64_of(b"me:proxy-s3cret");
     for secret in SECRETS.into_iter().chain([encoded.as_str()]) {
         assert!(!words.contains(secret), "{secret} in:\n{words}");
-        // The traces of other crates have a test of their own.
+        // Traces of other crates are checked by another test.
         let told = |r: &&Record| r.level < log::Level::Trace || r.target.starts_with("noxrunner");
         for record in records.iter().filter(told) {
             assert!(!record.text.contains(secret), "{record:?}");
@@ -77,7 +77,7 @@ fn secrets_are_never_shown_or_logged() {
 }
 
 #[test]
-fn secrets_are_not_in_the_traces_of_the_http_library_either() {
+fn secrets_are_not_in_http_library_traces() {
     let server = Scripted::always(200, "OK");
     let client = Client::builder(server.url())
         .token("t0ken-s3cret")
@@ -85,7 +85,7 @@ fn secrets_are_not_in_the_traces_of_the_http_library_either() {
         .build()
         .unwrap();
     let records = logged(|| client.health().unwrap());
-    // A dump of bytes is one record per 16 of them, with the text at its end.
+    // A hex dump has one record per 16 bytes, with the text at its end.
     let dumped: String = records
         .iter()
         .map(|r| match r.text.char_indices().rev().nth(15) {
@@ -98,7 +98,7 @@ fn secrets_are_not_in_the_traces_of_the_http_library_either() {
     }
 }
 
-/// As in `Proxy-Authorization: Basic`.
+/// Base64, as in `Proxy-Authorization: Basic`.
 fn base64_of(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
@@ -119,10 +119,10 @@ fn base64_of(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn each_request_is_one_debug_record() {
+fn each_request_logs_one_debug_record() {
     let server = Scripted::each_request(|request, conn| match request.path.as_str() {
-        "/p/healthz" => conn.answer(503, ""),
-        _ => conn.answer(404, ""),
+        "/p/healthz" => conn.respond(503, ""),
+        _ => conn.respond(404, ""),
     });
     let client = Client::builder(format!("{}/p/", server.url()))
         .retry(Retry::attempts(2))
@@ -148,7 +148,7 @@ fn each_request_is_one_debug_record() {
 }
 
 #[test]
-fn a_request_without_an_answer_is_one_debug_record_too() {
+fn failed_request_logs_one_debug_record() {
     let client = Client::builder("http://127.0.0.1:1")
         .retry(Retry::none())
         .build()
@@ -165,7 +165,7 @@ fn a_request_without_an_answer_is_one_debug_record_too() {
 }
 
 #[test]
-fn a_command_shows_names_of_variables_and_not_their_values() {
+fn command_debug_hides_environment_values() {
     let command = noxrunner::Command::from(["deploy"]).env("API_KEY", "s3cret");
     let shown = format!("{command:?}");
     assert!(

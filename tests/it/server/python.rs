@@ -1,4 +1,4 @@
-//! The Python client, as it is published, against our server.
+//! The published Python client against this crate's server.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use noxrunner::Isolation;
 use noxrunner::server::Server;
 
-use super::Running;
+use super::RunningServer;
 use crate::support::local_backend;
 
 const SCRIPT: &str = r#"
@@ -50,7 +50,7 @@ assert client.delete_sandbox("py") is True
 print("all of it")
 "#;
 
-/// None, with a printed reason, where there is no Python that can be given the package.
+/// Returns `None` and prints the reason if the Python package cannot be installed.
 fn python() -> Option<PathBuf> {
     let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-client");
     let python = venv.join("bin/python");
@@ -67,19 +67,19 @@ fn python() -> Option<PathBuf> {
     if !there {
         let reason = "no python3 that can `pip install noxrunner==2.0.0`";
         let required = std::env::var_os("NOXRUNNER_REQUIRE_PYTHON").is_some();
-        assert!(!required, "Python is required, and there is {reason}");
+        assert!(!required, "Python is required, but there is {reason}");
         println!("skipped: {reason}");
     }
     there.then_some(python)
 }
 
 #[test]
-fn the_python_client_can_do_all_it_does() {
+fn published_python_client_works() {
     let Some(python) = python() else { return };
     for isolation in [Isolation::None, Isolation::Namespaces] {
         let (backend, _dir) = local_backend(isolation);
-        // It can't send a token.
-        let server = Running::start(Server::builder(backend).tcp("127.0.0.1:0").no_auth());
+        // The Python client cannot send a token.
+        let server = RunningServer::start(Server::builder(backend).tcp("127.0.0.1:0").no_auth());
         let out = Command::new(&python)
             .args(["-c", SCRIPT, &format!("http://{}", server.addr())])
             .output()

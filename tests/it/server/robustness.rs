@@ -1,17 +1,18 @@
-//! What small servers get wrong, one test for each.
+//! Mistakes that small HTTP servers often make, one test for each.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Running, fake, read_answer, wait_for};
+use super::{RunningServer, fake_server, read_response};
+use crate::support::processes::wait_for;
 
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: a\r\n";
 const UPLOAD: &str = "POST /v1/sandboxes/a/files/upload HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nContent-Type: application/x-tar\r\n";
 
-fn server() -> Running {
-    Running::start(fake().0)
+fn server() -> RunningServer {
+    RunningServer::start(fake_server().0)
 }
 
 #[test]
@@ -26,35 +27,35 @@ fn ambiguous_framing_is_refused() {
         "Transfer-Encoding: xchunked\r\n",
         "Transfer-Encoding: identity\r\n",
     ] {
-        let answer = server.raw(&format!("{UPLOAD}{framing}\r\nabc{HEALTH}\r\n"));
-        assert_eq!(answer.status, 400, "{framing}: {}", answer.head);
+        let response = server.send(&format!("{UPLOAD}{framing}\r\nabc{HEALTH}\r\n"));
+        assert_eq!(response.status, 400, "{framing}: {}", response.head);
         assert!(
-            !answer.body.contains("HTTP/1.1"),
+            !response.body.contains("HTTP/1.1"),
             "{framing}: {}",
-            answer.body
+            response.body
         );
     }
 }
 
 #[test]
-fn a_length_beside_chunks_is_chunks_and_the_end() {
+fn content_length_with_chunked_body_is_not_two_requests() {
     let server = server();
     let both = "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n";
-    let answer = server.raw(&format!("{UPLOAD}{both}\r\n0\r\n\r\n{HEALTH}\r\n"));
-    assert!([200, 400].contains(&answer.status), "{}", answer.head);
-    // What follows is not taken for another request.
-    assert!(!answer.body.contains("HTTP/1.1"), "{}", answer.body);
+    let response = server.send(&format!("{UPLOAD}{both}\r\n0\r\n\r\n{HEALTH}\r\n"));
+    assert!([200, 400].contains(&response.status), "{}", response.head);
+    // The bytes after the body are not taken for another request.
+    assert!(!response.body.contains("HTTP/1.1"), "{}", response.body);
 }
 
 #[test]
-fn a_request_has_one_host() {
+fn request_needs_exactly_one_host() {
     let server = server();
     for hosts in ["", "Host: a\r\nHost: b\r\n", "Host: a\r\nHost: a\r\n"] {
         let request = format!("GET /healthz HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
-        assert_eq!(server.raw(&request).status, 400, "{hosts}");
+        assert_eq!(server.send(&request).status, 400, "{hosts}");
     }
     let old = "GET /healthz HTTP/1.0\r\n\r\n";
-    assert_eq!(server.raw(old).status, 200);
+    assert_eq!(server.send(old).status, 200);
 }
 
 #[test]
@@ -69,18 +70,18 @@ fn pipelined_requests_are_answered_in_order() {
     let statuses: Vec<&str> = text
         .split("HTTP/1.1 ")
         .skip(1)
-        .map(|answer| &answer[..3])
+        .map(|response| &response[..3])
         .collect();
     assert_eq!(statuses, ["200", "404", "200"]);
 }
 
 #[test]
-fn who_asks_before_sending_too_much_is_told_not_to() {
-    let server = Running::start(fake().0.max_upload(1000));
+fn expect_continue_over_limit_gets_413() {
+    let server = RunningServer::start(fake_server().0.max_upload(1000));
     let expect = format!("{UPLOAD}Expect: 100-continue\r\nContent-Length: 1001\r\n\r\n");
-    let answer = server.raw(&expect);
-    assert_eq!(answer.status, 413);
-    // And who sends what is wanted is asked for it.
+    let response = server.send(&expect);
+    assert_eq!(response.status, 413);
+    // An upload within the limit gets 100 Continue.
     let mut stream = server.connect();
     let expect =
         format!("{UPLOAD}Expect: 100-continue\r\nContent-Length: 3\r\nConnection: close\r\n\r\n");
@@ -89,13 +90,13 @@ fn who_asks_before_sending_too_much_is_told_not_to() {
     stream.read_exact(&mut line).unwrap();
     assert_eq!(&line, b"HTTP/1.1 100 Continue\r\n\r\n");
     stream.write_all(b"abc").unwrap();
-    assert_eq!(read_answer(&mut stream).status, 200);
+    assert_eq!(read_response(&mut stream).status, 200);
 }
 
 #[test]
-fn a_large_upload_that_is_refused_at_once_gets_its_answer() {
+fn oversized_upload_gets_413_after_sending_everything() {
     const LENGTH: usize = 200_000_000;
-    let server = Running::start(fake().0.max_upload(1_000_000));
+    let server = RunningServer::start(fake_server().0.max_upload(1_000_000));
     for chunked in [false, true] {
         let mut stream = server.connect();
         let framing = match chunked {
@@ -120,29 +121,29 @@ fn a_large_upload_that_is_refused_at_once_gets_its_answer() {
         if chunked {
             stream.write_all(b"0\r\n\r\n").unwrap();
         }
-        assert_eq!(read_answer(&mut stream).status, 413, "chunked: {chunked}");
+        assert_eq!(read_response(&mut stream).status, 413, "chunked: {chunked}");
     }
 }
 
 #[test]
-fn an_endless_head_is_cut() {
+fn endless_request_head_is_refused() {
     let server = server();
     for start in ["GET /healthz HTTP/1.1\r\nHost: a\r\nX: ", "GET /"] {
         let mut stream = server.connect();
         stream.write_all(start.as_bytes()).unwrap();
         let piece = [b'a'; 16 * 1024];
         let mut sent = 0;
-        // Refused after little more than what the head may have, and what sockets hold.
+        // Refused soon after the size limit of a head, plus what the socket buffers hold.
         while sent < 64 << 20 && stream.write_all(&piece).is_ok() {
             sent += piece.len();
         }
-        assert!(sent < 64 << 20, "it took {sent} bytes");
-        assert!([0, 400, 414, 431].contains(&read_answer(&mut stream).status));
+        assert!(sent < 64 << 20, "the server accepted {sent} bytes");
+        assert!([0, 400, 414, 431].contains(&read_response(&mut stream).status));
     }
 }
 
 #[test]
-fn a_slow_head_is_not_waited_for() {
+fn slow_request_head_times_out() {
     let server = server();
     let mut stream = server.connect();
     let started = Instant::now();
@@ -161,25 +162,25 @@ fn a_slow_head_is_not_waited_for() {
         }
         assert!(
             started.elapsed() < Duration::from_secs(25),
-            "it still waits"
+            "the server still waits"
         );
     }
 }
 
 #[test]
-fn a_body_that_stalls_is_not_waited_for() {
-    let server = Running::start(fake().0.body_idle(Duration::from_millis(300)));
+fn stalled_body_gets_408() {
+    let server = RunningServer::start(fake_server().0.body_idle(Duration::from_millis(300)));
     let json = "POST /v1/sandboxes/a/exec HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nContent-Type: application/json\r\n";
     for (head, start) in [(UPLOAD, "x"), (json, "{\"cmd\"")] {
         let mut stream = server.connect();
         let request = format!("{head}Content-Length: 1000\r\n\r\n{start}");
         stream.write_all(request.as_bytes()).unwrap();
-        assert_eq!(read_answer(&mut stream).status, 408, "{head}");
+        assert_eq!(read_response(&mut stream).status, 408, "{head}");
     }
 }
 
 #[test]
-fn a_body_that_is_cut_off_is_no_archive() {
+fn truncated_upload_is_not_200() {
     let server = server();
     for framing in [
         "Content-Length: 1000\r\n\r\nx",
@@ -190,16 +191,16 @@ fn a_body_that_is_cut_off_is_no_archive() {
             .write_all(format!("{UPLOAD}{framing}").as_bytes())
             .unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
-        assert_ne!(read_answer(&mut stream).status, 200);
+        assert_ne!(read_response(&mut stream).status, 200);
     }
     let broken = format!("{UPLOAD}Transfer-Encoding: chunked\r\n\r\nzz\r\n");
-    assert_ne!(server.raw(&broken).status, 200);
+    assert_ne!(server.send(&broken).status, 200);
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_not_waited_for() {
-    let (builder, fake) = fake();
-    let server = Running::start(builder.body_idle(Duration::from_millis(300)));
+fn download_to_stalled_client_is_ended() {
+    let (builder, fake) = fake_server();
+    let server = RunningServer::start(builder.body_idle(Duration::from_millis(300)));
     let mut stream = server.connect();
     let request = "GET /v1/sandboxes/endless/files/download HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\n\r\n";
     stream.write_all(request.as_bytes()).unwrap();
@@ -209,22 +210,22 @@ fn a_client_that_takes_nothing_is_not_waited_for() {
 }
 
 #[test]
-fn a_download_that_fails_is_seen_to_be_cut() {
+fn failed_download_has_no_end_chunk() {
     let server = server();
     let request = "GET /v1/sandboxes/broken/files/download HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nConnection: close\r\n\r\n";
-    let answer = server.raw(request);
-    assert_eq!(answer.status, 200);
-    assert!(answer.head.contains("transfer-encoding: chunked"));
-    assert!(!answer.body.ends_with("0\r\n\r\n"), "{}", answer.body);
+    let response = server.send(request);
+    assert_eq!(response.status, 200);
+    assert!(response.head.contains("transfer-encoding: chunked"));
+    assert!(!response.body.ends_with("0\r\n\r\n"), "{}", response.body);
 }
 
 #[test]
-fn idle_connections_keep_nobody_out() {
+fn idle_connections_do_not_block_others() {
     let server = server();
     let idle: Vec<TcpStream> = (0..600).map(|_| server.connect()).collect();
     let request = format!("{HEALTH}Connection: close\r\n\r\n");
     let started = Instant::now();
-    assert_eq!(server.raw(&request).status, 200);
+    assert_eq!(server.send(&request).status, 200);
     println!(
         "answered after {:?} beside {} others",
         started.elapsed(),

@@ -1,15 +1,15 @@
-//! A backend that hands everything on, but for what its test does to exec.
+//! A backend that forwards all calls, except that a test can change exec.
 
 use std::io::Read;
 
 use noxrunner::{Backend, Command, Output, Result, SandboxInfo, SandboxSpec, SessionId, Upload};
 
-pub(crate) struct Altered<B, F> {
+pub(crate) struct ExecOverride<B, F> {
     pub(crate) backend: B,
     pub(crate) exec: F,
 }
 
-impl<B: Backend, F> Backend for Altered<B, F>
+impl<B: Backend, F> Backend for ExecOverride<B, F>
 where
     F: Fn(&B, &SessionId, &Command) -> Result<Output> + Send + Sync,
 {

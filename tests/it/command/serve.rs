@@ -1,0 +1,128 @@
+//! `noxrc serve`: the server, its gateway mode and its settings.
+
+use std::io::{BufRead, BufReader};
+
+use super::*;
+
+/// A running `noxrc serve`, which ends when this is dropped.
+struct ServeProcess {
+    child: Child,
+    url: String,
+    token: Option<String>,
+}
+
+impl ServeProcess {
+    fn start(user: &User, args: &[&str]) -> ServeProcess {
+        let all: Vec<&str> = ["--json", "serve"].iter().chain(args).copied().collect();
+        let mut command = user.command(&all);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let value: Value = serde_json::from_str(&line).unwrap();
+        ServeProcess {
+            child,
+            url: value["url"].as_str().unwrap_or_default().to_owned(),
+            token: value["token"].as_str().map(str::to_owned),
+        }
+    }
+
+    /// Interrupts the server as Ctrl-C does, and returns its output.
+    fn stop(mut self) -> String {
+        interrupt(&self.child);
+        let mut text = String::new();
+        let mut stderr = self.child.stderr.take().unwrap();
+        std::io::Read::read_to_string(&mut stderr, &mut text).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{text}");
+        text
+    }
+}
+
+impl Drop for ServeProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn serve_works_with_the_other_commands_and_stops() {
+    let user = User::new();
+    let serving = ServeProcess::start(&user, &["--listen", "127.0.0.1:0"]);
+    let token = serving.token.clone().unwrap();
+    let at = |args: &[&str]| {
+        let mut command = user.command(args);
+        run_command(
+            command
+                .env("NOXRUNNER_BASE_URL", &serving.url)
+                .env("NOXRUNNER_TOKEN", &token),
+        )
+    };
+    assert_output(&at(&["create", "a"]), 0, "", "✓ Sandbox created: local-a\n");
+    assert_output(&at(&["exec", "a", "echo", "hi"]), 0, "hi\n", "");
+    assert_output(&at(&["-v", "exec", "a", "true"]), 0, "", "POST");
+    assert_output(&at(&["doctor"]), 0, "", "✓ The server accepts the token");
+    let refused = user.run(&["--base-url", &serving.url, "exec", "a", "true"]);
+    assert_output(&refused, 125, "", "NOXRUNNER_TOKEN");
+    assert_output(
+        &user.run(&["--base-url", &serving.url, "health"]),
+        0,
+        "",
+        "✓",
+    );
+
+    let gateway = ServeProcess::start(
+        &user,
+        &[
+            "--listen",
+            "127.0.0.1:0",
+            "--gateway",
+            &serving.url,
+            "--token",
+            &token,
+        ],
+    );
+    let through = gateway.token.clone().unwrap();
+    let url = gateway.url.clone();
+    assert_output(
+        &user.run(&[
+            "--base-url",
+            &url,
+            "--token",
+            &through,
+            "exec",
+            "a",
+            "echo",
+            "far",
+        ]),
+        0,
+        "far\n",
+        "",
+    );
+    gateway.stop();
+
+    let said = serving.stop();
+    assert!(said.contains("POST /v1/sandboxes/a/exec 200 "), "{said}");
+    assert!(said.contains("✓ Stopped"), "{said}");
+    assert!(!said.contains("Authorization"), "{said}");
+}
+
+#[test]
+fn serve_refuses_unsafe_settings() {
+    let user = User::new();
+    assert_output(
+        &user.run(&["serve", "--listen", "0.0.0.0:0", "--no-auth"]),
+        1,
+        "",
+        "--force",
+    );
+    fs::write(user.path("token"), "\n").unwrap();
+    let empty = user.run(&["serve", "--listen", "127.0.0.1:0", "--token-file", "token"]);
+    assert_output(&empty, 1, "", "token is empty");
+    assert_output(&user.run(&["serve", "--force"]), 2, "", "--no-auth");
+    assert!(!Path::new("socket").exists());
+}
