@@ -536,6 +536,10 @@ mod tests {
     }
 
     #[test]
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "references are tested, too"
+    )]
     fn lists_of_words_are_commands() {
         fn words(command: impl IntoCommand) -> Vec<String> {
             command.into_command().get_args().to_vec()

@@ -98,7 +98,12 @@
 //! Async; streamed output, terminals and port forwarding, which NoxRunner v1 does not have; Windows.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(missing_docs)]
-#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+#![warn(
+    clippy::excessive_nesting,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a panic fails the test"))]
 
 #[cfg(not(unix))]

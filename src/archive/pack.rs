@@ -53,47 +53,54 @@ impl Tree {
         };
         let mut todo = vec![Vec::new()];
         while let Some(path) = todo.pop() {
-            let dir = match tree.cursor.enter(&path, Missing::Fail) {
-                Ok(dir) => dir,
-                Err(e) => return Err(tree.failed("list", &path, e)),
-            };
-            let mut names = match os::read_dir(dir) {
-                Ok(names) => names,
-                Err(e) => return Err(tree.failed("list", &path, e)),
-            };
-            // Sorted in reverse, because the list is processed from its end. This makes archives of the
-            // same tree equal.
-            names.sort_unstable_by(|a, b| b.cmp(a));
-            let mut files = Vec::new();
-            for name in names {
-                let here = join(&path, &name);
-                let stat = match os::stat_at(dir, &name) {
-                    Ok(stat) => stat,
-                    // Deleted since the directory was read.
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                    Err(e) => return Err(tree.failed("read the metadata of", &here, e)),
-                };
-                match stat.kind {
-                    FileType::Directory => todo.push(here.clone()),
-                    FileType::File | FileType::Symlink => {}
-                    FileType::Fifo | FileType::Socket | FileType::Device
-                        if specials == SpecialFiles::Refuse =>
-                    {
-                        let shown = tree.shown_path(&here);
-                        return Err(Error::invalid(format!(
-                            "cannot upload {shown}: it is a {}, and only files, directories and symbolic links can be uploaded",
-                            stat.kind
-                        )));
-                    }
-                    // An archive cannot hold sockets.
-                    FileType::Socket => continue,
-                    FileType::Fifo | FileType::Device => {}
-                }
-                files.push((here, stat));
-            }
-            tree.entries.extend(files.into_iter().rev());
+            let entries = tree.list_one(&path, specials)?;
+            // Processed from the end.
+            let is_dir = |entry: &&(Vec<u8>, Stat)| entry.1.kind == FileType::Directory;
+            let dirs = entries.iter().rev().filter(is_dir);
+            todo.extend(dirs.map(|(path, _)| path.clone()));
+            tree.entries.extend(entries);
         }
         Ok(tree)
+    }
+
+    /// Lists one directory, sorted, so that archives of the same tree are equal.
+    fn list_one(&mut self, path: &[u8], specials: SpecialFiles) -> Result<Vec<(Vec<u8>, Stat)>> {
+        let names = self
+            .cursor
+            .enter(path, Missing::Fail)
+            .and_then(os::read_dir);
+        let mut names = names.map_err(|e| self.failed("list", path, e))?;
+        names.sort_unstable();
+        let mut entries = Vec::new();
+        for name in names {
+            let here = join(path, &name);
+            let dir = self.cursor.enter(path, Missing::Fail);
+            match dir.and_then(|dir| os::stat_at(dir, &name)) {
+                Ok(stat) if self.is_archived(&here, stat.kind, specials)? => {
+                    entries.push((here, stat));
+                }
+                Ok(_) => {}
+                // Deleted since the directory was read.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(self.failed("read the metadata of", &here, e)),
+            }
+        }
+        Ok(entries)
+    }
+
+    fn is_archived(&self, path: &[u8], kind: FileType, specials: SpecialFiles) -> Result<bool> {
+        match kind {
+            FileType::Directory | FileType::File | FileType::Symlink => Ok(true),
+            _ if specials == SpecialFiles::Refuse => {
+                let shown = self.shown_path(path);
+                Err(Error::invalid(format!(
+                    "cannot upload {shown}: it is a {kind}, and only files, directories and symbolic links can be uploaded"
+                )))
+            }
+            FileType::Fifo | FileType::Device => Ok(true),
+            // An archive cannot hold sockets.
+            FileType::Socket => Ok(false),
+        }
     }
 
     /// Sets the prefix of the names in the archive.
@@ -115,15 +122,9 @@ impl Tree {
             while next < SAMPLES && next * total / SAMPLES < before + size(stat) {
                 let at = u64::try_from(next * total / SAMPLES - before).unwrap_or(0);
                 next += 1;
-                // Read errors are reported when the file is archived.
-                if file.is_none() {
-                    file = open_file(&mut self.cursor, path).ok();
-                }
-                if let Some(file) = &mut file {
-                    if file.seek(SeekFrom::Start(at)).is_ok() {
-                        let _ = file.take(SAMPLE_SIZE as u64).read_to_end(&mut sample);
-                    }
-                }
+                let file = file.get_or_insert_with(|| open_file(&mut self.cursor, path));
+                // Errors are reported when the file is archived.
+                let _ = file.as_mut().map(|file| read_sample(file, at, &mut sample));
             }
             before += size(stat);
         }
@@ -194,6 +195,11 @@ pub(crate) enum SpecialFiles {
 }
 
 /// Opens a file without waiting if a FIFO has replaced it.
+fn read_sample(file: &mut File, at: u64, sample: &mut Vec<u8>) -> io::Result<usize> {
+    file.seek(SeekFrom::Start(at))?;
+    file.take(SAMPLE_SIZE as u64).read_to_end(sample)
+}
+
 fn open_file(cursor: &mut Cursor, path: &[u8]) -> io::Result<File> {
     let (parent, name) = split(path);
     let dir = cursor.enter(parent, Missing::Fail)?;

@@ -119,13 +119,13 @@ impl<R: Read> Entries<R> {
     fn next(&mut self) -> Result<Option<Entry>> {
         let mut extensions = Extensions::default();
         loop {
-            let Some(header) = self.header()? else {
-                if extensions.pending {
-                    return Err(Error::archive(
-                        "archive is truncated (no entry after its extended headers)",
-                    ));
+            let header = match self.header()? {
+                Some(header) => header,
+                None if extensions.pending => {
+                    let message = "archive is truncated (no entry after its extended headers)";
+                    return Err(Error::archive(message));
                 }
-                return Ok(None);
+                None => return Ok(None),
             };
             let size = header.entry_size().map_err(|e| damaged(e, self.read))?;
             extensions.pending |= header.entry_type() != EntryType::XGlobalHeader;
@@ -138,10 +138,8 @@ impl<R: Read> Entries<R> {
                 }
                 EntryType::XHeader => self.extended(&mut extensions, size)?,
                 EntryType::XGlobalHeader => drop(self.extension(&mut extensions, size)?),
-                kind => {
-                    if kind == EntryType::GNUSparse {
-                        self.sparse_map(&header)?;
-                    }
+                _ => {
+                    self.sparse_map(&header)?;
                     self.read += 1;
                     return Ok(Some(describe(&header, extensions, size)));
                 }
@@ -230,10 +228,8 @@ impl<R: Read> Entries<R> {
                 b"path" => extensions.name = Some(value.to_vec()),
                 b"linkpath" => extensions.link = Some(value.to_vec()),
                 b"size" => {
-                    let size = number().ok_or_else(|| {
-                        Error::archive("the size in an extended header is not a number")
-                    })?;
-                    extensions.size = Some(size);
+                    let message = "the size in an extended header is not a number";
+                    extensions.size = Some(number().ok_or_else(|| Error::archive(message))?);
                 }
                 b"mtime" => extensions.mtime = number(),
                 _ if key.starts_with(b"GNU.sparse.") => extensions.sparse = true,
@@ -244,10 +240,13 @@ impl<R: Read> Entries<R> {
         Ok(())
     }
 
-    /// Skips the blocks that list the holes of a sparse file.
+    /// Skips the blocks that list the holes, if this is a sparse file.
     fn sparse_map(&mut self, header: &Header) -> Result<()> {
         /// Offset of the byte that announces another block: in the header, and in later blocks.
         const MORE: [usize; 2] = [482, 504];
+        if header.entry_type() != EntryType::GNUSparse {
+            return Ok(());
+        }
         let mut block = *header.as_bytes();
         let mut more = block[MORE[0]] != 0;
         let mut blocks = 0;
@@ -276,10 +275,10 @@ fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 fn describe(header: &Header, extensions: Extensions, size: u64) -> Entry {
     let name = extensions
         .name
-        .unwrap_or_else(|| header.path_bytes().into_owned());
+        .unwrap_or_else(|| header.path_bytes().into());
     let link = extensions
         .link
-        .or_else(|| header.link_name_bytes().map(|link| link.into_owned()));
+        .or_else(|| Some(header.link_name_bytes()?.into()));
     let link = link.unwrap_or_default();
     let kind = match header.entry_type() {
         _ if extensions.sparse => Kind::Sparse,
@@ -313,9 +312,7 @@ fn describe(header: &Header, extensions: Extensions, size: u64) -> Entry {
         } else {
             extensions.size.unwrap_or(size)
         },
-        mtime: extensions
-            .mtime
-            .unwrap_or_else(|| header.mtime().unwrap_or(0)),
+        mtime: extensions.mtime.or(header.mtime().ok()).unwrap_or(0),
     }
 }
 

@@ -147,25 +147,32 @@ impl Sandbox {
                 let command = LIST.command(&[&dir, file]).workdir(workdir);
                 LIST.run(self, &command, &path.display())
             };
-            let file = temporary_name();
             let out = run("")?;
             let mut entries = match parse(&out.stdout(), &out)? {
                 Some(entries) => entries,
-                None => {
-                    // Truncated at the backend's cap on output, which does not apply to files.
-                    let listed = run(&file).and_then(|out| {
-                        let bytes = self.read(format!("{workdir}/{file}"))?;
-                        parse(&String::from_utf8_lossy(&bytes), &out)
-                    });
-                    remove_temporary(self, &file, workdir);
-                    listed?
-                        .ok_or_else(|| Error::new(ErrorKind::Protocol, "the list is truncated"))?
-                }
+                None => self.list_to_file(run, workdir)?,
             };
-            entries.retain(|entry| entry.name != *file);
             entries.sort_by(|a, b| a.name.cmp(&b.name));
             Ok(entries)
         })
+    }
+
+    /// Lists a directory into a file, because the backend's cap on output does not apply to files.
+    fn list_to_file(
+        &self,
+        run: impl Fn(&str) -> Result<Output>,
+        workdir: &str,
+    ) -> Result<Vec<Entry>> {
+        let file = temporary_name();
+        let listed = run(&file).and_then(|out| {
+            let bytes = self.read(format!("{workdir}/{file}"))?;
+            parse(&String::from_utf8_lossy(&bytes), &out)
+        });
+        remove_temporary(self, &file, workdir);
+        let truncated = || Error::new(ErrorKind::Protocol, "the list is truncated");
+        let mut entries = listed?.ok_or_else(truncated)?;
+        entries.retain(|entry| entry.name != *file);
+        Ok(entries)
     }
 }
 

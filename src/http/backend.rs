@@ -170,7 +170,10 @@ impl Read for Download {
         match self.body.read(buf) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => {
                 let failure = Failure::cut_off(e);
-                Err(failure_error(failure, Operation::Read, self.started.elapsed()).into_io())
+                Err(
+                    failure_error(failure, Operation::Read, false, self.started.elapsed())
+                        .into_io(),
+                )
             }
             result => result,
         }

@@ -145,10 +145,8 @@ impl Api {
                 Attempt::Failed(failure) => {
                     let pause = retry::after_failure(self.retry, number, repeatable, &failure);
                     let sent = failure.progress == Progress::Sent;
-                    let mut error = failure_error(failure, call.operation, first.elapsed());
-                    if sent_before && call.operation == Operation::Change && error.is_connect() {
-                        error = error.with_kind(ErrorKind::OutcomeUnknown);
-                    }
+                    let error =
+                        failure_error(failure, call.operation, sent_before, first.elapsed());
                     sent_before |= sent;
                     (pause, error)
                 }

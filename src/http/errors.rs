@@ -22,10 +22,21 @@ pub(super) enum Operation {
     Exec,
 }
 
-/// Returns the error of a call that got no response.
-pub(super) fn failure_error(failure: Failure, operation: Operation, elapsed: Duration) -> Error {
+/// Returns the error of a call that got no response. `sent_before` is true if an earlier attempt may have
+/// had the effect.
+pub(super) fn failure_error(
+    failure: Failure,
+    operation: Operation,
+    sent_before: bool,
+    elapsed: Duration,
+) -> Error {
     let (progress, sent) = (failure.progress, failure.progress == Progress::Sent);
-    let kind = error_kind(progress, failure.kind, operation);
+    let kind = match error_kind(progress, failure.kind, operation) {
+        ErrorKind::Connect if sent_before && operation == Operation::Change => {
+            ErrorKind::OutcomeUnknown
+        }
+        kind => kind,
+    };
     let mut message = failure.message;
     if failure.kind == FailureKind::TimedOut {
         message = format!("timed out after {:.1} s: {message}", elapsed.as_secs_f64());

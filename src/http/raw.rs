@@ -77,7 +77,14 @@ impl HttpBackend {
             let repeatable = Repeatable::IfNotReceived;
             match retry::after_failure(self.api.retry, number, repeatable, &failure) {
                 Some(pause) => sleep(pause, Some(cancel))?,
-                None => return Err(failure_error(failure, Operation::Exec, first.elapsed())),
+                None => {
+                    return Err(failure_error(
+                        failure,
+                        Operation::Exec,
+                        false,
+                        first.elapsed(),
+                    ));
+                }
             }
             number += 1;
         }

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -245,14 +245,8 @@ impl Socket {
             }
             // Weak, so that the hook does not keep the socket open.
             let stream: Weak<TcpStream> = Arc::downgrade(&self.stream);
-            state.cancel_guard = state.cancel.as_ref().map(|cancel| {
-                cancel.on_cancel(move || {
-                    if let Some(stream) = stream.upgrade() {
-                        // Fails only if the peer has closed it already.
-                        let _ = stream.shutdown(std::net::Shutdown::Both);
-                    }
-                })
-            });
+            let cancel = state.cancel.as_ref();
+            state.cancel_guard = cancel.map(|cancel| cancel.on_cancel(move || shut_down(&stream)));
         });
     }
 
@@ -300,6 +294,15 @@ impl Socket {
         stream.write(&self.buffers.output()[from..to])
     }
 
+    /// Records that the peer closed the connection instead of responding.
+    fn record_close(&self) {
+        CALL.with_borrow_mut(|state| {
+            if state.progress == Progress::Sent && self.closed_before_request() {
+                state.progress = Progress::NotReceived;
+            }
+        });
+    }
+
     /// Returns true if the peer cannot have received the request: it closed an idle connection, and its
     /// kernel never acknowledged a byte of the request.
     fn closed_before_request(&self) -> bool {
@@ -327,6 +330,13 @@ impl Socket {
                 Ok(left)
             }
         })
+    }
+}
+
+fn shut_down(stream: &Weak<TcpStream>) {
+    if let Some(stream) = stream.upgrade() {
+        // Fails only if the peer has closed it already.
+        let _ = stream.shutdown(Shutdown::Both);
     }
 }
 
@@ -385,11 +395,7 @@ impl Transport for Socket {
             let mut stream = &*self.stream;
             match stream.read(self.buffers.input_append_buf()) {
                 Ok(0) => {
-                    CALL.with_borrow_mut(|state| {
-                        if state.progress == Progress::Sent && self.closed_before_request() {
-                            state.progress = Progress::NotReceived;
-                        }
-                    });
+                    self.record_close();
                     return Ok(false);
                 }
                 Ok(count) => {

@@ -35,23 +35,25 @@ impl Sandbox {
     /// # Ok::<_, noxrunner::Error>(())
     /// ```
     pub fn jobs(&self) -> Result<Vec<JobInfo>> {
-        self.context("list jobs of", || {
-            let mut jobs: Vec<JobInfo> = Vec::new();
-            loop {
-                let after = jobs.last().map_or("", |job| &*job.id);
-                let command = scripts::LIST.command(&[after]).timeout(LIST_TIMEOUT);
-                let out = scripts::LIST.run(self, &command, "")?;
-                let (more, complete) = parse_list(&out.stdout());
-                if more.is_empty() && !complete {
-                    return Err(unexpected_output(&out));
-                }
-                jobs.extend(more);
-                if complete {
-                    break;
-                }
+        let mut jobs = self.context("list jobs of", || self.list_jobs())?;
+        jobs.sort_by(|a, b| (a.started, &a.id).cmp(&(b.started, &b.id)));
+        Ok(jobs)
+    }
+
+    fn list_jobs(&self) -> Result<Vec<JobInfo>> {
+        let mut jobs: Vec<JobInfo> = Vec::new();
+        loop {
+            let after = jobs.last().map_or("", |job| &*job.id);
+            let command = scripts::LIST.command(&[after]).timeout(LIST_TIMEOUT);
+            let out = scripts::LIST.run(self, &command, "")?;
+            let (more, complete) = parse_list(&out.stdout());
+            if more.is_empty() && !complete {
+                return Err(unexpected_output(&out));
             }
-            jobs.sort_by(|a, b| (a.started, &a.id).cmp(&(b.started, &b.id)));
-            Ok(jobs)
-        })
+            jobs.extend(more);
+            if complete {
+                return Ok(jobs);
+            }
+        }
     }
 }

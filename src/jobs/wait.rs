@@ -17,16 +17,12 @@ impl Job {
     ///
     /// The same as for [`try_wait`](Job::try_wait).
     pub fn wait(&self) -> Result<JobStatus> {
-        self.context("wait for", || {
-            let mut watch = Watch::new();
-            loop {
-                let polled = watch.poll(self, [None, None], None)?;
-                if let Some(status) = exit_status(polled.state)? {
-                    return Ok(status);
-                }
-                watch.pause(self, None);
+        loop {
+            let finished = self.context("wait for", || self.wait_until(None))?;
+            if let Some(status) = finished {
+                return Ok(status);
             }
-        })
+        }
     }
 
     /// Waits until the job has finished, but no longer than `timeout`, after which this returns
@@ -38,16 +34,20 @@ impl Job {
     /// The same as for [`try_wait`](Job::try_wait).
     pub fn wait_timeout(&self, timeout: Duration) -> Result<Option<JobStatus>> {
         self.context("wait for", || {
-            let deadline = Instant::now().checked_add(timeout);
-            let mut watch = Watch::new();
-            loop {
-                let polled = watch.poll(self, [None, None], deadline)?;
-                let status = exit_status(polled.state)?;
-                if status.is_some() || !watch.pause(self, deadline) {
-                    return Ok(status);
-                }
-            }
+            self.wait_until(Instant::now().checked_add(timeout))
         })
+    }
+
+    /// Returns `None` only if the deadline has passed.
+    fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<JobStatus>> {
+        let mut watch = Watch::new();
+        loop {
+            let polled = watch.poll(self, [None, None], deadline)?;
+            let status = exit_status(polled.state)?;
+            if status.is_some() || !watch.pause(self, deadline) {
+                return Ok(status);
+            }
+        }
     }
 
     /// Waits until the job has finished and returns its exit code and all its output, which must fit
@@ -83,20 +83,7 @@ impl Job {
     /// # Ok::<_, noxrunner::Error>(())
     /// ```
     pub fn copy_to(&self, mut stdout: impl Write, mut stderr: impl Write) -> Result<JobStatus> {
-        self.context("follow", || {
-            let mut watch = Watch::new();
-            let mut offsets = [0, 0];
-            loop {
-                let polled = watch.poll(self, offsets.map(Some), None)?;
-                copy(&polled, &mut offsets, &mut stdout, &mut stderr)?;
-                if polled.is_whole() {
-                    if let Some(status) = exit_status(polled.state)? {
-                        return Ok(status);
-                    }
-                    watch.pause(self, None);
-                }
-            }
-        })
+        self.context("follow", || self.follow(&mut stdout, &mut stderr))
     }
 
     /// Copies the output so far to these writers, and returns the exit code if the job has finished.
@@ -123,22 +110,46 @@ impl Job {
         mut stderr: impl Write,
     ) -> Result<Option<JobStatus>> {
         self.context("read output of", || {
-            let mut offsets = [0, 0];
-            // The state and the lengths at the start. A busy job could write forever.
-            let mut first = None;
-            loop {
-                let polled = self.poll(offsets.map(Some), None)?;
-                copy(&polled, &mut offsets, &mut stdout, &mut stderr)?;
-                let (state, lengths) = *first.get_or_insert((polled.state, polled.size));
-                if polled.is_whole() {
-                    return exit_status(polled.state);
-                }
-                // The job may have finished meanwhile with more output, which is not copied.
-                if offsets[0] >= lengths[0] && offsets[1] >= lengths[1] {
-                    return exit_status(state);
-                }
-            }
+            self.read_so_far(&mut stdout, &mut stderr)
         })
+    }
+
+    fn follow(&self, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Result<JobStatus> {
+        let mut watch = Watch::new();
+        let mut offsets = [0, 0];
+        loop {
+            let polled = watch.poll(self, offsets.map(Some), None)?;
+            copy(&polled, &mut offsets, stdout, stderr)?;
+            if !polled.is_whole() {
+                continue;
+            }
+            if let Some(status) = exit_status(polled.state)? {
+                return Ok(status);
+            }
+            watch.pause(self, None);
+        }
+    }
+
+    fn read_so_far(
+        &self,
+        stdout: &mut dyn Write,
+        stderr: &mut dyn Write,
+    ) -> Result<Option<JobStatus>> {
+        let mut offsets = [0, 0];
+        // The state and the lengths at the start. A busy job could write forever.
+        let mut first = None;
+        loop {
+            let polled = self.poll(offsets.map(Some), None)?;
+            copy(&polled, &mut offsets, stdout, stderr)?;
+            let (state, lengths) = *first.get_or_insert((polled.state, polled.size));
+            if polled.is_whole() {
+                return exit_status(polled.state);
+            }
+            // The job may have finished meanwhile with more output, which is not copied.
+            if offsets[0] >= lengths[0] && offsets[1] >= lengths[1] {
+                return exit_status(state);
+            }
+        }
     }
 }
 

@@ -70,10 +70,9 @@ impl Watch {
         loop {
             let left = time_left(deadline);
             let error = match job.poll(offsets, left.map(|left| left + LAST_POLL_GRACE)) {
+                Ok(polled) if polled.new.iter().all(Vec::is_empty) => return Ok(polled),
                 Ok(polled) => {
-                    if polled.new.iter().any(|new| !new.is_empty()) {
-                        self.last_output = Instant::now();
-                    }
+                    self.last_output = Instant::now();
                     return Ok(polled);
                 }
                 Err(e) => e,

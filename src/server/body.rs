@@ -182,14 +182,14 @@ pub(super) async fn receive(
             ),
             Ok(None) => (Piece::End, BodyEnd::Complete),
             Ok(Some(Err(e))) => (Piece::Failed(io::Error::other(e)), BodyEnd::Broken),
-            Ok(Some(Ok(bytes))) => {
+            Ok(Some(Ok(bytes))) if total + bytes.len() as u64 <= max => {
                 total += bytes.len() as u64;
-                if total <= max {
-                    if pieces.send(Piece::Data(bytes)).await.is_err() {
-                        return BodyEnd::NotRead;
-                    }
-                    continue;
+                match pieces.send(Piece::Data(bytes)).await {
+                    Ok(()) => continue,
+                    Err(_) => return BodyEnd::NotRead,
                 }
+            }
+            Ok(Some(Ok(_))) => {
                 let error = io::Error::from(io::ErrorKind::FileTooLarge);
                 (Piece::Failed(error), BodyEnd::TooLarge)
             }

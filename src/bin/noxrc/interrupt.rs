@@ -27,14 +27,7 @@ impl Interrupt {
             signals: handle,
         };
         let (cancel, received) = (interrupt.cancel.clone(), Arc::clone(&interrupt.received));
-        std::thread::spawn(move || {
-            for _ in signals.forever() {
-                if received.swap(true, Ordering::SeqCst) {
-                    std::process::exit(i32::from(INTERRUPTED));
-                }
-                cancel.cancel();
-            }
-        });
+        std::thread::spawn(move || handle_signals(&mut signals, &cancel, &received));
         Ok(interrupt)
     }
 
@@ -46,6 +39,16 @@ impl Interrupt {
 impl Drop for Interrupt {
     fn drop(&mut self) {
         self.signals.close();
+    }
+}
+
+/// The first signal cancels what is running, the second one ends the command at once.
+fn handle_signals(signals: &mut Signals, cancel: &Cancel, received: &AtomicBool) {
+    for _ in signals.forever() {
+        if received.swap(true, Ordering::SeqCst) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        cancel.cancel();
     }
 }
 

@@ -80,25 +80,32 @@ impl Session<'_> {
             .info(&format!("Interactive shell for session: {id}"));
         self.console
             .info("Type 'exit' or 'quit' to exit, 'help' for help");
-        loop {
-            match editor.readline(&self.prompt()) {
-                Ok(line) => {
-                    let _ = editor.add_history_entry(line.trim());
-                    if !self.handle(&line) {
-                        break;
-                    }
-                }
-                Err(ReadlineError::Interrupted) => {}
-                Err(ReadlineError::Eof) => break,
-                Err(e) => return Err(failed(e)),
-            }
-        }
+        self.handle_lines(&mut editor).map_err(failed)?;
         let saved = history.map_or(Ok(()), |history| editor.save_history(&history));
         if let Err(e) = saved {
             self.console
                 .warning(&format!("Cannot save the history: {e}"));
         }
         Ok(())
+    }
+
+    /// Handles lines until the user ends the session.
+    fn handle_lines(
+        &mut self,
+        editor: &mut Editor<PromptHelper, FileHistory>,
+    ) -> std::result::Result<(), ReadlineError> {
+        loop {
+            let line = match editor.readline(&self.prompt()) {
+                Ok(line) => line,
+                Err(ReadlineError::Interrupted) => continue,
+                Err(ReadlineError::Eof) => return Ok(()),
+                Err(e) => return Err(e),
+            };
+            let _ = editor.add_history_entry(line.trim());
+            if !self.handle(&line) {
+                return Ok(());
+            }
+        }
     }
 
     fn read_lines(&mut self, input: impl BufRead) -> Result<()> {
