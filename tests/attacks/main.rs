@@ -251,7 +251,7 @@ fn attack_from_here() {
         slack: if count == 1 { 1 } else { 10 },
     };
     let limits = local_backend().limits(&SandboxSpec::new()).unwrap();
-    let have_cgroup = limits.memory.enforced == Enforced::Exact;
+    let have_cgroup = limits.memory().enforced() == Enforced::Exact;
     let rows = Mutex::new(rows_of(&variable("NX_TIERS")).into_iter());
     std::thread::scope(|scope| {
         for _ in 0..count {

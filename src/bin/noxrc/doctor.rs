@@ -58,7 +58,7 @@ fn token_is_accepted(client: &Client) -> Result<()> {
 }
 
 fn isolation(tier: Isolation, say: &Say) -> Value {
-    let name = format!("{tier:?}").to_lowercase();
+    let name = tier.to_string();
     let built = LocalBackend::builder().isolation(tier).build();
     let found = built.and_then(|backend| {
         let missing = backend.missing()?;
@@ -68,8 +68,9 @@ fn isolation(tier: Isolation, say: &Say) -> Value {
     match found {
         Ok((missing, limits)) => {
             let enforced = format!(
-                "memory {:?}, CPU {:?}",
-                limits.memory.enforced, limits.cpu_millis.enforced
+                "memory {}, CPU {}",
+                limits.memory().enforced(),
+                limits.cpu_millis().enforced()
             );
             say.success(&format!(
                 "Sandboxes of this machine: {name} works; limits: {enforced}"
@@ -79,15 +80,15 @@ fn isolation(tier: Isolation, say: &Say) -> Value {
             }
             json!({
                 "tier": name, "works": true, "missing": missing,
-                "memory": format!("{:?}", limits.memory.enforced),
-                "cpu": format!("{:?}", limits.cpu_millis.enforced),
+                "memory": limits.memory().enforced(),
+                "cpu": limits.cpu_millis().enforced(),
             })
         }
         Err(e) => {
             say.failure(&format!(
-                "Sandboxes of this machine: {name} does not work: {e}"
+                "Sandboxes of this machine: {name} does not work: {e:#}"
             ));
-            json!({"tier": name, "works": false, "error": e.to_string()})
+            json!({"tier": name, "works": false, "error": format!("{e:#}")})
         }
     }
 }

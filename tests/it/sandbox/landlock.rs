@@ -172,7 +172,7 @@ fn limits_hold_and_can_be_read() {
     let backend = builder().build().unwrap();
     let spec = || SandboxSpec::new().memory("256Mi").storage("40Mi");
     let limits = backend.limits(&spec()).unwrap();
-    assert_eq!(limits.storage.enforced, Enforced::Approximate);
+    assert_eq!(limits.storage().enforced(), Enforced::Approximate);
     assert_eq!(backend.missing().unwrap(), [""; 0]);
     let client = Client::with_backend(backend);
     let sandbox = client.create("limits", spec()).unwrap();
