@@ -33,26 +33,28 @@ use crate::upload::Upload;
 ///
 /// - **Files.** `/workspace` is the working directory and starts empty. `/workspace`, `/tmp` and
 ///   background processes persist between execs until the sandbox ends, as in a pod.
-/// - **Programs.** `/usr` and the other program directories are the host's, read-only. `/etc` contains
-///   the files that programs look up, but nothing about the host's users, name or network. The image of
-///   a spec is ignored and listed in [`SandboxInfo::ignored`].
-/// - **User.** Commands run as user `sandbox` (1000) without capabilities. Stdin is empty and there is
-///   no terminal.
-/// - **Environment.** Commands get `PATH`, `HOME`, `TMPDIR`, `USER`, `LOGNAME` and `NOX_WORKSPACE`; the
-///   variables `LANG`, `LC_ALL`, `LC_CTYPE` and `TZ` of this process; and their own variables.
+/// - **Programs.** `/usr` and the other program directories are the host's, read-only. `/etc`
+///   contains the files that programs look up, but nothing about the host's users, name or network.
+///   The image of a spec is ignored and listed in [`SandboxInfo::ignored`].
+/// - **User.** Commands run as user `sandbox` (1000) without capabilities. Stdin is empty and there
+///   is no terminal.
+/// - **Environment.** Commands get `PATH`, `HOME`, `TMPDIR`, `USER`, `LOGNAME` and `NOX_WORKSPACE`;
+///   the variables `LANG`, `LC_ALL`, `LC_CTYPE` and `TZ` of this process; and their own variables.
 /// - **Network.** Each sandbox has a private loopback interface and no other network.
 /// - **Output.** Each stream is kept up to 1 MiB.
 /// - **Timeout.** A command that exceeds its timeout is killed together with all processes that it
 ///   started, and exits with 124. Background processes of earlier commands keep running.
-/// - **Supervisor.** A command can kill its supervisor. All processes of the sandbox are then killed and
-///   the exit code is 137. Files are kept.
-/// - **Lifetime.** A sandbox ends with its TTL, with the process that created it, or when the backend
-///   is dropped. Only that backend can find it by id. [Persistent](LocalBackendBuilder::persistent)
-///   sandboxes end with their TTL or when they are deleted.
+/// - **Supervisor.** A command can kill its supervisor. All processes of the sandbox are then
+///   killed and the exit code is 137. Files are kept.
+/// - **Lifetime.** A sandbox ends with its TTL, with the process that created it, or when the
+///   backend is dropped. Only that backend can find it by id.
+///   [Persistent](crate::LocalBackendBuilder::persistent) sandboxes end with their TTL or when they
+///   are deleted.
 ///
 /// # Limits
 ///
-/// [`limits`](LocalBackend::limits) returns the limits of a spec and how strictly they are enforced.
+/// [`limits`](LocalBackend::limits) returns the limits of a spec and how strictly they are
+/// enforced.
 ///
 /// | limit | default | enforcement |
 /// | --- | --- | --- |
@@ -62,40 +64,41 @@ use crate::upload::Upload;
 /// | processes | 512 | exact |
 /// | open files | 1024 per process | exact |
 ///
-/// - **Watched memory.** The sandbox's holder process checks the memory several times a second at most.
-///   A sandbox can exceed the limit for some milliseconds before its largest process is killed. A single
-///   process cannot allocate more than the limit.
-/// - **Storage** is in memory. If the spec asks for more than half of the memory limit or an eighth of
-///   the free memory, the files are in the state directory instead and their size is watched. A sandbox
-///   that exceeds the limit has its processes killed.
-/// - **Exact limits.** If a cgroup v2 with the `memory` controller is delegated to this process alone
-///   (`systemd-run --user --scope -p Delegate=yes`), memory and CPU limits are exact for sandboxes that
-///   are not persistent. Each gets its own cgroup, and this process moves to the child cgroup
-///   `noxrunner-host`.
-/// - **CPU time.** Without a cgroup or a CPU limit, the 512 processes of a sandbox can take all CPU time
-///   of the machine. Set a CPU limit if that matters.
+/// - **Watched memory.** The sandbox's holder process checks the memory several times a second at
+///   most. A sandbox can exceed the limit for some milliseconds before its largest process is
+///   killed. A single process cannot allocate more than the limit.
+/// - **Storage** is in memory. If the spec asks for more than half of the memory limit or an eighth
+///   of the free memory, the files are in the state directory instead and their size is watched. A
+///   sandbox that exceeds the limit has its processes killed.
+/// - **Exact limits.** If a cgroup v2 with the `memory` controller is delegated to this process
+///   alone (`systemd-run --user --scope -p Delegate=yes`), memory and CPU limits are exact for
+///   sandboxes that are not persistent. Each gets its own cgroup, and this process moves to the
+///   child cgroup `noxrunner-host`.
+/// - **CPU time.** Without a cgroup or a CPU limit, the 512 processes of a sandbox can take all CPU
+///   time of the machine. Set a CPU limit if that matters.
 ///
 /// # Security
 ///
 /// A sandbox protects against mistakes and casual attacks: commands cannot reach the host's files,
-/// processes, sockets, keys or devices. It is not a boundary for hostile multi-tenant code, because all
-/// sandboxes share the host's kernel. Commands can see world-readable files in `/usr`, the kernel
-/// version and the system load.
+/// processes, sockets, keys or devices. It is not a boundary for hostile multi-tenant code, because
+/// all sandboxes share the host's kernel. Commands can see world-readable files in `/usr`, the
+/// kernel version and the system load.
 ///
 /// # Without namespaces
 ///
-/// [`Isolation::Landlock`] is for machines that do not allow user namespaces, for example because of
-/// Docker's default profile or AppArmor. It differs as follows:
+/// [`Isolation::Landlock`] is for machines that do not allow user namespaces, for example because
+/// of Docker's default profile or AppArmor. It differs as follows:
 ///
-/// - `/workspace` and `/tmp` are directories of this machine, below the state directory (as root, below
-///   `/var/lib/noxrunner`). `workdir`, `dest` and `src` accept them as `/workspace` and `/tmp`; commands
-///   find them in `$NOX_WORKSPACE` and `$TMPDIR`. Nothing else can be written. Only programs, their
-///   settings and `/proc` can be read.
-/// - There are no sockets except connected pairs. System V and POSIX shared memory do not exist.
+/// - `/workspace` and `/tmp` are directories of this machine, below the state directory (as root,
+///   below `/var/lib/noxrunner`). `workdir`, `dest` and `src` accept them as `/workspace` and
+///   `/tmp`; commands find them in `$NOX_WORKSPACE` and `$TMPDIR`. Nothing else can be written.
+///   Only programs, their settings and `/proc` can be read.
+/// - Commands can use connected pairs of sockets, but no other sockets and no System V or POSIX
+///   shared memory.
 /// - The host's processes and their arguments are visible, but cannot be inspected or signalled.
-/// - Commands run as this user; as root, under an otherwise unused user id. Landlock does not restrict
-///   `stat`, `chmod`, `chown` and similar calls: commands can check whether this user's files exist, and
-///   change their mode.
+/// - Commands run as this user; as root, under an otherwise unused user id. Landlock does not
+///   restrict `stat`, `chmod`, `chown` and similar calls: commands can check whether this user's
+///   files exist, and change their mode.
 /// - Memory and storage are watched. The process limit counts all processes of this user, except as
 ///   root.
 /// - A command can kill or stop the holder. That ends the whole sandbox.
@@ -106,14 +109,14 @@ use crate::upload::Upload;
 /// processes of this user.
 ///
 /// - All processes of this user can use a sandbox until its TTL expires or it is deleted.
-/// - `/workspace` and `/tmp` in `workdir`, `dest` and `src` are directories of the sandbox. Arguments are
-///   passed unchanged: use relative paths, or `$NOX_WORKSPACE` in a shell.
-/// - A command that exceeds its timeout is killed with its process group, on Linux with all processes
-///   that it started. If this process is killed while a command runs, the command's timeout is not
-///   enforced; the command ends with the sandbox.
+/// - `/workspace` and `/tmp` in `workdir`, `dest` and `src` are directories of the sandbox.
+///   Arguments are passed unchanged: use relative paths, or `$NOX_WORKSPACE` in a shell.
+/// - A command that exceeds its timeout is killed with its process group, on Linux with all
+///   processes that it started. If this process is killed while a command runs, the command's
+///   timeout is not enforced; the command ends with the sandbox.
 /// - The limits of the spec are ignored and listed in [`SandboxInfo::ignored`].
-/// - Calls to an expired sandbox fail with [`NotFound`](ErrorKind::NotFound). The next creation of any
-///   sandbox removes its files.
+/// - Calls to an expired sandbox fail with [`NotFound`](ErrorKind::NotFound). The next creation of
+///   any sandbox removes its files.
 pub struct LocalBackend {
     pub(super) tier: Box<dyn SandboxTier>,
     pub(super) isolation: Isolation,

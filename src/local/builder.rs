@@ -55,8 +55,8 @@ impl LocalBackendBuilder {
     }
 
     /// Sets whether sandboxes outlive the process that created them. Persistent sandboxes end with
-    /// their TTL or when they are deleted, and all processes of this user can use them by id. Sandboxes
-    /// of [`Isolation::None`] are always persistent. Defaults to false.
+    /// their TTL or when they are deleted, and all processes of this user can use them by id.
+    /// Sandboxes of [`Isolation::None`] are always persistent. Defaults to false.
     ///
     /// ```
     /// use noxrunner::{Client, LocalBackend, SandboxSpec};
@@ -78,12 +78,12 @@ impl LocalBackendBuilder {
     }
 
     /// Sets the directory for persistent sandboxes and for files that do not fit in memory. It must
-    /// belong to this user and not be writable by others. It is created if it does not exist, with mode
-    /// 0700 for everything below it.
+    /// belong to this user and not be writable by others. It is created if it does not exist, with
+    /// mode 0700 for everything below it.
     ///
-    /// Defaults to `noxrunner` in `$XDG_STATE_HOME` or `~/.local/state`. For root without namespaces it
-    /// defaults to `/var/lib/noxrunner`, because those sandboxes run as another user, who must be able
-    /// to reach it.
+    /// Defaults to `noxrunner` in `$XDG_STATE_HOME` or `~/.local/state`. For root without
+    /// namespaces it defaults to `/var/lib/noxrunner`, because those sandboxes run as another user,
+    /// who must be able to reach it.
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> LocalBackendBuilder {
         self.state_dir = Some(dir.into());
         self
@@ -96,8 +96,8 @@ impl LocalBackendBuilder {
     ///
     /// - [`Isolation`](crate::ErrorKind::Isolation) if this machine does not support the tier. The
     ///   message names the failed step, its probable cause and the alternatives.
-    /// - [`Io`](crate::ErrorKind::Io) if the state directory cannot be created, belongs to another user
-    ///   or is accessible to others.
+    /// - [`Io`](crate::ErrorKind::Io) if the state directory cannot be created, belongs to another
+    ///   user or is accessible to others.
     /// - [`Unsupported`](crate::ErrorKind::Unsupported) if this platform or build has no isolation.
     pub fn build(self) -> Result<LocalBackend> {
         let isolation = self.isolation;

@@ -45,6 +45,9 @@ pub(super) fn unsupported(reason: &str) -> Error {
 #[cfg(target_os = "linux")]
 pub(super) fn setup_failed(isolation: Isolation, step: &str, cause: io::Error) -> Error {
     let mut text = format!("cannot create a sandbox: failed to {step}");
+    if let Some(errno) = cause.raw_os_error() {
+        text.push_str(&format!(" (os error {errno})"));
+    }
     for hint in hints(step, cause.raw_os_error()) {
         text.push_str("; ");
         text.push_str(&hint);

@@ -1,5 +1,5 @@
-//! Uploads to and downloads from a sandbox. All paths are resolved below a descriptor of its root, never
-//! as paths of the host.
+//! Uploads to and downloads from a sandbox. All paths are resolved below a descriptor of its root,
+//! never as paths of the host.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};

@@ -98,8 +98,8 @@ impl StateDir {
         self.required_dirs().iter().try_for_each(RequiredDir::check)
     }
 
-    /// Takes the lock that protects creation, removal and TTL changes of sandboxes. The wait is bounded
-    /// because the process that holds the lock may have been stopped.
+    /// Takes the lock that protects creation, removal and TTL changes of sandboxes. The wait is
+    /// bounded because the process that holds the lock may have been stopped.
     pub(super) fn lock(&self) -> Result<File> {
         let path = self.dir.join("lock");
         let failed = |e| Error::io(format_args!("cannot lock {}", path.display()), e);

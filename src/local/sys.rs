@@ -45,8 +45,8 @@ fn socket_path(dir: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}/socket", dir.as_raw_fd())
 }
 
-/// Returns the address of the socket in a directory. It goes through the directory's descriptor, because
-/// the path of a socket is limited to 107 bytes.
+/// Returns the address of the socket in a directory. It goes through the directory's descriptor,
+/// because the path of a socket is limited to 107 bytes.
 fn socket_address(dir: BorrowedFd<'_>) -> libc::sockaddr_un {
     // SAFETY: sockaddr_un is plain data, and all zeros is a valid value of it.
     let mut address: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -187,8 +187,8 @@ impl FileUser {
 
 impl Drop for FileUser {
     fn drop(&mut self) {
-        // SAFETY: no memory is involved. The user is reset first, which restores the right to change the
-        // group.
+        // SAFETY: no memory is involved. The user is reset first, which restores the right to
+        // change the group.
         unsafe {
             libc::setfsuid(self.previous_uid as c_uint);
             libc::setfsgid(self.previous_gid as c_uint);

@@ -32,8 +32,8 @@ pub(super) struct Cgroup {
 }
 
 impl DelegatedCgroup {
-    /// Returns the delegated cgroup, or `None` if there is none and limits must be watched instead. If
-    /// this process is alone in its cgroup, it moves to a child of it.
+    /// Returns the delegated cgroup. Without one, limits must be watched instead. If this process is
+    /// alone in its cgroup, it moves to a child of it.
     pub(super) fn find() -> Option<DelegatedCgroup> {
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;

@@ -18,11 +18,12 @@ use crate::local::output_pipes::OutputPipes;
 use crate::os;
 use crate::output::Output;
 
-/// Maximum time between the deadline of a command and the holder's reply. After that the sandbox is ended.
+/// Maximum time between the deadline of a command and the holder's reply. After that the sandbox is
+/// ended.
 const END_WAIT: Duration = Duration::from_secs(1);
 
-/// Returns the payload of a command. `root` is the directory of `/workspace` and `/tmp`, as the command
-/// sees it; empty for `/`.
+/// Returns the payload of a command. `root` is the directory of `/workspace` and `/tmp`, as the
+/// command sees it; empty for `/`.
 pub(super) fn command_payload(command: &Command, root: &str, workdir: String) -> Payload {
     let workspace = format!("{root}/workspace");
     let mut env = BTreeMap::from([

@@ -55,7 +55,8 @@ pub(super) enum Lifetime<'a> {
 struct FilesDir {
     path: PathBuf,
     fd: OwnedFd,
-    /// Removes the directory when it is dropped. `None` if a persistent sandbox's directory contains it.
+    /// Removes the directory when it is dropped. `None` if a persistent sandbox's directory
+    /// contains it.
     disk: Option<DiskDir>,
 }
 

@@ -7,9 +7,9 @@ use crate::os::random::random_u64;
 
 /// Chooses the user id of a new sandbox, or returns `None` for the id of this process.
 ///
-/// Root gives each sandbox an id that is not in use. With root's own id, resource limits would not apply
-/// and root's files would be readable; with a shared id, sandboxes would share their limits. Other users
-/// cannot change their id. The error is the step that failed.
+/// Root gives each sandbox an id that is not in use. With root's own id, resource limits would not
+/// apply and root's files would be readable; with a shared id, sandboxes would share their limits.
+/// Other users cannot change their id. The error is the step that failed.
 pub(super) fn choose_user() -> Result<Option<u32>, &'static str> {
     if os::effective_uid() != 0 {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! Finds persistent sandboxes by id. Each has a directory with the socket of its holder and a record of
-//! the holder process.
+//! Finds persistent sandboxes by id. Each has a directory with the socket of its holder and a
+//! record of the holder process.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -165,8 +165,8 @@ impl PersistentRegistry {
         let Some(record) = read_record(dir)? else {
             return Ok(None);
         };
-        // The pidfd is opened before the start time is compared, so that the process cannot be replaced
-        // in between.
+        // The pidfd is opened before the start time is compared, so that the process cannot be
+        // replaced in between.
         let Some(pidfd) = os::pidfd_open(record.process) else {
             return Ok(None);
         };
@@ -202,8 +202,8 @@ fn read_record(dir: &Path) -> Result<Option<HolderRecord>> {
     }
 }
 
-/// Returns field 22 of `/proc/PID/stat`. The second field, the program's name in parentheses, can contain
-/// any character, so fields are counted after its end.
+/// Returns field 22 of `/proc/PID/stat`. The second field, the program's name in parentheses, can
+/// contain any character, so fields are counted after its end.
 fn start_time(process: u32) -> Option<u64> {
     let stat = fs::read(format!("/proc/{process}/stat")).ok()?;
     let after_name = stat.rsplit(|byte| *byte == b')').next()?;

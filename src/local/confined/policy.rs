@@ -19,8 +19,8 @@ const PROGRAMS: [&str; 8] = [
     "nix/store",
 ];
 
-/// Entries of the host's `/etc` that programs look up, read-only. None of them is about the host's users,
-/// network or name.
+/// Entries of the host's `/etc` that programs look up, read-only. None of them is about the host's
+/// users, network or name.
 const SETTINGS: [&str; 17] = [
     "alternatives",
     "ca-certificates",

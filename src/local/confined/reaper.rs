@@ -46,8 +46,9 @@ impl Reaper {
     }
 }
 
-/// Reaps the process when it ends, then runs the hook on the reaper's thread. If no thread or descriptor
-/// is available, the hook does not run, and the next call to the sandbox notices its end.
+/// Reaps the process when it ends, then runs the hook on the reaper's thread. If no thread or
+/// descriptor is available, the hook does not run, and the next call to the sandbox notices its
+/// end.
 pub(super) fn on_end(pidfd: Arc<OwnedFd>, hook: impl FnOnce() + Send + 'static) {
     static REAPER: OnceLock<Option<&'static Reaper>> = OnceLock::new();
     let reaper = REAPER.get_or_init(|| {

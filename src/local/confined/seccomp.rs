@@ -12,8 +12,9 @@ use libc::{SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS};
 /// Parts of the filter that depend on the sandbox.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Options {
-    /// The sandbox has private namespaces for processes, network and IPC. Without them, the filter allows
-    /// only connected pairs of sockets, and denies calls that reach other processes or shared objects.
+    /// The sandbox has private namespaces for processes, network and IPC. Without them, the filter
+    /// allows only connected pairs of sockets, and denies calls that reach other processes or
+    /// shared objects.
     pub(crate) own_namespaces: bool,
     /// Allows files in memory, which the storage limit does not count.
     pub(crate) memfd: bool,
@@ -21,8 +22,8 @@ pub(crate) struct Options {
     pub(crate) affinity: bool,
 }
 
-// From linux/audit.h. To add an architecture, add its number, and check the byte order and the order of
-// the arguments of clone.
+// From linux/audit.h. To add an architecture, add its number, and check the byte order and the
+// order of the arguments of clone.
 #[cfg(target_arch = "x86_64")]
 const ARCH: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
@@ -48,8 +49,8 @@ const NEW_NAMESPACE: u32 = (libc::CLONE_NEWNS
 /// For unshare only: in the flags of clone this bit is part of the signal number.
 const NEW_TIME: u32 = 0x80;
 
-/// Numbers of calls that libc does not define for every target. Calls added since Linux 5.1 have the same
-/// number on all architectures.
+/// Numbers of calls that libc does not define for every target. Calls added since Linux 5.1 have
+/// the same number on all architectures.
 mod number {
     pub(super) const IO_URING_SETUP: u32 = 425;
     pub(super) const IO_URING_ENTER: u32 = 426;
@@ -208,7 +209,8 @@ fn rules(options: &Options) -> BTreeMap<u32, Code> {
     if !options.affinity {
         rules.insert(libc::SYS_sched_setaffinity as u32, errno(EPERM));
     }
-    // Before Linux 5.4 these numbers ran x32 calls without the x32 bit, including ptrace and kexec_load.
+    // Before Linux 5.4 these numbers ran x32 calls without the x32 bit, including ptrace and
+    // kexec_load.
     if cfg!(target_arch = "x86_64") {
         rules.extend((512..=547).map(|number| (number, errno(ENOSYS))));
     }
@@ -239,15 +241,7 @@ fn without_namespaces() -> Vec<(u32, Code)> {
     ] {
         rules.push((number as u32, errno(EPERM)));
     }
-    // A connected datagram socket can still send to any address.
-    let connectionless = [libc::SOCK_DGRAM as u32, libc::SOCK_RAW as u32];
-    let mut pair = load_argument(0);
-    pair.extend(one_of(
-        &[AF_UNIX as u32],
-        errno(EPERM),
-        except(1, 0xf, &connectionless),
-    ));
-    rules.push((libc::SYS_socketpair as u32, pair));
+    rules.push((libc::SYS_socketpair as u32, stream_pairs()));
     for number in [
         libc::SYS_shmget,
         libc::SYS_shmat,
@@ -274,6 +268,18 @@ fn without_namespaces() -> Vec<(u32, Code)> {
         rules.push((number as u32, only(0, &[0])));
     }
     rules
+}
+
+/// Allows pairs of stream sockets. A connected datagram socket can still send to any address.
+fn stream_pairs() -> Code {
+    let connectionless = [libc::SOCK_DGRAM as u32, libc::SOCK_RAW as u32];
+    let mut code = load_argument(0);
+    code.extend(one_of(
+        &[AF_UNIX as u32],
+        errno(EPERM),
+        except(1, 0xf, &connectionless),
+    ));
+    code
 }
 
 /// Divides all call numbers into spans with the same code. Each span is given by its first number.
@@ -366,8 +372,8 @@ fn load(offset: u32) -> Code {
     vec![simple(LOAD, offset)]
 }
 
-/// Loads the low half of an argument, which is all that the kernel reads of an int. It comes first on all
-/// supported architectures.
+/// Loads the low half of an argument, which is all that the kernel reads of an int. It comes first
+/// on all supported architectures.
 fn load_argument(index: u32) -> Code {
     load(ARGUMENTS_AT + 8 * index)
 }
@@ -396,8 +402,8 @@ fn except(index: u32, mask: u32, values: &[u32]) -> Code {
     code
 }
 
-/// Runs `then` if the loaded value is one of these values, otherwise `otherwise`, which must end with an
-/// action.
+/// Runs `then` if the loaded value is one of these values, otherwise `otherwise`, which must end
+/// with an action.
 fn one_of(values: &[u32], otherwise: Code, then: Code) -> Code {
     let mut code: Code = Vec::new();
     // From the last value to the first, because the length of a jump depends on the code after it.

@@ -58,8 +58,8 @@ impl DiskWatch {
         }
     }
 
-    /// Handles the end of a child. If it was the counter and the files exceed the limit, or a command has
-    /// killed it, all processes are killed.
+    /// Handles the end of a child. If it was the counter and the files exceed the limit, or a
+    /// command has killed it, all processes are killed.
     pub(crate) fn child_ended(&mut self, pid: u32, status: WaitStatus) {
         if self.counter == Some(pid) {
             self.counter = None;
@@ -74,8 +74,8 @@ fn free_space(data: &OwnedFd) -> u64 {
     file_system_space(data.as_fd()).map_or(u64::MAX, |space| space.free)
 }
 
-/// Returns true if the files below the directories are within the limit, and false if a directory cannot
-/// be read, because it may hide files.
+/// Returns true if the files below the directories are within the limit, and false if a directory
+/// cannot be read, because it may hide files.
 fn files_fit(dirs: &[&str], limit: u64) -> bool {
     // Empty files take space too.
     const MIN_FILE: u64 = 4096;

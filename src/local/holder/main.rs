@@ -1,9 +1,10 @@
-//! The holder of a local sandbox: a separate program that the library contains and starts once per sandbox.
+//! The holder of a local sandbox: a separate program that the library contains and starts once per
+//! sandbox.
 //!
 //! The holder becomes the first process of new namespaces, creates their root and drops all
-//! capabilities. Then it starts commands for the library until it is killed, the TTL expires, or the
-//! process that owns the sandbox ends. All other processes of the sandbox end with it. It has one thread
-//! and uses no crates.
+//! capabilities. Then it starts commands for the library until it is killed, the TTL expires, or
+//! the process that owns the sandbox ends. All other processes of the sandbox end with it. It has
+//! one thread and uses no crates.
 //!
 //! - `protocol` and `encoding`: messages between the library and the holder; compiled into both.
 //! - `setup`: turns the started process into the first process of a sandbox.
@@ -11,7 +12,8 @@
 //! - `guardian`: kills the remaining processes of a sandbox without namespaces.
 //! - `serve`: the event loop. `running_command`: a command until its end.
 //! - `supervisor`: one process per command that shares the memory of the holder.
-//! - `processes`, `memory_use`, `disk_watch`: observe the processes, memory and files of the sandbox.
+//! - `processes`, `memory_use`, `disk_watch`: observe the processes, memory and files of the
+//!   sandbox.
 //! - `sys`: system calls.
 
 mod disk_watch;

@@ -50,7 +50,8 @@ impl MemoryUse {
         sum
     }
 
-    /// Returns the total with the size of in-memory files, which may be the memory that processes share.
+    /// Returns the total with the size of in-memory files, which may be the memory that processes
+    /// share.
     pub(crate) fn total(&self, files: u64) -> u64 {
         self.private + self.shared.max(files)
     }

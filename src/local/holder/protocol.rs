@@ -1,5 +1,5 @@
-//! Messages between the library and the holder, one datagram each. Compiled into both, so both always have
-//! the same version.
+//! Messages between the library and the holder, one datagram each. Compiled into both, so both
+//! always have the same version.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -14,8 +14,8 @@ pub(crate) const SANDBOX_ID: u32 = 1000;
 /// Settings of a sandbox, from the library. [`SetupFds`] are sent with it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Setup {
-    /// Creates private namespaces and a private root. Otherwise commands see the files at their path on
-    /// the host.
+    /// Creates private namespaces and a private root. Otherwise commands see the files at their
+    /// path on the host.
     pub(crate) own_namespaces: bool,
     /// The files are in a directory on the host. Otherwise they are in memory.
     pub(crate) on_disk: bool,
@@ -95,7 +95,8 @@ pub(crate) enum Step {
     Seal,
     /// A bind mount of a device: host path, path.
     Device(String, String),
-    /// A `/proc` of the sandbox's processes. The directory stays empty if the kernel refuses the mount.
+    /// A `/proc` of the sandbox's processes. The directory stays empty if the kernel refuses the
+    /// mount.
     Proc(String),
     /// Covers a file or a directory, if it exists.
     Mask(String),

@@ -10,8 +10,8 @@ use crate::sys::c::SIGKILL;
 use crate::sys::messages;
 use crate::sys::process::{WaitStatus, kill_process};
 
-/// Maximum time until a killed command and its processes have ended. After that, one of them has stopped
-/// the supervisor, and the whole sandbox is killed.
+/// Maximum time until a killed command and its processes have ended. After that, one of them has
+/// stopped the supervisor, and the whole sandbox is killed.
 const KILL_GRACE: Duration = Duration::from_millis(250);
 
 /// Interval of searches for processes that were started while their parent was killed.

@@ -44,7 +44,7 @@ struct EventLoop {
     sandbox: PreparedSandbox,
     running: Vec<RunningCommand>,
     pending: Vec<PendingConnection>,
-    /// Time of the next check of the limits. `None` while there are no other processes.
+    /// Time of the next check of the limits. `None` while this is the only process.
     next_check: Option<Instant>,
     cpus: u64,
     disk: Option<DiskWatch>,
@@ -131,8 +131,8 @@ impl EventLoop {
     fn sources<'a>(&'a self, control: &'a OwnedFd) -> Vec<(EventSource, BorrowedFd<'a>)> {
         let sandbox = &self.sandbox;
         let mut sources = vec![(EventSource::Signals, sandbox.signals.as_fd())];
-        // The process that created a persistent sandbox does not send requests over the control socket,
-        // and may end at any time.
+        // The process that created a persistent sandbox does not send requests over the control
+        // socket, and may end at any time.
         if let Some(host) = &sandbox.host {
             sources.extend([
                 (EventSource::Host, host.as_fd()),

@@ -96,7 +96,8 @@ fn fork_into_namespaces(control: &OwnedFd) -> io::Result<()> {
     process::exit(0)
 }
 
-/// Prepares the process and creates the files. Returns their directory, and whether `/proc` is mounted.
+/// Prepares the process and creates the files. Returns their directory, and whether `/proc` is
+/// mounted.
 fn prepare(
     setup: &Setup,
     ids: (u32, u32),

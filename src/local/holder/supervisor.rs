@@ -1,9 +1,10 @@
-//! The supervisor: one process per command. It starts the command, reaps its descendants, and replies with
-//! its exit status.
+//! The supervisor: one process per command. It starts the command, reaps its descendants, and
+//! replies with its exit status.
 //!
-//! The supervisor shares the memory of the holder, because a fork of the holder would take a quarter of the
-//! time of starting a small program. So code that runs in it must not allocate and must not call functions
-//! of the C library that set `errno`. It uses memory that was prepared before.
+//! The supervisor shares the memory of the holder, because a fork of the holder would take a
+//! quarter of the time of starting a small program. So code that runs in it must not allocate and
+//! must not call functions of the C library that set `errno`. It uses memory that was prepared
+//! before.
 #![expect(
     unsafe_code,
     reason = "a process that shares memory needs raw system calls"
@@ -18,8 +19,8 @@ use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 use crate::protocol::{HolderReply, Payload, StartStage};
 use crate::sys::c::{self, EACCES, ENOENT, ENOTDIR, SIGCHLD, SIGKILL, check, number};
 
-/// A running supervisor. It must be dropped only after its process was reaped, because the process reads
-/// the shared state.
+/// A running supervisor. It must be dropped only after its process was reaped, because the process
+/// reads the shared state.
 pub(crate) struct Supervisor {
     pub(crate) pid: u32,
     shared: NonNull<SharedState>,
@@ -85,8 +86,8 @@ pub(crate) fn start(
         return Err(HolderReply::NotStarted(StartStage::Lookup, ENOENT));
     }
     let shared = NonNull::from(Box::leak(Box::new(shared)));
-    // SAFETY: `supervise` runs on its own stack. The pointer is the end of that stack and aligned to 16
-    // bytes. Drop of Supervisor frees the shared state after the end of the process.
+    // SAFETY: `supervise` runs on its own stack. The pointer is the end of that stack and aligned
+    // to 16 bytes. Drop of Supervisor frees the shared state after the end of the process.
     let pid = unsafe {
         let top = top_of(&raw const (*shared.as_ptr()).stack);
         c::clone(supervise, top, CLONE_VM | SIGCHLD, shared.as_ptr().cast())
@@ -108,8 +109,9 @@ pub(crate) fn start(
 }
 
 impl Supervisor {
-    /// Marks the command as killed for this reason. The supervisor then replies after all processes of the
-    /// command have ended; the caller must kill them. Returns false if the command has already ended.
+    /// Marks the command as killed for this reason. The supervisor then replies after all processes
+    /// of the command have ended; the caller must kill them. Returns false if the command has
+    /// already ended.
     pub(crate) fn expect_end(&self, timed_out: bool) -> bool {
         let state = if timed_out { TIMED_OUT } else { CANCELLED };
         // SAFETY: the state exists until the drop.
@@ -184,8 +186,8 @@ extern "C" fn supervise(shared: *mut c_void) -> c_int {
     let argument = shared;
     // SAFETY: `start` passed a valid `SharedState`, which exists until this process has ended.
     let shared = unsafe { &*argument.cast::<SharedState>() };
-    // SAFETY: `become_command` runs on its own stack. CLONE_VFORK suspends this process until the command
-    // has been executed or has failed.
+    // SAFETY: `become_command` runs on its own stack. CLONE_VFORK suspends this process until the
+    // command has been executed or has failed.
     let main = unsafe {
         raw_syscall(number::PRCTL, [PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0]);
         let top = top_of(&raw const shared.command_stack);
@@ -247,8 +249,8 @@ fn wait_for(main: c_int, state: &AtomicI32) -> HolderReply {
     }
 }
 
-/// Main function of the supervisor's child: becomes the command, in its own session, with its streams and
-/// no other descriptors.
+/// Main function of the supervisor's child: becomes the command, in its own session, with its
+/// streams and no other descriptors.
 extern "C" fn become_command(shared: *mut c_void) -> c_int {
     // SAFETY: as in `supervise`.
     let shared = unsafe { &*shared.cast::<SharedState>() };
@@ -278,8 +280,8 @@ fn enter_workdir(shared: &SharedState) -> Result<(), isize> {
     if moved < 0 { Err(moved) } else { Ok(()) }
 }
 
-/// Sets the limits, unblocks all signals, and executes the first program that exists. Returns only if it
-/// fails.
+/// Sets the limits, unblocks all signals, and executes the first program that exists. Returns only
+/// if it fails.
 fn execute(shared: &SharedState) -> isize {
     const SIG_SETMASK: usize = 2;
     for (resource, value) in &shared.rlimits {
@@ -327,8 +329,8 @@ fn set_rlimit(resource: usize, value: u64) {
 unsafe fn raw_syscall(number: c_long, arguments: [usize; 5]) -> isize {
     let [a, b, c, d, e] = arguments;
     let result: isize;
-    // SAFETY: the kernel takes the number and the arguments in these registers. It changes only the register
-    // of the result and those marked as overwritten. The sixth argument is 0.
+    // SAFETY: the kernel takes the number and the arguments in these registers. It changes only the
+    // register of the result and those marked as overwritten. The sixth argument is 0.
     unsafe {
         #[cfg(target_arch = "x86_64")]
         asm!("syscall", inlateout("rax") number as isize => result, in("rdi") a, in("rsi") b,

@@ -26,8 +26,8 @@ enum Action {
     Kill,
 }
 
-/// Returns the action of the kernel for this call, and the number of instructions that it needs. Panics
-/// if the kernel would not load the program.
+/// Returns the action of the kernel for this call, and the number of instructions that it needs.
+/// Panics if the kernel would not load the program.
 fn interpret(program: &[u8], arch: u32, number: u32, args: [u64; 6]) -> (Action, usize) {
     let mut data = [number.to_ne_bytes(), arch.to_ne_bytes()].concat();
     data.extend([0; 8]);

@@ -14,8 +14,8 @@ fn c_text(text: &str) -> io::Result<CString> {
     CString::new(text).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
-/// Switches to another user and group without supplementary groups. The process keeps access to its own
-/// `/proc` files.
+/// Switches to another user and group without supplementary groups. The process keeps access to its
+/// own `/proc` files.
 pub(crate) fn become_id(id: u32) -> io::Result<()> {
     const PR_SET_DUMPABLE: c_int = 4;
     // Direct system calls, without the C library's handling of other threads: there are none.
@@ -147,7 +147,8 @@ pub(crate) fn loopback_up() -> io::Result<()> {
         rest: [0; 22],
     };
     request.name[..2].copy_from_slice(b"lo");
-    // SAFETY: the new descriptor has no other owner, and the request has the type that this ioctl reads.
+    // SAFETY: the new descriptor has no other owner, and the request has the type that this ioctl
+    // reads.
     unsafe {
         let socket = OwnedFd::from_raw_fd(check(c::socket(AF_INET, SOCK_DGRAM_CLOEXEC, 0))?);
         check(c::ioctl(

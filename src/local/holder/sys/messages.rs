@@ -1,5 +1,5 @@
-//! Messages with file descriptors over Unix sockets. Compiled into the holder, which has no crates, and
-//! into the library.
+//! Messages with file descriptors over Unix sockets. Compiled into the holder, which has no crates,
+//! and into the library.
 #![expect(unsafe_code, reason = "std cannot send file descriptors")]
 
 use std::ffi::{c_int, c_uint, c_void};
@@ -110,8 +110,8 @@ pub(crate) fn send(
     }
 }
 
-/// Receives one message and its descriptors. Fails with `WouldBlock` if there is none. An empty message is
-/// the end of the connection.
+/// Receives one message and its descriptors. Fails with `WouldBlock` if there is none. An empty
+/// message is the end of the connection.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],

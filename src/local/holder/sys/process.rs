@@ -57,8 +57,8 @@ pub(crate) fn take_signals() -> io::Result<OwnedFd> {
     const SFD_CLOEXEC: c_int = 0o2_000_000;
     const SFD_NONBLOCK: c_int = 0o4000;
     let mut set: c::SigSet = [0; 16];
-    // SAFETY: the set has room for the largest sigset_t. Default handlers involve no memory, and the call
-    // fails for signals that cannot be set.
+    // SAFETY: the set has room for the largest sigset_t. Default handlers involve no memory, and
+    // the call fails for signals that cannot be set.
     let fd = unsafe {
         for number in 1..=64 {
             c::signal(number, 0);
@@ -194,8 +194,8 @@ pub(crate) fn fork_into_namespaces() -> io::Result<Option<(u32, OwnedFd)>> {
     const CLONE_NEW: c_long = 0x7e02_0000;
     let flags = c_long::from(SIGCHLD) | CLONE_PIDFD | CLONE_PARENT | CLONE_NEW;
     let mut pidfd: c_int = -1;
-    // SAFETY: this process has one thread. Without CLONE_VM the child has its own copy of the memory and
-    // the stack. The kernel writes the pidfd to the variable of the parent.
+    // SAFETY: this process has one thread. Without CLONE_VM the child has its own copy of the
+    // memory and the stack. The kernel writes the pidfd to the variable of the parent.
     let pid = check_long(unsafe {
         c::syscall(
             number::CLONE,
