@@ -50,7 +50,7 @@ impl DelegatedCgroup {
         if !delegated.has_memory() && dir == own {
             delegated.move_down(process).ok()?;
         }
-        // Creates a trial cgroup, because some systems do not allow to write the limits.
+        // Creates a trial cgroup, because writing the limits fails on some systems.
         let works = delegated.has_memory() && delegated.create(&TRIAL_LIMITS).is_ok();
         works.then_some(delegated)
     }

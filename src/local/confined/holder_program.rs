@@ -23,7 +23,7 @@ pub(super) fn program_path() -> io::Result<String> {
     }
     let created = match sys::sealed_file("noxrunner-sandbox", PROGRAM, true) {
         Ok(file) if can_run(&file) => file,
-        // Some systems do not allow to execute files in memory.
+        // Some systems do not allow executing files in memory.
         _ => unlinked_file()?,
     };
     Ok(path_of(FILE.get_or_init(|| created)))

@@ -63,8 +63,8 @@ pub(super) fn start_holder(
     if reports.process.is_none() {
         let _ = child.kill();
     }
-    // With namespaces the child ends right after it has started the first process of them. That
-    // process is a child of this one, unless another process adopts orphans of this one.
+    // With namespaces the child ends right after it has reported their first process. If other code
+    // of this program has already reaped the child, the wait fails at once.
     if setup.own_namespaces || reports.process.is_none() {
         let _ = child.wait();
     }

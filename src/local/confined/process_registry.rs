@@ -11,7 +11,7 @@ use crate::session_id::SessionId;
 
 /// Sandboxes by id. Sandboxes that end are removed at once.
 pub(super) struct ProcessRegistry {
-    shared: Arc<Shared>,
+    shared: Arc<SharedSlots>,
     /// The id of the process that created the registry. A fork of it does not own the sandboxes.
     process: u32,
 }
@@ -20,14 +20,14 @@ pub(super) struct ProcessRegistry {
 type Slot = Option<Arc<ConfinedSandbox>>;
 
 #[derive(Default)]
-struct Shared {
+struct SharedSlots {
     slots: Mutex<HashMap<String, Slot>>,
     created: Condvar,
 }
 
 type SlotsGuard<'a> = MutexGuard<'a, HashMap<String, Slot>>;
 
-impl Shared {
+impl SharedSlots {
     fn lock(&self) -> SlotsGuard<'_> {
         // No code of this module panics while it holds the lock.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
@@ -127,7 +127,7 @@ impl ProcessRegistry {
 /// The empty slot of a sandbox that is being created. It is freed on drop, whether the creation
 /// succeeded, failed or panicked.
 struct Reservation<'a> {
-    shared: &'a Shared,
+    shared: &'a SharedSlots,
     id: &'a str,
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Options {
     pub(crate) own_namespaces: bool,
     /// Allows files in memory, which the storage limit does not count.
     pub(crate) memfd: bool,
-    /// Allows to change the CPU affinity. False if the affinity enforces the CPU limit.
+    /// Allows changing the CPU affinity. False if the affinity enforces the CPU limit.
     pub(crate) affinity: bool,
 }
 

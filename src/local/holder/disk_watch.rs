@@ -36,7 +36,7 @@ impl DiskWatch {
         }
     }
 
-    /// Starts to count the files if a count is due.
+    /// Starts a count of the files if one is due.
     pub(crate) fn check(&mut self, data: &OwnedFd, now: Instant) {
         let free = free_space(data);
         let due = now >= self.counted + MAX_INTERVAL || self.free.saturating_sub(free) > self.limit;

@@ -112,7 +112,7 @@ pub(crate) enum Step {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LandlockRule {
     pub(crate) path: String,
-    /// Allows to write, create and remove files. Reading and executing is always allowed.
+    /// Allows writing, creating and removing files. Reading and executing is always allowed.
     pub(crate) write: bool,
 }
 

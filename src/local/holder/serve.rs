@@ -235,7 +235,7 @@ impl EventLoop {
                         let deadline = Instant::now() + Duration::from_millis(millis);
                         let command = RunningCommand::new(supervisor, connection, deadline);
                         self.running.push(command);
-                        self.start_memory_checks();
+                        self.schedule_first_check();
                     }
                     Err(failed) => reply(failed, &[]),
                 }
@@ -271,8 +271,8 @@ impl EventLoop {
         supervisor::start(&payload, &self.sandbox.setup.rlimits, &command_fds)
     }
 
-    /// Starts to check the memory, because a command was started.
-    fn start_memory_checks(&mut self) {
+    /// Schedules the first memory check after a command was started.
+    fn schedule_first_check(&mut self) {
         if let (Some(limit), None) = (self.sandbox.setup.watched_memory, self.next_check) {
             self.schedule_check(limit);
         }

@@ -18,7 +18,8 @@ fn c_text(text: &str) -> io::Result<CString> {
 /// own `/proc` files.
 pub(crate) fn become_id(id: u32) -> io::Result<()> {
     const PR_SET_DUMPABLE: c_int = 4;
-    // Direct system calls, without the C library's handling of other threads: there are none.
+    // Direct system calls. The functions of the C library would also change other threads, which this
+    // process does not have.
     // SAFETY: the kernel does not read an empty list of groups, and the other arguments are numbers.
     unsafe {
         check_long(c::syscall(number::SETGROUPS, 0_usize, null::<u32>()))?;
@@ -205,7 +206,7 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
     Ok(())
 }
 
-/// Prevents that setuid programs give privileges to this process and its children.
+/// Sets `no_new_privs`: setuid programs give no privileges to this process and its children.
 pub(crate) fn no_new_privileges() -> io::Result<()> {
     const PR_SET_NO_NEW_PRIVS: c_int = 38;
     // SAFETY: all arguments are numbers.
@@ -213,7 +214,7 @@ pub(crate) fn no_new_privileges() -> io::Result<()> {
         .map(drop)
 }
 
-/// Prevents that other processes of the same user inspect or trace this process.
+/// Clears the dumpable flag: other processes of the same user cannot inspect or trace this process.
 pub(crate) fn hide() -> io::Result<()> {
     const PR_SET_DUMPABLE: c_int = 4;
     // SAFETY: all arguments are numbers.
