@@ -36,8 +36,8 @@ use crate::upload::Upload;
 /// - **Programs.** `/usr` and the other program directories are the host's, read-only. `/etc`
 ///   contains the files that programs look up, but nothing about the host's users, name or network.
 ///   The image of a spec is ignored and listed in [`SandboxInfo::ignored`].
-/// - **User.** Commands run as user `sandbox` (1000) without capabilities. Stdin is empty and there
-///   is no terminal.
+/// - **User.** Commands run as user `sandbox` (1000) without capabilities. Stdin is empty, and
+///   commands have no terminal.
 /// - **Environment.** Commands get `PATH`, `HOME`, `TMPDIR`, `USER`, `LOGNAME` and `NOX_WORKSPACE`;
 ///   the variables `LANG`, `LC_ALL`, `LC_CTYPE` and `TZ` of this process; and their own variables.
 /// - **Network.** Each sandbox has a private loopback interface and no other network.

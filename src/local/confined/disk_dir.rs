@@ -19,7 +19,7 @@ pub(super) const FILES: &str = "files";
 /// one that creates a sandbox on disk finds it unlocked and removes it.
 pub(super) struct DiskDir {
     path: PathBuf,
-    /// The holder gets a copy of this descriptor and does not pass it on to commands.
+    /// The holder must close its copy of this descriptor, because it leads out of the sandbox.
     locked: OwnedFd,
 }
 

@@ -47,7 +47,7 @@ pub(super) struct SandboxFactory {
 pub(super) enum Lifetime<'a> {
     /// The end of this process.
     Process,
-    /// A deletion, by any process that connects to the socket in the sandbox's directory.
+    /// A deletion. All processes of this user reach the sandbox by the socket in its directory.
     Persistent { listener: OwnedFd, dir: &'a Path },
 }
 

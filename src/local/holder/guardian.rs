@@ -25,8 +25,8 @@ pub(crate) fn fork_guardian(
     host: Option<&OwnedFd>,
 ) -> io::Result<()> {
     adopt_orphans()?;
-    // After this, processes of the sandbox cannot signal the guardian, which is outside of their
-    // Landlock domain.
+    // The Landlock domain of the sandbox is nested in the one that this creates. So the sandbox cannot
+    // signal the guardian, and the guardian can signal only the sandbox.
     no_new_privileges()?;
     keep_signals_inside()?;
     let pidfd = own_pidfd()?;

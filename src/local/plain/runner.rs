@@ -104,7 +104,7 @@ fn environment(command: &Command, sandbox: &PlainSandbox, exec_token: &str) -> E
     env
 }
 
-/// Searches a program as a shell does, but in absolute directories only.
+/// Searches for a program as a shell does, but in absolute directories only.
 fn find_program(name: &str, path: &OsStr) -> Option<PathBuf> {
     // A path is relative to the working directory, which execve applies after the chdir.
     if name.contains('/') {

@@ -111,7 +111,7 @@ pub(crate) fn send(
 }
 
 /// Receives one message and its descriptors. Fails with `WouldBlock` if there is none. An empty
-/// message is the end of the connection.
+/// message marks the end of the connection.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
