@@ -163,7 +163,7 @@ impl SandboxFactory {
         self.add_policy(&mut setup, host_dir.as_deref());
         match lifetime {
             Lifetime::Process => {
-                setup.tied = true;
+                setup.bound_to_host = true;
                 let this = os::pidfd_open(std::process::id());
                 fds.host = Some(this.ok_or_else(|| {
                     unsupported("the kernel does not support pidfds (Linux 5.3)")
@@ -243,7 +243,7 @@ impl SandboxFactory {
         };
         setup.rules = policy::rules_at(host_dir);
         // Sandboxes of root have an unused user id, so that they cannot signal other processes anyway.
-        setup.least_landlock = if setup.become_id.is_some() {
+        setup.min_landlock = if setup.become_id.is_some() {
             LANDLOCK_RENAMES
         } else {
             LANDLOCK_SIGNALS

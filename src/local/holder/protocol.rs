@@ -20,7 +20,7 @@ pub(crate) struct Setup {
     /// The files are in a directory on the host. Otherwise they are in memory.
     pub(crate) on_disk: bool,
     /// The sandbox ends with the process that created it.
-    pub(crate) tied: bool,
+    pub(crate) bound_to_host: bool,
     /// The holder accepts connections from other processes.
     pub(crate) listens: bool,
     /// User and group id to switch to first. Only set by root.
@@ -33,7 +33,7 @@ pub(crate) struct Setup {
     pub(crate) data_options: String,
     pub(crate) rules: Vec<LandlockRule>,
     /// Minimum version of Landlock. 0 if it is optional.
-    pub(crate) least_landlock: u32,
+    pub(crate) min_landlock: u32,
     /// The seccomp filter: an array of `struct sock_filter`.
     pub(crate) filter: Vec<u8>,
     /// Resource limits of a command: number and value.
@@ -51,7 +51,7 @@ pub(crate) struct Setup {
 pub(crate) struct SetupFds {
     /// The directory for the files (`on_disk`).
     pub(crate) files_dir: Option<OwnedFd>,
-    /// A pidfd of the process that the sandbox ends with (`tied`).
+    /// A pidfd of the process that the sandbox ends with (`bound_to_host`).
     pub(crate) host: Option<OwnedFd>,
     /// A listening socket (`listens`).
     pub(crate) listener: Option<OwnedFd>,
@@ -76,7 +76,7 @@ impl SetupFds {
         };
         Some(SetupFds {
             files_dir: next_if(setup.on_disk)?,
-            host: next_if(setup.tied)?,
+            host: next_if(setup.bound_to_host)?,
             listener: next_if(setup.listens)?,
         })
     }
@@ -216,7 +216,7 @@ impl Setup {
         let mut out = MessageWriter::default();
         out.bool(self.own_namespaces);
         out.bool(self.on_disk);
-        out.bool(self.tied);
+        out.bool(self.bound_to_host);
         out.bool(self.listens);
         out.option(self.become_id.map(u64::from));
         out.u64(self.ttl_millis);
@@ -227,7 +227,7 @@ impl Setup {
             out.bytes(rule.path.as_bytes());
             out.bool(rule.write);
         });
-        out.u32(self.least_landlock);
+        out.u32(self.min_landlock);
         out.bytes(&self.filter);
         out.list(&self.rlimits, |out, (resource, value)| {
             out.u32(*resource);
@@ -244,7 +244,7 @@ impl Setup {
         Some(Setup {
             own_namespaces: input.bool()?,
             on_disk: input.bool()?,
-            tied: input.bool()?,
+            bound_to_host: input.bool()?,
             listens: input.bool()?,
             become_id: match input.option()? {
                 Some(id) => Some(u32::try_from(id).ok()?),
@@ -260,7 +260,7 @@ impl Setup {
                     write: input.bool()?,
                 })
             })?,
-            least_landlock: input.u32()?,
+            min_landlock: input.u32()?,
             filter: input.bytes()?.to_vec(),
             rlimits: input.list(|input| Some((input.u32()?, input.u64()?)))?,
             cpus: input.list(MessageReader::u32)?,
@@ -476,7 +476,7 @@ mod tests {
     fn setup() -> Setup {
         Setup {
             on_disk: true,
-            tied: true,
+            bound_to_host: true,
             become_id: Some(7),
             ttl_millis: 900_000,
             hostname: "h".to_owned(),

@@ -156,7 +156,7 @@ fn drop_privileges(setup: &Setup, progress: &mut &'static str) -> io::Result<u32
     *progress = "set no_new_privs";
     isolation::no_new_privileges()?;
     *progress = "restrict by Landlock";
-    let landlock = restrict(&setup.rules, setup.least_landlock)?;
+    let landlock = restrict(&setup.rules, setup.min_landlock)?;
     *progress = "hide from debuggers";
     isolation::hide()?;
     *progress = "install the seccomp filter";
