@@ -1,7 +1,7 @@
-//! Compiles the holder of local sandboxes, which the library carries within it.
+//! Compiles the holder of local sandboxes. The library contains the program.
 //!
-//! Where it can't be compiled, the crate still is, and says at run time that there is no holder.
-//! `NOXRUNNER_NO_HOLDER=1` leaves it out.
+//! If the compilation fails, the crate still compiles, and local sandboxes return an error at run
+//! time. `NOXRUNNER_NO_HOLDER=1` skips the compilation.
 
 use std::env;
 use std::fs;
@@ -26,7 +26,7 @@ fn main() {
         return;
     }
     let program = Path::new(&variable("OUT_DIR")).join("holder");
-    // Linked with nothing, it starts sooner and needs no C library where it runs.
+    // A static program starts faster and needs no C library at run time.
     let linking: [&[&str]; 2] = [&["-C", "target-feature=+crt-static"], &[]];
     let mut errors = String::new();
     for flags in linking {
@@ -39,7 +39,7 @@ fn main() {
         }
     }
     let last = errors.lines().last().unwrap_or_default();
-    println!("cargo::warning=the holder of local sandboxes can't be compiled: {last}");
+    println!("cargo::warning=cannot compile the holder of local sandboxes: {last}");
 }
 
 fn compile(program: &Path, flags: &[&str]) -> Result<(), String> {
@@ -64,14 +64,15 @@ fn compile(program: &Path, flags: &[&str]) -> Result<(), String> {
         rustc.arg("-C").arg(option);
     }
     let output = rustc.output().map_err(|e| e.to_string())?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 }
 
-/// In a debug build the holder is not optimized either: the crate waits for its compilation, which
-/// takes eight times as long with link-time optimization.
+/// Returns the optimization flags. Debug builds do not optimize the holder, because the crate waits
+/// for its compilation, which takes eight times as long with link-time optimization.
 fn optimization() -> &'static [&'static str] {
     if env::var("OPT_LEVEL").is_ok_and(|level| level == "0") {
         return &["-Copt-level=0"];

@@ -1,6 +1,9 @@
-//! What a sandbox may take of the machine.
+//! The limits of a local sandbox.
 
+use std::fmt;
 use std::fs;
+
+use serde::Serialize;
 
 use super::quantity::{parse_bytes, parse_cpu};
 use crate::error::Result;
@@ -8,76 +11,64 @@ use crate::spec::SandboxSpec;
 
 const MIB: u64 = 1024 * 1024;
 
-/// How many processes and threads a sandbox may have at a time.
+/// Maximum number of processes and threads of a sandbox.
 pub(super) const PROCESSES: u64 = 512;
 
-/// How many files a process may have open.
+/// Maximum number of open files of a process.
 pub(super) const OPEN_FILES: u64 = 1024;
 
-/// What a local sandbox may take, and how far it is held to that; see
-/// [`LocalBackend::limits`](crate::LocalBackend::limits).
+/// The limits of a local sandbox, from [`LocalBackend::limits`](crate::LocalBackend::limits).
 ///
-/// ```
-/// use noxrunner::{LocalBackend, SandboxSpec};
-///
-/// let backend = LocalBackend::builder().build()?;
-/// let limits = backend.limits(&SandboxSpec::new().memory("64Mi"))?;
-/// assert!(limits.processes.amount.is_some() && limits.storage.amount.is_some());
-/// # Ok::<_, noxrunner::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
+/// As JSON: `cpuMillis`, `memory`, `storage`, `processes` and `openFiles`, each with `amount` and
+/// `enforced`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Limits {
-    /// Thousandths of a CPU.
-    pub cpu_millis: Limit,
-    /// Bytes of memory of all processes together, files in memory included.
-    pub memory: Limit,
-    /// Bytes of all files in `/workspace` and `/tmp` together.
-    pub storage: Limit,
-    /// Processes and threads at a time.
-    pub processes: Limit,
-    /// Open files of a process.
-    pub open_files: Limit,
+    pub(super) cpu_millis: Limit,
+    pub(super) memory: Limit,
+    pub(super) storage: Limit,
+    pub(super) processes: Limit,
+    pub(super) open_files: Limit,
 }
 
-/// One limit.
-///
-/// ```
-/// use noxrunner::{LocalBackend, SandboxSpec};
-///
-/// let backend = LocalBackend::builder().build()?;
-/// let limits = backend.limits(&SandboxSpec::new().memory("64Mi"))?;
-/// assert_eq!(limits.memory.amount, Some(64 << 20));
-/// # Ok::<_, noxrunner::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
+impl Limits {
+    /// Returns the limit of CPU time, in thousandths of a CPU.
+    #[must_use]
+    pub fn cpu_millis(&self) -> Limit {
+        self.cpu_millis
+    }
+
+    /// Returns the limit of memory of all processes and in-memory files together, in bytes.
+    #[must_use]
+    pub fn memory(&self) -> Limit {
+        self.memory
+    }
+
+    /// Returns the limit of all files in `/workspace` and `/tmp` together, in bytes.
+    #[must_use]
+    pub fn storage(&self) -> Limit {
+        self.storage
+    }
+
+    /// Returns the maximum number of processes and threads at a time.
+    #[must_use]
+    pub fn processes(&self) -> Limit {
+        self.processes
+    }
+
+    /// Returns the maximum number of open files per process.
+    #[must_use]
+    pub fn open_files(&self) -> Limit {
+        self.open_files
+    }
+}
+
+/// One limit of [`Limits`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Limit {
-    /// None where there is none.
-    pub amount: Option<u64>,
-    /// How far it is enforced.
-    pub enforced: Enforced,
-}
-
-/// How far a limit holds.
-///
-/// ```
-/// use noxrunner::{Enforced, LocalBackend, SandboxSpec};
-///
-/// let backend = LocalBackend::builder().build()?;
-/// let limits = backend.limits(&SandboxSpec::new().memory("64Mi"))?;
-/// assert_ne!(limits.memory.enforced, Enforced::No);
-/// # Ok::<_, noxrunner::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Enforced {
-    /// By the kernel: it can't be passed.
-    Exact,
-    /// It can be passed for a moment or by a part, as its documentation says.
-    Approximate,
-    /// Not at all.
-    No,
+    amount: Option<u64>,
+    enforced: Enforced,
 }
 
 impl Limit {
@@ -92,35 +83,73 @@ impl Limit {
             enforced,
         }
     }
+
+    /// Returns the amount, or `None` if there is no limit.
+    #[must_use]
+    pub fn amount(&self) -> Option<u64> {
+        self.amount
+    }
+
+    /// Returns how strictly the limit is enforced.
+    #[must_use]
+    pub fn enforced(&self) -> Enforced {
+        self.enforced
+    }
 }
 
-/// The limits of a spec in numbers, with defaults that leave the machine usable.
+/// The enforcement of a [`Limit`].
+///
+/// `Display` and JSON show the name of the variant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub enum Enforced {
+    /// The kernel enforces the limit. It cannot be exceeded.
+    Exact,
+    /// The limit can be exceeded for a moment or in part; see
+    /// [`LocalBackend`](crate::LocalBackend#limits).
+    Approximate,
+    /// The limit is not enforced.
+    No,
+}
+
+impl fmt::Display for Enforced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Enforced::Exact => "Exact",
+            Enforced::Approximate => "Approximate",
+            Enforced::No => "No",
+        })
+    }
+}
+
+/// The limits of a spec as numbers. The defaults leave the machine usable.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Amounts {
+pub(super) struct ResolvedLimits {
     pub(super) cpu_millis: Option<u64>,
     pub(super) memory: u64,
     pub(super) storage: u64,
-    /// More than should be held in memory.
+    /// The storage is too large to be held in memory.
     pub(super) on_disk: bool,
 }
 
-impl Amounts {
-    pub(super) fn of(spec: &SandboxSpec) -> Result<Amounts> {
+impl ResolvedLimits {
+    pub(super) fn new(spec: &SandboxSpec) -> Result<ResolvedLimits> {
         const DEFAULT_MEMORY: u64 = 1024 * MIB;
         const DEFAULT_STORAGE: u64 = 512 * MIB;
         let cpu_millis = spec.get_cpu().map(parse_cpu).transpose()?;
         let memory = match spec.get_memory() {
             Some(text) => parse_bytes("memory limit", text)?,
-            None => memory_of_machine("MemTotal:")
-                .map_or(DEFAULT_MEMORY, |total| DEFAULT_MEMORY.min(total / 2)),
+            None => {
+                meminfo("MemTotal:").map_or(DEFAULT_MEMORY, |total| DEFAULT_MEMORY.min(total / 2))
+            }
         };
-        let free = memory_of_machine("MemAvailable:").unwrap_or(u64::MAX);
+        let free = meminfo("MemAvailable:").unwrap_or(u64::MAX);
         let in_memory = (memory / 2).min(free / 8);
         let storage = match spec.get_storage() {
             Some(text) => parse_bytes("storage limit", text)?,
             None => DEFAULT_STORAGE.min(in_memory.max(MIB)),
         };
-        Ok(Amounts {
+        Ok(ResolvedLimits {
             cpu_millis,
             memory,
             storage,
@@ -129,10 +158,10 @@ impl Amounts {
     }
 }
 
-/// A line of /proc/meminfo, in bytes.
-fn memory_of_machine(name: &str) -> Option<u64> {
+/// Returns a field of `/proc/meminfo`, in bytes.
+fn meminfo(field: &str) -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     let number: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     number.checked_mul(1024)
 }

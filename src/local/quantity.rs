@@ -1,43 +1,43 @@
-//! Limits as Kubernetes writes them: `512Mi` of memory, `500m` of a CPU.
+//! Parses Kubernetes quantities: `512Mi` of memory, `500m` of a CPU.
 
 use crate::error::{Error, Result};
 
-/// What a limit may be at most: Kubernetes and the kernel's file sizes end there too.
+/// Maximum value of a limit. Kubernetes and the kernel's file sizes have the same maximum.
 const MAX: u128 = i64::MAX as u128;
 
-/// The bytes that a quantity of memory or storage stands for, rounded up. `name` is the field's
-/// name for the error's text.
-pub(crate) fn parse_bytes(name: &str, text: &str) -> Result<u64> {
+/// Parses a quantity of memory or storage and returns it in bytes, rounded up. `name` names the field
+/// in errors.
+pub(super) fn parse_bytes(name: &str, text: &str) -> Result<u64> {
     let amount = split(text).and_then(|(number, suffix)| {
         let (factor, exponent) = unit(suffix)?;
         scaled(number, factor, exponent)
     });
-    let wrong = match amount {
+    let problem = match amount {
         Some(Amount::Of(bytes)) => return Ok(bytes),
-        Some(Amount::Zero) => "is nothing",
+        Some(Amount::Zero) => "is zero",
         Some(Amount::TooLarge) => "is too large",
         None => "is not a Kubernetes quantity",
     };
     Err(Error::invalid(format!(
-        "{name} {text:?} {wrong}: write for example 512Mi, 1G or 1073741824"
+        "{name} {text:?} {problem}: use for example 512Mi, 1G or 1073741824"
     )))
 }
 
-/// The thousandths of a CPU that a quantity stands for, rounded up.
-pub(crate) fn parse_cpu(text: &str) -> Result<u64> {
+/// Parses a quantity of CPU and returns it in thousandths of a CPU, rounded up.
+pub(super) fn parse_cpu(text: &str) -> Result<u64> {
     let amount = split(text).and_then(|(number, suffix)| match suffix {
         "" => scaled(number, 1, 3),
         "m" => scaled(number, 1, 0),
         _ => None,
     });
-    let wrong = match amount {
+    let problem = match amount {
         Some(Amount::Of(millis)) => return Ok(millis),
-        Some(Amount::Zero) => "is nothing",
+        Some(Amount::Zero) => "is zero",
         Some(Amount::TooLarge) => "is too large",
         None => "is not a number of CPUs",
     };
     Err(Error::invalid(format!(
-        "cpu limit {text:?} {wrong}: write for example 500m, 1 or 2.5"
+        "cpu limit {text:?} {problem}: use for example 500m, 1 or 2.5"
     )))
 }
 
@@ -47,13 +47,13 @@ enum Amount {
     TooLarge,
 }
 
-/// The number and what follows it. A sign is no part of a number: a limit can't be negative.
+/// Splits a quantity into number and suffix. Signs are not accepted: a limit cannot be negative.
 fn split(text: &str) -> Option<(&str, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.');
     text.split_at_checked(end.unwrap_or(text.len()))
 }
 
-/// A suffix as a factor and a power of ten.
+/// Returns a suffix as a factor and a power of ten.
 fn unit(suffix: &str) -> Option<(u128, i32)> {
     Some(match suffix {
         "" => (1, 0),
@@ -70,7 +70,7 @@ fn unit(suffix: &str) -> Option<(u128, i32)> {
         "Ti" => (1 << 40, 0),
         "Pi" => (1 << 50, 0),
         "Ei" => (1 << 60, 0),
-        // What an i16 can't hold is beyond every limit.
+        // An exponent that does not fit into an i16 exceeds every limit.
         _ => (
             1,
             suffix.strip_prefix(['e', 'E'])?.parse::<i16>().ok()?.into(),
@@ -78,7 +78,7 @@ fn unit(suffix: &str) -> Option<(u128, i32)> {
     })
 }
 
-/// `number * factor * 10^exponent`, rounded up; nothing if this is no number.
+/// Returns `number * factor * 10^exponent`, rounded up, or `None` if `number` is not a number.
 fn scaled(number: &str, factor: u128, exponent: i32) -> Option<Amount> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.len() + fraction.len() == 0 || fraction.contains('.') {
@@ -98,7 +98,7 @@ fn scaled(number: &str, factor: u128, exponent: i32) -> Option<Amount> {
         let exponent = exponent.checked_sub(i32::try_from(fraction.len()).ok()?)?;
         let power = 10_u128.checked_pow(exponent.unsigned_abs());
         if exponent < 0 {
-            // What the divisor can't hold is more than any product: a trace, rounded up to one.
+            // A divisor that overflows is larger than any product: the result is rounded up to 1.
             return Some(power.map_or(1, |power| product.div_ceil(power)));
         }
         product.checked_mul(power?)
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_read_as_kubernetes_does() {
+    fn byte_quantities_follow_kubernetes() {
         let cases = "1073741824=1073741824|512Mi=536870912|0.5Gi=536870912|.5Gi=536870912|\
                      1.Ki=1024|1.5G=1500000000|1.10k=1100|1k=1000|1e3=1000|1e+3=1000|\
                      12E6=12000000|1500e-3=2|5E=5000000000000000000|7Ei=8070450532247928832|\
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_amount_of_bytes_is_refused() {
+    fn invalid_byte_quantities_are_rejected() {
         let wrong = "| |.|0|0Gi|0.00|0e400|-1|+1| 1|1 |1 Gi|1,5G|1_000|512MB|512mb|1K|1ki|1g|\
                      Gi|1e|1e3Ki|1ee3|1e3.5|1.2.3|1..2|0x10|1Ä|١Gi|1\0|NaN|inf|\
                      9223372036854775808|8Ei|1e19|1e400|1e99999999999|\
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn cpus_are_thousandths() {
+    fn cpu_quantities_are_in_thousandths() {
         let cases = [
             ("500m", 500),
             ("1", 1000),
@@ -179,37 +179,37 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_field_and_what_is_right() {
+    fn error_names_the_field_and_shows_examples() {
         let text = |result: Result<u64>| result.unwrap_err().to_string();
         assert_eq!(
             text(parse_bytes("memory limit", "512MB")),
             "memory limit \"512MB\" is not a Kubernetes quantity: \
-             write for example 512Mi, 1G or 1073741824"
+             use for example 512Mi, 1G or 1073741824"
         );
-        assert!(text(parse_bytes("storage", "0")).starts_with("storage \"0\" is nothing: "));
+        assert!(text(parse_bytes("storage", "0")).starts_with("storage \"0\" is zero: "));
         assert!(text(parse_bytes("storage", "16Ei")).contains("is too large"));
         assert_eq!(
             text(parse_cpu("half")),
-            "cpu limit \"half\" is not a number of CPUs: write for example 500m, 1 or 2.5"
+            "cpu limit \"half\" is not a number of CPUs: use for example 500m, 1 or 2.5"
         );
     }
 
     proptest! {
         #[test]
-        fn nothing_panics(text in "\\PC*", number in "[0-9.eE+-]{0,60}[kKMGTPEim]{0,2}") {
+        fn parsing_never_panics(text in "\\PC*", number in "[0-9.eE+-]{0,60}[kKMGTPEim]{0,2}") {
             for text in [text, number] {
                 let _ = (bytes(&text), cpu(&text));
             }
         }
 
         #[test]
-        fn a_plain_number_stays_itself(n in 1..=i64::MAX as u64) {
+        fn plain_numbers_are_unchanged(n in 1..=i64::MAX as u64) {
             prop_assert_eq!(bytes(&n.to_string()), Some(n));
             prop_assert_eq!(cpu(&format!("{n}m")), Some(n));
         }
 
         #[test]
-        fn a_suffix_multiplies(n in 1_u64..1 << 40, at in 0_usize..12) {
+        fn suffixes_multiply(n in 1_u64..1 << 40, at in 0_usize..12) {
             let binary = at / 6;
             let suffix = ["k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][at];
             let base = [1000_u128, 1024][binary];
@@ -219,7 +219,7 @@ mod tests {
         }
 
         #[test]
-        fn a_fraction_is_rounded_up(whole in 0_u64..1 << 30, part in 1_u64..1_000_000) {
+        fn fractions_are_rounded_up(whole in 0_u64..1 << 30, part in 1_u64..1_000_000) {
             let exact = u128::from(whole) * 1_000_000 + u128::from(part);
             let text = format!("{whole}.{part:06}");
             prop_assert_eq!(bytes(&format!("{text}Mi")), Some((exact << 20).div_ceil(1_000_000) as u64));

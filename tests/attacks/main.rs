@@ -251,7 +251,7 @@ fn attack_from_here() {
         slack: if count == 1 { 1 } else { 10 },
     };
     let limits = local_backend().limits(&SandboxSpec::new()).unwrap();
-    let have_cgroup = limits.memory.enforced == Enforced::Exact;
+    let have_cgroup = limits.memory().enforced() == Enforced::Exact;
     in_parallel(rows_of(&variable("NX_TIERS")), count, |row| {
         let result = if row.tier == "C" && !have_cgroup {
             "skipped: no cgroup v2 is delegated to this process".to_owned()

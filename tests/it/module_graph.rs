@@ -141,6 +141,9 @@ fn resolve(root: &Path, main: &str, from: &Path, path: &str) -> Option<PathBuf> 
             module.pop();
             continue;
         }
+        if let Some(file) = file_of_path_attribute(&module, segment) {
+            return Some(file);
+        }
         let child = module.join(segment);
         if !child.is_dir() && !child.with_extension("rs").exists() {
             break;
@@ -157,31 +160,41 @@ fn resolve(root: &Path, main: &str, from: &Path, path: &str) -> Option<PathBuf> 
         .find(|file| file.starts_with(root) && file.exists())
 }
 
+/// Returns the file of a child module that is declared with `#[path = "…"]`.
+fn file_of_path_attribute(module: &Path, child: &str) -> Option<PathBuf> {
+    let code = fs::read_to_string(module.join("mod.rs")).ok()?;
+    let declaration = format!(
+        r#"#\[path = "([^"]+)"\]\n(#\[[^\n]*\n)*mod {}\b"#,
+        regex_lite::escape(child)
+    );
+    let declaration = regex_lite::Regex::new(&declaration).unwrap();
+    let path = declaration.captures(&code)?.get(1)?.as_str();
+    module.join(path).canonicalize().ok()
+}
+
+/// Returns the files that a file imports, directly or through others.
+fn reachable<'a>(graph: &'a Graph, from: &'a PathBuf) -> BTreeSet<&'a PathBuf> {
+    let mut reached = BTreeSet::new();
+    let mut todo = vec![from];
+    while let Some(file) = todo.pop() {
+        let imports = graph.get(file).into_iter().flatten();
+        todo.extend(imports.filter(|next| reached.insert(*next)));
+    }
+    reached
+}
+
 /// Returns the sets of files that import each other.
 fn cycles(graph: &Graph) -> Vec<Vec<PathBuf>> {
-    let reaches = |from: &PathBuf| {
-        let mut reached = BTreeSet::new();
-        let mut todo = vec![from];
-        while let Some(file) = todo.pop() {
-            for next in graph.get(file).into_iter().flatten() {
-                if reached.insert(next) {
-                    todo.push(next);
-                }
-            }
-        }
-        reached
-    };
-    let reached: BTreeMap<&PathBuf, BTreeSet<&PathBuf>> =
-        graph.keys().map(|file| (file, reaches(file))).collect();
+    let reached: BTreeMap<&PathBuf, BTreeSet<&PathBuf>> = graph
+        .keys()
+        .map(|file| (file, reachable(graph, file)))
+        .collect();
     let mut cycles = BTreeSet::new();
     for (file, from_here) in &reached {
-        let both = from_here
-            .iter()
-            .filter(|other| reached.get(**other).is_some_and(|r| r.contains(*file)));
-        let cycle: BTreeSet<&PathBuf> = both.copied().collect();
-        if cycle.len() > 1 {
-            cycles.insert(cycle);
-        }
+        let reaches_file =
+            |other: &&&PathBuf| reached.get(**other).is_some_and(|r| r.contains(file));
+        let cycle: BTreeSet<&PathBuf> = from_here.iter().filter(reaches_file).copied().collect();
+        cycles.extend((cycle.len() > 1).then_some(cycle));
     }
     let owned = |cycle: BTreeSet<&PathBuf>| cycle.into_iter().cloned().collect();
     cycles.into_iter().map(owned).collect()

@@ -58,7 +58,7 @@ fn check_token(client: &Client) -> Result<()> {
 }
 
 fn check_isolation(tier: Isolation, console: &Console) -> Value {
-    let name = format!("{tier:?}").to_lowercase();
+    let name = tier.to_string();
     let built = LocalBackend::builder().isolation(tier).build();
     let checked = built.and_then(|backend| {
         let missing = backend.missing()?;
@@ -72,8 +72,8 @@ fn check_isolation(tier: Isolation, console: &Console) -> Value {
             return json!({"tier": name, "works": false, "error": format!("{e:#}")});
         }
     };
-    let memory = format!("{:?}", limits.memory.enforced);
-    let cpu = format!("{:?}", limits.cpu_millis.enforced);
+    let memory = limits.memory().enforced();
+    let cpu = limits.cpu_millis().enforced();
     console.success(&format!(
         "Local sandboxes: {name} works; limits: memory {memory}, CPU {cpu}"
     ));

@@ -1,62 +1,67 @@
-//! Exact limits, where a part of the cgroup v2 tree is delegated to this process.
+//! Cgroups with exact limits, if a part of the cgroup v2 tree is delegated to this process.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::local::limits::{Amounts, PROCESSES};
+use crate::local::limits::{PROCESSES, ResolvedLimits};
+use crate::os::random::random_u64;
 
-/// Where this process goes, as a cgroup with limits for others has no processes of its own.
-const OWN_LEAF: &str = "noxrunner-host";
+/// The child cgroup for this process. A cgroup that has controllers for its children must not contain
+/// processes itself.
+const HOST_LEAF: &str = "noxrunner-host";
 
-/// What the names of the sandboxes' cgroups begin with.
+/// Prefix of the names of the sandboxes' cgroups.
 const PREFIX: &str = "noxrunner-sandbox-";
 
-/// The holder and the supervisors, which are no processes of the sandbox's.
-const OURS: u64 = 64;
+/// Room for the holder and the supervisors, which the process limit of a sandbox does not include.
+const OVERHEAD: u64 = 64;
 
-/// How long killed processes may take to be gone.
+/// Maximum time until killed processes are gone.
 const MAX_END_WAIT: Duration = Duration::from_secs(2);
 
-/// A cgroup below which this process makes others.
-pub(super) struct Delegated {
+/// A cgroup in which this process can create others.
+pub(super) struct DelegatedCgroup {
     dir: PathBuf,
 }
 
-/// The cgroup of one sandbox; removed with this, with all in it.
+/// The cgroup of a sandbox. Drop kills its processes and removes it.
 pub(super) struct Cgroup {
     dir: PathBuf,
 }
 
-impl Delegated {
-    /// None where nothing is delegated, and limits have to be watched instead. The process moves to
-    /// a cgroup of its own below, if it is alone in its present one.
-    pub(super) fn find() -> Option<Delegated> {
+impl DelegatedCgroup {
+    /// Returns the delegated cgroup. Without one, limits must be watched instead. If this process is
+    /// alone in its cgroup, it moves to a child of it.
+    pub(super) fn find() -> Option<DelegatedCgroup> {
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        Delegated::prepare(&directory(&own, &mounts)?, std::process::id())
+        DelegatedCgroup::prepare(&cgroup_dir(&own, &mounts)?, std::process::id())
     }
 
-    fn prepare(own: &Path, process: u32) -> Option<Delegated> {
-        let dir = match own.file_name()?.to_str()? {
-            OWN_LEAF => own.parent()?,
-            _ => own,
+    fn prepare(own: &Path, process: u32) -> Option<DelegatedCgroup> {
+        let dir = if own.file_name()? == HOST_LEAF {
+            own.parent()?
+        } else {
+            own
         };
-        let delegated = Delegated { dir: dir.into() };
+        let delegated = DelegatedCgroup { dir: dir.into() };
         if !delegated.has_memory() && dir == own {
             delegated.move_down(process).ok()?;
         }
-        // A limit that can't be written is none.
-        let works = delegated.has_memory() && delegated.make(&TRIAL).is_ok();
+        // Creates a trial cgroup, because writing the limits fails on some systems.
+        let works = delegated.has_memory() && delegated.create(&TRIAL_LIMITS).is_ok();
         works.then_some(delegated)
     }
 
+    /// Returns true if children of the cgroup can have memory limits.
     fn has_memory(&self) -> bool {
         let controllers = fs::read_to_string(self.dir.join("cgroup.subtree_control"));
         controllers.is_ok_and(|list| list.split_whitespace().any(|name| name == "memory"))
     }
 
+    /// Moves this process to a child cgroup and enables the controllers for other children.
     fn move_down(&self, process: u32) -> io::Result<()> {
         let here = fs::read_to_string(self.dir.join("cgroup.procs"))?;
         let available = fs::read_to_string(self.dir.join("cgroup.controllers"))?;
@@ -64,7 +69,7 @@ impl Delegated {
         if here.trim() != process.to_string() || !has("memory") {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let leaf = self.dir.join(OWN_LEAF);
+        let leaf = self.dir.join(HOST_LEAF);
         fs::create_dir(&leaf)?;
         let enable = || {
             fs::write(leaf.join("cgroup.procs"), process.to_string())?;
@@ -80,19 +85,19 @@ impl Delegated {
         })
     }
 
-    pub(super) fn make(&self, amounts: &Amounts) -> io::Result<Cgroup> {
-        let name = format!("{PREFIX}{:016x}", crate::os::random::random_u64());
+    pub(super) fn create(&self, limits: &ResolvedLimits) -> io::Result<Cgroup> {
+        let name = format!("{PREFIX}{:016x}", random_u64());
         let cgroup = Cgroup {
             dir: self.dir.join(name),
         };
         fs::create_dir(&cgroup.dir)?;
         let set = |name: &str, value: String| fs::write(cgroup.dir.join(name), value);
-        set("memory.max", amounts.memory.to_string())?;
-        // Not every kernel counts swap.
+        set("memory.max", limits.memory.to_string())?;
+        // Fails if the kernel does not account swap.
         let _ = set("memory.swap.max", "0".to_owned());
-        let _ = set("pids.max", (PROCESSES + OURS).to_string());
-        if let Some(millis) = amounts.cpu_millis {
-            // Microseconds in each tenth of a second.
+        let _ = set("pids.max", (PROCESSES + OVERHEAD).to_string());
+        if let Some(millis) = limits.cpu_millis {
+            // Microseconds per period of 100 ms.
             set(
                 "cpu.max",
                 format!("{} 100000", millis.saturating_mul(100).max(1000)),
@@ -102,8 +107,7 @@ impl Delegated {
     }
 }
 
-/// Made to see whether it can be.
-const TRIAL: Amounts = Amounts {
+const TRIAL_LIMITS: ResolvedLimits = ResolvedLimits {
     cpu_millis: Some(1000),
     memory: 64 << 20,
     storage: 0,
@@ -111,7 +115,7 @@ const TRIAL: Amounts = Amounts {
 };
 
 impl Cgroup {
-    /// With all that it starts from then on.
+    /// Moves a process into the cgroup. Processes that it starts later are in the cgroup too.
     pub(super) fn add(&self, process: u32) -> io::Result<()> {
         fs::write(self.dir.join("cgroup.procs"), process.to_string())
     }
@@ -119,7 +123,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // The processes are ended already, or about to be. Before Linux 5.14 there is no such file.
+        // Kills processes that are left. The file does not exist before Linux 5.14.
         let _ = fs::write(self.dir.join("cgroup.kill"), "1");
         let end = Instant::now() + MAX_END_WAIT;
         while let Err(e) = fs::remove_dir(&self.dir) {
@@ -132,8 +136,8 @@ impl Drop for Cgroup {
     }
 }
 
-/// Where the cgroup of a process is, by its `/proc/PID/cgroup` and `mountinfo`.
-fn directory(own: &str, mounts: &str) -> Option<PathBuf> {
+/// Returns the directory of a process's cgroup, from its `/proc/PID/cgroup` and `mountinfo`.
+fn cgroup_dir(own: &str, mounts: &str) -> Option<PathBuf> {
     let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
     mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
@@ -152,10 +156,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_own_cgroup_is_found_where_it_is_mounted() {
+    fn cgroup_dir_is_found_from_mountinfo() {
         let mounts = "25 30 0:23 / /proc rw - proc proc rw\n\
              31 30 0:27 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n";
-        let found = |own| directory(own, mounts);
+        let found = |own| cgroup_dir(own, mounts);
         assert_eq!(
             found("3:cpu:/x\n0::/user.slice/a.scope\n"),
             Some("/sys/fs/cgroup/user.slice/a.scope".into())
@@ -163,15 +167,15 @@ mod tests {
         assert_eq!(found("0::/\n"), Some("/sys/fs/cgroup/".into()));
         assert_eq!(found("3:cpu:/x\n"), None);
         let part = "31 30 0:27 /a /sys/fs/cgroup rw - cgroup2 cgroup2 rw";
-        assert_eq!(directory("0::/a/b", part), Some("/sys/fs/cgroup/b".into()));
-        assert_eq!(directory("0::/c", part), None);
+        assert_eq!(cgroup_dir("0::/a/b", part), Some("/sys/fs/cgroup/b".into()));
+        assert_eq!(cgroup_dir("0::/c", part), None);
         assert_eq!(
-            directory("0::/a", "31 30 0:27 / /x rw - cgroup cpu rw"),
+            cgroup_dir("0::/a", "31 30 0:27 / /x rw - cgroup cpu rw"),
             None
         );
     }
 
-    /// Plain files for the kernel's: what is written there can be seen.
+    /// Creates plain files in place of the kernel's, to read what is written to them.
     fn tree(processes: &str, controllers: &str) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let own = dir.path().join("own");
@@ -183,34 +187,34 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_alone_moves_down_and_makes_others() {
+    fn single_process_moves_to_a_child_and_creates_cgroups() {
         let tree = tree("77\n", "cpu io memory pids\n");
         let own = tree.path().join("own");
-        // The kernel would list them without the signs.
-        assert!(Delegated::prepare(&own, 77).is_none());
+        // The kernel would list the controllers without plus signs, so the check for memory fails.
+        assert!(DelegatedCgroup::prepare(&own, 77).is_none());
         let read = |path: &str| fs::read_to_string(own.join(path)).unwrap();
         assert_eq!(read("noxrunner-host/cgroup.procs"), "77");
         assert_eq!(read("cgroup.subtree_control"), "+memory +pids +cpu");
 
         fs::write(own.join("cgroup.subtree_control"), "cpu memory pids\n").unwrap();
-        let delegated = Delegated::prepare(&own.join(OWN_LEAF), 77).unwrap();
-        let amounts = Amounts {
+        let delegated = DelegatedCgroup::prepare(&own.join(HOST_LEAF), 77).unwrap();
+        let limits = ResolvedLimits {
             cpu_millis: Some(1500),
             memory: 1 << 30,
-            ..TRIAL
+            ..TRIAL_LIMITS
         };
-        let cgroup = delegated.make(&amounts).unwrap();
+        let cgroup = delegated.create(&limits).unwrap();
         cgroup.add(78).unwrap();
-        let of = |name: &str| fs::read_to_string(cgroup.dir.join(name)).unwrap();
-        assert_eq!(of("memory.max"), "1073741824");
-        assert_eq!(of("memory.swap.max"), "0");
-        assert_eq!(of("cpu.max"), "150000 100000");
-        assert_eq!(of("pids.max"), (PROCESSES + OURS).to_string());
-        assert_eq!(of("cgroup.procs"), "78");
+        let read = |name: &str| fs::read_to_string(cgroup.dir.join(name)).unwrap();
+        assert_eq!(read("memory.max"), "1073741824");
+        assert_eq!(read("memory.swap.max"), "0");
+        assert_eq!(read("cpu.max"), "150000 100000");
+        assert_eq!(read("pids.max"), (PROCESSES + OVERHEAD).to_string());
+        assert_eq!(read("cgroup.procs"), "78");
     }
 
     #[test]
-    fn what_is_not_delegated_is_left_alone() {
+    fn cgroup_without_delegation_is_not_changed() {
         for (processes, controllers) in [
             ("77\n78\n", "memory"),
             ("77\n", "cpu pids"),
@@ -218,9 +222,9 @@ mod tests {
         ] {
             let tree = tree(processes, controllers);
             let own = tree.path().join("own");
-            assert!(Delegated::prepare(&own, 77).is_none());
-            assert!(!own.join(OWN_LEAF).exists());
+            assert!(DelegatedCgroup::prepare(&own, 77).is_none());
+            assert!(!own.join(HOST_LEAF).exists());
         }
-        assert!(Delegated::prepare(Path::new("/nonexistent/cgroup"), 77).is_none());
+        assert!(DelegatedCgroup::prepare(Path::new("/nonexistent/cgroup"), 77).is_none());
     }
 }

@@ -1,11 +1,13 @@
-//! What a command finds: the root of a sandbox, as steps for the holder.
+//! The contents of a sandbox's root, as steps for the holder, and its Landlock rules.
+//!
+//! Add a file of the host to [`SETTINGS`], a masked file of `/proc` to [`MASKED`].
 
 use std::fs;
 use std::path::Path;
 
-use super::protocol::{Rule, SANDBOX_ID, Step};
+use super::protocol::{LandlockRule, SANDBOX_ID, Step};
 
-/// Directories of programs and libraries, where the machine has them; links stay links.
+/// Host directories of programs and libraries, read-only. Links are copied as links.
 const PROGRAMS: [&str; 8] = [
     "bin",
     "sbin",
@@ -17,8 +19,8 @@ const PROGRAMS: [&str; 8] = [
     "nix/store",
 ];
 
-/// What programs look up in /etc, of the machine: nothing there is about its users, its network or
-/// its name.
+/// Entries of the host's `/etc` that programs look up, read-only. None of them is about the host's
+/// users, network or name.
 const SETTINGS: [&str; 17] = [
     "alternatives",
     "ca-certificates",
@@ -41,7 +43,8 @@ const SETTINGS: [&str; 17] = [
 
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 
-/// Parts of /proc that say something of the machine or its users, or do something to it.
+/// Entries of `/proc` that reveal information about the host or its users, or control the host. They
+/// are covered.
 const MASKED: [&str; 15] = [
     "acpi",
     "asound",
@@ -60,11 +63,23 @@ const MASKED: [&str; 15] = [
     "timer_list",
 ];
 
+/// Entries of `/proc` that are made read-only.
 const READ_ONLY: [&str; 2] = ["irq", "sys"];
 
-/// All but the files of the sandbox, whose options depend on its limits.
-pub(super) fn root(shared_memory_options: &str) -> Vec<Step> {
-    let mut steps = Steps::default();
+/// Links in `/dev`, `/etc` and `/var`: target, path.
+const LINKS: [(&str, &str); 7] = [
+    ("/tmp", "var/tmp"),
+    ("/run", "var/run"),
+    ("/proc/self/fd", "dev/fd"),
+    ("/proc/self/fd/0", "dev/stdin"),
+    ("/proc/self/fd/1", "dev/stdout"),
+    ("/proc/self/fd/2", "dev/stderr"),
+    ("/proc/self/mounts", "etc/mtab"),
+];
+
+/// Returns the steps that create a private root.
+pub(super) fn root_steps(shared_memory_options: &str) -> Vec<Step> {
+    let mut list = StepList::default();
     for name in [
         "etc",
         "dev",
@@ -75,49 +90,19 @@ pub(super) fn root(shared_memory_options: &str) -> Vec<Step> {
         "var",
         "run",
     ] {
-        steps.dir(name);
+        list.dir(name);
     }
-    steps.link("/tmp", "var/tmp");
-    steps.link("/run", "var/run");
-    for (target, path) in [
-        ("/proc/self/fd", "dev/fd"),
-        ("/proc/self/fd/0", "dev/stdin"),
-        ("/proc/self/fd/1", "dev/stdout"),
-        ("/proc/self/fd/2", "dev/stderr"),
-        ("/proc/self/mounts", "etc/mtab"),
-    ] {
-        steps.link(target, path);
+    for (target, path) in LINKS {
+        list.link(target, path);
     }
     for name in DEVICES {
-        steps.file(&format!("dev/{name}"), "");
+        list.file(&format!("dev/{name}"), "");
     }
-    let id = SANDBOX_ID;
-    steps.file(
-        "etc/passwd",
-        &format!(
-            "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\n\
-             sandbox:x:{id}:{id}:sandbox:/workspace:/bin/sh\n\
-             nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
-        ),
-    );
-    steps.file(
-        "etc/group",
-        &format!("root:x:0:\nsandbox:x:{id}:\nnogroup:x:65534:\n"),
-    );
-    steps.file("etc/hostname", "sandbox\n");
-    steps.file("etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n");
-    steps.file("etc/resolv.conf", "");
-    steps.file(
-        "etc/nsswitch.conf",
-        "passwd: files\ngroup: files\nhosts: files\n",
-    );
-    for name in SETTINGS {
-        steps.bind(&format!("etc/{name}"));
-    }
+    add_settings(&mut list);
     for name in PROGRAMS {
-        steps.bind(name);
+        list.bind(name);
     }
-    let mut steps = steps.0;
+    let mut steps = list.0;
     steps.push(Step::Seal);
     for name in DEVICES {
         steps.push(Step::Device(format!("/dev/{name}"), format!("dev/{name}")));
@@ -136,9 +121,36 @@ pub(super) fn root(shared_memory_options: &str) -> Vec<Step> {
     steps
 }
 
-/// What Landlock lets the commands do on top of that.
-pub(super) fn rules() -> Vec<Rule> {
-    let rule = |path: &str, write| Rule {
+/// Adds the files of `/etc`: generated ones, then the host's.
+fn add_settings(list: &mut StepList) {
+    let id = SANDBOX_ID;
+    list.file(
+        "etc/passwd",
+        &format!(
+            "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\n\
+             sandbox:x:{id}:{id}:sandbox:/workspace:/bin/sh\n\
+             nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+        ),
+    );
+    list.file(
+        "etc/group",
+        &format!("root:x:0:\nsandbox:x:{id}:\nnogroup:x:65534:\n"),
+    );
+    list.file("etc/hostname", "sandbox\n");
+    list.file("etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n");
+    list.file("etc/resolv.conf", "");
+    list.file(
+        "etc/nsswitch.conf",
+        "passwd: files\ngroup: files\nhosts: files\n",
+    );
+    for name in SETTINGS {
+        list.bind(&format!("etc/{name}"));
+    }
+}
+
+/// Returns the Landlock rules of a sandbox with a private root.
+pub(super) fn rules() -> Vec<LandlockRule> {
+    let rule = |path: &str, write| LandlockRule {
         path: path.to_owned(),
         write,
     };
@@ -149,9 +161,9 @@ pub(super) fn rules() -> Vec<Rule> {
     rules
 }
 
-/// The same without a root of the sandbox's own, where its files are at this place.
-pub(super) fn rules_at(place: &Path) -> Vec<Rule> {
-    let rule = |path: String, write| Rule { path, write };
+/// Returns the Landlock rules of a sandbox without a private root, whose files are in `host_dir`.
+pub(super) fn rules_at(host_dir: &Path) -> Vec<LandlockRule> {
+    let rule = |path: String, write| LandlockRule { path, write };
     let mut rules = vec![rule("/proc".to_owned(), false)];
     for name in PROGRAMS {
         rules.push(rule(format!("/{name}"), false));
@@ -163,16 +175,17 @@ pub(super) fn rules_at(place: &Path) -> Vec<Rule> {
         rules.push(rule(format!("/dev/{name}"), true));
     }
     for name in ["workspace", "tmp"] {
-        rules.push(rule(place.join(name).to_string_lossy().into_owned(), true));
+        let path = host_dir.join(name);
+        rules.push(rule(path.to_string_lossy().into_owned(), true));
     }
     rules
 }
 
-/// Steps with each directory made once, before what is in it.
+/// A list of steps that creates each directory once, before its contents.
 #[derive(Default)]
-struct Steps(Vec<Step>);
+struct StepList(Vec<Step>);
 
-impl Steps {
+impl StepList {
     fn dir(&mut self, path: &str) {
         let step = Step::Dir(path.to_owned());
         if !self.0.contains(&step) {
@@ -196,13 +209,13 @@ impl Steps {
         self.0.push(Step::Link(target.to_owned(), path.to_owned()));
     }
 
-    /// What the machine has at this path, at the same path, if it has it.
+    /// Shows a path of the host at the same path, if it exists.
     fn bind(&mut self, path: &str) {
         let from = Path::new("/").join(path);
         let Ok(found) = fs::symlink_metadata(&from) else {
             return;
         };
-        // A link to elsewhere in /etc would lead to nothing.
+        // The target of a link in /etc may not exist in the sandbox, so it is resolved here.
         let is_setting = path.starts_with("etc/");
         if found.is_symlink() && !is_setting {
             if let Some(target) = fs::read_link(&from).ok().as_deref().and_then(Path::to_str) {

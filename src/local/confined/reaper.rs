@@ -1,54 +1,59 @@
-//! Takes in sandboxes that have ended, as their parent has to.
+//! A thread that reaps holder processes when they end.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::sys::{self, Endings};
+use crate::local::sys::{self, ExitPoller};
 
-/// The one thread, and what it waits for.
 struct Reaper {
-    endings: Endings,
-    watched: Mutex<Watched>,
+    poller: ExitPoller,
+    watched: Mutex<WatchedProcesses>,
 }
 
 #[derive(Default)]
-struct Watched {
-    next: u64,
-    by_number: HashMap<u64, Process>,
+struct WatchedProcesses {
+    last_key: u64,
+    by_key: HashMap<u64, WatchedProcess>,
 }
 
-struct Process {
+struct WatchedProcess {
     pidfd: Arc<OwnedFd>,
     on_end: Box<dyn FnOnce() + Send>,
 }
 
 impl Reaper {
-    fn lock(&self) -> MutexGuard<'_, Watched> {
+    fn lock(&self) -> MutexGuard<'_, WatchedProcesses> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn run(&self) {
         sys::block_signals();
         loop {
-            for number in self.endings.wait() {
-                let ended = self.lock().by_number.remove(&number);
-                if let Some(ended) = ended {
-                    sys::reap(ended.pidfd.as_fd());
-                    (ended.on_end)();
-                }
-            }
+            self.poller
+                .wait()
+                .into_iter()
+                .for_each(|key| self.reap(key));
+        }
+    }
+
+    fn reap(&self, key: u64) {
+        let ended = self.lock().by_key.remove(&key);
+        if let Some(ended) = ended {
+            sys::reap(ended.pidfd.as_fd());
+            (ended.on_end)();
         }
     }
 }
 
-/// Runs the hook, on another thread, when the process has ended and was taken in. Without a thread
-/// or a descriptor to spare that has to wait for the next call that finds it ended.
+/// Reaps the process when it ends, then runs the hook on the reaper's thread. If no thread or
+/// descriptor is available, the hook does not run, and the next call to the sandbox notices its
+/// end.
 pub(super) fn on_end(pidfd: Arc<OwnedFd>, hook: impl FnOnce() + Send + 'static) {
     static REAPER: OnceLock<Option<&'static Reaper>> = OnceLock::new();
     let reaper = REAPER.get_or_init(|| {
         let reaper: &'static Reaper = Box::leak(Box::new(Reaper {
-            endings: Endings::new().ok()?,
+            poller: ExitPoller::new().ok()?,
             watched: Mutex::default(),
         }));
         let thread = std::thread::Builder::new()
@@ -58,10 +63,10 @@ pub(super) fn on_end(pidfd: Arc<OwnedFd>, hook: impl FnOnce() + Send + 'static) 
     });
     let Some(reaper) = reaper else { return };
     let mut watched = reaper.lock();
-    watched.next += 1;
-    let number = watched.next;
-    if reaper.endings.add(pidfd.as_fd(), number).is_ok() {
+    watched.last_key += 1;
+    let key = watched.last_key;
+    if reaper.poller.add(pidfd.as_fd(), key).is_ok() {
         let on_end = Box::new(hook);
-        watched.by_number.insert(number, Process { pidfd, on_end });
+        watched.by_key.insert(key, WatchedProcess { pidfd, on_end });
     }
 }

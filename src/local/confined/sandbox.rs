@@ -1,547 +1,227 @@
-//! One sandbox, as the process that holds it.
+//! A sandbox: requests to its holder.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{self, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::super::files::{Files, path_failed};
-use super::super::streams::Streams;
-use super::super::{KILLED, NOT_EXECUTABLE, NOT_FOUND, TIMED_OUT, not_run};
 use super::cgroup::Cgroup;
-use super::disk::Disk;
-use super::protocol::{Answer, Found, MAX_MESSAGE, Payload, Request, Setup, Stage, Start};
-use super::sys as own_sys;
+use super::disk_dir::DiskDir;
+use super::exec::{ExecOutcome, command_payload, host_payload, not_started, wait_for_reply};
+use super::holder_process::HolderProcess;
+use super::launch::ReadyHolder;
+use super::messages;
+use super::protocol::{ExecFds, Features, HolderReply, HolderRequest, MAX_MESSAGE, Payload};
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result};
+use crate::local::errors::no_such_sandbox;
+use crate::local::exit_code::{KILLED, TIMED_OUT};
+use crate::local::files::SandboxFiles;
+use crate::local::millis::millis;
+use crate::local::output_pipes::OutputPipes;
+use crate::local::sys::{self, FileUser};
 use crate::os;
 use crate::output::Output;
 
-/// The program that becomes the first process of a sandbox.
-#[cfg(noxrunner_holder)]
-const HOLDER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/holder"));
-#[cfg(not(noxrunner_holder))]
-const HOLDER: &[u8] = &[];
+/// Maximum time for the reply to a request that the holder can answer at once.
+const REPLY_WAIT: Duration = Duration::from_secs(5);
 
-/// How long a sandbox may take to be made.
-const START_WAIT: Duration = Duration::from_secs(10);
-
-/// How long the holder may take to answer what it can answer at once.
-const ANSWER_WAIT: Duration = Duration::from_secs(5);
-
-/// How long after its deadline a command's end may take to be told. Then the sandbox is ended.
-const END_WAIT: Duration = Duration::from_secs(1);
-
-/// How long a killed sandbox may take to be gone.
-const KILL_WAIT: Duration = Duration::from_secs(5);
-
-/// What a command gets of this process's environment.
-const PASSED_ON: [&str; 4] = ["LANG", "LC_ALL", "LC_CTYPE", "TZ"];
-
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Why there is no sandbox.
-#[derive(Debug)]
-pub(super) struct NotMade {
-    pub(super) step: String,
-    pub(super) error: io::Error,
+pub(super) struct ConfinedSandbox {
+    socket: RequestSocket,
+    pub(super) process: HolderProcess,
+    features: Features,
+    _resources: Resources,
 }
 
-pub(super) struct Sandbox {
-    reach: Reach,
-    pub(super) held: Held,
-    pub(super) found: Found,
-    _goods: Goods,
-}
-
-/// What goes with a sandbox that ends with this process.
+/// Resources of a sandbox that ends with this process. They are freed when they are dropped.
 #[derive(Default)]
-pub(super) struct Goods {
-    /// Its files, if they are not in memory.
-    #[expect(dead_code, reason = "it is there to be dropped")]
-    pub(super) disk: Option<Disk>,
-    /// Its limits, if they are a cgroup's. After it has ended.
+pub(super) struct Resources {
+    /// The sandbox's files, if they are not in memory.
+    #[expect(dead_code, reason = "freed on drop")]
+    pub(super) disk: Option<DiskDir>,
+    /// The cgroup that enforces the limits. It can be removed only after the processes have ended.
     pub(super) cgroup: Option<Cgroup>,
 }
 
-/// What there is of a sandbox, however it is reached.
-pub(super) struct Held {
-    /// The process with which it is there: the first one of its namespaces, or its guardian.
-    pub(super) process: u32,
-    pub(super) pidfd: Arc<OwnedFd>,
-    /// Whom the files belong to, if not to the user of this process.
-    pub(super) user: Option<u32>,
-    /// Where its files are also for its commands. None where they have a root of their own.
-    pub(super) place: Option<PathBuf>,
-}
-
-/// How requests get to the holder.
-enum Reach {
-    /// With a connection for the answer, over the socket that it was started with.
+/// The socket that takes requests to the holder.
+enum RequestSocket {
+    /// The socket that the holder was started with. Each request carries a new connection for its
+    /// reply.
     Control(OwnedFd),
-    /// By the socket that it listens to, in this directory.
+    /// The holder listens on a socket in this directory.
     Directory(OwnedFd),
 }
 
-impl Sandbox {
-    /// Starts a holder and waits until it is ready.
-    /// `place` is where its files are, if it has no root of its own.
-    pub(super) fn start(
-        setup: &Setup,
-        fds: &[BorrowedFd<'_>],
-        place: Option<PathBuf>,
-        goods: Goods,
-    ) -> Result<Sandbox, NotMade> {
-        let failed = |step: &str| {
-            let step = step.to_owned();
-            |error| NotMade { step, error }
-        };
-        let (control, theirs) = own_sys::connection().map_err(failed("make a socket"))?;
-        let program = program().map_err(failed("write the holder's program"))?;
-        let mut first = process::Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
-            .arg0("noxrunner-sandbox")
-            .env_clear()
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(failed("start the holder"))?;
-        let joined = goods.cgroup.as_ref().map(|cgroup| cgroup.add(first.id()));
-        let asked = joined
-            .unwrap_or(Ok(()))
-            .and_then(|()| own_sys::send(control.as_fd(), &setup.encode(), fds));
-        if let Err(e) = asked {
-            let _ = first.kill();
-            let _ = first.wait();
-            return Err(failed("send the setup to the holder")(e));
+impl ConfinedSandbox {
+    pub(super) fn new(holder: ReadyHolder, resources: Resources) -> ConfinedSandbox {
+        ConfinedSandbox {
+            socket: RequestSocket::Control(holder.control),
+            process: holder.process,
+            features: holder.features,
+            _resources: resources,
         }
-        // Two processes tell of themselves, and either may be the first.
-        let mut born = None;
-        let mut outcome = None;
-        let until = Instant::now() + START_WAIT;
-        while born.is_none() || outcome.is_none() {
-            match next_start(&control, until) {
-                Ok((Start::Born(process), fd)) => born = fd.map(|pidfd| (process, pidfd)),
-                Ok((Start::Ready(found), _)) => outcome = Some(Ok(found)),
-                Ok((Start::Failed { step, errno }, _)) => {
-                    let error = io::Error::from_raw_os_error(errno);
-                    outcome = Some(Err(NotMade { step, error }));
-                }
-                Err(error) => {
-                    outcome.get_or_insert(Err(failed("start the holder")(error)));
-                    break;
-                }
-            }
-        }
-        if born.is_none() {
-            let _ = first.kill();
-        }
-        // It ends right after it has told of the other one, if that is another. Where somebody else
-        // takes in our children, it is gone as well.
-        if setup.own_namespaces || born.is_none() {
-            let _ = first.wait();
-        }
-        let held = born.map(|(process, pidfd)| Held {
+    }
+
+    /// Opens a persistent sandbox by the directory of its socket.
+    pub(super) fn persistent(dir: OwnedFd, process: HolderProcess) -> ConfinedSandbox {
+        ConfinedSandbox {
+            socket: RequestSocket::Directory(dir),
             process,
-            pidfd: Arc::new(pidfd),
-            user: setup.become_id,
-            place,
-        });
-        match (outcome, held) {
-            (Some(Ok(found)), Some(held)) => Ok(Sandbox {
-                reach: Reach::Control(control),
-                held,
-                found,
-                _goods: goods,
-            }),
-            (outcome, held) => {
-                if let Some(held) = held {
-                    held.end();
-                }
-                let died = || failed("start the holder")(io::ErrorKind::UnexpectedEof.into());
-                Err(outcome.and_then(Result::err).unwrap_or_else(died))
-            }
+            features: Features::default(),
+            _resources: Resources::default(),
         }
     }
 
-    /// One that another process has made, with the directory of its socket.
-    pub(super) fn of_another(dir: OwnedFd, held: Held) -> Sandbox {
-        Sandbox {
-            reach: Reach::Directory(dir),
-            held,
-            found: Found::default(),
-            _goods: Goods::default(),
-        }
+    /// Returns which optional features the machine has. Unknown for persistent sandboxes.
+    pub(super) fn features(&self) -> Features {
+        self.features
     }
 
-    /// Makes a request, and a connection for its answer.
-    fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<OwnedFd> {
-        let connect = || match &self.reach {
-            Reach::Control(control) => {
-                let (ours, theirs) = own_sys::connection()?;
+    /// Sends an encoded request. Returns the connection for its reply.
+    fn send(&self, request: &[u8], fds: &[BorrowedFd<'_>]) -> Result<OwnedFd> {
+        let send = || match &self.socket {
+            RequestSocket::Control(control) => {
+                let (ours, theirs) = sys::socket_pair()?;
                 let mut all = vec![theirs.as_fd()];
                 all.extend(fds);
-                own_sys::send(control.as_fd(), &request.encode(), &all)?;
+                messages::send(control.as_fd(), request, &all)?;
                 Ok(ours)
             }
-            Reach::Directory(dir) => {
-                let connection = own_sys::connect(dir.as_fd())?;
-                own_sys::send(connection.as_fd(), &request.encode(), fds)?;
+            RequestSocket::Directory(dir) => {
+                let connection = sys::connect(dir.as_fd())?;
+                messages::send(connection.as_fd(), request, fds)?;
                 Ok(connection)
             }
         };
-        connect().map_err(|e: io::Error| match e.kind() {
+        send().map_err(|e: io::Error| match e.kind() {
             io::ErrorKind::BrokenPipe
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::NotFound => gone(),
-            io::ErrorKind::WouldBlock => no_answer(),
-            _ => Error::io("cannot reach the sandbox", e),
+            | io::ErrorKind::NotFound => no_such_sandbox(),
+            io::ErrorKind::WouldBlock => not_responding(),
+            _ => cannot_reach(e),
         })
     }
 
-    /// Asks for what the holder can answer at once.
-    fn ask(&self, request: &Request) -> Result<Option<OwnedFd>> {
-        let connection = self.request(request, &[])?;
-        let failed = |e| Error::io("cannot reach the sandbox", e);
-        let fds = [Some(connection.as_fd()), None];
-        let [answered, _] = os::poll_readable(fds, ANSWER_WAIT).map_err(failed)?;
-        if !answered {
-            return Err(no_answer());
+    /// Sends a request that the holder answers at once. Returns the descriptor in the reply.
+    fn call(&self, request: &HolderRequest) -> Result<Option<OwnedFd>> {
+        let connection = self.send(&request.encode(), &[])?;
+        let [replied] =
+            os::poll_readable([Some(connection.as_fd())], REPLY_WAIT).map_err(cannot_reach)?;
+        if !replied {
+            return Err(not_responding());
         }
         let mut buffer = [0; 16];
-        match own_sys::receive(connection.as_fd(), &mut buffer) {
-            Ok((length, fd)) if Answer::decode(&buffer[..length]) == Some(Answer::Done) => Ok(fd),
-            // Its end.
-            _ => Err(gone()),
+        match messages::receive(connection.as_fd(), &mut buffer) {
+            Ok((length, fds))
+                if HolderReply::decode(&buffer[..length]) == Some(HolderReply::Done) =>
+            {
+                Ok(fds.into_iter().next())
+            }
+            // The holder has closed the connection.
+            _ => Err(no_such_sandbox()),
         }
     }
 
-    /// Its time starts again, with another length if there is one.
+    /// Restarts the TTL, with a new length if there is one.
     pub(super) fn touch(&self, ttl: Option<Duration>) -> Result<()> {
-        self.ask(&Request::Touch(ttl.map(super::millis))).map(drop)
+        self.call(&HolderRequest::Touch(ttl.map(millis))).map(drop)
     }
 
-    pub(super) fn files(&self) -> Result<Files> {
-        let root = self.ask(&Request::Root)?.ok_or_else(gone)?;
-        let _user = self.held.user.map(own_sys::FileUser::new);
-        let stages = os::open_dir_at(root.as_fd(), b"stages");
-        let stages = stages.map_err(|e| Error::io("cannot open the sandbox's files", e))?;
-        Ok(Files {
+    pub(super) fn files(&self) -> Result<SandboxFiles> {
+        let root = self
+            .call(&HolderRequest::Root)?
+            .ok_or_else(no_such_sandbox)?;
+        let _user = self.process.user.map(FileUser::new);
+        let stages = os::open_dir_at(root.as_fd(), b"stages")
+            .map_err(|e| Error::io("cannot open the files of the sandbox", e))?;
+        Ok(SandboxFiles {
             root,
             stages,
             root_path: None,
-            user: self.held.user,
+            user: self.process.user,
         })
     }
 
     pub(super) fn exec(&self, command: &Command) -> Result<Output> {
         let started = Instant::now();
-        let (connection, mut streams) = self.start_command(command)?;
-        let ended = watch(&connection, &mut streams, command, started);
-        let ended = ended.map_err(|e| Error::io("cannot watch the command", e))?;
-        let code = match ended {
-            Ended::Answered(Answer::Exited(code)) => code,
-            Ended::Answered(Answer::Signaled(signal)) => 128 + signal,
-            Ended::Answered(Answer::TimedOut) => TIMED_OUT,
-            Ended::Answered(Answer::NotStarted(stage, errno)) => {
+        let (connection, mut pipes) = self.start_command(command)?;
+        let outcome = wait_for_reply(&connection, &mut pipes, command, started)
+            .map_err(|e| Error::io("cannot wait for the command", e))?;
+        let (code, timed_out) = match outcome {
+            ExecOutcome::Replied(HolderReply::Exited(code)) => (code, false),
+            ExecOutcome::Replied(HolderReply::Signaled(signal)) => (128 + signal, false),
+            ExecOutcome::Replied(HolderReply::TimedOut) => (TIMED_OUT, true),
+            ExecOutcome::Replied(HolderReply::NotStarted(stage, errno)) => {
                 return not_started(command, stage, errno, started);
             }
-            Ended::Answered(Answer::Done) => return Err(gone()),
-            Ended::Silent => {
-                // Not even the holder could end the command: it was stopped.
+            ExecOutcome::Replied(HolderReply::Done) => return Err(no_such_sandbox()),
+            ExecOutcome::NoReply => {
+                // The holder was stopped and cannot kill the command.
                 self.end();
-                TIMED_OUT
+                (TIMED_OUT, true)
             }
-            Ended::Closed if self.ends_within(Duration::from_millis(100)) => {
+            ExecOutcome::Closed if self.process.ends_within(Duration::from_millis(100)) => {
                 let text = "the sandbox ended while the command ran";
                 return Err(Error::new(ErrorKind::OutcomeUnknown, text));
             }
-            // The command has killed its supervisor, and was killed for it.
-            Ended::Closed if started.elapsed() < command.get_timeout() => KILLED,
-            Ended::Closed => TIMED_OUT,
+            // The command has killed its supervisor, and the holder has killed the command.
+            ExecOutcome::Closed if started.elapsed() < command.get_timeout() => (KILLED, false),
+            ExecOutcome::Closed => (TIMED_OUT, true),
         };
-        streams.drain();
-        let truncated = streams.truncated();
-        Ok(
-            Output::new(code, streams.out.kept, streams.err.kept, started.elapsed())
-                .with_timed_out(
-                    code == TIMED_OUT && !matches!(ended, Ended::Answered(Answer::Exited(_))),
-                )
-                .with_truncated(truncated),
-        )
+        Ok(pipes.into_output(code, started, timed_out))
     }
 
-    fn start_command(&self, command: &Command) -> Result<(OwnedFd, Streams)> {
-        let failed = |e| Error::io("cannot make a pipe", e);
-        let (out, their_out) = own_sys::pipe().map_err(failed)?;
-        let (err, their_err) = own_sys::pipe().map_err(failed)?;
-        let streams = Streams::new(out, err).map_err(failed)?;
-        let millis = u64::try_from(command.get_timeout().as_millis()).unwrap_or(u64::MAX);
-        let mut request = Request::Exec {
-            millis,
-            payload: Some(self.payload(command)?),
+    fn start_command(&self, command: &Command) -> Result<(OwnedFd, OutputPipes)> {
+        let failed = |e| Error::io("cannot create a pipe", e);
+        let (stdout, their_stdout) = sys::pipe().map_err(failed)?;
+        let (stderr, their_stderr) = sys::pipe().map_err(failed)?;
+        let pipes = OutputPipes::new(stdout, stderr).map_err(failed)?;
+        let mut fds = ExecFds {
+            stdout: their_stdout,
+            stderr: their_stderr,
+            payload: None,
         };
-        let mut fds = vec![their_out.as_fd(), their_err.as_fd()];
-        let file;
-        if let (true, Request::Exec { payload, .. }) =
-            (request.encode().len() > MAX_MESSAGE, &mut request)
-        {
-            let bytes = payload.take().map(|payload| payload.encode());
-            file = own_sys::sealed_file("payload", &bytes.unwrap_or_default(), false)
-                .map_err(|e| Error::io("cannot write the command to memory", e))?;
-            fds.push(file.as_fd());
+        let millis = millis(command.get_timeout());
+        let payload = self.payload(command)?;
+        let encoded_payload = payload.encode();
+        let exec = |payload| HolderRequest::Exec { millis, payload }.encode();
+        let mut request = exec(Some(payload));
+        if request.len() > MAX_MESSAGE {
+            let file = sys::sealed_file("payload", &encoded_payload, false)
+                .map_err(|e| Error::io("cannot write the command to a file in memory", e))?;
+            fds.payload = Some(file);
+            request = exec(None);
         }
-        Ok((self.request(&request, &fds)?, streams))
+        Ok((self.send(&request, &fds.list())?, pipes))
     }
 
     fn payload(&self, command: &Command) -> Result<Payload> {
         let workdir = command.get_workdir();
-        let Some(place) = &self.held.place else {
-            return Ok(payload(command, "", workdir.to_owned()));
-        };
-        let failed = |e| path_failed("workdir", workdir, e);
-        let found = self.files()?.resolve(workdir).map_err(failed)?;
-        if !found.is_dir() {
-            return Err(failed(io::ErrorKind::NotADirectory.into()));
+        match &self.process.host_dir {
+            None => Ok(command_payload(command, "", workdir.to_owned())),
+            Some(host_dir) => {
+                let workdir = self.files()?.resolve_workdir(workdir)?;
+                host_payload(command, host_dir, &workdir.path)
+            }
         }
-        let text = |path: &Path| {
-            let text = path.to_str().map(str::to_owned);
-            let shown = path.display();
-            text.ok_or_else(|| Error::invalid(format!("{shown} is not UTF-8: choose another path")))
-        };
-        Ok(payload(command, &text(place)?, text(&found.path)?))
     }
 
-    /// Whether it was running a moment ago.
+    /// Returns true if the sandbox was running a moment ago.
     pub(super) fn is_running(&self) -> bool {
-        !self.ends_within(Duration::ZERO)
+        !self.process.ends_within(Duration::ZERO)
     }
 
-    fn ends_within(&self, time: Duration) -> bool {
-        let fds = [Some(self.held.pidfd.as_fd())];
-        os::poll_readable(fds, time).is_ok_and(|[ended]| ended)
-    }
-
-    /// Ends all its processes; with them go its files.
+    /// Ends all processes of the sandbox. In-memory files end with them.
     pub(super) fn end(&self) {
-        self.held.end();
+        self.process.end();
     }
 }
 
-impl Held {
-    fn end(&self) {
-        let pidfd = self.pidfd.as_fd();
-        // A guardian ends all else, and then itself.
-        let signal = match self.place {
-            Some(_) => libc::SIGTERM,
-            None => libc::SIGKILL,
-        };
-        own_sys::kill(pidfd, signal);
-        // One that waits for a disk takes its time; nothing could hurry it.
-        let _ = os::poll_readable([Some(pidfd)], KILL_WAIT);
-        own_sys::reap(pidfd);
-    }
+fn cannot_reach(cause: io::Error) -> Error {
+    Error::io("cannot reach the sandbox", cause)
 }
 
-fn no_answer() -> Error {
-    let text = "the sandbox does not answer: delete it";
+fn not_responding() -> Error {
+    let text = "the sandbox does not respond: delete it";
     Error::new(ErrorKind::Timeout, text)
-}
-
-pub(super) fn gone() -> Error {
-    Error::new(ErrorKind::NotFound, "no such sandbox")
-}
-
-/// The holder's program as a file, made once and kept.
-fn program() -> io::Result<&'static OwnedFd> {
-    static PROGRAM: OnceLock<OwnedFd> = OnceLock::new();
-    if let Some(program) = PROGRAM.get() {
-        return Ok(program);
-    }
-    let made = match own_sys::sealed_file("noxrunner-sandbox", HOLDER, true) {
-        Ok(file) if can_run(&file) => file,
-        // Where files in memory may not be run.
-        _ => unlinked_program()?,
-    };
-    Ok(PROGRAM.get_or_init(|| made))
-}
-
-fn can_run(program: &OwnedFd) -> bool {
-    // Without a socket as its stdin it ends at once.
-    let path = format!("/proc/self/fd/{}", program.as_raw_fd());
-    let mut command = process::Command::new(path);
-    let command = command.env_clear().stdin(Stdio::null());
-    let spawned = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    spawned.is_ok_and(|mut child| {
-        let _ = child.wait();
-        true
-    })
-}
-
-/// A file that only its descriptor leads to.
-fn unlinked_program() -> io::Result<OwnedFd> {
-    let dir = std::env::temp_dir().join(format!(
-        "noxrunner-{:016x}",
-        crate::os::random::random_u64()
-    ));
-    DirBuilder::new().mode(0o700).create(&dir)?;
-    let path = dir.join("holder");
-    let write = || {
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create_new(true)
-            .mode(0o500)
-            .open(&path)?;
-        file.write_all(HOLDER)?;
-        // Nothing that is open for writing can be run.
-        drop(file);
-        File::open(&path)
-    };
-    let file = write();
-    let _ = fs::remove_file(&path);
-    let _ = fs::remove_dir(&dir);
-    file.map(OwnedFd::from)
-}
-
-fn next_start(control: &OwnedFd, until: Instant) -> io::Result<(Start, Option<OwnedFd>)> {
-    let left = until.saturating_duration_since(Instant::now());
-    let [ready] = os::poll_readable([Some(control.as_fd())], left)?;
-    if !ready {
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        return next_start(control, until);
-    }
-    let mut buffer = [0; 4096];
-    match own_sys::receive(control.as_fd(), &mut buffer)? {
-        (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
-        (length, fd) => {
-            let start = Start::decode(&buffer[..length]).ok_or(io::ErrorKind::InvalidData)?;
-            Ok((start, fd))
-        }
-    }
-}
-
-/// What a command is started with, where the files are at `place`.
-fn payload(command: &Command, place: &str, workdir: String) -> Payload {
-    let workspace = format!("{place}/workspace");
-    let mut env = std::collections::BTreeMap::from([
-        ("PATH", PATH.to_owned()),
-        ("HOME", workspace.clone()),
-        ("TMPDIR", format!("{place}/tmp")),
-        ("NOX_WORKSPACE", workspace),
-        ("USER", "sandbox".to_owned()),
-        ("LOGNAME", "sandbox".to_owned()),
-    ]);
-    for name in PASSED_ON {
-        if let Ok(value) = std::env::var(name) {
-            env.insert(name, value);
-        }
-    }
-    for (name, value) in command.get_envs() {
-        env.insert(name, value.clone());
-    }
-    let path = env.get("PATH").map(String::as_str).unwrap_or_default();
-    let absolute = path.split(':').filter(|dir| dir.starts_with('/'));
-    Payload {
-        workdir,
-        args: command.get_args().to_vec(),
-        path: absolute.map(str::to_owned).collect(),
-        env: env
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect(),
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Ended {
-    Answered(Answer),
-    /// Whoever should have answered is gone.
-    Closed,
-    /// No answer long after the deadline.
-    Silent,
-}
-
-/// Waits for the command's own end, not for that of the pipes: a background process may hold them
-/// for as long as it likes.
-fn watch(
-    connection: &OwnedFd,
-    streams: &mut Streams,
-    command: &Command,
-    started: Instant,
-) -> io::Result<Ended> {
-    let mut until = started + command.get_timeout() + END_WAIT;
-    let mut cancelled = match command.get_cancel() {
-        Some(cancel) => {
-            let (wake, waker) = UnixStream::pair()?;
-            // If the other end is gone, so is the command.
-            Some((wake, cancel.on_cancel(move || drop((&waker).write(&[0])))))
-        }
-        None => None,
-    };
-    loop {
-        let fds = [
-            Some(connection.as_fd()),
-            streams.out.fd(),
-            streams.err.fd(),
-            cancelled.as_ref().map(|(wake, _)| wake.as_fd()),
-        ];
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(Ended::Silent);
-        }
-        let [answered, out, err, wake] = os::poll_readable(fds, left)?;
-        streams.read(out, err);
-        if answered {
-            let mut buffer = [0; 16];
-            let received = own_sys::receive(connection.as_fd(), &mut buffer);
-            let answer = received
-                .ok()
-                .and_then(|(length, _)| Answer::decode(&buffer[..length]));
-            return Ok(answer.map_or(Ended::Closed, Ended::Answered));
-        }
-        if wake {
-            // Any message means that it is to end.
-            let _ = own_sys::send(connection.as_fd(), b"e", &[]);
-            cancelled = None;
-            until = Instant::now() + END_WAIT;
-        }
-    }
-}
-
-fn not_started(command: &Command, stage: Stage, errno: i32, started: Instant) -> Result<Output> {
-    let name = command.get_args().first().map_or("", String::as_str);
-    let error = io::Error::from_raw_os_error(errno);
-    let shown = error.to_string();
-    let (code, why) = match (stage, errno) {
-        (Stage::Workdir, _) => {
-            return Err(path_failed("workdir", command.get_workdir(), error));
-        }
-        (Stage::Fork, _) => {
-            return Err(Error::io("the sandbox can't start another process", error));
-        }
-        (_, libc::E2BIG) => {
-            return Err(Error::invalid(
-                "arguments and environment together are too long for this system: write them to a file",
-            ));
-        }
-        (Stage::Lookup, _) => (NOT_FOUND, "command not found"),
-        (_, libc::ENOENT | libc::ENOTDIR) if name.contains('/') => {
-            (NOT_FOUND, "no such file or interpreter")
-        }
-        (_, libc::ENOENT | libc::ENOTDIR) => (NOT_FOUND, "command not found"),
-        (_, libc::EACCES) => (NOT_EXECUTABLE, "permission denied"),
-        (_, libc::ENOEXEC) => (NOT_EXECUTABLE, "not an executable format"),
-        (Stage::Exec, _) => (NOT_EXECUTABLE, shown.as_str()),
-    };
-    Ok(not_run(name, code, why, started.elapsed()))
 }

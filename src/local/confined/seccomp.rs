@@ -1,28 +1,29 @@
-//! The system calls that a sandbox may make, as a program for the kernel's filter.
+//! The seccomp filter of a sandbox, as a BPF program.
 //!
-//! A list of what is forbidden: what leaves the sandbox, changes the machine, or opens large and
-//! seldom needed parts of the kernel. The filter can't look behind pointers, so a call whose
-//! flags are in memory is refused as a whole.
+//! The filter denies calls that leave the sandbox, change the host, or reach large and rarely needed
+//! parts of the kernel. It cannot read memory, so a call whose flags are behind a pointer is denied
+//! entirely.
 
 use std::collections::BTreeMap;
 
 use libc::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, ENOSYS, EPERM};
 use libc::{SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS};
 
-/// What depends on the sandbox.
+/// Parts of the filter that depend on the sandbox.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Options {
-    /// Its processes, network and IPC are its own. Where they are not, sockets can only be had in
-    /// pairs, and nothing is shared or changed by a name or number that others have as well.
+    /// The sandbox has private namespaces for processes, network and IPC. Without them, the filter
+    /// allows only connected pairs of sockets, and denies calls that reach other processes or
+    /// shared objects.
     pub(crate) own_namespaces: bool,
-    /// Files in memory that no limit of the workspace counts.
+    /// Allows files in memory, which the storage limit does not count.
     pub(crate) memfd: bool,
-    /// The choice of CPUs. False where that choice is the limit.
+    /// Allows changing the CPU affinity. False if the affinity enforces the CPU limit.
     pub(crate) affinity: bool,
 }
 
-// From linux/audit.h. Another architecture needs its number here, and a look at the order of the
-// arguments of clone and the byte order.
+// From linux/audit.h. To add an architecture, add its number, and check the byte order and the
+// order of the arguments of clone.
 #[cfg(target_arch = "x86_64")]
 const ARCH: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
@@ -30,12 +31,12 @@ const ARCH: u32 = 0xc000_00b7;
 #[cfg(target_arch = "riscv64")]
 const ARCH: u32 = 0xc000_00f3;
 
-/// Where `struct seccomp_data` keeps what is compared.
+/// Offsets of the fields in `struct seccomp_data`.
 const NUMBER_AT: u32 = 0;
 const ARCH_AT: u32 = 4;
 const ARGUMENTS_AT: u32 = 16;
 
-/// On x86_64 the calls of the x32 kind begin here, elsewhere there is nothing. -1 is above it.
+/// First number of the x32 calls of x86_64. Other architectures have no calls above it.
 const X32: u32 = 0x4000_0000;
 
 const NEW_NAMESPACE: u32 = (libc::CLONE_NEWNS
@@ -45,11 +46,11 @@ const NEW_NAMESPACE: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u32;
-/// For unshare only: in the flags of clone this bit belongs to the signal.
+/// For unshare only: in the flags of clone this bit is part of the signal number.
 const NEW_TIME: u32 = 0x80;
 
-/// Calls that libc doesn't name for every target. Since Linux 5.1 a new call has one number
-/// everywhere.
+/// Numbers of calls that libc does not define for every target. Calls added since Linux 5.1 have
+/// the same number on all architectures.
 mod number {
     pub(super) const IO_URING_SETUP: u32 = 425;
     pub(super) const IO_URING_ENTER: u32 = 426;
@@ -77,25 +78,25 @@ mod number {
     pub(super) const KEXEC_FILE_LOAD: u32 = 294;
 }
 
-/// Never allowed, by libc's names.
+/// Calls that are always denied, by the names of libc.
 const FORBIDDEN: &[libc::c_long] = &[
-    // What is mounted where, and which namespaces this is.
+    // Mounts and namespaces.
     libc::SYS_mount,
     libc::SYS_umount2,
     libc::SYS_pivot_root,
     libc::SYS_chroot,
     libc::SYS_setns,
-    // Files by handle pass by every directory's rights.
+    // Opening files by handle bypasses the permissions of directories.
     libc::SYS_name_to_handle_at,
     libc::SYS_open_by_handle_at,
-    // Other processes, and the sandbox's own holder.
+    // Other processes, including the holder.
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
     libc::SYS_kcmp,
     libc::SYS_move_pages,
     libc::SYS_migrate_pages,
-    // Large, privileged in spirit, and the home of many kernel bugs. Keyrings aren't in a namespace.
+    // Large subsystems with many past vulnerabilities. Keyrings are not part of a namespace.
     libc::SYS_keyctl,
     libc::SYS_add_key,
     libc::SYS_request_key,
@@ -105,7 +106,7 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS_fanotify_init,
     libc::SYS_lookup_dcookie,
     libc::SYS_nfsservctl,
-    // The machine as a whole.
+    // The whole machine.
     libc::SYS_kexec_load,
     libc::SYS_init_module,
     libc::SYS_finit_module,
@@ -135,9 +136,9 @@ const FORBIDDEN: &[libc::c_long] = &[
     libc::SYS__sysctl,
 ];
 
-/// Never allowed, by number.
+/// Calls that are always denied, by number.
 const FORBIDDEN_NEWER: &[u32] = &[
-    // Work for the kernel that no filter sees.
+    // io_uring runs operations that the filter does not see.
     number::IO_URING_SETUP,
     number::IO_URING_ENTER,
     number::IO_URING_REGISTER,
@@ -157,49 +158,49 @@ const FORBIDDEN_NEWER: &[u32] = &[
     number::KEXEC_FILE_LOAD,
 ];
 
-/// The filter as the bytes of an array of `struct sock_filter`.
+/// Returns the filter as the bytes of an array of `struct sock_filter`.
 pub(crate) fn program(options: &Options) -> Vec<u8> {
     let mut code = load(ARCH_AT);
     code.extend(one_of(
         &[ARCH],
-        answer(SECCOMP_RET_KILL_PROCESS),
+        action(SECCOMP_RET_KILL_PROCESS),
         load(NUMBER_AT),
     ));
-    code.extend(tree(&spans(&rules(options))));
+    code.extend(search_tree(&spans(&rules(options))));
     code.iter().flat_map(Instruction::bytes).collect()
 }
 
-/// What each call that isn't simply allowed gets.
+/// Returns the code for each call that is not always allowed.
 fn rules(options: &Options) -> BTreeMap<u32, Code> {
     let mut rules = BTreeMap::new();
     let old = FORBIDDEN.iter().map(|number| *number as u32);
     for number in old.chain(FORBIDDEN_NEWER.iter().copied()) {
         rules.insert(number, errno(EPERM));
     }
-    // The C libraries know this answer, and go on with clone, whose flags can be seen.
+    // On ENOSYS the C libraries fall back to clone, whose flags the filter can read.
     rules.insert(number::CLONE3, errno(ENOSYS));
-    let mut named = |number: libc::c_long, code| rules.insert(number as u32, code);
-    named(libc::SYS_clone, without_bits(0, NEW_NAMESPACE));
-    named(libc::SYS_unshare, without_bits(0, NEW_NAMESPACE | NEW_TIME));
-    // Linux itself, and the question which it is. Others weaken the layout of the memory.
-    named(libc::SYS_personality, only(0, &[0, !0]));
+    let mut add = |number: libc::c_long, code| rules.insert(number as u32, code);
+    add(libc::SYS_clone, without_bits(0, NEW_NAMESPACE));
+    add(libc::SYS_unshare, without_bits(0, NEW_NAMESPACE | NEW_TIME));
+    // Allows the default personality and the query. Others can disable address space randomization.
+    add(libc::SYS_personality, only(0, &[0, !0]));
     let devices = [libc::S_IFCHR, libc::S_IFBLK];
     #[cfg(target_arch = "x86_64")]
-    named(libc::SYS_mknod, except(1, libc::S_IFMT, &devices));
-    named(libc::SYS_mknodat, except(2, libc::S_IFMT, &devices));
-    // Typing into a terminal, the console's clipboard, and loading line disciplines.
+    add(libc::SYS_mknod, except(1, libc::S_IFMT, &devices));
+    add(libc::SYS_mknodat, except(2, libc::S_IFMT, &devices));
+    // Terminal input injection, the console's clipboard, and loading of line disciplines.
     let requests = [
         libc::TIOCSTI as u32,
         libc::TIOCLINUX as u32,
         libc::TIOCSETD as u32,
     ];
-    named(libc::SYS_ioctl, except(1, !0, &requests));
-    // Limits of other processes, the holder's among them.
-    named(libc::SYS_prlimit64, only(0, &[0]));
-    named(libc::SYS_socket, usual_sockets());
-    named(libc::SYS_socketpair, only(0, &[AF_UNIX as u32]));
+    add(libc::SYS_ioctl, except(1, !0, &requests));
+    // Limits of other processes, including the holder.
+    add(libc::SYS_prlimit64, only(0, &[0]));
+    add(libc::SYS_socket, usual_sockets());
+    add(libc::SYS_socketpair, only(0, &[AF_UNIX as u32]));
     if !options.own_namespaces {
-        rules.extend(shared_with_others());
+        rules.extend(without_namespaces());
     }
     if !options.memfd {
         rules.insert(libc::SYS_memfd_create as u32, errno(ENOSYS));
@@ -208,14 +209,15 @@ fn rules(options: &Options) -> BTreeMap<u32, Code> {
     if !options.affinity {
         rules.insert(libc::SYS_sched_setaffinity as u32, errno(EPERM));
     }
-    // Before Linux 5.4 these ran as x32 calls, ptrace and kexec_load among them, without the bit.
+    // Before Linux 5.4 these numbers ran x32 calls without the x32 bit, including ptrace and
+    // kexec_load.
     if cfg!(target_arch = "x86_64") {
         rules.extend((512..=547).map(|number| (number, errno(ENOSYS))));
     }
     rules
 }
 
-/// The families that programs use; of netlink the part that lists the network's interfaces.
+/// Allows the common socket families, and of netlink only the protocol that lists network interfaces.
 fn usual_sockets() -> Code {
     let usual = [AF_UNIX as u32, AF_INET as u32, AF_INET6 as u32];
     let mut code = load_argument(0);
@@ -228,8 +230,8 @@ fn usual_sockets() -> Code {
     code
 }
 
-/// What reaches others where the network, the processes and the IPC are the machine's.
-fn shared_with_others() -> Vec<(u32, Code)> {
+/// Returns rules for calls that reach other processes if the sandbox has no private namespaces.
+fn without_namespaces() -> Vec<(u32, Code)> {
     let mut rules = vec![(number::PIDFD_OPEN, errno(EPERM))];
     for number in [
         libc::SYS_socket,
@@ -239,15 +241,7 @@ fn shared_with_others() -> Vec<(u32, Code)> {
     ] {
         rules.push((number as u32, errno(EPERM)));
     }
-    // One of a pair of datagram sockets can send to any name.
-    let nameless = [libc::SOCK_DGRAM as u32, libc::SOCK_RAW as u32];
-    let mut pair = load_argument(0);
-    pair.extend(one_of(
-        &[AF_UNIX as u32],
-        errno(EPERM),
-        except(1, 0xf, &nameless),
-    ));
-    rules.push((libc::SYS_socketpair as u32, pair));
+    rules.push((libc::SYS_socketpair as u32, stream_pairs()));
     for number in [
         libc::SYS_shmget,
         libc::SYS_shmat,
@@ -276,11 +270,23 @@ fn shared_with_others() -> Vec<(u32, Code)> {
     rules
 }
 
-/// All numbers as spans with one answer each, by the number that they begin with.
+/// Allows pairs of stream sockets. A connected datagram socket can still send to any address.
+fn stream_pairs() -> Code {
+    let connectionless = [libc::SOCK_DGRAM as u32, libc::SOCK_RAW as u32];
+    let mut code = load_argument(0);
+    code.extend(one_of(
+        &[AF_UNIX as u32],
+        errno(EPERM),
+        except(1, 0xf, &connectionless),
+    ));
+    code
+}
+
+/// Divides all call numbers into spans with the same code. Each span is given by its first number.
 fn spans(rules: &BTreeMap<u32, Code>) -> Vec<(u32, Code)> {
     let mut spans = vec![(0, allow())];
     let mut add = |start: u32, code: Code| {
-        // A span of no numbers gives way.
+        // Replaces an empty span.
         if spans.last().is_some_and(|(last, _)| *last == start) {
             spans.pop();
         }
@@ -296,12 +302,12 @@ fn spans(rules: &BTreeMap<u32, Code>) -> Vec<(u32, Code)> {
     spans
 }
 
-/// Halves the spans until one is left, so that each call costs few steps.
-fn tree(spans: &[(u32, Code)]) -> Code {
+/// Returns a binary search over the spans, so that each call needs few instructions.
+fn search_tree(spans: &[(u32, Code)]) -> Code {
     let (low, high) = spans.split_at(spans.len() / 2);
     match (low, high) {
         ([], [(_, code)]) => code.clone(),
-        (_, [(start, _), ..]) => at_least(*start, tree(low), tree(high)),
+        (_, [(start, _), ..]) => at_least(*start, search_tree(low), search_tree(high)),
         (_, []) => allow(),
     }
 }
@@ -310,9 +316,9 @@ fn tree(spans: &[(u32, Code)]) -> Code {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Instruction {
     operation: u16,
-    /// Instructions to jump over, if the comparison holds and if not.
-    yes: u8,
-    no: u8,
+    /// Number of instructions to skip if the comparison is true, and if it is false.
+    jump_true: u8,
+    jump_false: u8,
     operand: u32,
 }
 
@@ -320,11 +326,11 @@ impl Instruction {
     fn bytes(&self) -> [u8; 8] {
         let [a, b] = self.operation.to_ne_bytes();
         let [c, d, e, f] = self.operand.to_ne_bytes();
-        [a, b, self.yes, self.no, c, d, e, f]
+        [a, b, self.jump_true, self.jump_false, c, d, e, f]
     }
 }
 
-/// Instructions that stand by themselves: no jump leads out of them.
+/// A block of instructions. No jump leads out of it.
 type Code = Vec<Instruction>;
 
 const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
@@ -335,43 +341,44 @@ const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
 const IF_AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
 const IF_BITS: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
 
-fn compare(operation: u32, operand: u32, yes: u8, no: u8) -> Instruction {
+fn compare(operation: u32, operand: u32, jump_true: u8, jump_false: u8) -> Instruction {
     let operation = operation as u16;
     Instruction {
         operation,
-        yes,
-        no,
+        jump_true,
+        jump_false,
         operand,
     }
 }
 
+/// An instruction that does not jump conditionally.
 fn simple(operation: u32, operand: u32) -> Instruction {
     compare(operation, operand, 0, 0)
 }
 
-fn answer(value: u32) -> Code {
+fn action(value: u32) -> Code {
     vec![simple(RETURN, value)]
 }
 
 fn allow() -> Code {
-    answer(SECCOMP_RET_ALLOW)
+    action(SECCOMP_RET_ALLOW)
 }
 
 fn errno(number: i32) -> Code {
-    answer(SECCOMP_RET_ERRNO | number as u32)
+    action(SECCOMP_RET_ERRNO | number as u32)
 }
 
 fn load(offset: u32) -> Code {
     vec![simple(LOAD, offset)]
 }
 
-/// The low half, which is all that the kernel looks at where a call takes an int. It comes first
-/// on all three architectures.
+/// Loads the low half of an argument, which is all that the kernel reads of an int. It comes first
+/// on all supported architectures.
 fn load_argument(index: u32) -> Code {
     load(ARGUMENTS_AT + 8 * index)
 }
 
-/// EPERM if the argument has one of these bits.
+/// Denies the call if the argument has one of these bits.
 fn without_bits(index: u32, bits: u32) -> Code {
     let mut code = load_argument(index);
     code.push(compare(IF_BITS, bits, 0, 1));
@@ -380,14 +387,14 @@ fn without_bits(index: u32, bits: u32) -> Code {
     code
 }
 
-/// EPERM if the argument is none of these values.
+/// Denies the call unless the argument is one of these values.
 fn only(index: u32, values: &[u32]) -> Code {
     let mut code = load_argument(index);
     code.extend(one_of(values, errno(EPERM), allow()));
     code
 }
 
-/// EPERM if the argument, as far as the mask goes, is one of these values.
+/// Denies the call if the masked argument is one of these values.
 fn except(index: u32, mask: u32, values: &[u32]) -> Code {
     let mut code = load_argument(index);
     code.push(simple(AND, mask));
@@ -395,31 +402,33 @@ fn except(index: u32, mask: u32, values: &[u32]) -> Code {
     code
 }
 
-/// `yes` if what is loaded is one of these values, else `no`, which must end in an answer.
-fn one_of(values: &[u32], no: Code, yes: Code) -> Code {
+/// Runs `then` if the loaded value is one of these values, otherwise `otherwise`, which must end
+/// with an action.
+fn one_of(values: &[u32], otherwise: Code, then: Code) -> Code {
     let mut code: Code = Vec::new();
-    // From the end, as a jump's length is what comes after it.
+    // From the last value to the first, because the length of a jump depends on the code after it.
     for value in values.iter().rev() {
-        let over = no.len() + code.len();
-        code.insert(0, compare(IF_EQUAL, *value, over as u8, 0));
+        let skip = otherwise.len() + code.len();
+        code.insert(0, compare(IF_EQUAL, *value, skip as u8, 0));
     }
-    code.extend(no);
-    code.extend(yes);
+    code.extend(otherwise);
+    code.extend(then);
     code
 }
 
-/// `yes` if what is loaded is at least this, else `no`, which must end in an answer.
-fn at_least(start: u32, no: Code, yes: Code) -> Code {
-    let mut code = match u8::try_from(no.len()) {
-        Ok(over) => vec![compare(IF_AT_LEAST, start, over, 0)],
-        // A comparison jumps over 255 instructions at most, a plain jump over any number.
+/// Runs `then` if the loaded value is at least `start`, otherwise `otherwise`, which must end with an
+/// action.
+fn at_least(start: u32, otherwise: Code, then: Code) -> Code {
+    let mut code = match u8::try_from(otherwise.len()) {
+        Ok(skip) => vec![compare(IF_AT_LEAST, start, skip, 0)],
+        // A comparison can skip 255 instructions at most, a plain jump any number.
         Err(_) => vec![
             compare(IF_AT_LEAST, start, 0, 1),
-            simple(JUMP, no.len() as u32),
+            simple(JUMP, otherwise.len() as u32),
         ],
     };
-    code.extend(no);
-    code.extend(yes);
+    code.extend(otherwise);
+    code.extend(then);
     code
 }
 

@@ -1,73 +1,76 @@
-//! Where the processes of a sandbox are in no namespace that would end with its first one: a process
-//! that stays outside, waits for the end of that one, and ends what is left.
+//! The guardian of a sandbox without a pid namespace. It waits for the end of the holder and kills the
+//! remaining processes.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 use std::{io, process};
 
-use crate::confine;
-use crate::protocol::Start;
-use crate::sys::{self, Child};
-use crate::watch;
+use crate::processes::kill_everything;
+use crate::protocol::StartReport;
+use crate::sys::isolation::{hide, keep_signals_inside, no_new_privileges};
+use crate::sys::messages;
+use crate::sys::process::{
+    Child, IDLE_WAIT, adopt_orphans, clear_signals, exit, fork, is_child_running, own_pidfd,
+    take_child, wait_readable,
+};
 
-/// How long to wait for what was killed before looking again.
-const KILL_TICK: std::time::Duration = std::time::Duration::from_millis(2);
+/// Time between a kill and the next scan for processes.
+const KILL_TICK: Duration = Duration::from_millis(2);
 
-/// Returns in a child, which has all before it; this process does not come back. It tells of
-/// itself, as the sandbox is there for as long as it is.
-pub(crate) fn stand_by(
+/// Forks. The child returns and becomes the holder. This process becomes the guardian and does not
+/// return. It reports its own pidfd, because the sandbox exists as long as it runs.
+pub(crate) fn fork_guardian(
     control: &OwnedFd,
     signals: &OwnedFd,
     host: Option<&OwnedFd>,
 ) -> io::Result<()> {
-    sys::adopt_orphans()?;
-    // Nothing in the sandbox can signal this process, and it can signal nothing else.
-    confine::no_new_privileges()?;
-    confine::keep_signals_inside()?;
-    let pidfd = sys::own_pidfd()?;
-    let born = Start::Born(process::id()).encode();
-    sys::send(control.as_fd(), &born, Some(pidfd.as_fd()))?;
-    match sys::fork()? {
-        None => sys::adopt_orphans(),
-        Some(holder) => {
-            let mut sources = vec![signals.as_fd()];
-            sources.extend(host.map(AsFd::as_fd));
-            guard(holder, &sources)
-        }
+    adopt_orphans()?;
+    // The Landlock domain of the sandbox is nested in the one that this creates. So the sandbox cannot
+    // signal the guardian, and the guardian can signal only the sandbox.
+    no_new_privileges()?;
+    keep_signals_inside()?;
+    let pidfd = own_pidfd()?;
+    let started = StartReport::Started(process::id()).encode();
+    messages::send(control.as_fd(), &started, &[pidfd.as_fd()])?;
+    match fork()? {
+        None => adopt_orphans(),
+        Some(holder) => guard(holder, signals.as_fd(), host.map(AsFd::as_fd)),
     }
 }
 
-fn guard(holder: u32, sources: &[BorrowedFd<'_>]) -> ! {
-    let (signals, host) = (sources[0], sources.get(1));
-    let _ = confine::hide();
+fn guard(holder: u32, signals: BorrowedFd<'_>, host: Option<BorrowedFd<'_>>) -> ! {
+    let _ = hide();
+    let mut sources = vec![signals];
+    sources.extend(host);
     let mut goes_on = true;
     while goes_on {
-        let ready = sys::wait_readable(sources, crate::LONG).unwrap_or_default();
+        let ready = wait_readable(&sources, IDLE_WAIT).unwrap_or_default();
         let host_ended = host.is_some() && ready.last() == Some(&true);
-        let asked_to_end = sys::clear_signals(signals);
-        goes_on = !host_ended && !asked_to_end && take_children(holder);
+        let asked_to_end = clear_signals(signals);
+        goes_on = !host_ended && !asked_to_end && reap_until_holder(holder);
     }
     loop {
-        watch::kill_everything();
+        kill_everything();
         loop {
-            match sys::take_child() {
+            match take_child() {
                 Child::Ended(..) => {}
                 Child::Running => break,
-                Child::NoneLeft => sys::exit(0),
+                Child::NoneLeft => exit(0),
             }
         }
-        let _ = sys::wait_readable(&[signals], KILL_TICK);
-        sys::clear_signals(signals);
+        let _ = wait_readable(&[signals], KILL_TICK);
+        clear_signals(signals);
     }
 }
 
-/// Says whether the holder goes on: commands can kill and stop it.
-fn take_children(holder: u32) -> bool {
-    if !sys::runs(holder) {
+/// Reaps children. Returns false if a command has killed or stopped the holder.
+fn reap_until_holder(holder: u32) -> bool {
+    if !is_child_running(holder) {
         return false;
     }
     loop {
-        match sys::take_child() {
-            Child::Ended(process, _) if process == holder => return false,
+        match take_child() {
+            Child::Ended(pid, _) if pid == holder => return false,
             Child::Ended(..) => {}
             Child::Running | Child::NoneLeft => return true,
         }

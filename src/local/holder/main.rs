@@ -1,45 +1,52 @@
-//! The holder of a local sandbox: a program of its own, which the library carries within it and
-//! starts for each sandbox. It becomes the first process of new namespaces, makes their root, gives
-//! up every right, and then starts commands for the library until it is killed, its time is over,
-//! or the process that it belongs to has ended. All else in the sandbox ends with it.
+//! The holder of a local sandbox: a separate program that the library contains and starts once per
+//! sandbox.
 //!
-//! - `protocol`: what it and the library say to each other; compiled into both.
-//! - `setup`: from a plain process to the locked-up first process of a sandbox.
-//! - `guardian`: ends what is left of a sandbox that has no namespaces.
-//! - `serve`: what that process does from then on.
-//! - `beside`: one process per command, its supervisor, which shares the memory of the first one.
-//! - `watch`: the other processes of the sandbox: who descends from whom, who takes how much.
-//! - `sys`, `confine`, `c`: the system calls. There are no crates here, and no threads.
+//! The holder becomes the first process of new namespaces, creates their root and drops all
+//! capabilities. Then it starts commands for the library until it is killed, the TTL expires, or
+//! the process that owns the sandbox ends. All other processes of the sandbox end with it. It has
+//! one thread and uses no crates.
+//!
+//! - `protocol` and `encoding`: messages between the library and the holder; compiled into both.
+//! - `setup`: turns the started process into the first process of a sandbox.
+//! - `root`: mounts the private root. `landlock`: restricts file access.
+//! - `guardian`: kills the remaining processes of a sandbox without namespaces.
+//! - `serve`: the event loop. `running_command`: a command until its end.
+//! - `supervisor`: one process per command that shares the memory of the holder.
+//! - `processes`, `memory_use`, `disk_watch`: observe the processes, memory and files of the
+//!   sandbox.
+//! - `sys`: system calls.
 
-mod beside;
-mod c;
-mod confine;
+mod disk_watch;
+mod encoding;
 mod guardian;
+mod landlock;
+mod memory_use;
+mod processes;
 #[allow(dead_code, reason = "each side uses its half")]
 mod protocol;
+mod root;
+mod running_command;
 mod serve;
 mod setup;
+mod supervisor;
 mod sys;
-mod watch;
 
 use std::os::fd::AsFd;
-use std::time::Duration;
 
-/// With nothing to wait for.
-const LONG: Duration = Duration::from_secs(3600);
+use sys::{messages, process};
 
 fn main() {
-    let control = sys::inherited(0);
-    let mut stage = "";
-    match setup::enter(&control, &mut stage) {
+    let control = process::inherited(0);
+    let mut step = "";
+    match setup::enter(&control, &mut step) {
         Ok(sandbox) => serve::run(&control, sandbox),
         Err(e) => {
-            let failed = protocol::Start::Failed {
-                step: stage.to_owned(),
+            let report = protocol::StartReport::Failed {
+                step: step.to_owned(),
                 errno: e.raw_os_error().unwrap_or(0),
             };
-            // Without anybody to tell there is nothing left to do.
-            let _ = sys::send(control.as_fd(), &failed.encode(), None);
+            // The send fails if the library's process has ended.
+            let _ = messages::send(control.as_fd(), &report.encode(), &[]);
         }
     }
 }

@@ -1,151 +1,222 @@
-//! What the library and the holder say to each other, one datagram each. Compiled into both, so
-//! they never disagree.
+//! Messages between the library and the holder, one datagram each. Compiled into both, so both
+//! always have the same version.
 
-/// The longest datagram. What is longer travels in a file.
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::encoding::{MessageReader, MessageWriter};
+
+/// Maximum length of a datagram. Longer data is sent as a file.
 pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
 
-/// The user and the group that commands run as, by their numbers inside.
+/// User and group id of commands inside the sandbox.
 pub(crate) const SANDBOX_ID: u32 = 1000;
 
-/// What a holder is to make of itself. Its descriptors come with it, in the order of the flags.
+/// Settings of a sandbox, from the library. [`SetupFds`] are sent with it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Setup {
-    /// In namespaces of its own, with a root of its own. Else its files are where they are on the
-    /// machine.
+    /// Creates private namespaces and a private root. Otherwise commands see the files at their
+    /// path on the host.
     pub(crate) own_namespaces: bool,
-    /// With a directory for the files of the sandbox; else they are in memory.
+    /// The files are in a directory on the host. Otherwise they are in memory.
     pub(crate) on_disk: bool,
-    /// With a pidfd of the process that the sandbox ends with.
-    pub(crate) tied: bool,
-    /// With a listening socket, for other processes.
+    /// The sandbox ends with the process that created it.
+    pub(crate) bound_to_host: bool,
+    /// The holder accepts connections from other processes.
     pub(crate) listens: bool,
-    /// The id to become before anything else; for root.
+    /// User and group id to switch to first. Only set by root.
     pub(crate) become_id: Option<u32>,
     pub(crate) ttl_millis: u64,
     pub(crate) hostname: String,
-    /// How the root is made, in order.
+    /// Steps that create the root, in order.
     pub(crate) steps: Vec<Step>,
-    /// Mount options of the files in memory.
+    /// Mount options of the files, if they are in memory.
     pub(crate) data_options: String,
-    /// What Landlock lets a command do, by path.
-    pub(crate) rules: Vec<Rule>,
-    /// The first version of Landlock that will do; 0 if it is not needed.
-    pub(crate) least_landlock: u32,
-    /// Struct `sock_filter`s.
+    pub(crate) rules: Vec<LandlockRule>,
+    /// Minimum version of Landlock. 0 if it is optional.
+    pub(crate) min_landlock: u32,
+    /// The seccomp filter: an array of `struct sock_filter`.
     pub(crate) filter: Vec<u8>,
     /// Resource limits of a command: number and value.
     pub(crate) rlimits: Vec<(u32, u64)>,
-    /// The only CPUs of a command, if not all.
+    /// CPU affinity of commands. Empty for all CPUs.
     pub(crate) cpus: Vec<u32>,
-    /// How much memory all processes may hold together, where the holder has to watch it.
+    /// Limit of the memory of all processes, if the holder must enforce it.
     pub(crate) watched_memory: Option<u64>,
-    /// How much the files may take on disk, where the holder has to watch it.
+    /// Limit of the size of all files on disk, if the holder must enforce it.
     pub(crate) watched_storage: Option<u64>,
 }
 
-/// One step of making the root. Paths of the new root are relative to it.
+/// The descriptors that are sent with a [`Setup`]. Each is present if its flag is set.
+#[derive(Debug, Default)]
+pub(crate) struct SetupFds {
+    /// The directory for the files (`on_disk`).
+    pub(crate) files_dir: Option<OwnedFd>,
+    /// A pidfd of the process that the sandbox ends with (`bound_to_host`).
+    pub(crate) host: Option<OwnedFd>,
+    /// A listening socket (`listens`).
+    pub(crate) listener: Option<OwnedFd>,
+}
+
+impl SetupFds {
+    /// Returns the descriptors in the order of the message.
+    pub(crate) fn list(&self) -> Vec<BorrowedFd<'_>> {
+        let fds = [&self.files_dir, &self.host, &self.listener];
+        fds.into_iter().flatten().map(AsFd::as_fd).collect()
+    }
+
+    /// Assigns received descriptors. Returns `None` if one is missing.
+    pub(crate) fn from_list(setup: &Setup, fds: Vec<OwnedFd>) -> Option<SetupFds> {
+        let mut fds = fds.into_iter();
+        let mut next_if = |wanted| {
+            if wanted {
+                fds.next().map(Some)
+            } else {
+                Some(None)
+            }
+        };
+        Some(SetupFds {
+            files_dir: next_if(setup.on_disk)?,
+            host: next_if(setup.bound_to_host)?,
+            listener: next_if(setup.listens)?,
+        })
+    }
+}
+
+/// One step of creating the root. Paths in the new root are relative to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
     Dir(String),
     File(String, Vec<u8>),
-    /// A symbolic link: its target, its path.
+    /// A symbolic link: target, path.
     Link(String, String),
-    /// Something of the machine: its path there, its path here.
+    /// A bind mount of a host path: host path, path.
     Bind(String, String),
-    /// All so far becomes read-only, with no devices and no setuid programs.
+    /// Makes everything so far read-only, without devices and setuid programs.
     Seal,
-    /// As Bind, for a device.
+    /// A bind mount of a device: host path, path.
     Device(String, String),
-    /// Processes of the sandbox; may be refused, then it stays empty.
+    /// A `/proc` of the sandbox's processes. The directory stays empty if the kernel refuses the
+    /// mount.
     Proc(String),
-    /// Covers a file or an empties a directory, where there is one.
+    /// Covers a file or a directory, if it exists.
     Mask(String),
-    /// Can be read only from here on, where there is one.
+    /// Makes a path read-only, if it exists.
     ReadOnly(String),
-    /// Files in memory: the path, the mount options.
+    /// A tmpfs: path, mount options.
     Tmpfs(String, String),
-    /// A directory of the sandbox's files: its name among them, its path here.
+    /// A bind mount of a directory of the sandbox's files: its name, path.
     Data(String, String),
 }
 
+/// Access to a path and everything below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Rule {
+pub(crate) struct LandlockRule {
     pub(crate) path: String,
-    /// Files may be written, made and removed; else only read and run.
+    /// Allows writing, creating and removing files. Reading and executing is always allowed.
     pub(crate) write: bool,
 }
 
-/// What the holder says of its start.
+/// Report of a holder that starts.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Start {
-    /// With a pidfd: this is the sandbox's first process, by its number out here.
-    Born(u32),
-    Ready(Found),
+pub(crate) enum StartReport {
+    /// Process id on the host of the process that holds the sandbox. Sent with a pidfd of it.
+    Started(u32),
+    Ready(Features),
     Failed {
         step: String,
         errno: i32,
     },
 }
 
-/// What the machine has of that which a sandbox can do without.
+/// Optional features of the machine that the sandbox uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct Features {
     pub(crate) proc_mounted: bool,
-    /// The Landlock version in force, 0 for none.
+    /// The version of Landlock in force. 0 for none.
     pub(crate) landlock: u32,
 }
 
-/// What is asked of a holder, on a connection of its own.
+/// A request to the holder, on a connection for its reply.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Request {
-    /// With the descriptors for stdout and stderr; and if the payload is not in the message, with
-    /// a file that holds it.
+pub(crate) enum HolderRequest {
+    /// Runs a command. [`ExecFds`] are sent with it.
     Exec {
         millis: u64,
+        /// `None` if the payload is in a file.
         payload: Option<Payload>,
     },
-    /// The directory of the sandbox's files.
+    /// Returns the directory of the sandbox's files.
     Root,
-    /// The time to live starts again; with another length, in milliseconds, if there is one.
+    /// Restarts the TTL, with a new length in milliseconds if there is one.
     Touch(Option<u64>),
 }
 
+/// The descriptors that are sent with [`HolderRequest::Exec`].
+#[derive(Debug)]
+pub(crate) struct ExecFds {
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+    /// A file with the payload, if the message does not contain it.
+    pub(crate) payload: Option<OwnedFd>,
+}
+
+impl ExecFds {
+    /// Returns the descriptors in the order of the message.
+    pub(crate) fn list(&self) -> Vec<BorrowedFd<'_>> {
+        let streams = [self.stdout.as_fd(), self.stderr.as_fd()];
+        let payload = self.payload.as_ref().map(AsFd::as_fd);
+        streams.into_iter().chain(payload).collect()
+    }
+
+    /// Assigns received descriptors. Returns `None` if one is missing.
+    pub(crate) fn from_list(fds: Vec<OwnedFd>) -> Option<ExecFds> {
+        let mut fds = fds.into_iter();
+        Some(ExecFds {
+            stdout: fds.next()?,
+            stderr: fds.next()?,
+            payload: fds.next(),
+        })
+    }
+}
+
+/// A command to run.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Payload {
     pub(crate) workdir: String,
     pub(crate) args: Vec<String>,
-    /// `NAME=value`, as execve takes it.
+    /// Variables as `NAME=value`.
     pub(crate) env: Vec<String>,
-    /// Absolute directories to look for the program in.
+    /// Absolute directories to search for the program.
     pub(crate) path: Vec<String>,
 }
 
-/// What comes back.
+/// A reply of the holder.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
-pub(crate) enum Answer {
+pub(crate) enum HolderReply {
     Done,
     Exited(i32),
     Signaled(i32),
     TimedOut,
-    /// The command could not be started: where, and the errno.
-    NotStarted(Stage, i32),
+    /// The command could not be started: the failed stage and the errno.
+    NotStarted(StartStage, i32),
 }
 
+/// A stage of starting a command.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
-pub(crate) enum Stage {
+pub(crate) enum StartStage {
     Fork,
     Workdir,
-    /// The program was not found in the path.
+    /// The program is not in the path.
     Lookup,
     Exec,
 }
 
 impl Setup {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::default();
+        let mut out = MessageWriter::default();
         out.bool(self.own_namespaces);
         out.bool(self.on_disk);
-        out.bool(self.tied);
+        out.bool(self.bound_to_host);
         out.bool(self.listens);
         out.option(self.become_id.map(u64::from));
         out.u64(self.ttl_millis);
@@ -156,7 +227,7 @@ impl Setup {
             out.bytes(rule.path.as_bytes());
             out.bool(rule.write);
         });
-        out.u32(self.least_landlock);
+        out.u32(self.min_landlock);
         out.bytes(&self.filter);
         out.list(&self.rlimits, |out, (resource, value)| {
             out.u32(*resource);
@@ -165,15 +236,15 @@ impl Setup {
         out.list(&self.cpus, |out, cpu| out.u32(*cpu));
         out.option(self.watched_memory);
         out.option(self.watched_storage);
-        out.0
+        out.into_bytes()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Setup> {
-        let input = &mut Reader(bytes);
+        let input = &mut MessageReader::new(bytes);
         Some(Setup {
             own_namespaces: input.bool()?,
             on_disk: input.bool()?,
-            tied: input.bool()?,
+            bound_to_host: input.bool()?,
             listens: input.bool()?,
             become_id: match input.option()? {
                 Some(id) => Some(u32::try_from(id).ok()?),
@@ -184,15 +255,15 @@ impl Setup {
             steps: input.list(Step::decode)?,
             data_options: input.string()?,
             rules: input.list(|input| {
-                Some(Rule {
+                Some(LandlockRule {
                     path: input.string()?,
                     write: input.bool()?,
                 })
             })?,
-            least_landlock: input.u32()?,
+            min_landlock: input.u32()?,
             filter: input.bytes()?.to_vec(),
             rlimits: input.list(|input| Some((input.u32()?, input.u64()?)))?,
-            cpus: input.list(Reader::u32)?,
+            cpus: input.list(MessageReader::u32)?,
             watched_memory: input.option()?,
             watched_storage: input.option()?,
         })
@@ -200,13 +271,13 @@ impl Setup {
 }
 
 impl Step {
-    /// For the report of a failure.
+    /// Describes the step in the report of a failure.
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Step::Dir(_) => "make a directory of the root",
+            Step::Dir(_) => "create a directory of the root",
             Step::File(..) => "write a file of the root",
-            Step::Link(..) => "make a link of the root",
-            Step::Bind(..) => "bind a directory of the machine",
+            Step::Link(..) => "create a link of the root",
+            Step::Bind(..) => "bind a directory of the host",
             Step::Seal => "make the root read-only",
             Step::Device(..) => "bind a device",
             Step::Proc(_) => "mount /proc",
@@ -217,7 +288,7 @@ impl Step {
         }
     }
 
-    fn encode(&self, out: &mut Writer) {
+    fn encode(&self, out: &mut MessageWriter) {
         let (tag, first, second): (u32, &[u8], &[u8]) = match self {
             Step::Dir(path) => (0, path.as_bytes(), b""),
             Step::File(path, content) => (1, path.as_bytes(), content),
@@ -236,7 +307,7 @@ impl Step {
         out.bytes(second);
     }
 
-    fn decode(input: &mut Reader<'_>) -> Option<Step> {
+    fn decode(input: &mut MessageReader<'_>) -> Option<Step> {
         let tag = input.u32()?;
         let first = input.string()?;
         let content = input.bytes()?.to_vec();
@@ -260,37 +331,37 @@ impl Step {
     }
 }
 
-impl Start {
+impl StartReport {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::default();
+        let mut out = MessageWriter::default();
         match self {
-            Start::Born(pid) => {
+            StartReport::Started(pid) => {
                 out.u32(0);
                 out.u32(*pid);
             }
-            Start::Ready(found) => {
+            StartReport::Ready(features) => {
                 out.u32(1);
-                out.bool(found.proc_mounted);
-                out.u32(found.landlock);
+                out.bool(features.proc_mounted);
+                out.u32(features.landlock);
             }
-            Start::Failed { step, errno } => {
+            StartReport::Failed { step, errno } => {
                 out.u32(2);
                 out.bytes(step.as_bytes());
                 out.u32(*errno as u32);
             }
         }
-        out.0
+        out.into_bytes()
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Start> {
-        let input = &mut Reader(bytes);
+    pub(crate) fn decode(bytes: &[u8]) -> Option<StartReport> {
+        let input = &mut MessageReader::new(bytes);
         Some(match input.u32()? {
-            0 => Start::Born(input.u32()?),
-            1 => Start::Ready(Found {
+            0 => StartReport::Started(input.u32()?),
+            1 => StartReport::Ready(Features {
                 proc_mounted: input.bool()?,
                 landlock: input.u32()?,
             }),
-            2 => Start::Failed {
+            2 => StartReport::Failed {
                 step: input.string()?,
                 errno: input.u32()? as i32,
             },
@@ -299,11 +370,11 @@ impl Start {
     }
 }
 
-impl Request {
+impl HolderRequest {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::default();
+        let mut out = MessageWriter::default();
         match self {
-            Request::Exec { millis, payload } => {
+            HolderRequest::Exec { millis, payload } => {
                 out.u32(0);
                 out.u64(*millis);
                 out.bool(payload.is_some());
@@ -311,27 +382,28 @@ impl Request {
                     payload.write(&mut out);
                 }
             }
-            Request::Root => out.u32(1),
-            Request::Touch(millis) => {
+            HolderRequest::Root => out.u32(1),
+            HolderRequest::Touch(millis) => {
                 out.u32(2);
                 out.option(*millis);
             }
         }
-        out.0
+        out.into_bytes()
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Request> {
-        let input = &mut Reader(bytes);
+    pub(crate) fn decode(bytes: &[u8]) -> Option<HolderRequest> {
+        let input = &mut MessageReader::new(bytes);
         Some(match input.u32()? {
-            0 => Request::Exec {
+            0 => HolderRequest::Exec {
                 millis: input.u64()?,
-                payload: match input.bool()? {
-                    true => Some(Payload::read(input)?),
-                    false => None,
+                payload: if input.bool()? {
+                    Some(Payload::read(input)?)
+                } else {
+                    None
                 },
             },
-            1 => Request::Root,
-            2 => Request::Touch(input.option()?),
+            1 => HolderRequest::Root,
+            2 => HolderRequest::Touch(input.option()?),
             _ => return None,
         })
     }
@@ -339,139 +411,60 @@ impl Request {
 
 impl Payload {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::default();
+        let mut out = MessageWriter::default();
         self.write(&mut out);
-        out.0
+        out.into_bytes()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Payload> {
-        Payload::read(&mut Reader(bytes))
+        Payload::read(&mut MessageReader::new(bytes))
     }
 
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut MessageWriter) {
         out.bytes(self.workdir.as_bytes());
         for list in [&self.args, &self.env, &self.path] {
             out.list(list, |out, text| out.bytes(text.as_bytes()));
         }
     }
 
-    fn read(input: &mut Reader<'_>) -> Option<Payload> {
+    fn read(input: &mut MessageReader<'_>) -> Option<Payload> {
         Some(Payload {
             workdir: input.string()?,
-            args: input.list(Reader::string)?,
-            env: input.list(Reader::string)?,
-            path: input.list(Reader::string)?,
+            args: input.list(MessageReader::string)?,
+            env: input.list(MessageReader::string)?,
+            path: input.list(MessageReader::string)?,
         })
     }
 }
 
-impl Answer {
+impl HolderReply {
     pub(crate) fn encode(self) -> [u8; 8] {
         let (tag, value): (u32, i32) = match self {
-            Answer::Done => (0, 0),
-            Answer::Exited(code) => (1, code),
-            Answer::Signaled(signal) => (2, signal),
-            Answer::TimedOut => (3, 0),
-            Answer::NotStarted(stage, errno) => (4 + stage as u32, errno),
+            HolderReply::Done => (0, 0),
+            HolderReply::Exited(code) => (1, code),
+            HolderReply::Signaled(signal) => (2, signal),
+            HolderReply::TimedOut => (3, 0),
+            HolderReply::NotStarted(stage, errno) => (4 + stage as u32, errno),
         };
         let [a, b, c, d] = tag.to_le_bytes();
         let [e, f, g, h] = value.to_le_bytes();
         [a, b, c, d, e, f, g, h]
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Answer> {
-        let input = &mut Reader(bytes);
+    pub(crate) fn decode(bytes: &[u8]) -> Option<HolderReply> {
+        let input = &mut MessageReader::new(bytes);
         let (tag, value) = (input.u32()?, input.u32()? as i32);
         Some(match tag {
-            0 => Answer::Done,
-            1 => Answer::Exited(value),
-            2 => Answer::Signaled(value),
-            3 => Answer::TimedOut,
-            4 => Answer::NotStarted(Stage::Fork, value),
-            5 => Answer::NotStarted(Stage::Workdir, value),
-            6 => Answer::NotStarted(Stage::Lookup, value),
-            7 => Answer::NotStarted(Stage::Exec, value),
+            0 => HolderReply::Done,
+            1 => HolderReply::Exited(value),
+            2 => HolderReply::Signaled(value),
+            3 => HolderReply::TimedOut,
+            4 => HolderReply::NotStarted(StartStage::Fork, value),
+            5 => HolderReply::NotStarted(StartStage::Workdir, value),
+            6 => HolderReply::NotStarted(StartStage::Lookup, value),
+            7 => HolderReply::NotStarted(StartStage::Exec, value),
             _ => return None,
         })
-    }
-}
-
-#[derive(Default)]
-struct Writer(Vec<u8>);
-
-impl Writer {
-    fn bool(&mut self, value: bool) {
-        self.0.push(u8::from(value));
-    }
-
-    fn u32(&mut self, value: u32) {
-        self.0.extend_from_slice(&value.to_le_bytes());
-    }
-
-    fn u64(&mut self, value: u64) {
-        self.0.extend_from_slice(&value.to_le_bytes());
-    }
-
-    fn option(&mut self, value: Option<u64>) {
-        self.bool(value.is_some());
-        self.u64(value.unwrap_or(0));
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.u64(bytes.len() as u64);
-        self.0.extend_from_slice(bytes);
-    }
-
-    fn list<T>(&mut self, items: &[T], mut each: impl FnMut(&mut Writer, &T)) {
-        self.u64(items.len() as u64);
-        items.iter().for_each(|item| each(self, item));
-    }
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn bool(&mut self) -> Option<bool> {
-        self.take(1).map(|byte| byte == [1])
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_le_bytes(*self.take(4)?.first_chunk()?))
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        Some(u64::from_le_bytes(*self.take(8)?.first_chunk()?))
-    }
-
-    fn option(&mut self) -> Option<Option<u64>> {
-        let there = self.bool()?;
-        let value = self.u64()?;
-        Some(there.then_some(value))
-    }
-
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let length = usize::try_from(self.u64()?).ok()?;
-        self.take(length)
-    }
-
-    fn string(&mut self) -> Option<String> {
-        String::from_utf8(self.bytes()?.to_vec()).ok()
-    }
-
-    fn list<T>(&mut self, mut each: impl FnMut(&mut Reader<'a>) -> Option<T>) -> Option<Vec<T>> {
-        let count = self.u64()?;
-        // No more is set aside than the message can hold.
-        let mut items = Vec::new();
-        for _ in 0..count {
-            items.push(each(self)?);
-        }
-        Some(items)
     }
 }
 
@@ -483,7 +476,7 @@ mod tests {
     fn setup() -> Setup {
         Setup {
             on_disk: true,
-            tied: true,
+            bound_to_host: true,
             become_id: Some(7),
             ttl_millis: 900_000,
             hostname: "h".to_owned(),
@@ -501,7 +494,7 @@ mod tests {
                 Step::Data("n".to_owned(), "o".to_owned()),
             ],
             data_options: "size=1m".to_owned(),
-            rules: vec![Rule {
+            rules: vec![LandlockRule {
                 path: "/".to_owned(),
                 write: false,
             }],
@@ -514,19 +507,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_what_is_read() {
+    fn messages_round_trip() {
         let setup = setup();
         assert_eq!(Setup::decode(&setup.encode()), Some(setup));
-        let found = Found {
+        let features = Features {
             proc_mounted: true,
             landlock: 7,
         };
-        let failed = Start::Failed {
+        let failed = StartReport::Failed {
             step: "s".to_owned(),
             errno: 1,
         };
-        for start in [Start::Born(9), Start::Ready(found), failed] {
-            assert_eq!(Start::decode(&start.encode()), Some(start));
+        for report in [
+            StartReport::Started(9),
+            StartReport::Ready(features),
+            failed,
+        ] {
+            assert_eq!(StartReport::decode(&report.encode()), Some(report));
         }
         let payload = || Payload {
             workdir: "/w".to_owned(),
@@ -536,28 +533,32 @@ mod tests {
         };
         assert_eq!(Payload::decode(&payload().encode()), Some(payload()));
         for payload in [None, Some(payload())] {
-            let exec = Request::Exec { millis: 5, payload };
-            assert_eq!(Request::decode(&exec.encode()), Some(exec));
+            let exec = HolderRequest::Exec { millis: 5, payload };
+            assert_eq!(HolderRequest::decode(&exec.encode()), Some(exec));
         }
-        for request in [Request::Root, Request::Touch(None), Request::Touch(Some(3))] {
-            assert_eq!(Request::decode(&request.encode()), Some(request));
-        }
-        for answer in [
-            Answer::Done,
-            Answer::Exited(3),
-            Answer::Signaled(9),
-            Answer::TimedOut,
-            Answer::NotStarted(Stage::Fork, 11),
-            Answer::NotStarted(Stage::Workdir, 2),
-            Answer::NotStarted(Stage::Lookup, 2),
-            Answer::NotStarted(Stage::Exec, 13),
+        for request in [
+            HolderRequest::Root,
+            HolderRequest::Touch(None),
+            HolderRequest::Touch(Some(3)),
         ] {
-            assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+            assert_eq!(HolderRequest::decode(&request.encode()), Some(request));
+        }
+        for reply in [
+            HolderReply::Done,
+            HolderReply::Exited(3),
+            HolderReply::Signaled(9),
+            HolderReply::TimedOut,
+            HolderReply::NotStarted(StartStage::Fork, 11),
+            HolderReply::NotStarted(StartStage::Workdir, 2),
+            HolderReply::NotStarted(StartStage::Lookup, 2),
+            HolderReply::NotStarted(StartStage::Exec, 13),
+        ] {
+            assert_eq!(HolderReply::decode(&reply.encode()), Some(reply));
         }
     }
 
     #[test]
-    fn a_message_that_is_cut_is_none() {
+    fn truncated_messages_are_rejected() {
         let whole = setup().encode();
         for length in 0..whole.len() {
             assert_eq!(Setup::decode(&whole[..length]), None);
@@ -566,9 +567,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_a_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = (Setup::decode(&bytes), Request::decode(&bytes), Start::decode(&bytes));
-            let _ = (Payload::decode(&bytes), Answer::decode(&bytes));
+        fn decoding_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = (Setup::decode(&bytes), HolderRequest::decode(&bytes), StartReport::decode(&bytes));
+            let _ = (Payload::decode(&bytes), HolderReply::decode(&bytes));
         }
     }
 }

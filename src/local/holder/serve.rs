@@ -1,243 +1,153 @@
-//! What the first process of a sandbox does: it takes requests, starts a supervisor for each
-//! command, takes in what has lost its parent, and ends when it is time.
+//! The event loop of the holder: takes requests, starts and ends commands, enforces limits.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use crate::beside::{self, Streams, Supervisor};
-use crate::confine;
-use crate::protocol::{Answer, MAX_MESSAGE, Payload, Request, Stage};
-use crate::setup::Sandbox;
-use crate::sys::{self, Child, Ended};
-use crate::watch::{self, Held};
+use crate::disk_watch::DiskWatch;
+use crate::memory_use::{MemoryUse, sysv_segments};
+use crate::protocol::{ExecFds, HolderReply, HolderRequest, MAX_MESSAGE, Payload, StartStage};
+use crate::running_command::RunningCommand;
+use crate::setup::PreparedSandbox;
+use crate::supervisor::{self, CommandFds, Supervisor};
+use crate::sys::isolation::file_system_space;
+use crate::sys::messages;
+use crate::sys::process::{
+    Child, IDLE_WAIT, WaitStatus, accept, clear_signals, take_child, wait_readable,
+};
 
-/// How long a command and all that it has started may take to be gone after they were killed. If
-/// they are not, their supervisor was stopped by one of them, and all of the sandbox has to go.
-const GRACE: Duration = Duration::from_millis(250);
-
-/// How often to look for what was started while its parent was killed.
-const KILL_TICK: Duration = Duration::from_millis(2);
-
-/// How long a new connection may stay without its request.
+/// Maximum time between a new connection and its request.
 const REQUEST_WAIT: Duration = Duration::from_secs(5);
 
-/// How often files on disk are counted: where much was written meanwhile, and in any case.
-const COUNT_PAUSE: Duration = Duration::from_millis(500);
-const COUNT_AGAIN: Duration = Duration::from_secs(10);
-
-/// A command that has not ended.
-struct Running {
-    supervisor: Supervisor,
-    /// None when the answer was given.
-    connection: Option<OwnedFd>,
-    deadline: Instant,
-    /// Since when it is being ended.
-    ending: Option<Instant>,
-    timed_out: bool,
-}
-
-/// Where news can come from.
+/// Sources of events.
 #[derive(PartialEq)]
-enum Source {
+enum EventSource {
     Signals,
+    /// The process that the sandbox ends with.
     Host,
     Control,
     Listener,
-    /// By their places in the lists.
-    Waiting(usize),
+    /// Index of a pending connection.
+    Pending(usize),
+    /// Index of a running command.
     Running(usize),
 }
 
-struct Server {
-    sandbox: Sandbox,
-    running: Vec<Running>,
-    /// Connections whose request has not come yet, and until when it may.
-    waiting: Vec<(OwnedFd, Instant)>,
-    /// When to look at the memory next; None while there are no other processes.
-    next_look: Option<Instant>,
+/// A connection whose request has not arrived yet.
+struct PendingConnection {
+    connection: OwnedFd,
+    until: Instant,
+}
+
+struct EventLoop {
+    sandbox: PreparedSandbox,
+    running: Vec<RunningCommand>,
+    pending: Vec<PendingConnection>,
+    /// Time of the next check of the limits. `None` while this is the only process.
+    next_check: Option<Instant>,
     cpus: u64,
-    disk: Option<Disk>,
+    disk: Option<DiskWatch>,
 }
 
-/// Files on a disk that others use as well.
-struct Disk {
-    limit: u64,
-    /// Bytes, when they were last counted. How much less it is by now is how much more they can be.
-    free: u64,
-    counted: Instant,
-    /// The process that counts them.
-    counter: Option<u32>,
-}
-
-/// Serves until the sandbox is to end. All its processes are killed by the kernel when this one
-/// ends.
-pub(crate) fn run(control: &OwnedFd, sandbox: Sandbox) {
+/// Serves until the sandbox ends. The kernel or the guardian kills the remaining processes when this
+/// process ends.
+pub(crate) fn run(control: &OwnedFd, sandbox: PreparedSandbox) {
     let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    let disk = sandbox.setup.watched_storage.map(|limit| Disk {
-        limit,
-        free: free_space(&sandbox),
-        counted: Instant::now(),
-        counter: None,
-    });
-    let mut server = Server {
+    let disk = sandbox
+        .setup
+        .watched_storage
+        .map(|limit| DiskWatch::new(limit, &sandbox.data));
+    let mut event_loop = EventLoop {
         sandbox,
         disk,
         running: Vec::new(),
-        waiting: Vec::new(),
-        next_look: None,
+        pending: Vec::new(),
+        next_check: None,
         cpus,
     };
     let mut buffer = vec![0; MAX_MESSAGE];
-    while server
+    while event_loop
         .step(control, &mut buffer)
         .is_ok_and(|goes_on| goes_on)
     {}
 }
 
-impl Disk {
-    /// A child has ended. If it has counted too much, or was kept from it, nobody may write more.
-    fn over(&mut self, process: u32, ended: Ended) {
-        if self.counter == Some(process) {
-            self.counter = None;
-            if ended != Ended::Exited(0) {
-                watch::kill_everything();
-            }
-        }
-    }
-}
-
-fn free_space(sandbox: &Sandbox) -> u64 {
-    confine::space(sandbox.data.as_fd()).map_or(u64::MAX, |space| space.free)
-}
-
-impl Running {
-    /// Ends it when it is time to, or when nobody wants it any more.
-    fn check(&mut self, now: Instant, unwanted: bool) {
-        if self.ending.is_none() && (unwanted || now >= self.deadline) {
-            if self.supervisor.expect_end(!unwanted) {
-                self.timed_out = !unwanted;
-                self.ending = Some(now);
-            } else {
-                self.connection = None;
-            }
-        }
-        match self.ending {
-            Some(since) if now < since + GRACE => {
-                match watch::descendants(self.supervisor.process) {
-                    Ok(found) => found.into_iter().for_each(sys::kill_process),
-                    // Without /proc they can't be told from others.
-                    Err(_) => watch::kill_everything(),
-                }
-            }
-            Some(_) => watch::kill_everything(),
-            // Answered, and then stopped by what is left of the command.
-            None if now >= self.deadline + GRACE => watch::kill_everything(),
-            None => {}
-        }
-    }
-
-    /// Its supervisor has ended.
-    fn over(self, ended: Ended) {
-        // Killed by what it should have ended: nobody else would end that.
-        if ended != Ended::Exited(0) {
-            watch::kill_everything();
-            let answer = match self.timed_out {
-                true => Answer::TimedOut,
-                false => Answer::Signaled(sys::SIGKILL),
-            };
-            if let Some(connection) = self.connection {
-                let _ = sys::send(connection.as_fd(), &answer.encode(), None);
-            }
-        }
-    }
-}
-
-/// The payload that did not fit into a message.
-fn read_payload(file: &OwnedFd) -> Option<Payload> {
-    let mut bytes = Vec::new();
-    let mut file = File::from(file.try_clone().ok()?);
-    file.read_to_end(&mut bytes).ok()?;
-    Payload::decode(&bytes)
-}
-
-impl Server {
-    /// Waits for news and sees to it. False at the end.
+impl EventLoop {
+    /// Waits for events and handles them. Returns false when the sandbox ends.
     fn step(&mut self, control: &OwnedFd, buffer: &mut [u8]) -> io::Result<bool> {
-        let sources = self.sources(control);
-        let fds: Vec<BorrowedFd<'_>> = sources.iter().map(|(_, fd)| *fd).collect();
-        let ready = sys::wait_readable(&fds, self.time_left())?;
-        let news = sources.into_iter().zip(ready).filter(|(_, ready)| *ready);
-        let news: Vec<Source> = news.map(|((source, _), _)| source).collect();
-
+        let ready = self.wait(control)?;
         let now = Instant::now();
         if now >= self.sandbox.expires {
             return Ok(false);
         }
-        for (at, running) in self.running.iter_mut().enumerate() {
-            running.check(now, news.contains(&Source::Running(at)));
+        for (index, running) in self.running.iter_mut().enumerate() {
+            // A message or the end of the connection cancels the command.
+            running.check(now, ready.contains(&EventSource::Running(index)));
         }
-        // From the last one on: taking one out leaves the places of those before it.
-        for source in news.into_iter().rev() {
-            match source {
-                Source::Host => return Ok(false),
-                Source::Waiting(at) => {
-                    let (connection, _) = self.waiting.swap_remove(at);
-                    if let Ok(Some((length, fds))) = sys::receive(connection.as_fd(), buffer, false)
-                    {
-                        self.take_request(connection, &buffer[..length], fds);
-                    }
+        // In reverse order, so that a removed element does not change the indices of the others.
+        for source in ready.into_iter().rev() {
+            let goes_on = match source {
+                EventSource::Host => false,
+                EventSource::Control => self.receive_from_control(control, buffer)?,
+                EventSource::Pending(index) => {
+                    self.receive_pending(index, buffer);
+                    true
                 }
-                Source::Listener => {
-                    let listener = self.sandbox.listener.as_ref();
-                    if let Some(Ok(connection)) = listener.map(|l| sys::accept(l.as_fd())) {
-                        self.waiting.push((connection, now + REQUEST_WAIT));
-                    }
+                EventSource::Listener => {
+                    self.accept(now);
+                    true
                 }
-                Source::Control => match sys::receive(control.as_fd(), buffer, false)? {
-                    // The other end is closed.
-                    Some((0, _)) => return Ok(false),
-                    Some((length, mut fds)) if !fds.is_empty() => {
-                        let connection = fds.remove(0);
-                        self.take_request(connection, &buffer[..length], fds);
-                    }
-                    _ => {}
-                },
-                Source::Signals => {
-                    sys::clear_signals(self.sandbox.signals.as_fd());
+                EventSource::Signals => {
+                    clear_signals(self.sandbox.signals.as_fd());
                     self.take_children();
+                    true
                 }
-                Source::Running(_) => {}
+                EventSource::Running(_) => true,
+            };
+            if !goes_on {
+                return Ok(false);
             }
         }
-        self.waiting.retain(|(_, until)| *until > now);
-        if self.next_look.is_some_and(|at| at <= now) {
-            self.look_at_disk(now);
-            self.look_at_memory();
+        self.pending.retain(|pending| pending.until > now);
+        if self.next_check.is_some_and(|at| at <= now) {
+            if let Some(disk) = &mut self.disk {
+                disk.check(&self.sandbox.data, now);
+            }
+            self.check_memory();
         }
         Ok(true)
     }
 
-    fn sources<'a>(&'a self, control: &'a OwnedFd) -> Vec<(Source, BorrowedFd<'a>)> {
+    /// Waits until a source is readable or a time has come. Returns the readable sources.
+    fn wait(&self, control: &OwnedFd) -> io::Result<Vec<EventSource>> {
+        let sources = self.sources(control);
+        let fds: Vec<BorrowedFd<'_>> = sources.iter().map(|(_, fd)| *fd).collect();
+        let ready = wait_readable(&fds, self.time_left())?;
+        let ready = sources.into_iter().zip(ready).filter(|(_, ready)| *ready);
+        Ok(ready.map(|((source, _), _)| source).collect())
+    }
+
+    fn sources<'a>(&'a self, control: &'a OwnedFd) -> Vec<(EventSource, BorrowedFd<'a>)> {
         let sandbox = &self.sandbox;
-        let mut sources = vec![(Source::Signals, sandbox.signals.as_fd())];
-        // Untied, the one who started it is soon gone, and its socket is of no use.
+        let mut sources = vec![(EventSource::Signals, sandbox.signals.as_fd())];
+        // The process that created a persistent sandbox does not send requests over the control
+        // socket, and may end at any time.
         if let Some(host) = &sandbox.host {
             sources.extend([
-                (Source::Host, host.as_fd()),
-                (Source::Control, control.as_fd()),
+                (EventSource::Host, host.as_fd()),
+                (EventSource::Control, control.as_fd()),
             ]);
         }
         if let Some(listener) = &sandbox.listener {
-            sources.push((Source::Listener, listener.as_fd()));
+            sources.push((EventSource::Listener, listener.as_fd()));
         }
-        for (at, (connection, _)) in self.waiting.iter().enumerate() {
-            sources.push((Source::Waiting(at), connection.as_fd()));
+        for (index, pending) in self.pending.iter().enumerate() {
+            sources.push((EventSource::Pending(index), pending.connection.as_fd()));
         }
-        for (at, running) in self.running.iter().enumerate() {
-            if let Some(connection) = &running.connection {
-                sources.push((Source::Running(at), connection.as_fd()));
+        for (index, running) in self.running.iter().enumerate() {
+            if let Some(connection) = running.connection() {
+                sources.push((EventSource::Running(index), connection.as_fd()));
             }
         }
         sources
@@ -245,152 +155,167 @@ impl Server {
 
     fn time_left(&self) -> Duration {
         let now = Instant::now();
-        let ends = self.running.iter().map(|running| match running.ending {
-            Some(_) => now + KILL_TICK,
-            None if running.connection.is_none() => running.deadline + GRACE,
-            None => running.deadline,
-        });
-        let requests = self.waiting.iter().map(|(_, until)| *until);
-        let next = ends
+        let commands = self.running.iter().map(|running| running.next_check(now));
+        let requests = self.pending.iter().map(|pending| pending.until);
+        let next = commands
             .chain(requests)
-            .chain(self.next_look)
+            .chain(self.next_check)
             .chain([self.sandbox.expires])
             .min();
-        next.map_or(crate::LONG, |next| next.saturating_duration_since(now))
+        next.map_or(IDLE_WAIT, |next| next.saturating_duration_since(now))
     }
 
+    /// Receives a request with its connection. Returns false if the library has closed the socket.
+    fn receive_from_control(&mut self, control: &OwnedFd, buffer: &mut [u8]) -> io::Result<bool> {
+        match messages::receive(control.as_fd(), buffer) {
+            Ok((0, _)) => Ok(false),
+            Ok((length, mut fds)) => {
+                if !fds.is_empty() {
+                    let connection = fds.remove(0);
+                    self.handle_request(connection, &buffer[..length], fds);
+                }
+                Ok(true)
+            }
+            Err(e) => match e.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(true),
+                _ => Err(e),
+            },
+        }
+    }
+
+    fn receive_pending(&mut self, index: usize, buffer: &mut [u8]) {
+        let connection = self.pending.swap_remove(index).connection;
+        if let Ok((length, fds)) = messages::receive(connection.as_fd(), buffer) {
+            self.handle_request(connection, &buffer[..length], fds);
+        }
+    }
+
+    fn accept(&mut self, now: Instant) {
+        let listener = self.sandbox.listener.as_ref();
+        if let Some(Ok(connection)) = listener.map(|listener| accept(listener.as_fd())) {
+            let until = now + REQUEST_WAIT;
+            self.pending.push(PendingConnection { connection, until });
+        }
+    }
+
+    /// Reaps children that have ended.
     fn take_children(&mut self) {
         loop {
-            match sys::take_child() {
-                Child::Ended(process, ended) => {
-                    if let Some(disk) = &mut self.disk {
-                        disk.over(process, ended);
-                    }
-                    let is_it = |running: &Running| running.supervisor.process == process;
-                    if let Some(at) = self.running.iter().position(is_it) {
-                        self.running.swap_remove(at).over(ended);
-                    }
-                }
+            match take_child() {
+                Child::Ended(pid, status) => self.child_ended(pid, status),
                 Child::Running => return,
                 Child::NoneLeft => {
-                    self.next_look = None;
+                    self.next_check = None;
                     return;
                 }
             }
         }
     }
 
-    /// What can't be read gets no answer, but the end of its connection.
-    fn take_request(&mut self, connection: OwnedFd, message: &[u8], fds: Vec<OwnedFd>) {
-        let answer = |answer: Answer, fd: Option<BorrowedFd<'_>>| {
-            // Whoever does not listen any more does not need it.
-            let _ = sys::send(connection.as_fd(), &answer.encode(), fd);
+    fn child_ended(&mut self, pid: u32, status: WaitStatus) {
+        if let Some(disk) = &mut self.disk {
+            disk.child_ended(pid, status);
+        }
+        let is_supervisor = |running: &RunningCommand| running.supervisor_pid() == pid;
+        if let Some(index) = self.running.iter().position(is_supervisor) {
+            self.running.swap_remove(index).supervisor_ended(status);
+        }
+    }
+
+    /// Handles a request. Closes the connection of an invalid one.
+    fn handle_request(&mut self, connection: OwnedFd, message: &[u8], fds: Vec<OwnedFd>) {
+        let reply = |reply: HolderReply, fds: &[BorrowedFd<'_>]| {
+            // The send fails if the caller has given up.
+            let _ = messages::send(connection.as_fd(), &reply.encode(), fds);
         };
-        match Request::decode(message) {
-            Some(Request::Exec { millis, payload }) => {
-                match self.start(&connection, payload, &fds) {
+        match HolderRequest::decode(message) {
+            Some(HolderRequest::Exec { millis, payload }) => {
+                match self.start(&connection, payload, fds) {
                     Ok(supervisor) => {
-                        self.running.push(Running {
-                            supervisor,
-                            connection: Some(connection),
-                            deadline: Instant::now() + Duration::from_millis(millis),
-                            ending: None,
-                            timed_out: false,
-                        });
-                        self.expect_use();
+                        let deadline = Instant::now() + Duration::from_millis(millis);
+                        let command = RunningCommand::new(supervisor, connection, deadline);
+                        self.running.push(command);
+                        self.schedule_first_check();
                     }
-                    Err(failed) => answer(failed, None),
+                    Err(failed) => reply(failed, &[]),
                 }
             }
-            Some(Request::Root) => answer(Answer::Done, Some(self.sandbox.data.as_fd())),
-            Some(Request::Touch(millis)) => {
+            Some(HolderRequest::Root) => reply(HolderReply::Done, &[self.sandbox.data.as_fd()]),
+            Some(HolderRequest::Touch(millis)) => {
                 let setup = &mut self.sandbox.setup;
                 setup.ttl_millis = millis.unwrap_or(setup.ttl_millis);
                 self.sandbox.expires = Instant::now() + Duration::from_millis(setup.ttl_millis);
-                answer(Answer::Done, None);
+                reply(HolderReply::Done, &[]);
             }
             None => {}
         }
     }
 
+    /// Starts a command. The error is the reply.
     fn start(
         &self,
         connection: &OwnedFd,
         payload: Option<Payload>,
-        fds: &[OwnedFd],
-    ) -> Result<Supervisor, Answer> {
-        let unreadable = Answer::NotStarted(Stage::Fork, 0);
-        let [out, err, file @ ..] = fds else {
-            return Err(unreadable);
-        };
-        let payload = payload.or_else(|| read_payload(file.first()?));
-        let streams = Streams {
-            null: self.sandbox.null.as_fd(),
-            out: out.as_fd(),
-            err: err.as_fd(),
+        fds: Vec<OwnedFd>,
+    ) -> Result<Supervisor, HolderReply> {
+        let unreadable = HolderReply::NotStarted(StartStage::Fork, 0);
+        let fds = ExecFds::from_list(fds).ok_or(unreadable)?;
+        let payload = payload.or_else(|| read_payload(fds.payload.as_ref()?));
+        let command_fds = CommandFds {
+            stdin: self.sandbox.null.as_fd(),
+            stdout: fds.stdout.as_fd(),
+            stderr: fds.stderr.as_fd(),
             connection: connection.as_fd(),
         };
         let payload = payload.ok_or(unreadable)?;
-        beside::start(&payload, &self.sandbox.setup.rlimits, &streams)
+        supervisor::start(&payload, &self.sandbox.setup.rlimits, &command_fds)
     }
 
-    /// Somebody may take memory from now on.
-    fn expect_use(&mut self) {
-        if let (Some(limit), None) = (self.sandbox.setup.watched_memory, self.next_look) {
-            self.look_after(limit);
+    /// Schedules the first memory check after a command was started.
+    fn schedule_first_check(&mut self) {
+        if let (Some(limit), None) = (self.sandbox.setup.watched_memory, self.next_check) {
+            self.schedule_check(limit);
         }
     }
 
-    /// As soon as the rest could be taken if every CPU took memory as fast as it can.
-    fn look_after(&mut self, rest: u64) {
-        const PER_CPU_AND_MILLI: u64 = 4_000_000;
-        let millis = rest / (PER_CPU_AND_MILLI * self.cpus);
+    /// Schedules the next check for when the remaining memory could be used up, if every CPU allocates
+    /// memory as fast as it can.
+    fn schedule_check(&mut self, remaining: u64) {
+        const BYTES_PER_CPU_AND_MILLI: u64 = 4_000_000;
+        let millis = remaining / (BYTES_PER_CPU_AND_MILLI * self.cpus);
         let pause = Duration::from_millis(millis.clamp(10, 250));
-        self.next_look = Some(Instant::now() + pause);
+        self.next_check = Some(Instant::now() + pause);
     }
 
-    fn look_at_disk(&mut self, now: Instant) {
-        let Some(disk) = &mut self.disk else { return };
-        let free = free_space(&self.sandbox);
-        let due = now >= disk.counted + COUNT_AGAIN || disk.free.saturating_sub(free) > disk.limit;
-        // Once a second at most: it takes its time where there are many.
-        if disk.counter.is_some() || !due || now < disk.counted + COUNT_PAUSE {
-            return;
-        }
-        match sys::fork() {
-            Ok(None) => {
-                let fits = watch::files_fit(&["workspace", "tmp"], disk.limit);
-                sys::exit(if fits { 0 } else { 1 });
-            }
-            Ok(counter) => {
-                disk.counter = counter;
-                disk.free = free;
-                disk.counted = now;
-            }
-            // Too many processes: again at the next look.
-            Err(_) => {}
-        }
-    }
-
-    fn look_at_memory(&mut self) {
+    /// Kills the largest processes if the memory exceeds the limit.
+    fn check_memory(&mut self) {
         let Some(limit) = self.sandbox.setup.watched_memory else {
             return;
         };
-        let in_files = match self.sandbox.setup.on_disk {
-            true => 0,
-            false => confine::space(self.sandbox.data.as_fd()).map_or(0, |space| space.used),
+        let in_files = if self.sandbox.setup.on_disk {
+            0
+        } else {
+            file_system_space(self.sandbox.data.as_fd()).map_or(0, |space| space.used)
         };
-        // Without a namespace of its own, a sandbox can have none.
-        let segments = match self.sandbox.setup.own_namespaces {
-            true => watch::segments(),
-            false => 0,
+        // Without an IPC namespace, the filter denies System V shared memory.
+        let segments = if self.sandbox.setup.own_namespaces {
+            sysv_segments()
+        } else {
+            0
         };
         let files = in_files + segments;
-        let held = Held::look(false);
-        let rest = limit.saturating_sub(held.total(files));
-        if rest == 0 {
-            Held::look(true).shrink(files, limit);
+        let remaining = limit.saturating_sub(MemoryUse::estimate().total(files));
+        if remaining == 0 {
+            MemoryUse::measure().shrink(files, limit);
         }
-        self.look_after(rest);
+        self.schedule_check(remaining);
     }
+}
+
+/// Reads a payload that did not fit into a message.
+fn read_payload(file: &OwnedFd) -> Option<Payload> {
+    let mut bytes = Vec::new();
+    let mut file = File::from(file.try_clone().ok()?);
+    file.read_to_end(&mut bytes).ok()?;
+    Payload::decode(&bytes)
 }

@@ -1,133 +1,93 @@
-//! Runs one command to its end or its time limit, and keeps what it said.
+//! Runs a command as a plain process, with its timeout.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use super::super::files::path_failed;
-use super::super::streams::Streams;
-use super::super::{KILLED, NOT_EXECUTABLE, NOT_FOUND, TIMED_OUT, not_run};
-use super::store::Place;
+use super::process_marks::{EXEC_MARK, SANDBOX_MARK, kill_marked, random_token};
+use super::store::PlainSandbox;
 use crate::command::Command;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
+use crate::local::cancel_fd::CancelFd;
+use crate::local::environment::{DEFAULT_PATH, INHERITED};
+use crate::local::errors::{arguments_too_long, no_such_sandbox, path_error};
+use crate::local::exit_code::{KILLED, NOT_EXECUTABLE, NOT_FOUND, TIMED_OUT, not_run};
+use crate::local::output_pipes::OutputPipes;
 use crate::os;
 use crate::output::Output;
 use crate::sandbox_path::WORKSPACE;
 
-/// How long a killed process may take to be gone; one that waits for a disk takes its time.
+/// Maximum time until a killed process is gone. A process that waits for a disk can take long.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
-/// Where the kernel has no pidfd, how often to ask whether the command has ended.
+/// Interval of checks whether the command has ended, on kernels without pidfds.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Marks all processes of a sandbox, and all of one exec, in their environment.
-pub(super) const SANDBOX_MARK: &str = "NOXRUNNER_SANDBOX";
-const EXEC_MARK: &str = "NOXRUNNER_EXEC";
-
-/// What a command gets of this process's environment.
-const PASSED_ON: [&str; 5] = ["PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ"];
-
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-pub(super) fn run(command: &Command, workdir: &Path, place: &Place) -> Result<Output> {
+pub(super) fn run(command: &Command, workdir: &Path, sandbox: &PlainSandbox) -> Result<Output> {
     let started = Instant::now();
-    let exec_token = format!(
-        "{:016x}{:016x}",
-        crate::os::random::random_u64(),
-        crate::os::random::random_u64()
-    );
-    let env = environment(command, place, &exec_token);
-    let name = command
+    let exec_token = random_token();
+    let env = environment(command, sandbox, &exec_token);
+    let name = program_name(command);
+    let path = env.get(OsStr::new("PATH")).map(OsString::as_os_str);
+    let Some(program) = find_program(name, path.unwrap_or_default()) else {
+        return Ok(not_run(
+            name,
+            NOT_FOUND,
+            "command not found",
+            started.elapsed(),
+        ));
+    };
+    let child = match spawn(&program, command, workdir, &env) {
+        Ok(child) => child,
+        Err(e) => return spawn_failed(command, workdir, e, started),
+    };
+    let mut process = CommandProcess { child, exec_token };
+    if !sandbox.exists() {
+        // The sandbox was deleted while the command started, and the deletion may not have seen it.
+        process.kill_and_reap();
+        return Err(no_such_sandbox());
+    }
+    let (outcome, pipes) = process.wait(command, started).map_err(|e| {
+        process.kill_and_reap();
+        Error::io(format_args!("cannot wait for {name}"), e)
+    })?;
+    let code = match outcome {
+        WaitOutcome::Exited(status) => exit_code(status),
+        WaitOutcome::TimedOut => {
+            process.kill_and_reap();
+            TIMED_OUT
+        }
+        WaitOutcome::Cancelled => process.kill_and_reap().map_or(KILLED, exit_code),
+    };
+    let timed_out = matches!(outcome, WaitOutcome::TimedOut);
+    Ok(pipes.into_output(code, started, timed_out))
+}
+
+fn program_name(command: &Command) -> &str {
+    command
         .get_args()
         .first()
         .map(String::as_str)
-        .unwrap_or_default();
-    let not_run = |code, why| Ok(not_run(name, code, why, started.elapsed()));
-    let path = env
-        .get(OsStr::new("PATH"))
-        .map_or(OsStr::new(""), OsString::as_os_str);
-    let Some(program) = find_program(name, path) else {
-        return not_run(NOT_FOUND, "command not found");
-    };
-    let mut child = match spawn(&program, command, workdir, &env) {
-        Ok(child) => child,
-        Err(e) => {
-            // The same errors come from a workdir that is gone, or closed.
-            if let Err(e) = fs::metadata(workdir.join(".")) {
-                return Err(path_failed("workdir", command.get_workdir(), e));
-            }
-            return match (e.kind(), e.raw_os_error()) {
-                (io::ErrorKind::NotFound, _) => not_run(NOT_FOUND, "no such file or interpreter"),
-                (io::ErrorKind::PermissionDenied, _) => {
-                    not_run(NOT_EXECUTABLE, "permission denied")
-                }
-                (_, Some(libc::ENOEXEC)) => not_run(NOT_EXECUTABLE, "not an executable format"),
-                (io::ErrorKind::ArgumentListTooLong, _) => Err(Error::invalid(
-                    "arguments and environment together are too long for this system: write them to a file",
-                )),
-                _ => Err(Error::io(format_args!("cannot start {name}"), e)),
-            };
-        }
-    };
-    if !place.is_there() {
-        // Deleted while this started: nobody else would end it.
-        kill(&mut child, &exec_token);
-        reap(&mut child);
-        return Err(Error::new(ErrorKind::NotFound, "no such sandbox"));
-    }
-    let streams = match (child.stdout.take(), child.stderr.take()) {
-        (Some(out), Some(err)) => Streams::new(out.into(), err.into()),
-        _ => Err(io::ErrorKind::BrokenPipe.into()),
-    };
-    let watched = streams.and_then(|mut streams| {
-        let end = watch(&mut child, &mut streams, command, started)?;
-        Ok((end, streams))
-    });
-    let (end, mut streams) = match watched {
-        Ok(watched) => watched,
-        Err(e) => {
-            kill(&mut child, &exec_token);
-            reap(&mut child);
-            return Err(Error::io(format_args!("cannot watch {name}"), e));
-        }
-    };
-    if !matches!(end, End::Exited(_)) {
-        kill(&mut child, &exec_token);
-    }
-    let code = match end {
-        End::Exited(status) => exit_code(status),
-        End::TimedOut => {
-            reap(&mut child);
-            TIMED_OUT
-        }
-        End::Cancelled => reap(&mut child).map_or(KILLED, exit_code),
-    };
-    streams.drain();
-    let truncated = streams.truncated();
-    Ok(
-        Output::new(code, streams.out.kept, streams.err.kept, started.elapsed())
-            .with_timed_out(matches!(end, End::TimedOut))
-            .with_truncated(truncated),
-    )
+        .unwrap_or_default()
 }
 
 type Environment = BTreeMap<OsString, OsString>;
 
-fn environment(command: &Command, place: &Place, exec_token: &str) -> Environment {
-    let root = place.root_path();
+fn environment(command: &Command, sandbox: &PlainSandbox, exec_token: &str) -> Environment {
+    let root = sandbox.root_path();
     let workspace = root.join(WORKSPACE.trim_start_matches('/'));
-    let passed_on = PASSED_ON
+    let inherited = INHERITED
         .iter()
+        .chain(&["PATH"])
         .filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
-    let mut env: Environment = passed_on.collect();
+    let mut env: Environment = inherited.collect();
     env.entry("PATH".into())
         .or_insert_with(|| DEFAULT_PATH.into());
     env.insert("HOME".into(), workspace.clone().into());
@@ -139,14 +99,14 @@ fn environment(command: &Command, place: &Place, exec_token: &str) -> Environmen
             .iter()
             .map(|(name, value)| (name.into(), value.into())),
     );
-    env.insert(SANDBOX_MARK.into(), (&place.token).into());
+    env.insert(SANDBOX_MARK.into(), (&sandbox.token).into());
     env.insert(EXEC_MARK.into(), exec_token.into());
     env
 }
 
-/// Looks a plain name up as a shell does, but in absolute directories only. None is not found.
+/// Searches for a program as a shell does, but in absolute directories only.
 fn find_program(name: &str, path: &OsStr) -> Option<PathBuf> {
-    // Relative to the working directory, where the system looks once it is there.
+    // A path is relative to the working directory, which execve applies after the chdir.
     if name.contains('/') {
         return Some(name.into());
     }
@@ -180,76 +140,100 @@ fn spawn(
         .spawn()
 }
 
-enum End {
+/// Returns the result of a command that could not be started.
+fn spawn_failed(
+    command: &Command,
+    workdir: &Path,
+    error: io::Error,
+    started: Instant,
+) -> Result<Output> {
+    // A working directory that was removed or is not accessible causes the same errors.
+    if let Err(e) = fs::metadata(workdir.join(".")) {
+        return Err(path_error("workdir", command.get_workdir(), e));
+    }
+    let name = program_name(command);
+    let (code, reason) = match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::NotFound, _) => (NOT_FOUND, "no such file or interpreter"),
+        (io::ErrorKind::PermissionDenied, _) => (NOT_EXECUTABLE, "permission denied"),
+        (_, Some(libc::ENOEXEC)) => (NOT_EXECUTABLE, "not an executable format"),
+        (io::ErrorKind::ArgumentListTooLong, _) => return Err(arguments_too_long()),
+        _ => return Err(Error::io(format_args!("cannot start {name}"), error)),
+    };
+    Ok(not_run(name, code, reason, started.elapsed()))
+}
+
+/// The main process of a command.
+struct CommandProcess {
+    child: Child,
+    /// Marks all processes of the exec.
+    exec_token: String,
+}
+
+enum WaitOutcome {
     Exited(ExitStatus),
     TimedOut,
     Cancelled,
 }
 
-/// Waits for the command's own end, not for that of the pipes: a background process may hold them
-/// for as long as it likes.
-fn watch(
-    child: &mut Child,
-    streams: &mut Streams,
-    command: &Command,
-    started: Instant,
-) -> io::Result<End> {
-    let deadline = started + command.get_timeout();
-    let pidfd = os::pidfd_open(child.id());
-    let cancelled = match command.get_cancel() {
-        Some(cancel) => {
-            let (wake, waker) = UnixStream::pair()?;
-            // If the other end is gone, so is the command.
-            Some((wake, cancel.on_cancel(move || drop((&waker).write(&[0])))))
-        }
-        None => None,
-    };
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(End::Exited(status));
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(End::TimedOut);
-        }
-        let wait = if pidfd.is_some() {
-            left
-        } else {
-            left.min(TICK)
+impl CommandProcess {
+    /// Waits until the main process ends, and reads its output meanwhile. Does not wait for the end
+    /// of the pipes, because background processes can keep them open.
+    fn wait(
+        &mut self,
+        command: &Command,
+        started: Instant,
+    ) -> io::Result<(WaitOutcome, OutputPipes)> {
+        let mut pipes = match (self.child.stdout.take(), self.child.stderr.take()) {
+            (Some(stdout), Some(stderr)) => OutputPipes::new(stdout.into(), stderr.into())?,
+            _ => return Err(io::ErrorKind::BrokenPipe.into()),
         };
-        let fds = [
-            streams.out.fd(),
-            streams.err.fd(),
-            pidfd.as_ref().map(AsFd::as_fd),
-            cancelled.as_ref().map(|(wake, _)| wake.as_fd()),
-        ];
-        let [out, err, _, wake] = os::poll_readable(fds, wait)?;
-        if wake {
-            return Ok(End::Cancelled);
+        let deadline = started + command.get_timeout();
+        let pidfd = os::pidfd_open(self.child.id());
+        let cancel = CancelFd::new(command.get_cancel())?;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok((WaitOutcome::Exited(status), pipes));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok((WaitOutcome::TimedOut, pipes));
+            }
+            let wait = if pidfd.is_some() {
+                left
+            } else {
+                left.min(TICK)
+            };
+            let fds = [
+                pipes.stdout.fd(),
+                pipes.stderr.fd(),
+                pidfd.as_ref().map(AsFd::as_fd),
+                cancel.as_ref().map(CancelFd::as_fd),
+            ];
+            let [stdout, stderr, _, cancelled] = os::poll_readable(fds, wait)?;
+            if cancelled {
+                return Ok((WaitOutcome::Cancelled, pipes));
+            }
+            pipes.read(stdout, stderr);
         }
-        streams.read(out, err);
     }
-}
 
-/// Ends the command's process group, and what has left it.
-fn kill(child: &mut Child, exec_token: &str) {
-    // It has not been waited for, so the number is still its own.
-    os::kill_group(child.id());
-    kill_marked(EXEC_MARK, exec_token);
-}
-
-/// None where the kernel has not let it go in time: then the number stays taken, and no more.
-fn reap(child: &mut Child) -> Option<ExitStatus> {
-    let end = Instant::now() + KILL_WAIT;
-    let pidfd = os::pidfd_open(child.id());
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Some(status),
-            Ok(None) if Instant::now() < end => {}
-            _ => return None,
+    /// Kills the process group of the command and the processes that have left it, and waits for the
+    /// main process. Returns `None` if it does not end in time; its process id then stays in use.
+    fn kill_and_reap(&mut self) -> Option<ExitStatus> {
+        // The process was not reaped, so its id cannot belong to another one.
+        os::kill_group(self.child.id());
+        kill_marked(EXEC_MARK, &self.exec_token);
+        let end = Instant::now() + KILL_WAIT;
+        let pidfd = os::pidfd_open(self.child.id());
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return Some(status),
+                Ok(None) if Instant::now() < end => {}
+                _ => return None,
+            }
+            let wait = if pidfd.is_some() { KILL_WAIT } else { TICK };
+            let _ = os::poll_readable([pidfd.as_ref().map(AsFd::as_fd)], wait);
         }
-        let wait = if pidfd.is_some() { KILL_WAIT } else { TICK };
-        let _ = os::poll_readable([pidfd.as_ref().map(AsFd::as_fd)], wait);
     }
 }
 
@@ -258,33 +242,4 @@ fn exit_code(status: ExitStatus) -> i32 {
         .code()
         .or_else(|| Some(128 + status.signal()?))
         .unwrap_or(KILLED)
-}
-
-/// Kills every process of this user with that mark in its environment, until a look finds none:
-/// what is killed may have forked since the last one. Linux only.
-pub(super) fn kill_marked(mark: &str, token: &str) {
-    const ROUNDS: usize = 100;
-    let wanted = format!("{mark}={token}").into_bytes();
-    for _ in 0..ROUNDS {
-        let marked = marked_processes(&wanted);
-        if marked.is_empty() {
-            return;
-        }
-        marked.into_iter().for_each(os::kill_process);
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn marked_processes(wanted: &[u8]) -> Vec<u32> {
-    let processes = fs::read_dir("/proc").ok().into_iter().flatten();
-    processes
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|process| {
-            // Another user's, or gone meanwhile: not ours to kill.
-            let environment = fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
-            environment
-                .split(|b| *b == 0)
-                .any(|variable| variable == wanted)
-        })
-        .collect()
 }

@@ -1,82 +1,43 @@
-//! Which sandboxes there are: a directory each, and a file that says until when.
+//! The directories of all sandboxes, found by session id.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
-
-use super::super::files::Files;
-use super::super::state::{Access, StateDir, file_name};
-use super::runner;
-use crate::error::{Error, ErrorKind, Result};
+use super::process_marks::{SANDBOX_MARK, kill_marked};
+use super::record::PlainRecord;
+use crate::error::{Error, Result};
+use crate::local::errors::no_such_sandbox;
+use crate::local::files::SandboxFiles;
+use crate::local::millis::millis;
+use crate::local::state_dir::{Access, StateDir, file_name};
 use crate::os;
+use crate::os::random::random_u64;
 use crate::os::remove_tree::remove_at;
 use crate::session_id::SessionId;
+
+/// Subdirectory of the state directory for sandboxes.
+const SANDBOXES: &str = "sandboxes";
+
+/// Subdirectory of the state directory for sandboxes that are being removed.
+const REMOVED: &str = "removed";
 
 pub(super) struct Store {
     state: StateDir,
 }
 
-/// What is kept of a sandbox beside its files.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Record {
-    id: String,
-    ttl_millis: u64,
-    expires_unix_millis: u64,
-    /// Marks the sandbox's processes.
-    token: String,
-}
-
-impl Record {
-    fn new(id: &SessionId) -> Record {
-        let token = format!(
-            "{:016x}{:016x}",
-            crate::os::random::random_u64(),
-            crate::os::random::random_u64()
-        );
-        Record {
-            id: id.as_str().to_owned(),
-            ttl_millis: 0,
-            expires_unix_millis: 0,
-            token,
-        }
-    }
-
-    fn extend(&mut self) -> SystemTime {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let end = now + Duration::from_millis(self.ttl_millis);
-        self.expires_unix_millis = millis(end);
-        UNIX_EPOCH + end
-    }
-
-    fn is_expired(&self) -> bool {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        millis(now) >= self.expires_unix_millis
-    }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// One sandbox that exists.
-pub(super) struct Place {
+/// The directory of a sandbox that exists.
+pub(super) struct PlainSandbox {
     dir: PathBuf,
     pub(super) token: String,
 }
 
 impl Store {
     pub(super) fn open(dir: &Path) -> Result<Store> {
-        let state = StateDir::open(dir, &["sandboxes", "removed"], Access::None)?;
+        let state = StateDir::open(dir, &[SANDBOXES, REMOVED], Access::None)?;
         Ok(Store { state })
     }
 
@@ -84,42 +45,44 @@ impl Store {
         self.state.check()
     }
 
+    /// Creates a sandbox, or renews the TTL of an existing one. Returns its directory's name and when
+    /// it expires.
     pub(super) fn create(&self, id: &SessionId, ttl: Duration) -> Result<(String, SystemTime)> {
         let name = file_name(id)?;
         let lock = self.state.lock()?;
-        let expired = self.take_expired();
-        let dir = self.state.path("sandboxes").join(&name);
-        let (mut record, new) = match read_record(&dir)? {
-            Some(record) => (record, false),
-            None => (Record::new(id), true),
-        };
+        let expired = self.set_expired_aside();
+        let dir = self.state.path(SANDBOXES).join(&name);
+        let existing = PlainRecord::read(&dir)?;
+        let is_new = existing.is_none();
+        let mut record = existing.unwrap_or_else(|| PlainRecord::new(id));
         record.ttl_millis = millis(ttl);
-        let expires = record.extend();
-        let written = (|| {
-            if new {
-                make_dirs(&dir)?;
-            }
-            write_record(&dir, &record)
-        })();
+        let expires = record.renew();
+        let written = if is_new {
+            create_dirs(&dir).and_then(|()| record.write(&dir))
+        } else {
+            record.write(&dir)
+        };
         drop(lock);
-        for gone in expired {
-            self.remove(&gone).unwrap_or_else(|e| log::warn!("{e}"));
+        for removed in expired {
+            self.remove(&removed)
+                .unwrap_or_else(|e| log::warn!("{e:#}"));
         }
-        written.map_err(|e| Error::io(format_args!("cannot make {}", dir.display()), e))?;
+        written.map_err(|e| Error::io(format_args!("cannot create {}", dir.display()), e))?;
         Ok((name, expires))
     }
 
     pub(super) fn touch(&self, id: &SessionId) -> Result<()> {
         let _lock = self.state.lock()?;
-        let (dir, mut record) = self.living(id)?;
-        record.extend();
-        write_record(&dir, &record)
+        let (dir, mut record) = self.unexpired(id)?;
+        record.renew();
+        record
+            .write(&dir)
             .map_err(|e| Error::io(format_args!("cannot write to {}", dir.display()), e))
     }
 
-    pub(super) fn find(&self, id: &SessionId) -> Result<Place> {
-        let (dir, record) = self.living(id)?;
-        Ok(Place {
+    pub(super) fn find(&self, id: &SessionId) -> Result<PlainSandbox> {
+        let (dir, record) = self.unexpired(id)?;
+        Ok(PlainSandbox {
             dir,
             token: record.token,
         })
@@ -127,48 +90,53 @@ impl Store {
 
     pub(super) fn delete(&self, id: &SessionId) -> Result<bool> {
         let lock = self.state.lock()?;
-        let existed = match self.living(id) {
+        let existed = match self.unexpired(id) {
             Ok(_) => true,
             Err(e) if e.is_not_found() => false,
             Err(e) => return Err(e),
         };
-        let dir = self.state.path("sandboxes").join(file_name(id)?);
-        let gone = match dir.exists() {
-            true => Some(self.set_aside(&dir)?),
-            false => None,
+        let dir = self.state.path(SANDBOXES).join(file_name(id)?);
+        let removed = if dir.exists() {
+            Some(self.set_aside(&dir)?)
+        } else {
+            None
         };
         drop(lock);
-        if let Some(gone) = gone {
-            self.remove(&gone)?;
+        if let Some(removed) = removed {
+            self.remove(&removed)?;
         }
         Ok(existed)
     }
 
-    fn living(&self, id: &SessionId) -> Result<(PathBuf, Record)> {
-        let dir = self.state.path("sandboxes").join(file_name(id)?);
-        match read_record(&dir)? {
+    /// Returns the directory and the record of a sandbox that has not expired.
+    fn unexpired(&self, id: &SessionId) -> Result<(PathBuf, PlainRecord)> {
+        let dir = self.state.path(SANDBOXES).join(file_name(id)?);
+        match PlainRecord::read(&dir)? {
             Some(record) if !record.is_expired() => Ok((dir, record)),
-            _ => Err(Error::new(ErrorKind::NotFound, "no such sandbox")),
+            _ => Err(no_such_sandbox()),
         }
     }
 
-    /// Moves a sandbox out of the way in one step, so that its id is free at once.
-    fn set_aside(&self, dir: &Path) -> Result<Gone> {
+    /// Moves a sandbox out of the way with one rename, so that its id is free at once.
+    fn set_aside(&self, dir: &Path) -> Result<RemovedDir> {
         let path = self
             .state
-            .path("removed")
-            .join(format!("{:016x}", crate::os::random::random_u64()));
-        let aside = || {
-            // A directory that its owner may not write to can't be moved.
+            .path(REMOVED)
+            .join(format!("{:016x}", random_u64()));
+        let rename = || {
+            // A directory can only be moved if its owner may write to it.
             fs::set_permissions(dir, Permissions::from_mode(0o700))?;
-            let held = File::open(dir)?;
-            // A command of the sandbox can hold it as well; that keeps nobody from removing it.
-            os::lock(held.as_fd())?;
+            let locked = File::open(dir)?;
+            // A command of the sandbox may hold the lock. That does not prevent the removal.
+            os::lock(locked.as_fd())?;
             fs::rename(dir, &path)?;
-            Ok(held)
+            Ok(locked)
         };
-        match aside() {
-            Ok(held) => Ok(Gone { path, _held: held }),
+        match rename() {
+            Ok(locked) => Ok(RemovedDir {
+                path,
+                _locked: locked,
+            }),
             Err(e) => Err(Error::io(
                 format_args!("cannot remove {}", dir.display()),
                 e,
@@ -176,9 +144,9 @@ impl Store {
         }
     }
 
-    /// Sets aside what has expired or was never finished, and what an earlier process has left
-    /// there. What can't be looked at is left alone.
-    fn take_expired(&self) -> Vec<Gone> {
+    /// Sets aside the sandboxes that have expired or whose creation was interrupted. Returns them and
+    /// those that an earlier process set aside but did not remove. Skips unreadable records.
+    fn set_expired_aside(&self) -> Vec<RemovedDir> {
         let list = |name: &str| {
             let entries = fs::read_dir(self.state.path(name))
                 .ok()
@@ -188,73 +156,74 @@ impl Store {
                 .filter_map(|entry| Some(entry.ok()?.path()))
                 .collect::<Vec<_>>()
         };
-        let mut gone: Vec<Gone> = list("removed")
+        let mut removed: Vec<RemovedDir> = list(REMOVED)
             .into_iter()
-            .filter_map(Gone::left_behind)
+            .filter_map(RemovedDir::abandoned)
             .collect();
-        for dir in list("sandboxes") {
-            let over = match read_record(&dir) {
-                Ok(record) => record.is_none_or(|record| record.is_expired()),
-                Err(_) => false,
-            };
-            match over.then(|| self.set_aside(&dir)) {
-                Some(Ok(aside)) => gone.push(aside),
-                Some(Err(e)) => log::warn!("{e}"),
+        for dir in list(SANDBOXES) {
+            let expired = PlainRecord::read(&dir)
+                .is_ok_and(|record| record.is_none_or(|record| record.is_expired()));
+            match expired.then(|| self.set_aside(&dir)) {
+                Some(Ok(aside)) => removed.push(aside),
+                Some(Err(e)) => log::warn!("{e:#}"),
                 None => {}
             }
         }
-        gone
+        removed
     }
 
-    /// Ends the processes of a sandbox that was set aside, then removes its files.
-    fn remove(&self, gone: &Gone) -> Result<()> {
-        if let Ok(Some(record)) = read_record(&gone.path) {
-            runner::kill_marked(runner::SANDBOX_MARK, &record.token);
+    /// Kills the processes of a sandbox that was set aside, then removes its files.
+    fn remove(&self, removed: &RemovedDir) -> Result<()> {
+        if let Ok(Some(record)) = PlainRecord::read(&removed.path) {
+            kill_marked(SANDBOX_MARK, &record.token);
         }
-        let failed = |e| Error::io(format_args!("cannot remove {}", gone.path.display()), e);
-        let parent = File::open(self.state.path("removed")).map_err(failed)?;
-        let name = gone.path.file_name().unwrap_or_default();
+        let failed = |e| Error::io(format_args!("cannot remove {}", removed.path.display()), e);
+        let parent = File::open(self.state.path(REMOVED)).map_err(failed)?;
+        let name = removed.path.file_name().unwrap_or_default();
         match remove_at(parent.as_fd(), name.as_encoded_bytes()) {
-            // Another process was faster.
+            // Another process has removed it.
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(failed),
         }
     }
 }
 
-/// A sandbox that was set aside. Whoever removes it holds its lock: two at once would be in each
-/// other's way.
-struct Gone {
+/// A sandbox that was set aside. It is locked, so that no other process removes it at the same time.
+struct RemovedDir {
     path: PathBuf,
-    _held: File,
+    _locked: File,
 }
 
-impl Gone {
-    /// None where somebody is at it.
-    fn left_behind(path: PathBuf) -> Option<Gone> {
-        let held = File::open(&path).ok()?;
-        let ours = os::lock(held.as_fd()).ok()?;
-        ours.then_some(Gone { path, _held: held })
+impl RemovedDir {
+    /// Takes over a directory that an earlier process left. Returns `None` if another process is
+    /// removing it.
+    fn abandoned(path: PathBuf) -> Option<RemovedDir> {
+        let locked = File::open(&path).ok()?;
+        let acquired = os::lock(locked.as_fd()).ok()?;
+        acquired.then_some(RemovedDir {
+            path,
+            _locked: locked,
+        })
     }
 }
 
-impl Place {
-    /// Whether the sandbox was not deleted meanwhile.
-    pub(super) fn is_there(&self) -> bool {
-        self.dir.join("sandbox.json").exists()
+impl PlainSandbox {
+    /// Returns false if the sandbox was deleted since it was found.
+    pub(super) fn exists(&self) -> bool {
+        PlainRecord::exists(&self.dir)
     }
 
-    /// The directory that is `/` for paths in the sandbox.
+    /// Returns the directory that is `/` for paths in the sandbox.
     pub(super) fn root_path(&self) -> PathBuf {
         self.dir.join("root")
     }
 
-    pub(super) fn files(&self) -> Result<Files> {
+    pub(super) fn files(&self) -> Result<SandboxFiles> {
         let open = |path: PathBuf| {
             let dir = File::open(&path);
             dir.map_err(|e| Error::io(format_args!("cannot open {}", path.display()), e))
         };
-        Ok(Files {
+        Ok(SandboxFiles {
             root: open(self.root_path())?.into(),
             stages: open(self.dir.join("stages"))?.into(),
             root_path: Some(self.root_path()),
@@ -262,23 +231,13 @@ impl Place {
         })
     }
 
-    /// Removes what a killed process has left where uploads are unpacked first.
-    pub(super) fn sweep_stages(&self) -> Result<()> {
-        const LEFT_BEHIND: Duration = Duration::from_secs(60);
+    /// Removes the partly unpacked uploads of processes that were killed.
+    pub(super) fn remove_stale_stages(&self) -> Result<()> {
         let dir = self.dir.join("stages");
         let failed = |e| Error::io(format_args!("cannot open {}", dir.display()), e);
         let stages = File::open(&dir).map_err(failed)?;
         for stage in fs::read_dir(&dir).map_err(failed)?.flatten() {
-            // Those in use are locked, but for a moment after they were made.
-            let old = stage
-                .metadata()
-                .ok()
-                .and_then(|found| found.modified().ok()?.elapsed().ok());
-            let held = File::open(stage.path()).ok();
-            let unused = held
-                .as_ref()
-                .is_some_and(|held| os::lock(held.as_fd()).is_ok_and(|ours| ours));
-            if unused && old.is_some_and(|old| old > LEFT_BEHIND) {
+            if let Some(_locked) = lock_stale(&stage) {
                 remove_at(stages.as_fd(), stage.file_name().as_encoded_bytes()).unwrap_or_else(
                     |e| log::warn!("cannot remove {}: {e}", stage.path().display()),
                 );
@@ -288,7 +247,18 @@ impl Place {
     }
 }
 
-fn make_dirs(dir: &Path) -> io::Result<()> {
+/// Locks a stage that no process uses. Stages in use are locked, except for a moment after their
+/// creation, so a stage must also have a minimum age.
+fn lock_stale(stage: &fs::DirEntry) -> Option<File> {
+    const MIN_AGE: Duration = Duration::from_secs(60);
+    let modified = stage.metadata().ok()?.modified().ok()?;
+    let age = modified.elapsed().ok()?;
+    let dir = File::open(stage.path()).ok()?;
+    let acquired = os::lock(dir.as_fd()).ok()?;
+    (acquired && age > MIN_AGE).then_some(dir)
+}
+
+fn create_dirs(dir: &Path) -> io::Result<()> {
     for name in ["", "root", "root/workspace", "root/tmp", "stages"] {
         DirBuilder::new()
             .recursive(true)
@@ -296,37 +266,4 @@ fn make_dirs(dir: &Path) -> io::Result<()> {
             .create(dir.join(name))?;
     }
     Ok(())
-}
-
-/// None where a sandbox is not there or was never finished.
-fn read_record(dir: &Path) -> Result<Option<Record>> {
-    let path = dir.join("sandbox.json");
-    let failed = |e| Error::io(format_args!("cannot read {}", path.display()), e);
-    match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|e| failed(e.into())),
-        Err(e)
-            if matches!(
-                e.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            Ok(None)
-        }
-        Err(e) => Err(failed(e)),
-    }
-}
-
-/// Replaces the file in one step: a reader sees the old one or the new one.
-fn write_record(dir: &Path, record: &Record) -> io::Result<()> {
-    let new = dir.join("sandbox.json.new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(&serde_json::to_vec(record)?)?;
-    fs::rename(new, dir.join("sandbox.json"))
 }

@@ -203,7 +203,7 @@ fn limits_are_enforced_and_reported() {
     let backend = builder().state_dir(dir.path()).build().unwrap();
     let spec = || SandboxSpec::new().memory("256Mi").storage("40Mi");
     let limits = backend.limits(&spec()).unwrap();
-    assert_eq!(limits.storage.enforced, Enforced::Approximate);
+    assert_eq!(limits.storage().enforced(), Enforced::Approximate);
     assert_eq!(backend.missing().unwrap(), [""; 0]);
     let client = Client::with_backend(backend);
     let sandbox = client.create("limits", spec()).unwrap();

@@ -101,8 +101,8 @@ fn check_storage_on_disk(state: &Path, persistent: bool) {
         .state_dir(state)
         .persistent(persistent);
     let backend = backend.build().unwrap();
-    let storage = backend.limits(&spec()).unwrap().storage;
-    assert_eq!(storage.enforced, Enforced::Approximate);
+    let storage = backend.limits(&spec()).unwrap().storage();
+    assert_eq!(storage.enforced(), Enforced::Approximate);
     let client = Client::with_backend(backend);
     let sandbox = client.create("disk", spec()).unwrap();
     sandbox.write("in", "x").unwrap();
@@ -174,14 +174,15 @@ fn cpu_limit_is_rounded_up_to_whole_cpus() {
 fn limits_are_reported_and_validated() {
     let backend = LocalBackend::builder().build().unwrap();
     let limits = backend.limits(&SandboxSpec::new()).unwrap();
-    assert!(limits.memory.amount.unwrap() <= 1 << 30);
-    assert_eq!(limits.storage.enforced, Enforced::Exact);
-    assert_eq!(limits.cpu_millis.enforced, Enforced::No);
+    assert!(limits.memory().amount().unwrap() <= 1 << 30);
+    assert_eq!(limits.storage().enforced(), Enforced::Exact);
+    assert_eq!(limits.cpu_millis().enforced(), Enforced::No);
     let spec = SandboxSpec::new().cpu("1.5").memory("1G").storage("64Mi");
     let limits = backend.limits(&spec).unwrap();
-    let amounts = [limits.cpu_millis, limits.memory, limits.storage].map(|l| l.amount.unwrap());
+    let amounts =
+        [limits.cpu_millis(), limits.memory(), limits.storage()].map(|l| l.amount().unwrap());
     assert_eq!(amounts, [1500, 1_000_000_000, 64 << 20]);
-    assert_ne!(limits.cpu_millis.enforced, Enforced::No);
+    assert_ne!(limits.cpu_millis().enforced(), Enforced::No);
 
     let client = Client::with_backend(backend);
     for spec in [

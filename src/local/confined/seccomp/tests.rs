@@ -1,12 +1,12 @@
-//! The filter, run by a small interpreter instead of the kernel.
+//! Tests of the filter, with an interpreter in place of the kernel.
 
 use super::*;
 use libc::*;
 use proptest::prelude::*;
 
-const ALLOW: Answer = Answer::Allow;
-const NO: Answer = Answer::Errno(EPERM);
-const ABSENT: Answer = Answer::Errno(ENOSYS);
+const ALLOW: Action = Action::Allow;
+const NO: Action = Action::Errno(EPERM);
+const ABSENT: Action = Action::Errno(ENOSYS);
 
 const LOOSE: Options = Options {
     own_namespaces: true,
@@ -20,28 +20,28 @@ const TIGHT: Options = Options {
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
+enum Action {
     Allow,
     Errno(i32),
     Kill,
 }
 
-/// What the kernel would do with this call, and the instructions that it takes. Panics on
-/// whatever the kernel would refuse to load.
-fn run(program: &[u8], arch: u32, number: u32, args: [u64; 6]) -> (Answer, usize) {
+/// Returns the action of the kernel for this call, and the number of instructions that it needs.
+/// Panics if the kernel would not load the program.
+fn interpret(program: &[u8], arch: u32, number: u32, args: [u64; 6]) -> (Action, usize) {
     let mut data = [number.to_ne_bytes(), arch.to_ne_bytes()].concat();
     data.extend([0; 8]);
     data.extend(args.iter().flat_map(|arg| arg.to_ne_bytes()));
     let word = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().unwrap());
     let (mut loaded, mut at) = (0, 0);
     for steps in 1.. {
-        let [a, b, yes, no, ..] = program[at * 8..][..8] else {
+        let [a, b, jump_true, jump_false, ..] = program[at * 8..][..8] else {
             unreachable!()
         };
         let operand = word(&program[at * 8 + 4..][..4]);
         at += 1;
-        let jump = |holds| usize::from(if holds { yes } else { no });
-        // As linux/bpf_common.h has them; the names would only agree with themselves.
+        let jump = |holds| usize::from(if holds { jump_true } else { jump_false });
+        // Numbers from linux/bpf_common.h, because the constants under test could be wrong.
         match u16::from_ne_bytes([a, b]) {
             0x20 => loaded = word(&data[operand as usize..][..4]),
             0x54 => loaded &= operand,
@@ -50,31 +50,31 @@ fn run(program: &[u8], arch: u32, number: u32, args: [u64; 6]) -> (Answer, usize
             0x35 => at += jump(loaded >= operand),
             0x45 => at += jump(loaded & operand != 0),
             0x06 => {
-                let answer = match operand & SECCOMP_RET_ACTION_FULL {
+                let action = match operand & SECCOMP_RET_ACTION_FULL {
                     SECCOMP_RET_ALLOW => ALLOW,
-                    SECCOMP_RET_KILL_PROCESS => Answer::Kill,
-                    SECCOMP_RET_ERRNO => Answer::Errno((operand & SECCOMP_RET_DATA) as i32),
-                    other => panic!("an answer {other:#x}"),
+                    SECCOMP_RET_KILL_PROCESS => Action::Kill,
+                    SECCOMP_RET_ERRNO => Action::Errno((operand & SECCOMP_RET_DATA) as i32),
+                    other => panic!("unknown action {other:#x}"),
                 };
-                return (answer, steps);
+                return (action, steps);
             }
-            other => panic!("an instruction {other:#x}"),
+            other => panic!("unknown instruction {other:#x}"),
         }
     }
     unreachable!()
 }
 
-fn tell(options: Options, number: c_long, args: &[u64]) -> Answer {
+fn action_of(options: Options, number: c_long, args: &[u64]) -> Action {
     let mut all = [0xffff_ffff_0000_0000; 6];
     all.iter_mut().zip(args).for_each(|(to, from)| *to |= *from);
-    run(&program(&options), ARCH, number as u32, all).0
+    interpret(&program(&options), ARCH, number as u32, all).0
 }
 
-/// The same whatever the options.
-fn always(number: c_long, args: &[u64]) -> Answer {
-    let answer = tell(LOOSE, number, args);
-    assert_eq!(tell(TIGHT, number, args), answer);
-    answer
+/// Returns the action for the call, which must not depend on the options.
+fn always(number: c_long, args: &[u64]) -> Action {
+    let action = action_of(LOOSE, number, args);
+    assert_eq!(action_of(TIGHT, number, args), action);
+    action
 }
 
 #[test]
@@ -118,14 +118,14 @@ fn ordinary_calls_are_allowed_and_cheap() {
     }
     for options in [LOOSE, TIGHT] {
         for number in [SYS_read, SYS_write, SYS_openat] {
-            let (_, steps) = run(&program(&options), ARCH, number as u32, [0; 6]);
+            let (_, steps) = interpret(&program(&options), ARCH, number as u32, [0; 6]);
             assert!(steps <= 14, "call {number} takes {steps} instructions");
         }
     }
 }
 
 #[test]
-fn the_kernel_could_load_it() {
+fn program_is_small_enough_for_the_kernel() {
     for options in [LOOSE, TIGHT] {
         let program = program(&options);
         assert!(program.len() % 8 == 0 && program.len() / 8 < 4096);
@@ -133,15 +133,15 @@ fn the_kernel_could_load_it() {
 }
 
 #[test]
-fn another_architecture_is_killed() {
+fn calls_of_another_architecture_are_killed() {
     for arch in [0, 0x4000_0003, 0x4000_0028, !0, ARCH ^ 1] {
-        let (answer, _) = run(&program(&LOOSE), arch, SYS_read as u32, [0; 6]);
-        assert_eq!(answer, Answer::Kill, "{arch:#x}");
+        let (action, _) = interpret(&program(&LOOSE), arch, SYS_read as u32, [0; 6]);
+        assert_eq!(action, Action::Kill, "{arch:#x}");
     }
 }
 
 #[test]
-fn x32_calls_do_not_exist() {
+fn x32_calls_return_enosys() {
     for number in [
         X32,
         X32 | SYS_read as u32,
@@ -160,12 +160,12 @@ fn x32_calls_do_not_exist() {
 }
 
 #[test]
-fn what_leaves_the_sandbox_is_refused() {
+fn calls_that_leave_the_sandbox_are_denied() {
     let newer = FORBIDDEN_NEWER.iter().map(|number| c_long::from(*number));
     for number in FORBIDDEN.iter().copied().chain(newer) {
         assert_eq!(always(number, &[]), NO, "{number}");
     }
-    // Written out once more, so that none of these leaves the lists unseen.
+    // Repeated here, so that removing one from the lists fails a test.
     for number in [
         SYS_mount,
         SYS_umount2,
@@ -201,7 +201,7 @@ fn what_leaves_the_sandbox_is_refused() {
 }
 
 #[test]
-fn processes_and_threads_start_without_namespaces() {
+fn clone_and_unshare_cannot_create_namespaces() {
     let thread = (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD) as u64;
     let fork = (SIGCHLD | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID) as u64;
     for flags in [thread, fork, (CLONE_VM | CLONE_VFORK | SIGCHLD) as u64] {
@@ -230,7 +230,7 @@ fn processes_and_threads_start_without_namespaces() {
 }
 
 #[test]
-fn only_the_own_personality() {
+fn only_the_default_personality_is_allowed() {
     assert_eq!(
         [0, 0xffff_ffff].map(|p| always(SYS_personality, &[p])),
         [ALLOW; 2]
@@ -242,7 +242,7 @@ fn only_the_own_personality() {
 }
 
 #[test]
-fn device_files_are_refused() {
+fn device_files_are_denied() {
     let modes = [S_IFREG, S_IFIFO, S_IFSOCK, 0, S_IFCHR, S_IFBLK];
     let expected = [ALLOW, ALLOW, ALLOW, ALLOW, NO, NO];
     let mode = |kind: mode_t| u64::from(kind | 0o644);
@@ -255,7 +255,7 @@ fn device_files_are_refused() {
 }
 
 #[test]
-fn terminals_cannot_be_typed_into() {
+fn terminal_input_injection_is_denied() {
     for request in [TIOCSTI as u32, TIOCLINUX as u32, TIOCSETD as u32] {
         assert_eq!(always(SYS_ioctl, &[0, request.into()]), NO);
     }
@@ -269,7 +269,7 @@ fn terminals_cannot_be_typed_into() {
 }
 
 #[test]
-fn limits_of_others_are_refused() {
+fn limits_of_other_processes_are_denied() {
     assert_eq!(
         [0, 1, 0xffff_ffff].map(|pid| always(SYS_prlimit64, &[pid])),
         [ALLOW, NO, NO]
@@ -277,9 +277,9 @@ fn limits_of_others_are_refused() {
 }
 
 #[test]
-fn sockets_are_of_the_usual_families() {
-    let ask = |options, family: i32, protocol| {
-        tell(
+fn only_common_socket_families_are_allowed() {
+    let socket = |options, family: i32, protocol| {
+        action_of(
             options,
             SYS_socket,
             &[family as u64, SOCK_STREAM as u64, protocol],
@@ -298,11 +298,11 @@ fn sockets_are_of_the_usual_families() {
         (-1, 0, NO),
     ] {
         assert_eq!(
-            ask(LOOSE, family, protocol),
+            socket(LOOSE, family, protocol),
             expected,
             "{family} {protocol}"
         );
-        assert_eq!(ask(TIGHT, family, protocol), NO, "{family} {protocol}");
+        assert_eq!(socket(TIGHT, family, protocol), NO, "{family} {protocol}");
     }
     let flags = SOCK_CLOEXEC | SOCK_NONBLOCK;
     for kind in [SOCK_STREAM, SOCK_SEQPACKET] {
@@ -311,13 +311,13 @@ fn sockets_are_of_the_usual_families() {
     }
     for kind in [SOCK_DGRAM, SOCK_RAW] {
         let args = [AF_UNIX as u64, (kind | flags) as u64];
-        assert_eq!(tell(LOOSE, SYS_socketpair, &args), ALLOW);
-        assert_eq!(tell(TIGHT, SYS_socketpair, &args), NO);
+        assert_eq!(action_of(LOOSE, SYS_socketpair, &args), ALLOW);
+        assert_eq!(action_of(TIGHT, SYS_socketpair, &args), NO);
     }
 }
 
 #[test]
-fn each_option_forbids_its_calls() {
+fn options_deny_their_calls() {
     for (number, tight) in [
         (434, NO),
         (SYS_memfd_create, ABSENT),
@@ -329,53 +329,57 @@ fn each_option_forbids_its_calls() {
         (SYS_semop, ABSENT),
         (SYS_mq_open, ABSENT),
     ] {
-        assert_eq!(tell(LOOSE, number, &[]), ALLOW, "{number}");
-        assert_eq!(tell(TIGHT, number, &[]), tight, "{number}");
+        assert_eq!(action_of(LOOSE, number, &[]), ALLOW, "{number}");
+        assert_eq!(action_of(TIGHT, number, &[]), tight, "{number}");
     }
 }
 
 #[test]
-fn among_others_a_process_schedules_only_itself() {
+fn scheduling_of_other_processes_is_denied_without_namespaces() {
     for number in [
         SYS_sched_setscheduler,
         SYS_sched_setparam,
         SYS_sched_setattr,
     ] {
-        assert_eq!(tell(LOOSE, number, &[77]), ALLOW, "{number}");
-        assert_eq!(tell(TIGHT, number, &[77]), NO, "{number}");
-        assert_eq!(tell(TIGHT, number, &[0]), ALLOW, "{number}");
+        assert_eq!(action_of(LOOSE, number, &[77]), ALLOW, "{number}");
+        assert_eq!(action_of(TIGHT, number, &[77]), NO, "{number}");
+        assert_eq!(action_of(TIGHT, number, &[0]), ALLOW, "{number}");
     }
 }
 
-/// The tree and the rules that it is made of say the same about every number.
+/// The search tree and its rules agree about every number.
 #[test]
-fn every_number_finds_its_rule() {
+fn search_tree_finds_the_rule_of_every_call() {
     for options in [LOOSE, TIGHT] {
         let (rules, program) = (rules(&options), program(&options));
         for (number, args) in (0..1000).flat_map(|n| [(n, [0; 6]), (n, [1; 6]), (n, [!0; 6])]) {
             let code = rules.get(&number).cloned().unwrap_or_else(allow);
             let alone: Vec<u8> = code.iter().flat_map(Instruction::bytes).collect();
-            let expected = run(&alone, ARCH, number, args).0;
-            assert_eq!(run(&program, ARCH, number, args).0, expected, "{number}");
+            let expected = interpret(&alone, ARCH, number, args).0;
+            assert_eq!(
+                interpret(&program, ARCH, number, args).0,
+                expected,
+                "{number}"
+            );
         }
     }
 }
 
 #[test]
-fn a_long_way_is_jumped() {
+fn jumps_over_more_than_255_instructions_work() {
     let spans: Vec<_> = (0..1000).map(|n| (n, errno(n as i32 + 1))).collect();
     let mut code = load(NUMBER_AT);
-    code.extend(tree(&spans));
+    code.extend(search_tree(&spans));
     let bytes: Vec<u8> = code.iter().flat_map(Instruction::bytes).collect();
     for number in 0..1000 {
-        let (answer, _) = run(&bytes, ARCH, number, [0; 6]);
-        assert_eq!(answer, Answer::Errno(number as i32 + 1));
+        let (action, _) = interpret(&bytes, ARCH, number, [0; 6]);
+        assert_eq!(action, Action::Errno(number as i32 + 1));
     }
 }
 
 proptest! {
     #[test]
-    fn every_call_gets_an_answer(
+    fn every_call_has_an_action(
         arch in prop_oneof![Just(ARCH), any::<u32>()],
         number in prop_oneof![0..600_u32, any::<u32>()],
         args in any::<[u64; 6]>(),
@@ -383,8 +387,8 @@ proptest! {
     ) {
         let [own_namespaces, memfd, affinity] = bits;
         let options = Options { own_namespaces, memfd, affinity };
-        let (answer, steps) = run(&program(&options), arch, number, args);
+        let (action, steps) = interpret(&program(&options), arch, number, args);
         prop_assert!(steps <= 30);
-        prop_assert_eq!(answer == Answer::Kill, arch != ARCH);
+        prop_assert_eq!(action == Action::Kill, arch != ARCH);
     }
 }

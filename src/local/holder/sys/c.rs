@@ -1,42 +1,38 @@
-//! What the holder needs of the C library and the kernel, declared here as it has no crates.
+//! Declarations of the C library and the kernel. The holder cannot use the crate `libc`.
 
 use std::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
+use std::io;
 
-/// As many descriptors as one message carries.
-pub(crate) const MAX_FDS: usize = 4;
+pub(crate) const EPERM: i32 = 1;
+pub(crate) const ENOENT: i32 = 2;
+pub(crate) const EACCES: i32 = 13;
+pub(crate) const ENOTDIR: i32 = 20;
+pub(crate) const EOPNOTSUPP: i32 = 95;
+
+pub(crate) const SIGKILL: c_int = 9;
+pub(crate) const SIGTERM: c_int = 15;
+pub(crate) const SIGCHLD: c_int = 17;
+pub(crate) const SIGSTOP: c_int = 19;
+
+/// Converts the result of a call that returns -1 and sets `errno` on failure.
+pub(crate) fn check(result: c_int) -> io::Result<c_int> {
+    check_long(result.into()).map(|_| result)
+}
+
+/// The same for calls that return a long.
+pub(crate) fn check_long(result: c_long) -> io::Result<c_long> {
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
 
 #[repr(C)]
 pub(crate) struct PollFd {
     pub(crate) fd: c_int,
     pub(crate) events: i16,
     pub(crate) revents: i16,
-}
-
-#[repr(C)]
-pub(crate) struct IoVec {
-    pub(crate) base: *mut c_void,
-    pub(crate) length: usize,
-}
-
-/// As the kernel has it on 64-bit systems.
-#[repr(C)]
-pub(crate) struct MsgHdr {
-    pub(crate) name: *mut c_void,
-    pub(crate) name_length: c_uint,
-    pub(crate) parts: *mut IoVec,
-    pub(crate) part_count: usize,
-    pub(crate) control: *mut c_void,
-    pub(crate) control_length: usize,
-    pub(crate) flags: c_int,
-}
-
-/// One control message with up to [`MAX_FDS`] descriptors.
-#[repr(C, align(8))]
-pub(crate) struct Control {
-    pub(crate) length: usize,
-    pub(crate) level: c_int,
-    pub(crate) kind: c_int,
-    pub(crate) fds: [c_int; MAX_FDS],
 }
 
 #[repr(C)]
@@ -83,7 +79,7 @@ pub(crate) struct IfReq {
     pub(crate) rest: [u8; 22],
 }
 
-/// Room for a `sigset_t` of any C library.
+/// Large enough for the `sigset_t` of any C library.
 pub(crate) type SigSet = [u64; 16];
 
 unsafe extern "C" {
@@ -100,8 +96,6 @@ unsafe extern "C" {
     pub(crate) fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
     pub(crate) fn kill(pid: c_int, signal: c_int) -> c_int;
     pub(crate) fn poll(fds: *mut PollFd, count: c_ulong, millis: c_int) -> c_int;
-    pub(crate) fn sendmsg(fd: c_int, message: *const MsgHdr, flags: c_int) -> isize;
-    pub(crate) fn recvmsg(fd: c_int, message: *mut MsgHdr, flags: c_int) -> isize;
     pub(crate) fn read(fd: c_int, buffer: *mut c_void, length: usize) -> isize;
     pub(crate) fn mount(
         source: *const c_char,
@@ -135,12 +129,12 @@ unsafe extern "C" {
     pub(crate) fn getegid() -> c_uint;
 }
 
-/// The numbers of system calls.
+/// Numbers of system calls.
 pub(crate) mod number {
     use super::c_long;
 
     #[cfg(target_arch = "x86_64")]
-    mod own {
+    mod arch {
         use super::c_long;
 
         pub(crate) const CAPSET: c_long = 126;
@@ -160,9 +154,9 @@ pub(crate) mod number {
         pub(crate) const SETSID: c_long = 112;
         pub(crate) const WAIT4: c_long = 61;
     }
-    /// Those that came after x86_64 share theirs.
+    /// Architectures that are newer than x86_64 share their numbers.
     #[cfg(not(target_arch = "x86_64"))]
-    mod own {
+    mod arch {
         use super::c_long;
 
         pub(crate) const CAPSET: c_long = 91;
@@ -182,9 +176,9 @@ pub(crate) mod number {
         pub(crate) const SETSID: c_long = 157;
         pub(crate) const WAIT4: c_long = 260;
     }
-    pub(crate) use own::*;
+    pub(crate) use arch::*;
 
-    // Since Linux 5.1 a new call has one number everywhere.
+    // Calls added since Linux 5.1 have the same number on all architectures.
     pub(crate) const PIDFD_OPEN: c_long = 434;
     pub(crate) const PIDFD_SEND_SIGNAL: c_long = 424;
     pub(crate) const CLOSE_RANGE: c_long = 436;

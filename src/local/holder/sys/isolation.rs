@@ -1,8 +1,5 @@
-//! The system calls that shut a process in, as safe functions.
-#![expect(
-    unsafe_code,
-    reason = "the only door to the system calls that std does not offer"
-)]
+//! System calls that isolate a process: user, mounts, capabilities, seccomp, Landlock.
+#![expect(unsafe_code, reason = "std does not offer these system calls")]
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_ulong, c_void};
 use std::fs::OpenOptions;
@@ -11,35 +8,36 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::ptr::null;
 
-use crate::c::{self, number};
-use crate::sys::{check, check_long};
+use super::c::{self, check, check_long, number};
 
 fn c_text(text: &str) -> io::Result<CString> {
     CString::new(text).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
-/// Becomes another user and group, with no other groups, and stays readable to itself.
+/// Switches to another user and group without supplementary groups. The process keeps access to its
+/// own `/proc` files.
 pub(crate) fn become_id(id: u32) -> io::Result<()> {
     const PR_SET_DUMPABLE: c_int = 4;
-    // The system calls themselves: this process has one thread.
-    // SAFETY: an empty list of groups is not looked at, the others take numbers only.
+    // Direct system calls. The functions of the C library would also change other threads, which this
+    // process does not have.
+    // SAFETY: the kernel does not read an empty list of groups, and the other arguments are numbers.
     unsafe {
         check_long(c::syscall(number::SETGROUPS, 0_usize, null::<u32>()))?;
         check_long(c::syscall(number::SETRESGID, id, id, id))?;
         check_long(c::syscall(number::SETRESUID, id, id, id))?;
-        // Else the files of this process in /proc belong to root, and its maps can't be written.
+        // Otherwise root owns the /proc files of this process, and it cannot write its id maps.
         check(c::prctl(PR_SET_DUMPABLE, 1 as c_ulong))?;
     }
     Ok(())
 }
 
-/// The user and the group that this process is.
+/// Returns the effective user and group id of this process.
 pub(crate) fn own_ids() -> (u32, u32) {
-    // SAFETY: they never fail, no memory is involved.
+    // SAFETY: the calls never fail, and no memory is involved.
     unsafe { (c::geteuid(), c::getegid()) }
 }
 
-/// This process and its children run on these CPUs only.
+/// Restricts this process and its children to these CPUs.
 pub(crate) fn use_cpus(cpus: &[u32]) -> io::Result<()> {
     let mut mask = [0_u8; 1024];
     for cpu in cpus {
@@ -47,11 +45,11 @@ pub(crate) fn use_cpus(cpus: &[u32]) -> io::Result<()> {
             *byte |= 1 << (cpu % 8);
         }
     }
-    // SAFETY: the mask is as long as it is said to be.
+    // SAFETY: the mask has the given length.
     check(unsafe { c::sched_setaffinity(0, mask.len(), mask.as_ptr()) }).map(drop)
 }
 
-/// Names a file or directory without access to its content.
+/// Opens a path with `O_PATH`, which gives no access to the content.
 pub(crate) fn open_path(path: &str) -> io::Result<OwnedFd> {
     const O_PATH: c_int = 0o10_000_000;
     let mut options = OpenOptions::new();
@@ -75,7 +73,7 @@ pub(crate) fn mount(
 ) -> io::Result<()> {
     let (source, target, kind) = (c_text(source)?, c_text(target)?, c_text(kind)?);
     let options = c_text(options)?;
-    // SAFETY: all texts are NUL-terminated and live through the call.
+    // SAFETY: all texts are NUL-terminated and outlive the call.
     let result = unsafe {
         c::mount(
             source.as_ptr(),
@@ -93,8 +91,8 @@ pub(crate) const ATTR_NOSUID: u64 = 2;
 pub(crate) const ATTR_NODEV: u64 = 4;
 pub(crate) const ATTR_NOEXEC: u64 = 8;
 
-/// Adds attributes to the mount at a path, and to all below it if wanted.
-pub(crate) fn set_mount_attributes(path: &str, attributes: u64, below: bool) -> io::Result<()> {
+/// Adds attributes to the mount at a path, and with `recursive` to all mounts below it.
+pub(crate) fn set_mount_attributes(path: &str, attributes: u64, recursive: bool) -> io::Result<()> {
     const AT_FDCWD: c_int = -100;
     const AT_RECURSIVE: c_int = 0x8000;
     let path = c_text(path)?;
@@ -104,8 +102,8 @@ pub(crate) fn set_mount_attributes(path: &str, attributes: u64, below: bool) -> 
         propagation: 0,
         userns: 0,
     };
-    let flags = if below { AT_RECURSIVE } else { 0 };
-    // SAFETY: the path is NUL-terminated, attr is as long as it is said to be.
+    let flags = if recursive { AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is NUL-terminated, and attr has the given length.
     check_long(unsafe {
         c::syscall(
             number::MOUNT_SETATTR,
@@ -119,8 +117,8 @@ pub(crate) fn set_mount_attributes(path: &str, attributes: u64, below: bool) -> 
     .map(drop)
 }
 
-/// Makes the current directory the root, and lets go of the old one.
-pub(crate) fn pivot_here() -> io::Result<()> {
+/// Makes the current directory the root, and unmounts the old root.
+pub(crate) fn pivot_to_current_dir() -> io::Result<()> {
     const MNT_DETACH: c_int = 2;
     let here = c".".as_ptr();
     let root = c"/".as_ptr();
@@ -134,11 +132,11 @@ pub(crate) fn pivot_here() -> io::Result<()> {
 }
 
 pub(crate) fn set_hostname(name: &str) -> io::Result<()> {
-    // SAFETY: the name is as long as it is said to be.
+    // SAFETY: the name has the given length.
     check(unsafe { c::sethostname(name.as_ptr().cast(), name.len()) }).map(drop)
 }
 
-/// Switches the loopback interface on.
+/// Enables the loopback interface.
 pub(crate) fn loopback_up() -> io::Result<()> {
     const AF_INET: c_int = 2;
     const SOCK_DGRAM_CLOEXEC: c_int = 2 | 0o2_000_000;
@@ -150,8 +148,8 @@ pub(crate) fn loopback_up() -> io::Result<()> {
         rest: [0; 22],
     };
     request.name[..2].copy_from_slice(b"lo");
-    // SAFETY: no memory is involved; the new descriptor has no other owner; the request is what
-    // this ioctl reads.
+    // SAFETY: the new descriptor has no other owner, and the request has the type that this ioctl
+    // reads.
     unsafe {
         let socket = OwnedFd::from_raw_fd(check(c::socket(AF_INET, SOCK_DGRAM_CLOEXEC, 0))?);
         check(c::ioctl(
@@ -163,11 +161,10 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
-/// Leaves the keys of the user behind.
+/// Joins a new session keyring, which does not contain the user's keys.
 pub(crate) fn new_keyring() {
     const KEYCTL_JOIN_SESSION_KEYRING: c_int = 1;
-    // SAFETY: without a name no memory is involved. Where there are no keyrings, nothing is left
-    // behind either.
+    // SAFETY: without a name no memory is involved. The call fails if the kernel has no keyrings.
     unsafe {
         c::syscall(
             number::KEYCTL,
@@ -177,21 +174,21 @@ pub(crate) fn new_keyring() {
     };
 }
 
-/// Gives up every capability, for good.
+/// Drops all capabilities permanently.
 pub(crate) fn drop_capabilities() -> io::Result<()> {
     const PR_CAPBSET_DROP: c_int = 24;
     const PR_SET_SECUREBITS: c_int = 28;
     const PR_CAP_AMBIENT: c_int = 47;
     const PR_CAP_AMBIENT_CLEAR_ALL: c_ulong = 4;
-    // NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each locked.
+    // NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, each with its lock.
     const SECUREBITS: c_ulong = 0x3 | 0xc | 0xc0;
     const VERSION_3: u32 = 0x2008_0522;
     let header: [u32; 2] = [VERSION_3, 0];
     let none = [0_u32; 6];
-    // SAFETY: prctl takes numbers only; header and data have the sizes that version 3 reads.
+    // SAFETY: prctl gets numbers, and header and data have the sizes of version 3.
     unsafe {
         for capability in 0..64 as c_ulong {
-            // Past the last one that the kernel knows; or there is nothing to give up.
+            // The kernel does not know more capabilities, or the process has none.
             if c::prctl(PR_CAPBSET_DROP, capability) != 0 {
                 break;
             }
@@ -209,26 +206,26 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
     Ok(())
 }
 
-/// Neither a setuid program nor anything else gives rights from here on.
+/// Sets `no_new_privs`: setuid programs give no privileges to this process and its children.
 pub(crate) fn no_new_privileges() -> io::Result<()> {
     const PR_SET_NO_NEW_PRIVS: c_int = 38;
-    // SAFETY: numbers only.
+    // SAFETY: all arguments are numbers.
     check(unsafe { c::prctl(PR_SET_NO_NEW_PRIVS, 1 as c_ulong, 0_usize, 0_usize, 0_usize) })
         .map(drop)
 }
 
-/// Others of the same user can't look into this process or trace it.
+/// Clears the dumpable flag: other processes of the same user cannot inspect or trace this process.
 pub(crate) fn hide() -> io::Result<()> {
     const PR_SET_DUMPABLE: c_int = 4;
-    // SAFETY: numbers only.
+    // SAFETY: all arguments are numbers.
     check(unsafe { c::prctl(PR_SET_DUMPABLE, 0 as c_ulong) }).map(drop)
 }
 
-/// Filters the system calls of this process and all that it starts.
+/// Installs a seccomp filter for this process and its children.
 pub(crate) fn filter_calls(filter: &[u8]) -> io::Result<()> {
     const PR_SET_SECCOMP: c_int = 22;
     const SECCOMP_MODE_FILTER: c_ulong = 2;
-    // Copied, as the kernel wants it aligned.
+    // Copied, because the kernel requires alignment.
     let aligned: Vec<u64> = filter
         .chunks_exact(8)
         .filter_map(|chunk| Some(u64::from_ne_bytes(*chunk.first_chunk()?)))
@@ -237,15 +234,14 @@ pub(crate) fn filter_calls(filter: &[u8]) -> io::Result<()> {
         count: u16::try_from(aligned.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
         instructions: aligned.as_ptr().cast(),
     };
-    // SAFETY: the program has as many instructions of 8 bytes as it says, and lives through the
-    // call.
+    // SAFETY: the program has the given number of 8-byte instructions and outlives the call.
     check(unsafe { c::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &raw const program) }).map(drop)
 }
 
-/// The Landlock version of the kernel; 0 for none.
+/// Returns the kernel's version of Landlock, or 0 if it has none.
 pub(crate) fn landlock_version() -> u32 {
     const VERSION: c_uint = 1;
-    // SAFETY: with this flag no memory is involved.
+    // SAFETY: with this flag the kernel reads no memory.
     let version = unsafe {
         c::syscall(
             number::LANDLOCK_CREATE_RULESET,
@@ -257,14 +253,14 @@ pub(crate) fn landlock_version() -> u32 {
     u32::try_from(version).unwrap_or(0)
 }
 
-/// Abstract sockets and signals to the outside; since version 6 of Landlock.
-pub(crate) const SCOPES: u64 = 0b11;
+/// Denies abstract sockets and signals outside of the domain. Since version 6.
+pub(crate) const LANDLOCK_SCOPES: u64 = 0b11;
 
-/// Signals reach only what this process starts from here on, where the kernel can do that.
+/// Restricts signals to processes that this process starts from now on, if the kernel supports it.
 pub(crate) fn keep_signals_inside() -> io::Result<()> {
     match landlock_version() {
         0..6 => Ok(()),
-        version => landlock_enforce(landlock_ruleset(0, SCOPES, version)?.as_fd()),
+        version => landlock_enforce(landlock_ruleset(0, LANDLOCK_SCOPES, version)?.as_fd()),
     }
 }
 
@@ -274,13 +270,13 @@ pub(crate) fn landlock_ruleset(files: u64, scoped: u64, version: u32) -> io::Res
         network: 0,
         scoped,
     };
-    // Each version knows a longer struct.
+    // Later versions have a longer struct.
     let size: usize = match version {
         0..=3 => 8,
         4 | 5 => 16,
         _ => 24,
     };
-    // SAFETY: rules is at least as long as said.
+    // SAFETY: the struct is at least as long as the given size.
     let fd = check_long(unsafe {
         c::syscall(
             number::LANDLOCK_CREATE_RULESET,
@@ -289,7 +285,7 @@ pub(crate) fn landlock_ruleset(files: u64, scoped: u64, version: u32) -> io::Res
             0 as c_uint,
         )
     })?;
-    // SAFETY: the kernel just made this descriptor, nobody else owns it.
+    // SAFETY: the kernel has just created this descriptor, so it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
@@ -303,7 +299,7 @@ pub(crate) fn landlock_allow(
         allowed,
         parent: path.as_raw_fd(),
     };
-    // SAFETY: rule is what this kind of rule is read as.
+    // SAFETY: the rule has the type of this kind of rule.
     check_long(unsafe {
         c::syscall(
             number::LANDLOCK_ADD_RULE,
@@ -317,7 +313,7 @@ pub(crate) fn landlock_allow(
 }
 
 pub(crate) fn landlock_enforce(ruleset: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: numbers only.
+    // SAFETY: all arguments are numbers.
     check_long(unsafe {
         c::syscall(
             number::LANDLOCK_RESTRICT_SELF,
@@ -328,21 +324,21 @@ pub(crate) fn landlock_enforce(ruleset: BorrowedFd<'_>) -> io::Result<()> {
     .map(drop)
 }
 
-/// In bytes.
-pub(crate) struct Space {
+/// Space of a file system, in bytes.
+pub(crate) struct FileSystemSpace {
     pub(crate) used: u64,
     pub(crate) free: u64,
 }
 
-/// Of the file system that the descriptor is on.
-pub(crate) fn space(fd: BorrowedFd<'_>) -> io::Result<Space> {
-    let mut answer = c::StatFs::default();
-    // SAFETY: answer is at least as long as the struct of any 64-bit system.
-    check(unsafe { c::fstatfs(fd.as_raw_fd(), &raw mut answer) })?;
-    let block = u64::try_from(answer.block_size).unwrap_or(0);
-    let used = answer.blocks.saturating_sub(answer.free);
-    Ok(Space {
+/// Returns the space of the file system of a descriptor.
+pub(crate) fn file_system_space(fd: BorrowedFd<'_>) -> io::Result<FileSystemSpace> {
+    let mut stat = c::StatFs::default();
+    // SAFETY: the struct is at least as long as that of any 64-bit system.
+    check(unsafe { c::fstatfs(fd.as_raw_fd(), &raw mut stat) })?;
+    let block = u64::try_from(stat.block_size).unwrap_or(0);
+    let used = stat.blocks.saturating_sub(stat.free);
+    Ok(FileSystemSpace {
         used: used.saturating_mul(block),
-        free: answer.free.saturating_mul(block),
+        free: stat.free.saturating_mul(block),
     })
 }

@@ -1,0 +1,228 @@
+//! The local backend: argument checks, logging and cancellation, the same for every tier.
+
+use std::fmt;
+use std::io::Read;
+use std::time::Instant;
+
+use super::exit_code::KILLED;
+use super::isolation::Isolation;
+use super::limits::Limits;
+use super::tier::SandboxTier;
+use crate::backend::Backend;
+use crate::cancel::Cancel;
+use crate::command::Command;
+use crate::error::{Error, ErrorKind, Result};
+use crate::output::Output;
+use crate::session_id::SessionId;
+use crate::spec::{SandboxInfo, SandboxSpec};
+use crate::upload::Upload;
+
+/// Sandboxes on this machine. Requires no server, daemon, root rights, image or setup.
+///
+/// ```
+/// use noxrunner::{Client, Isolation, LocalBackend, SandboxSpec};
+///
+/// let backend = LocalBackend::builder().build()?;
+/// assert_eq!(backend.isolation(), Isolation::Namespaces);
+/// let sandbox = Client::with_backend(backend).create("demo", SandboxSpec::new())?;
+/// assert_eq!(sandbox.exec(["echo", "hi"])?.stdout(), "hi\n");
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
+///
+/// # Sandboxes
+///
+/// - **Files.** `/workspace` is the working directory and starts empty. `/workspace`, `/tmp` and
+///   background processes persist between execs until the sandbox ends, as in a pod.
+/// - **Programs.** `/usr` and the other program directories are the host's, read-only. `/etc`
+///   contains the files that programs look up, but nothing about the host's users, name or network.
+///   The image of a spec is ignored and listed in [`SandboxInfo::ignored`].
+/// - **User.** Commands run as user `sandbox` (1000) without capabilities. Stdin is empty, and
+///   commands have no terminal.
+/// - **Environment.** Commands get `PATH`, `HOME`, `TMPDIR`, `USER`, `LOGNAME` and `NOX_WORKSPACE`;
+///   the variables `LANG`, `LC_ALL`, `LC_CTYPE` and `TZ` of this process; and their own variables.
+/// - **Network.** Each sandbox has a private loopback interface and no other network.
+/// - **Output.** Each stream is kept up to 1 MiB.
+/// - **Timeout.** A command that exceeds its timeout is killed together with all processes that it
+///   started, and exits with 124. Background processes of earlier commands keep running.
+/// - **Supervisor.** A command can kill its supervisor. All processes of the sandbox are then
+///   killed and the exit code is 137. Files are kept.
+/// - **Lifetime.** A sandbox ends with its TTL, with the process that created it, or when the
+///   backend is dropped. Only that backend can find it by id.
+///   [Persistent](crate::LocalBackendBuilder::persistent) sandboxes end with their TTL or when they
+///   are deleted.
+///
+/// # Limits
+///
+/// [`limits`](LocalBackend::limits) returns the limits of a spec and how strictly they are
+/// enforced.
+///
+/// | limit | default | enforcement |
+/// | --- | --- | --- |
+/// | memory | 1 GiB, at most half of the machine's | all processes and in-memory files together, watched |
+/// | storage | 512 MiB, at most half of the memory limit | all files in `/workspace` and `/tmp` |
+/// | CPU | none | rounded up to whole CPUs |
+/// | processes | 512 | exact |
+/// | open files | 1024 per process | exact |
+///
+/// - **Watched memory.** The sandbox's holder process checks the memory several times a second at
+///   most. A sandbox can exceed the limit for some milliseconds before its largest process is
+///   killed. A single process cannot allocate more than the limit.
+/// - **Storage** is in memory. If the spec asks for more than half of the memory limit or an eighth
+///   of the free memory, the files are in the state directory instead and their size is watched. A
+///   sandbox that exceeds the limit has its processes killed.
+/// - **Exact limits.** If a cgroup v2 with the `memory` controller is delegated to this process
+///   alone (`systemd-run --user --scope -p Delegate=yes`), memory and CPU limits are exact for
+///   sandboxes that are not persistent. Each gets its own cgroup, and this process moves to the
+///   child cgroup `noxrunner-host`.
+/// - **CPU time.** Without a cgroup or a CPU limit, the 512 processes of a sandbox can take all CPU
+///   time of the machine. Set a CPU limit if that matters.
+///
+/// # Security
+///
+/// A sandbox protects against mistakes and casual attacks: commands cannot reach the host's files,
+/// processes, sockets, keys or devices. It is not a boundary for hostile multi-tenant code, because
+/// all sandboxes share the host's kernel. Commands can see world-readable files in `/usr`, the
+/// kernel version and the system load.
+///
+/// # Without namespaces
+///
+/// [`Isolation::Landlock`] is for machines that do not allow user namespaces, for example because
+/// of Docker's default profile or AppArmor. It differs as follows:
+///
+/// - `/workspace` and `/tmp` are directories of this machine, below the state directory (as root,
+///   below `/var/lib/noxrunner`). `workdir`, `dest` and `src` accept them as `/workspace` and
+///   `/tmp`; commands find them in `$NOX_WORKSPACE` and `$TMPDIR`. Nothing else can be written.
+///   Only programs, their settings and `/proc` can be read.
+/// - Commands can use connected pairs of sockets, but no other sockets and no System V or POSIX
+///   shared memory.
+/// - The host's processes and their arguments are visible, but cannot be inspected or signalled.
+/// - Commands run as this user; as root, under an otherwise unused user id. Landlock does not
+///   restrict `stat`, `chmod`, `chown` and similar calls: commands can check whether this user's
+///   files exist, and change their mode.
+/// - Memory and storage are watched. The process limit counts all processes of this user, except as
+///   root.
+/// - A command can kill or stop the holder. That ends the whole sandbox.
+///
+/// # Without isolation
+///
+/// [`Isolation::None`] **provides no protection**: a sandbox is a directory, and commands are plain
+/// processes of this user.
+///
+/// - All processes of this user can use a sandbox until its TTL expires or it is deleted.
+/// - `/workspace` and `/tmp` in `workdir`, `dest` and `src` are directories of the sandbox.
+///   Arguments are passed unchanged: use relative paths, or `$NOX_WORKSPACE` in a shell.
+/// - A command that exceeds its timeout is killed with its process group, on Linux with all
+///   processes that it started. If this process is killed while a command runs, the command's
+///   timeout is not enforced; the command ends with the sandbox.
+/// - The limits of the spec are ignored and listed in [`SandboxInfo::ignored`].
+/// - Calls to an expired sandbox fail with [`NotFound`](ErrorKind::NotFound). The next creation of
+///   any sandbox removes its files.
+pub struct LocalBackend {
+    pub(super) tier: Box<dyn SandboxTier>,
+    pub(super) isolation: Isolation,
+}
+
+impl LocalBackend {
+    /// Returns the isolation tier that commands run in.
+    #[must_use]
+    pub fn isolation(&self) -> Isolation {
+        self.isolation
+    }
+
+    /// Returns the limits of a sandbox with this spec, and how strictly they are enforced here.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if a limit is not in Kubernetes notation.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use noxrunner::{Enforced, LocalBackend, SandboxSpec};
+    ///
+    /// let backend = LocalBackend::builder().build()?;
+    /// let limits = backend.limits(&SandboxSpec::new().memory("256Mi"))?;
+    /// assert_eq!(limits.memory().amount(), Some(256 << 20));
+    /// assert_ne!(limits.memory().enforced(), Enforced::No);
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    pub fn limits(&self, spec: &SandboxSpec) -> Result<Limits> {
+        spec.check()?;
+        self.tier.limits(spec)
+    }
+
+    /// Returns the optional protections that sandboxes lack on this machine: `landlock` if the kernel
+    /// does not have it (before 5.19), `proc` if it cannot be mounted (in a container that masks parts
+    /// of its own `/proc`).
+    ///
+    /// # Errors
+    ///
+    /// The error of creating a sandbox, if one had to be created to find out.
+    pub fn missing(&self) -> Result<Vec<&'static str>> {
+        self.tier.missing()
+    }
+}
+
+impl Backend for LocalBackend {
+    fn health(&self) -> Result<()> {
+        self.tier.health()
+    }
+
+    fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
+        spec.check()?;
+        logged("create", id, || self.tier.create(id, spec))
+    }
+
+    fn touch(&self, id: &SessionId) -> Result<()> {
+        logged("touch", id, || self.tier.touch(id))
+    }
+
+    fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
+        command.check()?;
+        command.check_no_files()?;
+        let is_cancelled = || command.get_cancel().is_some_and(Cancel::is_cancelled);
+        let cancelled = || Error::new(ErrorKind::Cancelled, "cancelled");
+        logged("exec", id, || {
+            if is_cancelled() {
+                return Err(cancelled());
+            }
+            let out = self.tier.exec(id, command)?;
+            if out.exit_code() == KILLED && !out.timed_out() && is_cancelled() {
+                return Err(cancelled().with_output(out));
+            }
+            Ok(out)
+        })
+    }
+
+    fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
+        logged("upload", id, || self.tier.files(id)?.upload(dest, archive))
+    }
+
+    fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>> {
+        logged("download", id, || self.tier.files(id)?.download(src))
+    }
+
+    fn delete(&self, id: &SessionId) -> Result<bool> {
+        logged("delete", id, || self.tier.delete(id))
+    }
+}
+
+/// Logs a call as one debug line.
+fn logged<T>(call: &str, id: &SessionId, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    let started = Instant::now();
+    let result = run();
+    let millis = started.elapsed().as_millis();
+    match &result {
+        Ok(_) => log::debug!("local {call} {id:?}: {millis} ms"),
+        Err(e) => log::debug!("local {call} {id:?}: {millis} ms: {e:#}"),
+    }
+    result
+}
+
+impl fmt::Debug for LocalBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalBackend")
+            .field("isolation", &self.isolation)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,147 @@
+//! One exec in a sandbox: its payload, the wait for its reply, and the errors of its start.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::messages;
+use super::protocol::{HolderReply, Payload, StartStage};
+use crate::command::Command;
+use crate::error::{Error, Result};
+use crate::local::cancel_fd::CancelFd;
+use crate::local::environment::{DEFAULT_PATH, INHERITED};
+use crate::local::errors::{arguments_too_long, path_error};
+use crate::local::exit_code::{NOT_EXECUTABLE, NOT_FOUND, not_run};
+use crate::local::output_pipes::OutputPipes;
+use crate::os;
+use crate::output::Output;
+
+/// Maximum time between the deadline of a command and the holder's reply. After that the sandbox is
+/// ended.
+const END_WAIT: Duration = Duration::from_secs(1);
+
+/// Returns the payload of a command. `root` is the directory of `/workspace` and `/tmp`, as the
+/// command sees it; empty for `/`.
+pub(super) fn command_payload(command: &Command, root: &str, workdir: String) -> Payload {
+    let workspace = format!("{root}/workspace");
+    let mut env = BTreeMap::from([
+        ("PATH", DEFAULT_PATH.to_owned()),
+        ("HOME", workspace.clone()),
+        ("TMPDIR", format!("{root}/tmp")),
+        ("NOX_WORKSPACE", workspace),
+        ("USER", "sandbox".to_owned()),
+        ("LOGNAME", "sandbox".to_owned()),
+    ]);
+    for name in INHERITED {
+        if let Ok(value) = std::env::var(name) {
+            env.insert(name, value);
+        }
+    }
+    for (name, value) in command.get_envs() {
+        env.insert(name, value.clone());
+    }
+    let path = env.get("PATH").map(String::as_str).unwrap_or_default();
+    let absolute = path.split(':').filter(|dir| dir.starts_with('/'));
+    Payload {
+        workdir,
+        args: command.get_args().to_vec(),
+        path: absolute.map(str::to_owned).collect(),
+        env: env
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect(),
+    }
+}
+
+/// Returns the payload of a command that sees the files at their path on the host.
+pub(super) fn host_payload(command: &Command, host_dir: &Path, workdir: &Path) -> Result<Payload> {
+    let text = |path: &Path| {
+        let text = path.to_str().map(str::to_owned);
+        let shown = path.display();
+        text.ok_or_else(|| Error::invalid(format!("{shown} is not UTF-8: choose another path")))
+    };
+    Ok(command_payload(command, &text(host_dir)?, text(workdir)?))
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum ExecOutcome {
+    Replied(HolderReply),
+    /// The process that should have replied has ended.
+    Closed,
+    /// There was no reply until long after the deadline.
+    NoReply,
+}
+
+/// Waits until the command ends, and reads its output meanwhile. Does not wait for the end of the
+/// pipes, because background processes can keep them open.
+pub(super) fn wait_for_reply(
+    connection: &OwnedFd,
+    pipes: &mut OutputPipes,
+    command: &Command,
+    started: Instant,
+) -> io::Result<ExecOutcome> {
+    let mut until = started + command.get_timeout() + END_WAIT;
+    let mut cancel = CancelFd::new(command.get_cancel())?;
+    loop {
+        let fds = [
+            Some(connection.as_fd()),
+            pipes.stdout.fd(),
+            pipes.stderr.fd(),
+            cancel.as_ref().map(CancelFd::as_fd),
+        ];
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(ExecOutcome::NoReply);
+        }
+        let [replied, stdout, stderr, cancelled] = os::poll_readable(fds, left)?;
+        pipes.read(stdout, stderr);
+        if replied {
+            return Ok(receive_reply(connection).map_or(ExecOutcome::Closed, ExecOutcome::Replied));
+        }
+        if cancelled {
+            // Any message ends the command.
+            let _ = messages::send(connection.as_fd(), b"e", &[]);
+            cancel = None;
+            until = Instant::now() + END_WAIT;
+        }
+    }
+}
+
+fn receive_reply(connection: &OwnedFd) -> Option<HolderReply> {
+    let mut buffer = [0; 16];
+    let (length, _) = messages::receive(connection.as_fd(), &mut buffer).ok()?;
+    HolderReply::decode(&buffer[..length])
+}
+
+/// Returns the result of a command that could not be started.
+pub(super) fn not_started(
+    command: &Command,
+    stage: StartStage,
+    errno: i32,
+    started: Instant,
+) -> Result<Output> {
+    let name = command.get_args().first().map_or("", String::as_str);
+    let error = io::Error::from_raw_os_error(errno);
+    let shown = error.to_string();
+    let (code, reason) = match (stage, errno) {
+        (StartStage::Workdir, _) => {
+            return Err(path_error("workdir", command.get_workdir(), error));
+        }
+        (StartStage::Fork, _) => {
+            let operation = "cannot start a process in the sandbox (process limit reached?)";
+            return Err(Error::io(operation, error));
+        }
+        (_, libc::E2BIG) => return Err(arguments_too_long()),
+        (StartStage::Lookup, _) => (NOT_FOUND, "command not found"),
+        (_, libc::ENOENT | libc::ENOTDIR) if name.contains('/') => {
+            (NOT_FOUND, "no such file or interpreter")
+        }
+        (_, libc::ENOENT | libc::ENOTDIR) => (NOT_FOUND, "command not found"),
+        (_, libc::EACCES) => (NOT_EXECUTABLE, "permission denied"),
+        (_, libc::ENOEXEC) => (NOT_EXECUTABLE, "not an executable format"),
+        (StartStage::Exec, _) => (NOT_EXECUTABLE, shown.as_str()),
+    };
+    Ok(not_run(name, code, reason, started.elapsed()))
+}

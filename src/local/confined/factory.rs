@@ -1,0 +1,305 @@
+//! Creates sandboxes: chooses limits, rules and user, and starts the holder with them.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use super::cgroup::{Cgroup, DelegatedCgroup};
+use super::disk_dir::{DiskDir, FILES, create_dir};
+use super::identity;
+use super::launch::{StartError, start_holder};
+use super::policy;
+use super::protocol::{Features, Setup, SetupFds, Step};
+use super::sandbox::{ConfinedSandbox, Resources};
+use super::seccomp;
+use crate::command::Command;
+use crate::error::{Error, ErrorKind, Result};
+use crate::local::errors::{setup_failed, unsupported};
+use crate::local::isolation::Isolation;
+use crate::local::limits::{OPEN_FILES, PROCESSES, ResolvedLimits};
+use crate::local::millis::millis;
+use crate::local::state_dir::{Access, default_state_dir};
+use crate::local::sys;
+use crate::os;
+use crate::os::random::random_u64;
+use crate::spec::SandboxSpec;
+
+/// First Landlock version that can restrict signals.
+const LANDLOCK_SIGNALS: u32 = 6;
+
+/// First Landlock version that allows renames between directories.
+const LANDLOCK_RENAMES: u32 = 2;
+
+pub(super) struct SandboxFactory {
+    isolation: Isolation,
+    root_steps: Vec<Step>,
+    /// Result of the trial sandbox.
+    features: OnceLock<Features>,
+    /// Directory for files that are not in memory. `None` for the default.
+    state_dir: Option<PathBuf>,
+    /// Not used for persistent sandboxes: only this process could remove their cgroups.
+    cgroups: Option<DelegatedCgroup>,
+}
+
+/// The event that ends a sandbox, besides its TTL.
+pub(super) enum Lifetime<'a> {
+    /// The end of this process.
+    Process,
+    /// A deletion. All processes of this user reach the sandbox by the socket in its directory.
+    Persistent { listener: OwnedFd, dir: &'a Path },
+}
+
+/// The directory of a sandbox's files, if they are on disk.
+struct FilesDir {
+    path: PathBuf,
+    fd: OwnedFd,
+    /// Removes the directory when it is dropped. `None` if a persistent sandbox's directory
+    /// contains it.
+    disk: Option<DiskDir>,
+}
+
+impl SandboxFactory {
+    pub(super) fn new(
+        isolation: Isolation,
+        state_dir: Option<PathBuf>,
+        persistent: bool,
+    ) -> Result<SandboxFactory> {
+        if !cfg!(noxrunner_holder) {
+            return Err(unsupported(
+                "this build does not include the holder of local sandboxes",
+            ));
+        }
+        Ok(SandboxFactory {
+            isolation,
+            root_steps: policy::root_steps("size=64m,nr_inodes=4k,mode=1777"),
+            features: OnceLock::new(),
+            state_dir,
+            cgroups: if persistent {
+                None
+            } else {
+                DelegatedCgroup::find()
+            },
+        })
+    }
+
+    pub(super) fn isolation(&self) -> Isolation {
+        self.isolation
+    }
+
+    fn has_namespaces(&self) -> bool {
+        self.isolation == Isolation::Namespaces
+    }
+
+    pub(super) fn has_cgroups(&self) -> bool {
+        self.cgroups.is_some()
+    }
+
+    /// Returns true if the process limit counts only the processes of the sandbox.
+    pub(super) fn counts_own_processes(&self) -> bool {
+        self.has_namespaces() || self.access() == Access::Search
+    }
+
+    /// Returns the access to the state directory that sandboxes need. Without namespaces, commands of
+    /// root run as another user, who must be able to open their files by path.
+    pub(super) fn access(&self) -> Access {
+        if !self.has_namespaces() && os::effective_uid() == 0 {
+            Access::Search
+        } else {
+            Access::None
+        }
+    }
+
+    pub(super) fn state_dir(&self) -> Result<PathBuf> {
+        match (&self.state_dir, self.access()) {
+            (Some(dir), _) => Ok(dir.clone()),
+            (None, Access::None) => default_state_dir(),
+            // Other users cannot search root's home directory.
+            (None, Access::Search) => Ok(PathBuf::from("/var/lib/noxrunner")),
+        }
+    }
+
+    pub(super) fn resolve_limits(&self, spec: &SandboxSpec) -> Result<ResolvedLimits> {
+        let limits = ResolvedLimits::new(spec)?;
+        let on_disk = limits.on_disk || !self.has_namespaces();
+        Ok(ResolvedLimits { on_disk, ..limits })
+    }
+
+    /// Returns which optional features this machine has. Creates a trial sandbox the first time.
+    pub(super) fn features(&self) -> Result<Features> {
+        if let Some(features) = self.features.get() {
+            return Ok(*features);
+        }
+        let trial = self.create(&SandboxSpec::new(), Lifetime::Process)?;
+        let ran = trial.exec(&Command::from(["true"]));
+        trial.end();
+        let ran = ran?;
+        if !ran.success() {
+            let text = format!("cannot run a program in a sandbox: true: {}", ran.stderr());
+            return Err(Error::new(ErrorKind::Isolation, text.trim_end()));
+        }
+        Ok(*self.features.get_or_init(|| trial.features()))
+    }
+
+    pub(super) fn create(
+        &self,
+        spec: &SandboxSpec,
+        lifetime: Lifetime<'_>,
+    ) -> Result<ConfinedSandbox> {
+        let limits = self.resolve_limits(spec)?;
+        let mut setup = self.setup(&limits, spec.get_ttl());
+        setup.become_id = identity::choose_user()
+            .map_err(|step| self.failed(step, io::Error::from_raw_os_error(libc::EPERM)))?;
+        let mut fds = SetupFds::default();
+        let mut host_dir = None;
+        let mut disk = None;
+        if limits.on_disk {
+            let files = self.create_files_dir(&lifetime, setup.become_id)?;
+            fds.files_dir = Some(files.fd);
+            host_dir = Some(files.path).filter(|_| !self.has_namespaces());
+            disk = files.disk;
+        }
+        self.add_policy(&mut setup, host_dir.as_deref());
+        match lifetime {
+            Lifetime::Process => {
+                setup.bound_to_host = true;
+                let this = os::pidfd_open(std::process::id());
+                fds.host = Some(this.ok_or_else(|| {
+                    unsupported("the kernel does not support pidfds (Linux 5.3)")
+                })?);
+            }
+            Lifetime::Persistent { listener, .. } => {
+                setup.listens = true;
+                fds.listener = Some(listener);
+            }
+        }
+        let resources = Resources {
+            disk,
+            cgroup: self.create_cgroup(&limits)?,
+        };
+        let holder = start_holder(&setup, &fds, resources.cgroup.as_ref(), host_dir)
+            .map_err(|StartError { step, error }| self.failed(&step, error))?;
+        Ok(ConfinedSandbox::new(holder, resources))
+    }
+
+    fn setup(&self, limits: &ResolvedLimits, ttl: Duration) -> Setup {
+        let whole_cpus = limits.cpu_millis.filter(|_| self.cgroups.is_none());
+        let cpus = whole_cpus.map(choose_cpus).unwrap_or_default();
+        let filter = seccomp::program(&seccomp::Options {
+            own_namespaces: self.has_namespaces(),
+            // The storage limit does not count such files, and the memory watcher counts them only
+            // while they are mapped.
+            memfd: false,
+            affinity: cpus.is_empty(),
+        });
+        // A tmpfs block is a page. Each file takes one, plus about a quarter of a page that the
+        // storage limit does not count.
+        let inodes = (limits.storage / 4096).max(1024);
+        Setup {
+            own_namespaces: self.has_namespaces(),
+            ttl_millis: millis(ttl),
+            hostname: "sandbox".to_owned(),
+            data_options: format!("size={},nr_inodes={inodes},mode=755", limits.storage),
+            filter,
+            rlimits: self.rlimits(limits),
+            cpus,
+            watched_memory: self.cgroups.is_none().then_some(limits.memory),
+            watched_storage: limits.on_disk.then_some(limits.storage),
+            on_disk: limits.on_disk,
+            ..Setup::default()
+        }
+    }
+
+    fn create_files_dir(&self, lifetime: &Lifetime<'_>, user: Option<u32>) -> Result<FilesDir> {
+        match lifetime {
+            Lifetime::Process => {
+                let disk = DiskDir::create(&self.state_dir()?, self.access(), user)?;
+                Ok(FilesDir {
+                    path: disk.path().to_owned(),
+                    fd: disk.try_clone_fd()?,
+                    disk: Some(disk),
+                })
+            }
+            Lifetime::Persistent { dir, .. } => {
+                let path = dir.join(FILES);
+                let fd = create_dir(&path, user)?;
+                Ok(FilesDir {
+                    path,
+                    fd,
+                    disk: None,
+                })
+            }
+        }
+    }
+
+    /// Adds the root and the Landlock rules. `host_dir` is the files' directory if commands see it at
+    /// its path on the host.
+    fn add_policy(&self, setup: &mut Setup, host_dir: Option<&Path>) {
+        let Some(host_dir) = host_dir else {
+            setup.steps = self.root_steps.clone();
+            setup.rules = policy::rules();
+            return;
+        };
+        setup.rules = policy::rules_at(host_dir);
+        // Sandboxes of root have an unused user id, so that they cannot signal other processes anyway.
+        setup.min_landlock = if setup.become_id.is_some() {
+            LANDLOCK_RENAMES
+        } else {
+            LANDLOCK_SIGNALS
+        };
+    }
+
+    fn create_cgroup(&self, limits: &ResolvedLimits) -> Result<Option<Cgroup>> {
+        self.cgroups
+            .as_ref()
+            .map(|cgroups| cgroups.create(limits))
+            .transpose()
+            .map_err(|e| self.failed("create a cgroup", e))
+    }
+
+    fn failed(&self, step: &str, error: io::Error) -> Error {
+        setup_failed(self.isolation, step, error)
+    }
+
+    #[allow(
+        clippy::unnecessary_cast,
+        reason = "the constants are signed with musl"
+    )]
+    fn rlimits(&self, limits: &ResolvedLimits) -> Vec<(u32, u64)> {
+        // The kernel counts processes per user and namespace, including those that exist already.
+        let existing = if self.counts_own_processes() {
+            0
+        } else {
+            identity::processes_of_this_user()
+        };
+        let mut rlimits = vec![
+            (libc::RLIMIT_DATA as u32, limits.memory),
+            (libc::RLIMIT_NPROC as u32, PROCESSES + existing),
+            (libc::RLIMIT_NOFILE as u32, OPEN_FILES),
+            (libc::RLIMIT_CORE as u32, 0),
+            (libc::RLIMIT_MEMLOCK as u32, 64 * 1024),
+            (libc::RLIMIT_SIGPENDING as u32, 1024),
+            (libc::RLIMIT_RTPRIO as u32, 0),
+            (libc::RLIMIT_NICE as u32, 0),
+        ];
+        if limits.on_disk {
+            rlimits.push((libc::RLIMIT_FSIZE as u32, limits.storage));
+        }
+        rlimits
+    }
+}
+
+/// Chooses CPUs for a limit, starting at a random one. Returns an empty list if the limit allows all
+/// CPUs of this process.
+fn choose_cpus(millis: u64) -> Vec<u32> {
+    let mut cpus = sys::usable_cpus();
+    let count = usize::try_from(millis.div_ceil(1000)).unwrap_or(usize::MAX);
+    if count >= cpus.len() {
+        return Vec::new();
+    }
+    let first = random_u64() as usize % cpus.len();
+    cpus.rotate_left(first);
+    cpus.truncate(count);
+    cpus
+}

@@ -1,0 +1,212 @@
+//! Finds persistent sandboxes by id. Each has a directory with the socket of its holder and a
+//! record of the holder process.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::disk_dir::{FILES, remove_dir};
+use super::factory::{Lifetime, SandboxFactory};
+use super::holder_process::HolderProcess;
+use super::reaper::on_end;
+use super::sandbox::ConfinedSandbox;
+use crate::error::{Error, Result};
+use crate::local::errors::no_such_sandbox;
+use crate::local::isolation::Isolation;
+use crate::local::state_dir::{StateDir, file_name};
+use crate::local::sys;
+use crate::os;
+use crate::session_id::SessionId;
+use crate::spec::SandboxSpec;
+
+pub(super) struct PersistentRegistry {
+    state: StateDir,
+    /// The subdirectory of this tier.
+    subdir: &'static str,
+    isolation: Isolation,
+}
+
+/// The process that holds a sandbox, and the owner of its files.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HolderRecord {
+    id: String,
+    process: u32,
+    /// Start time of the process in clock ticks since boot. It tells the process from a later one with
+    /// the same process id.
+    started: u64,
+    user: Option<u32>,
+}
+
+const RECORD: &str = "sandbox.json";
+
+impl PersistentRegistry {
+    pub(super) fn open(factory: &SandboxFactory) -> Result<PersistentRegistry> {
+        // Each tier has its own ids, so that no caller gets a sandbox of a weaker tier by its id.
+        let isolation = factory.isolation();
+        let subdirs: &[&str] = match isolation {
+            Isolation::Landlock => &["persistent-landlock"],
+            _ => &["persistent"],
+        };
+        let state = StateDir::open(&factory.state_dir()?, subdirs, factory.access())?;
+        let registry = PersistentRegistry {
+            state,
+            subdir: subdirs[0],
+            isolation,
+        };
+        registry.remove_ended()?;
+        Ok(registry)
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        self.state.check()
+    }
+
+    fn dir(&self, id: &SessionId) -> Result<PathBuf> {
+        Ok(self.state.path(self.subdir).join(file_name(id)?))
+    }
+
+    pub(super) fn find(&self, id: &SessionId) -> Result<ConfinedSandbox> {
+        self.running(&self.dir(id)?)?.ok_or_else(no_such_sandbox)
+    }
+
+    /// Creates a sandbox, or renews the TTL of a running one.
+    pub(super) fn create(
+        &self,
+        id: &SessionId,
+        spec: &SandboxSpec,
+        factory: &SandboxFactory,
+    ) -> Result<()> {
+        let dir = self.dir(id)?;
+        let _lock = self.state.lock()?;
+        if let Some(sandbox) = self.running(&dir)? {
+            return sandbox.touch(Some(spec.get_ttl()));
+        }
+        remove_dir(&dir)?;
+        self.start(&dir, id, spec, factory).inspect_err(|_| {
+            let _ = remove_dir(&dir);
+        })
+    }
+
+    pub(super) fn delete(&self, id: &SessionId) -> Result<bool> {
+        let dir = self.dir(id)?;
+        let _lock = self.state.lock()?;
+        let sandbox = self.running(&dir)?;
+        if let Some(sandbox) = &sandbox {
+            sandbox.end();
+        }
+        remove_dir(&dir)?;
+        Ok(sandbox.is_some())
+    }
+
+    /// Removes the directories of sandboxes that have ended. Skips those with an unreadable record.
+    fn remove_ended(&self) -> Result<()> {
+        let _lock = self.state.lock()?;
+        let entries = fs::read_dir(self.state.path(self.subdir));
+        for entry in entries.into_iter().flatten().flatten() {
+            let dir = entry.path();
+            if let Ok(None) = self.running(&dir) {
+                remove_dir(&dir).unwrap_or_else(|e| log::warn!("{e:#}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn start(
+        &self,
+        dir: &Path,
+        id: &SessionId,
+        spec: &SandboxSpec,
+        factory: &SandboxFactory,
+    ) -> Result<()> {
+        let failed = |e| Error::io(format_args!("cannot create {}", dir.display()), e);
+        let mode = factory.access().mode();
+        DirBuilder::new().mode(mode).create(dir).map_err(failed)?;
+        let opened: OwnedFd = File::open(dir).map_err(failed)?.into();
+        let listener = sys::listen(opened.as_fd()).map_err(failed)?;
+        let sandbox = factory.create(spec, Lifetime::Persistent { listener, dir })?;
+        let process = &sandbox.process;
+        let record = HolderRecord {
+            id: id.as_str().to_owned(),
+            process: process.pid,
+            started: start_time(process.pid).unwrap_or_default(),
+            user: process.user,
+        };
+        let written = serde_json::to_vec(&record)
+            .map_err(io::Error::from)
+            .and_then(|bytes| fs::write(dir.join(RECORD), bytes));
+        if let Err(e) = written {
+            sandbox.end();
+            return Err(failed(e));
+        }
+        self.remove_at_end(dir, process);
+        Ok(())
+    }
+
+    /// Removes the directory when the process has ended. If this process ends first, the next one that
+    /// opens the state directory removes it.
+    fn remove_at_end(&self, dir: &Path, process: &HolderProcess) {
+        let (state, dir, pid) = (self.state.clone(), dir.to_owned(), process.pid);
+        on_end(Arc::clone(&process.pidfd), move || {
+            let Ok(_lock) = state.lock() else { return };
+            if read_record(&dir).is_ok_and(|record| record.is_some_and(|r| r.process == pid)) {
+                let _ = remove_dir(&dir);
+            }
+        });
+    }
+
+    /// Returns the sandbox of a directory if it is running.
+    fn running(&self, dir: &Path) -> Result<Option<ConfinedSandbox>> {
+        let Some(record) = read_record(dir)? else {
+            return Ok(None);
+        };
+        // The pidfd is opened before the start time is compared, so that the process cannot be
+        // replaced in between.
+        let Some(pidfd) = os::pidfd_open(record.process) else {
+            return Ok(None);
+        };
+        if start_time(record.process) != Some(record.started) {
+            return Ok(None);
+        }
+        let Ok(opened) = File::open(dir) else {
+            return Ok(None);
+        };
+        let process = HolderProcess {
+            pid: record.process,
+            pidfd: Arc::new(pidfd),
+            user: record.user,
+            host_dir: (self.isolation == Isolation::Landlock).then(|| dir.join(FILES)),
+        };
+        let sandbox = ConfinedSandbox::persistent(opened.into(), process);
+        Ok(sandbox.is_running().then_some(sandbox))
+    }
+}
+
+fn read_record(dir: &Path) -> Result<Option<HolderRecord>> {
+    let path = dir.join(RECORD);
+    let failed = |e| Error::io(format_args!("cannot read {}", path.display()), e);
+    match fs::read(&path) {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(record) => Ok(Some(record)),
+            // The process that wrote the record was killed before it finished.
+            Err(e) if e.is_eof() => Ok(None),
+            Err(e) => Err(failed(e.into())),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// Returns field 22 of `/proc/PID/stat`. The second field, the program's name in parentheses, can
+/// contain any character, so fields are counted after its end.
+fn start_time(process: u32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{process}/stat")).ok()?;
+    let after_name = stat.rsplit(|byte| *byte == b')').next()?;
+    let field = after_name.split(|byte| *byte == b' ').nth(20)?;
+    std::str::from_utf8(field).ok()?.parse().ok()
+}

@@ -1,0 +1,162 @@
+//! Finds the sandboxes that end with this process by id.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::reaper::on_end;
+use super::sandbox::ConfinedSandbox;
+use crate::error::Result;
+use crate::local::errors::no_such_sandbox;
+use crate::session_id::SessionId;
+
+/// Sandboxes by id. Sandboxes that end are removed at once.
+pub(super) struct ProcessRegistry {
+    shared: Arc<SharedSlots>,
+    /// The id of the process that created the registry. A fork of it does not own the sandboxes.
+    process: u32,
+}
+
+/// A sandbox, or `None` while it is being created.
+type Slot = Option<Arc<ConfinedSandbox>>;
+
+#[derive(Default)]
+struct SharedSlots {
+    slots: Mutex<HashMap<String, Slot>>,
+    created: Condvar,
+}
+
+type SlotsGuard<'a> = MutexGuard<'a, HashMap<String, Slot>>;
+
+impl SharedSlots {
+    fn lock(&self) -> SlotsGuard<'_> {
+        // No code of this module panics while it holds the lock.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, slots: SlotsGuard<'a>) -> SlotsGuard<'a> {
+        self.created
+            .wait(slots)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes the sandbox, unless its id belongs to another one now.
+    fn remove(&self, id: &str, sandbox: &Weak<ConfinedSandbox>) {
+        let mut slots = self.lock();
+        let is_same = |slot: &Slot| {
+            slot.as_ref()
+                .is_some_and(|found| std::ptr::eq(Arc::as_ptr(found), sandbox.as_ptr()))
+        };
+        if slots.get(id).is_some_and(is_same) {
+            let ended = slots.remove(id);
+            drop(slots);
+            drop(ended);
+        }
+    }
+}
+
+impl ProcessRegistry {
+    pub(super) fn new() -> ProcessRegistry {
+        ProcessRegistry {
+            shared: Arc::default(),
+            process: std::process::id(),
+        }
+    }
+
+    pub(super) fn find(&self, id: &SessionId) -> Result<Arc<ConfinedSandbox>> {
+        let mut slots = self.shared.lock();
+        loop {
+            match slots.get(id.as_str()) {
+                Some(Some(sandbox)) if sandbox.is_running() => return Ok(Arc::clone(sandbox)),
+                Some(None) => slots = self.shared.wait(slots),
+                _ => return Err(no_such_sandbox()),
+            }
+        }
+    }
+
+    /// Returns the running sandbox and false, or creates one and returns it and true.
+    pub(super) fn find_or_create(
+        &self,
+        id: &SessionId,
+        create: impl FnOnce() -> Result<ConfinedSandbox>,
+    ) -> Result<(Arc<ConfinedSandbox>, bool)> {
+        let id = id.as_str();
+        let mut slots = self.shared.lock();
+        loop {
+            match slots.get(id) {
+                Some(None) => slots = self.shared.wait(slots),
+                Some(Some(sandbox)) if sandbox.is_running() => {
+                    return Ok((Arc::clone(sandbox), false));
+                }
+                _ => break,
+            }
+        }
+        slots.insert(id.to_owned(), None);
+        drop(slots);
+        let reservation = Reservation {
+            shared: &self.shared,
+            id,
+        };
+        let sandbox = Arc::new(create()?);
+        reservation.fill(Arc::clone(&sandbox));
+        let shared = Arc::downgrade(&self.shared);
+        let ended = Arc::downgrade(&sandbox);
+        let id = id.to_owned();
+        on_end(Arc::clone(&sandbox.process.pidfd), move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.remove(&id, &ended);
+            }
+        });
+        Ok((sandbox, true))
+    }
+
+    pub(super) fn delete(&self, id: &SessionId) -> Result<bool> {
+        let mut slots = self.shared.lock();
+        while let Some(None) = slots.get(id.as_str()) {
+            slots = self.shared.wait(slots);
+        }
+        let Some(Some(sandbox)) = slots.remove(id.as_str()) else {
+            return Ok(false);
+        };
+        drop(slots);
+        let existed = sandbox.is_running();
+        sandbox.end();
+        Ok(existed)
+    }
+}
+
+/// The empty slot of a sandbox that is being created. It is freed on drop, whether the creation
+/// succeeded, failed or panicked.
+struct Reservation<'a> {
+    shared: &'a SharedSlots,
+    id: &'a str,
+}
+
+impl Reservation<'_> {
+    fn fill(self, sandbox: Arc<ConfinedSandbox>) {
+        self.shared.lock().insert(self.id.to_owned(), Some(sandbox));
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let mut slots = self.shared.lock();
+        if let Some(None) = slots.get(self.id) {
+            slots.remove(self.id);
+        }
+        drop(slots);
+        self.shared.created.notify_all();
+    }
+}
+
+impl Drop for ProcessRegistry {
+    fn drop(&mut self) {
+        // A fork has a copy of the registry, but must not end the sandboxes.
+        if self.process == std::process::id() {
+            let slots = std::mem::take(&mut *self.shared.lock());
+            slots
+                .into_values()
+                .flatten()
+                .for_each(|sandbox| sandbox.end());
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The tiers [`Isolation::Namespaces`] and [`Isolation::Landlock`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::factory::{Lifetime, SandboxFactory};
+use super::persistent_registry::PersistentRegistry;
+use super::process_registry::ProcessRegistry;
+use super::sandbox::ConfinedSandbox;
+use crate::command::Command;
+use crate::error::Result;
+use crate::local::files::SandboxFiles;
+use crate::local::isolation::Isolation;
+use crate::local::limits::{Enforced, Limit, Limits, OPEN_FILES, PROCESSES};
+use crate::local::tier::SandboxTier;
+use crate::output::Output;
+use crate::session_id::SessionId;
+use crate::spec::{SandboxInfo, SandboxSpec};
+
+pub(crate) struct ConfinedTier {
+    factory: SandboxFactory,
+    registry: Registry,
+}
+
+/// Finds sandboxes by id.
+enum Registry {
+    /// Sandboxes that end with this process.
+    Process(ProcessRegistry),
+    Persistent(PersistentRegistry),
+}
+
+impl ConfinedTier {
+    /// Opens the tier. For sandboxes that end with this process, runs a program in a trial sandbox,
+    /// because nothing less shows whether the machine supports the tier. For persistent sandboxes the
+    /// first creation shows it.
+    pub(crate) fn open(
+        isolation: Isolation,
+        state_dir: Option<PathBuf>,
+        persistent: bool,
+    ) -> Result<ConfinedTier> {
+        let factory = SandboxFactory::new(isolation, state_dir, persistent)?;
+        let registry = if persistent {
+            Registry::Persistent(PersistentRegistry::open(&factory)?)
+        } else {
+            factory.features()?;
+            Registry::Process(ProcessRegistry::new())
+        };
+        Ok(ConfinedTier { factory, registry })
+    }
+
+    fn find(&self, id: &SessionId) -> Result<Arc<ConfinedSandbox>> {
+        match &self.registry {
+            Registry::Process(registry) => registry.find(id),
+            Registry::Persistent(registry) => registry.find(id).map(Arc::new),
+        }
+    }
+}
+
+impl SandboxTier for ConfinedTier {
+    fn health(&self) -> Result<()> {
+        match &self.registry {
+            Registry::Process(_) => Ok(()),
+            Registry::Persistent(registry) => registry.check(),
+        }
+    }
+
+    fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
+        let ttl = spec.get_ttl();
+        match &self.registry {
+            Registry::Process(registry) => {
+                let create = || self.factory.create(spec, Lifetime::Process);
+                let (sandbox, is_new) = registry.find_or_create(id, create)?;
+                if !is_new {
+                    sandbox.touch(Some(ttl))?;
+                }
+            }
+            Registry::Persistent(registry) => registry.create(id, spec, &self.factory)?,
+        }
+        let info = SandboxInfo::expiring(format!("local-{id}"), SystemTime::now() + ttl);
+        let ignored = spec.get_image().map(|_| "image".to_owned());
+        Ok(info.with_ignored(ignored.into_iter().collect()))
+    }
+
+    fn touch(&self, id: &SessionId) -> Result<()> {
+        self.find(id)?.touch(None)
+    }
+
+    fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
+        self.find(id)?.exec(command)
+    }
+
+    fn files(&self, id: &SessionId) -> Result<SandboxFiles> {
+        self.find(id)?.files()
+    }
+
+    fn delete(&self, id: &SessionId) -> Result<bool> {
+        match &self.registry {
+            Registry::Process(registry) => registry.delete(id),
+            Registry::Persistent(registry) => registry.delete(id),
+        }
+    }
+
+    fn limits(&self, spec: &SandboxSpec) -> Result<Limits> {
+        let exact_if = |exact| {
+            if exact {
+                Enforced::Exact
+            } else {
+                Enforced::Approximate
+            }
+        };
+        let limits = self.factory.resolve_limits(spec)?;
+        let by_cgroup = exact_if(self.factory.has_cgroups());
+        let cpu_millis = limits
+            .cpu_millis
+            .map_or(Limit::NONE, |millis| Limit::new(millis, by_cgroup));
+        Ok(Limits {
+            cpu_millis,
+            memory: Limit::new(limits.memory, by_cgroup),
+            storage: Limit::new(limits.storage, exact_if(!limits.on_disk)),
+            processes: Limit::new(PROCESSES, exact_if(self.factory.counts_own_processes())),
+            open_files: Limit::new(OPEN_FILES, Enforced::Exact),
+        })
+    }
+
+    fn missing(&self) -> Result<Vec<&'static str>> {
+        let features = self.factory.features()?;
+        let present = [
+            ("landlock", features.landlock > 0),
+            ("proc", features.proc_mounted),
+        ];
+        let missing = present.iter().filter(|(_, present)| !present);
+        Ok(missing.map(|(name, _)| *name).collect())
+    }
+}

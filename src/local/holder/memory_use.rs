@@ -1,0 +1,109 @@
+//! The memory of the sandbox's processes.
+
+use std::{fs, process};
+
+use crate::processes::sandbox_processes;
+use crate::sys::process::kill_process;
+
+#[derive(Clone, Copy, Default)]
+struct ProcessMemory {
+    private: u64,
+    shared: u64,
+}
+
+/// Memory of all processes, in bytes.
+pub(crate) struct MemoryUse {
+    private: u64,
+    shared: u64,
+    /// Size and process id, the largest process last. Without this process.
+    by_process: Vec<(u64, u32)>,
+}
+
+impl MemoryUse {
+    /// Measures the memory quickly: shared memory counts once for each process that maps it.
+    pub(crate) fn estimate() -> MemoryUse {
+        MemoryUse::sum(ProcessMemory::estimate)
+    }
+
+    /// Measures the memory exactly, where the kernel allows it.
+    pub(crate) fn measure() -> MemoryUse {
+        MemoryUse::sum(|pid| {
+            ProcessMemory::measure(pid).unwrap_or_else(|| ProcessMemory::estimate(pid))
+        })
+    }
+
+    fn sum(memory_of: impl Fn(u32) -> ProcessMemory) -> MemoryUse {
+        let mut sum = MemoryUse {
+            private: 0,
+            shared: 0,
+            by_process: Vec::new(),
+        };
+        for pid in sandbox_processes() {
+            let memory = memory_of(pid);
+            sum.private += memory.private;
+            sum.shared += memory.shared;
+            if pid != process::id() {
+                sum.by_process.push((memory.private + memory.shared, pid));
+            }
+        }
+        sum.by_process.sort_unstable();
+        sum
+    }
+
+    /// Returns the total with the size of in-memory files, which may be the memory that processes
+    /// share.
+    pub(crate) fn total(&self, files: u64) -> u64 {
+        self.private + self.shared.max(files)
+    }
+
+    /// Kills the largest processes until the rest is within the limit.
+    pub(crate) fn shrink(mut self, files: u64, limit: u64) {
+        while self.total(files) > limit {
+            let Some((size, pid)) = self.by_process.pop() else {
+                return;
+            };
+            kill_process(pid);
+            self.private = self.private.saturating_sub(size);
+        }
+    }
+}
+
+impl ProcessMemory {
+    fn estimate(pid: u32) -> ProcessMemory {
+        let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        ProcessMemory {
+            private: field(&text, "RssAnon:"),
+            shared: field(&text, "RssShmem:"),
+        }
+    }
+
+    /// Counts shared memory in proportion. Returns `None` for a process that cannot be inspected.
+    fn measure(pid: u32) -> Option<ProcessMemory> {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        Some(ProcessMemory {
+            private: field(&text, "Pss_Anon:"),
+            shared: field(&text, "Pss_Shmem:"),
+        })
+    }
+}
+
+/// Returns a field such as `RssAnon:    1234 kB`, in bytes.
+fn field(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    number.unwrap_or(0).saturating_mul(1024)
+}
+
+/// Returns the size of System V shared memory, in bytes. It exists without a process that maps it.
+pub(crate) fn sysv_segments() -> u64 {
+    let text = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+    let mut lines = text.lines();
+    let names = lines.next().unwrap_or_default();
+    let Some(column) = names.split_whitespace().position(|name| name == "rss") else {
+        return 0;
+    };
+    let resident = lines.filter_map(|line| line.split_whitespace().nth(column));
+    resident
+        .filter_map(|number| number.parse::<u64>().ok())
+        .sum()
+}

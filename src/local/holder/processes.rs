@@ -1,0 +1,84 @@
+//! The processes of the sandbox.
+
+use std::collections::HashSet;
+use std::{fs, io, process};
+
+use crate::sys::process::{kill_all, kill_process, stop_process};
+
+/// Kills all processes of the sandbox except this one.
+pub(crate) fn kill_everything() {
+    if is_namespace_init() {
+        kill_all();
+        return;
+    }
+    // Stops the processes first. A stopped process cannot fork, but still counts towards the process
+    // limit, so the scan ends even if the processes fork quickly.
+    let mut stopped = HashSet::new();
+    while let Ok(found) = descendants(process::id()) {
+        let new: Vec<u32> = found.into_iter().filter(|p| stopped.insert(*p)).collect();
+        if new.is_empty() {
+            break;
+        }
+        new.into_iter().for_each(stop_process);
+    }
+    stopped.into_iter().for_each(kill_process);
+}
+
+/// Returns true if this is the first process of a pid namespace. The namespace contains only the
+/// sandbox.
+fn is_namespace_init() -> bool {
+    process::id() == 1
+}
+
+struct ProcessInfo {
+    pid: u32,
+    parent: u32,
+}
+
+/// Lists all processes. Fails if `/proc` is not mounted.
+fn processes() -> io::Result<Vec<ProcessInfo>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // Empty if the process has ended. The program's name can contain any bytes, so the parent is
+        // searched after its closing parenthesis.
+        let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after_name = stat.rsplit(|byte| *byte == b')').next().unwrap_or_default();
+        let mut fields = after_name.split(|byte| *byte == b' ').skip(2);
+        let parent = fields.next().and_then(|field| str::from_utf8(field).ok());
+        if let Some(parent) = parent.and_then(|parent| parent.parse().ok()) {
+            found.push(ProcessInfo { pid, parent });
+        }
+    }
+    Ok(found)
+}
+
+/// Returns the children of a process, their children, and so on.
+pub(crate) fn descendants(of: u32) -> io::Result<Vec<u32>> {
+    let processes = processes()?;
+    let mut found = vec![of];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        next += 1;
+        let children = processes.iter().filter(|process| process.parent == parent);
+        found.extend(children.map(|process| process.pid));
+    }
+    found.remove(0);
+    Ok(found)
+}
+
+/// Returns all processes of the sandbox, including this one.
+pub(crate) fn sandbox_processes() -> Vec<u32> {
+    let found = if is_namespace_init() {
+        processes().map(|all| all.into_iter().map(|process| process.pid).collect())
+    } else {
+        descendants(process::id()).map(|mut found| {
+            found.push(process::id());
+            found
+        })
+    };
+    found.unwrap_or_default()
+}

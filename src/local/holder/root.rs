@@ -1,0 +1,117 @@
+//! The files of the sandbox and its private root.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+
+use crate::protocol::{Setup, Step};
+use crate::sys::c::EPERM;
+use crate::sys::isolation::{
+    ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_READ_ONLY, MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID,
+    MS_REC, mount, pivot_to_current_dir, set_mount_attributes,
+};
+
+/// A directory that exists on every system, to mount on until the new root covers it.
+const MOUNT_POINT: &str = "/tmp";
+
+/// Creates the directories of the sandbox's files, in memory or in the current directory. `progress`
+/// names the current step.
+pub(crate) fn create_files(setup: &Setup, progress: &mut &'static str) -> io::Result<OwnedFd> {
+    let path = if setup.on_disk {
+        "."
+    } else {
+        *progress = "mount a tmpfs for the files";
+        let flags = MS_NOSUID | MS_NODEV;
+        mount("tmpfs", MOUNT_POINT, "tmpfs", flags, &setup.data_options)?;
+        MOUNT_POINT
+    };
+    *progress = "create the directories of the files";
+    let data = File::open(path)?;
+    for (name, mode) in [("workspace", 0o755), ("tmp", 0o1777), ("stages", 0o700)] {
+        let path = format!("/proc/self/fd/{}/{name}", data.as_raw_fd());
+        DirBuilder::new().mode(mode).create(&path)?;
+        fs::set_permissions(&path, Permissions::from_mode(mode))?;
+    }
+    Ok(data.into())
+}
+
+/// Creates the root and changes to it. Returns true if `/proc` is mounted.
+pub(crate) fn create_root(
+    steps: &[Step],
+    data: &OwnedFd,
+    progress: &mut &'static str,
+) -> io::Result<bool> {
+    *progress = "mount a tmpfs for the root";
+    mount(
+        "tmpfs",
+        MOUNT_POINT,
+        "tmpfs",
+        0,
+        "size=1m,nr_inodes=1k,mode=755",
+    )?;
+    std::env::set_current_dir(MOUNT_POINT)?;
+    let mut proc_mounted = false;
+    for step in steps {
+        *progress = step.name();
+        match (step, take_step(step, data)) {
+            // The kernel refuses the mount if the host's /proc is partly covered, as in a container.
+            (Step::Proc(_), Err(e)) if e.raw_os_error() == Some(EPERM) => {}
+            (Step::Proc(_), Ok(())) => proc_mounted = true,
+            // Some kernels do not have the file.
+            (Step::Mask(_) | Step::ReadOnly(_), Err(e)) if e.kind() == io::ErrorKind::NotFound => {}
+            (_, result) => result?,
+        }
+    }
+    *progress = "change the root";
+    pivot_to_current_dir()?;
+    Ok(proc_mounted)
+}
+
+fn take_step(step: &Step, data: &OwnedFd) -> io::Result<()> {
+    match step {
+        Step::Dir(path) => DirBuilder::new().mode(0o755).create(path),
+        Step::File(path, content) => {
+            let mut file = OpenOptions::new();
+            let mut file = file.write(true).create_new(true).mode(0o644).open(path)?;
+            file.write_all(content)
+        }
+        Step::Link(target, path) => symlink(target, path),
+        Step::Bind(from, to) => bind(from, to),
+        Step::Seal => {
+            let attributes = ATTR_READ_ONLY | ATTR_NOSUID | ATTR_NODEV;
+            set_mount_attributes(".", attributes, true)
+        }
+        Step::Device(from, to) => {
+            bind(from, to)?;
+            set_mount_attributes(to, ATTR_READ_ONLY | ATTR_NOSUID | ATTR_NOEXEC, false)
+        }
+        Step::Proc(path) => mount("proc", path, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
+        Step::Mask(path) => mask(path),
+        Step::ReadOnly(path) => {
+            fs::symlink_metadata(path)?;
+            bind(path, path)?;
+            set_mount_attributes(path, ATTR_READ_ONLY, true)
+        }
+        Step::Tmpfs(path, options) => mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, options),
+        Step::Data(name, path) => {
+            let from = format!("/proc/self/fd/{}/{name}", data.as_raw_fd());
+            bind(&from, path)?;
+            set_mount_attributes(path, ATTR_NOSUID | ATTR_NODEV, false)
+        }
+    }
+}
+
+fn bind(from: &str, to: &str) -> io::Result<()> {
+    mount(from, to, "", MS_BIND | MS_REC, "")
+}
+
+/// Covers a directory with an empty one, or a file with `/dev/null`.
+fn mask(path: &str) -> io::Result<()> {
+    if !fs::symlink_metadata(path)?.is_dir() {
+        return bind("dev/null", path);
+    }
+    let options = "size=4k,nr_inodes=1,mode=555";
+    mount("tmpfs", path, "tmpfs", MS_NOSUID, options)?;
+    set_mount_attributes(path, ATTR_READ_ONLY, false)
+}

@@ -1,0 +1,254 @@
+//! System calls for processes, signals and descriptors.
+#![expect(unsafe_code, reason = "std does not offer these system calls")]
+
+use std::ffi::{c_int, c_long, c_uint, c_ulong};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::null_mut;
+use std::time::Duration;
+
+use super::c::{self, SIGCHLD, SIGKILL, SIGSTOP, SIGTERM, check, check_long, number};
+
+/// Timeout of a wait with nothing else to do.
+pub(crate) const IDLE_WAIT: Duration = Duration::from_secs(3600);
+
+/// Takes ownership of a descriptor that the library passed to this program.
+pub(crate) fn inherited(fd: RawFd) -> OwnedFd {
+    // SAFETY: called once, at the start, for the socket that the library passes as stdin.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+pub(crate) fn accept(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const SOCK_CLOEXEC: c_int = 0o2_000_000;
+    // SAFETY: the kernel does not write an address if the pointers are null.
+    let fd =
+        check(unsafe { c::accept4(socket.as_raw_fd(), null_mut(), null_mut(), SOCK_CLOEXEC) })?;
+    // SAFETY: the kernel has just created this descriptor, so it has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Waits until a descriptor is readable or closed, or the timeout passes. Returns which ones are.
+pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<Vec<bool>> {
+    const POLLIN: i16 = 1;
+    let mut polled: Vec<c::PollFd> = fds
+        .iter()
+        .map(|fd| c::PollFd {
+            fd: fd.as_raw_fd(),
+            events: POLLIN,
+            revents: 0,
+        })
+        .collect();
+    // Rounded up, because otherwise the last millisecond would be a busy loop.
+    let millis = timeout.as_micros().div_ceil(1000);
+    let millis = c_int::try_from(millis).unwrap_or(c_int::MAX);
+    // SAFETY: the list has the given length.
+    let result = unsafe { c::poll(polled.as_mut_ptr(), polled.len() as c_ulong, millis) };
+    match check(result) {
+        Err(e) if e.kind() != io::ErrorKind::Interrupted => Err(e),
+        Err(_) => Ok(vec![false; fds.len()]),
+        Ok(_) => Ok(polled.iter().map(|p| p.revents != 0).collect()),
+    }
+}
+
+/// Resets all signals to their defaults, and blocks SIGCHLD and SIGTERM. Returns a descriptor that
+/// receives these two.
+pub(crate) fn take_signals() -> io::Result<OwnedFd> {
+    const SIG_SETMASK: c_int = 2;
+    const SFD_CLOEXEC: c_int = 0o2_000_000;
+    const SFD_NONBLOCK: c_int = 0o4000;
+    let mut set: c::SigSet = [0; 16];
+    // SAFETY: the set has room for the largest sigset_t. Default handlers involve no memory, and
+    // the call fails for signals that cannot be set.
+    let fd = unsafe {
+        for number in 1..=64 {
+            c::signal(number, 0);
+        }
+        c::sigemptyset(&raw mut set);
+        c::sigaddset(&raw mut set, SIGCHLD);
+        c::sigaddset(&raw mut set, SIGTERM);
+        check(c::sigprocmask(SIG_SETMASK, &raw const set, null_mut()))?;
+        check(c::signalfd(-1, &raw const set, SFD_CLOEXEC | SFD_NONBLOCK))?
+    };
+    // SAFETY: the kernel has just created this descriptor, so it has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Reads all signals from the descriptor of [`take_signals`]. Returns true if one of them was SIGTERM.
+pub(crate) fn clear_signals(fd: BorrowedFd<'_>) -> bool {
+    /// Size of `struct signalfd_siginfo`, which begins with the signal's number.
+    const SIZE: usize = 128;
+    let mut buffer = [0_u8; SIZE];
+    let mut asked_to_end = false;
+    // SAFETY: the buffer has the given length.
+    while unsafe { c::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), SIZE) } == SIZE as isize {
+        asked_to_end |= buffer[..4] == SIGTERM.to_ne_bytes();
+    }
+    asked_to_end
+}
+
+/// The exit status of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WaitStatus {
+    Exited(i32),
+    Signaled(i32),
+}
+
+/// Result of reaping a child.
+pub(crate) enum Child {
+    Ended(u32, WaitStatus),
+    /// Children exist, and none of them has ended.
+    Running,
+    NoneLeft,
+}
+
+/// Reaps a child that has ended, if there is one.
+pub(crate) fn take_child() -> Child {
+    const WNOHANG: c_int = 1;
+    let mut status = 0;
+    // SAFETY: status has room for the result.
+    match unsafe { c::waitpid(-1, &raw mut status, WNOHANG) } {
+        -1 => Child::NoneLeft,
+        0 => Child::Running,
+        pid => {
+            let status = match status & 0x7f {
+                0 => WaitStatus::Exited((status >> 8) & 0xff),
+                signal => WaitStatus::Signaled(signal),
+            };
+            Child::Ended(pid.unsigned_abs(), status)
+        }
+    }
+}
+
+/// Returns true if a child has neither ended nor been stopped.
+pub(crate) fn is_child_running(child: u32) -> bool {
+    const WNOHANG_WUNTRACED: c_int = 1 | 2;
+    let mut status = 0;
+    // SAFETY: status has room for the result.
+    let changed = unsafe { c::waitpid(child as c_int, &raw mut status, WNOHANG_WUNTRACED) };
+    changed == 0
+}
+
+pub(crate) fn kill_process(pid: u32) {
+    signal(pid, SIGKILL);
+}
+
+/// Stops a process until it is killed.
+pub(crate) fn stop_process(pid: u32) {
+    signal(pid, SIGSTOP);
+}
+
+/// Sends a signal to a single process. For kill(2), 0 means the own process group, and 1 is the init
+/// process.
+fn signal(pid: u32, signal: c_int) {
+    if let Some(pid) = c_int::try_from(pid).ok().filter(|pid| *pid > 1) {
+        // SAFETY: no memory is involved. The call fails if the process has ended.
+        unsafe { c::kill(pid, signal) };
+    }
+}
+
+/// Kills all processes that this one may signal, except itself. Only for the first process of a pid
+/// namespace.
+pub(crate) fn kill_all() {
+    // SAFETY: no memory is involved.
+    unsafe { c::kill(-1, SIGKILL) };
+}
+
+pub(crate) fn kill_by_fd(pidfd: BorrowedFd<'_>) {
+    // SAFETY: without a siginfo no memory is involved.
+    unsafe {
+        c::syscall(
+            number::PIDFD_SEND_SIGNAL,
+            pidfd.as_raw_fd(),
+            SIGKILL,
+            0_usize,
+            0_usize,
+        )
+    };
+}
+
+/// Closes all descriptors from `first` on, which this process inherited by accident.
+pub(crate) fn close_from(first: u32) {
+    // SAFETY: called at the start, when this program owns none of these descriptors.
+    unsafe { c::syscall(number::CLOSE_RANGE, first, c_uint::MAX, 0_usize) };
+}
+
+/// Ends this process without destructors.
+pub(crate) fn exit(code: i32) -> ! {
+    // SAFETY: the call does not return.
+    unsafe { c::_exit(code) }
+}
+
+/// Forks. Returns `None` in the child and its process id in the parent.
+pub(crate) fn fork() -> io::Result<Option<u32>> {
+    // SAFETY: this process has one thread, so the child may call any function.
+    let pid = check(unsafe { c::fork() })?;
+    Ok((pid != 0).then_some(pid.unsigned_abs()))
+}
+
+/// Forks into new namespaces. The child is a sibling of this process, and the first process of the
+/// namespaces. Returns `None` in the child, and its outer process id and a pidfd in the parent.
+pub(crate) fn fork_into_namespaces() -> io::Result<Option<(u32, OwnedFd)>> {
+    const CLONE_PIDFD: c_long = 0x1000;
+    const CLONE_PARENT: c_long = 0x8000;
+    // Mount, cgroup, UTS, IPC, user, pid and network namespaces.
+    const CLONE_NEW: c_long = 0x7e02_0000;
+    let flags = c_long::from(SIGCHLD) | CLONE_PIDFD | CLONE_PARENT | CLONE_NEW;
+    let mut pidfd: c_int = -1;
+    // SAFETY: this process has one thread. Without CLONE_VM the child has its own copy of the
+    // memory and the stack. The kernel writes the pidfd to the variable of the parent.
+    let pid = check_long(unsafe {
+        c::syscall(
+            number::CLONE,
+            flags,
+            0_usize,
+            &raw mut pidfd,
+            0_usize,
+            0_usize,
+        )
+    })?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    // SAFETY: the kernel has just created this descriptor, so it has no other owner.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Some((pid.unsigned_abs() as u32, pidfd)))
+}
+
+/// Makes this process the parent of descendants whose parents end.
+pub(crate) fn adopt_orphans() -> io::Result<()> {
+    const PR_SET_CHILD_SUBREAPER: c_int = 36;
+    // SAFETY: all arguments are numbers.
+    let done = unsafe {
+        c::prctl(
+            PR_SET_CHILD_SUBREAPER,
+            1 as c_ulong,
+            0_usize,
+            0_usize,
+            0_usize,
+        )
+    };
+    check(done).map(drop)
+}
+
+/// Opens a pidfd of this process.
+pub(crate) fn own_pidfd() -> io::Result<OwnedFd> {
+    // SAFETY: all arguments are numbers.
+    let fd = check_long(unsafe { c::syscall(number::PIDFD_OPEN, std::process::id(), 0_usize) })?;
+    // SAFETY: the kernel has just created this descriptor, so it has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+pub(crate) fn new_session() {
+    // SAFETY: no memory is involved. The call fails if this process leads a session already.
+    unsafe { c::syscall(number::SETSID) };
+}
+
+pub(crate) fn change_dir(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    check(unsafe { c::fchdir(fd.as_raw_fd()) }).map(drop)
+}
+
+pub(crate) fn set_umask(mask: u32) {
+    // SAFETY: the call never fails, and no memory is involved.
+    unsafe { c::umask(mask) };
+}

@@ -1,0 +1,107 @@
+//! The output pipes of a command, read without blocking and kept up to a cap.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use crate::os;
+use crate::output::Output;
+
+/// Maximum length of a stream that is kept, in bytes.
+const STREAM_CAP: usize = 1024 * 1024;
+
+/// The reading ends of a command's stdout and stderr.
+pub(super) struct OutputPipes {
+    pub(super) stdout: CappedPipe,
+    pub(super) stderr: CappedPipe,
+    buffer: Vec<u8>,
+}
+
+impl OutputPipes {
+    pub(super) fn new(stdout: OwnedFd, stderr: OwnedFd) -> io::Result<OutputPipes> {
+        Ok(OutputPipes {
+            stdout: CappedPipe::new(stdout)?,
+            stderr: CappedPipe::new(stderr)?,
+            buffer: vec![0; 64 * 1024],
+        })
+    }
+
+    /// Reads once from each pipe that a poll reported as readable.
+    pub(super) fn read(&mut self, stdout: bool, stderr: bool) {
+        if stdout {
+            self.stdout.read_some(&mut self.buffer);
+        }
+        if stderr {
+            self.stderr.read_some(&mut self.buffer);
+        }
+    }
+
+    /// Reads the data that is already in the pipes, without waiting for more.
+    fn drain(&mut self) {
+        // A background process can write as fast as this loop reads, so the loop is bounded by the
+        // capacity of a pipe, which is 1 MiB at most.
+        for _ in 0..(2 * STREAM_CAP / self.buffer.len()) {
+            let more = [
+                self.stdout.read_some(&mut self.buffer),
+                self.stderr.read_some(&mut self.buffer),
+            ];
+            if more == [false, false] {
+                return;
+            }
+        }
+    }
+
+    /// Reads the rest of the output and returns the result of a command that has ended.
+    pub(super) fn into_output(mut self, code: i32, started: Instant, timed_out: bool) -> Output {
+        self.drain();
+        let truncated = self.stdout.truncated || self.stderr.truncated;
+        let duration = started.elapsed();
+        Output::new(code, self.stdout.kept, self.stderr.kept, duration)
+            .with_timed_out(timed_out)
+            .with_truncated(truncated)
+    }
+}
+
+/// A pipe that is read to its end and kept up to the cap.
+pub(super) struct CappedPipe {
+    pipe: Option<File>,
+    kept: Vec<u8>,
+    truncated: bool,
+}
+
+impl CappedPipe {
+    fn new(pipe: OwnedFd) -> io::Result<CappedPipe> {
+        os::set_nonblocking(pipe.as_fd())?;
+        Ok(CappedPipe {
+            pipe: Some(pipe.into()),
+            kept: Vec::new(),
+            truncated: false,
+        })
+    }
+
+    /// Returns the descriptor, or `None` after the end of the stream.
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.pipe.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Reads once. Returns false if no more data is available now.
+    fn read_some(&mut self, buffer: &mut [u8]) -> bool {
+        let Some(pipe) = &mut self.pipe else {
+            return false;
+        };
+        match pipe.read(buffer) {
+            Ok(0) => self.pipe = None,
+            Ok(got) => {
+                let kept = got.min(STREAM_CAP - self.kept.len());
+                self.kept.extend_from_slice(&buffer[..kept]);
+                self.truncated |= kept < got;
+                return true;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return true,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.pipe = None,
+        }
+        false
+    }
+}

@@ -1,0 +1,267 @@
+//! The state directory: sandboxes and files that are stored on disk.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::os;
+use crate::session_id::SessionId;
+
+/// Maximum time to wait for the lock. Other processes hold it only for moments.
+const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
+
+/// Maximum length of a file name on all file systems, minus room for a suffix.
+const MAX_NAME: usize = 240;
+
+#[derive(Clone)]
+pub(super) struct StateDir {
+    dir: PathBuf,
+    /// Names of the subdirectories.
+    subdirs: &'static [&'static str],
+    access: Access,
+}
+
+/// Access of other users to the directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    None,
+    /// Other users can open entries whose names they know.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
+    Search,
+}
+
+impl Access {
+    /// Returns the mode of a directory.
+    pub(super) fn mode(self) -> u32 {
+        match self {
+            Access::None => 0o700,
+            Access::Search => 0o711,
+        }
+    }
+}
+
+/// A directory that must exist, and the permission bits that it must not have.
+struct RequiredDir {
+    path: PathBuf,
+    forbidden: u32,
+}
+
+impl StateDir {
+    /// Opens the state directory. Creates it and its subdirectories if they do not exist.
+    pub(super) fn open(
+        dir: &Path,
+        subdirs: &'static [&'static str],
+        access: Access,
+    ) -> Result<StateDir> {
+        let failed = |e| cannot_open(dir, e);
+        let dir = std::path::absolute(dir).map_err(failed)?;
+        let state = StateDir {
+            dir,
+            subdirs,
+            access,
+        };
+        for dir in state.required_dirs() {
+            create_dir(&dir.path, access).map_err(failed)?;
+            dir.check()?;
+            if access == Access::Search {
+                make_searchable(&dir.path).map_err(failed)?;
+            }
+        }
+        if access == Access::Search {
+            check_searchable(&state.dir)?;
+        }
+        Ok(state)
+    }
+
+    pub(super) fn path(&self, subdir: &str) -> PathBuf {
+        self.dir.join(subdir)
+    }
+
+    fn required_dirs(&self) -> Vec<RequiredDir> {
+        let mut dirs = vec![RequiredDir {
+            path: self.dir.clone(),
+            forbidden: 0o022,
+        }];
+        dirs.extend(self.subdirs.iter().map(|subdir| RequiredDir {
+            path: self.path(subdir),
+            forbidden: 0o777 & !self.access.mode(),
+        }));
+        dirs
+    }
+
+    /// Checks that all directories exist and are private.
+    pub(super) fn check(&self) -> Result<()> {
+        self.required_dirs().iter().try_for_each(RequiredDir::check)
+    }
+
+    /// Takes the lock that protects creation, removal and TTL changes of sandboxes. The wait is
+    /// bounded because the process that holds the lock may have been stopped.
+    pub(super) fn lock(&self) -> Result<File> {
+        let path = self.dir.join("lock");
+        let failed = |e| Error::io(format_args!("cannot lock {}", path.display()), e);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        let end = Instant::now() + MAX_LOCK_WAIT;
+        while !os::lock(file.as_fd()).map_err(failed)? {
+            if Instant::now() > end {
+                let text = format!(
+                    "cannot lock {}: timed out after {} s, another process holds the lock",
+                    path.display(),
+                    MAX_LOCK_WAIT.as_secs()
+                );
+                return Err(Error::new(ErrorKind::Timeout, text));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(file)
+    }
+}
+
+/// Returns the default state directory of this user.
+pub(super) fn default_state_dir() -> Result<PathBuf> {
+    let absolute = |variable| {
+        std::env::var_os(variable)
+            .map(PathBuf::from)
+            .filter(|dir| dir.is_absolute())
+    };
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    state.map(|dir| dir.join("noxrunner")).ok_or_else(|| {
+        Error::new(
+            ErrorKind::Io,
+            "no default state directory, XDG_STATE_HOME and HOME are not absolute paths: set one with state_dir()",
+        )
+    })
+}
+
+fn cannot_open(dir: &Path, cause: io::Error) -> Error {
+    Error::io(
+        format_args!("cannot open the state directory {}", dir.display()),
+        cause,
+    )
+}
+
+fn create_dir(path: &Path, access: Access) -> io::Result<()> {
+    let created = DirBuilder::new()
+        .recursive(true)
+        .mode(access.mode())
+        .create(path);
+    match created {
+        // A link or a file at this path gets a better error from the check that follows.
+        Err(_) if path.symlink_metadata().is_ok() => Ok(()),
+        result => result,
+    }
+}
+
+fn make_searchable(path: &Path) -> io::Result<()> {
+    let mode = fs::metadata(path)?.mode() & 0o777;
+    fs::set_permissions(path, Permissions::from_mode(mode | 0o011))
+}
+
+impl RequiredDir {
+    /// Checks that only this user can change the directory. Another user with write access could
+    /// replace files of the sandboxes.
+    fn check(&self) -> Result<()> {
+        let shown = self.path.display();
+        let found = fs::symlink_metadata(&self.path).map_err(|e| cannot_open(&self.path, e))?;
+        let refuse = |problem: String| {
+            Err(Error::new(
+                ErrorKind::Io,
+                format!("state directory {shown} {problem}"),
+            ))
+        };
+        if !found.is_dir() {
+            return refuse("is not a directory itself, but a link or a file".to_owned());
+        }
+        if found.uid() != os::effective_uid() {
+            return refuse(format!(
+                "belongs to user {}: choose another one with state_dir()",
+                found.uid()
+            ));
+        }
+        let mode = found.mode() & 0o777;
+        if mode & self.forbidden != 0 {
+            return refuse(format!(
+                "has mode {mode:03o}, which gives access to other users: chmod {:03o} it",
+                mode & !self.forbidden
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Checks that the user id that the sandboxes run as can reach the directory.
+fn check_searchable(dir: &Path) -> Result<()> {
+    for dir in dir.ancestors() {
+        let found = fs::metadata(dir).map_err(|e| cannot_open(dir, e))?;
+        if found.mode() & 0o001 == 0 {
+            return Err(Error::new(
+                ErrorKind::Io,
+                format!(
+                    "directory {} is not searchable by other users, and sandboxes without namespaces run as another user: choose another one with state_dir()",
+                    dir.display()
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Encodes an id as a file name. Different ids have different names, also on file systems that ignore
+/// case.
+pub(super) fn file_name(id: &SessionId) -> Result<String> {
+    let mut name = String::new();
+    for byte in id.as_str().bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' => name.push(char::from(byte)),
+            _ => name.push_str(&format!("_{byte:02x}")),
+        }
+    }
+    if name.len() > MAX_NAME {
+        return Err(Error::invalid(format!(
+            "session id is too long for a local sandbox: its file name has {} characters, the limit is {MAX_NAME}",
+            name.len()
+        )));
+    }
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(id: &str) -> String {
+        file_name(&SessionId::new(id).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn file_names_contain_only_safe_characters() {
+        assert_eq!(name("a-1"), "a-1");
+        assert_eq!(name("../x"), "_2e_2e_2fx");
+        assert_eq!(name("A_"), "_41_5f");
+        let long = SessionId::new("x".repeat(300)).unwrap();
+        assert!(
+            file_name(&long)
+                .unwrap_err()
+                .to_string()
+                .contains("300 characters")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn file_names_are_unique(a in "[a-c._A-C/ ]{1,8}", b in "[a-c._A-C/ ]{1,8}") {
+            prop_assume!(![".", ".."].contains(&a.as_str()) && ![".", ".."].contains(&b.as_str()));
+            prop_assert_eq!(a == b, name(&a).to_lowercase() == name(&b).to_lowercase());
+        }
+    }
+}

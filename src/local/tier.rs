@@ -1,0 +1,22 @@
+//! The interface of the isolation tiers.
+
+use super::files::SandboxFiles;
+use super::limits::Limits;
+use crate::command::Command;
+use crate::error::Result;
+use crate::output::Output;
+use crate::session_id::SessionId;
+use crate::spec::{SandboxInfo, SandboxSpec};
+
+/// An isolation tier. [`LocalBackend`](super::backend::LocalBackend) validates the arguments.
+pub(super) trait SandboxTier: Send + Sync {
+    fn health(&self) -> Result<()>;
+    fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo>;
+    fn touch(&self, id: &SessionId) -> Result<()>;
+    fn exec(&self, id: &SessionId, command: &Command) -> Result<Output>;
+    fn files(&self, id: &SessionId) -> Result<SandboxFiles>;
+    fn delete(&self, id: &SessionId) -> Result<bool>;
+    fn limits(&self, spec: &SandboxSpec) -> Result<Limits>;
+    /// Returns the optional kernel features that sandboxes lack here.
+    fn missing(&self) -> Result<Vec<&'static str>>;
+}
