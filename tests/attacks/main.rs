@@ -4,6 +4,7 @@
 //! binary after the other, so the attacks do not starve the integration tests.
 //!
 //! Each run of the table is made by a separate process, which has everything that a sandbox must not find.
+#![allow(clippy::excessive_nesting, reason = "closures of threads add levels")]
 
 mod checks;
 mod procedures;

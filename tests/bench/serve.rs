@@ -1,4 +1,5 @@
 //! The server and the command: `cargo bench --bench serve --features cli`
+#![allow(clippy::excessive_nesting, reason = "closures of threads add levels")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The integration tests. Benchmarks and attacks have binaries of their own.
+#![allow(clippy::excessive_nesting, reason = "closures of threads add levels")]
 
 #[path = "../support/mod.rs"]
 mod support;
