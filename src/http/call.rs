@@ -30,6 +30,8 @@ pub(super) struct Call<'a> {
     pub(super) cancel: Option<&'a Cancel>,
     /// No attempt starts after this.
     pub(super) last_start: Option<Instant>,
+    /// True if every response is a success, whatever its status.
+    pub(super) accepts_any_status: bool,
 }
 
 pub(super) enum CallBody<'a> {
@@ -55,6 +57,7 @@ impl<'a> Call<'a> {
             options,
             cancel: None,
             last_start,
+            accepts_any_status: false,
         }
     }
 
@@ -137,9 +140,10 @@ impl Api {
             let (pause, error) = match self.attempt(call, number, &finish)? {
                 Attempt::Success(value) => return Ok(value),
                 Attempt::ErrorResponse(response) => {
-                    let pause = retry::after_status(self.retry, number, repeatable, &response);
+                    let (status, wait) = (response.status, response.retry_after());
+                    let pause = retry::after_status(self.retry, number, repeatable, status, wait);
                     // A gateway may have lost the backend in the middle of the call.
-                    sent_before |= matches!(response.status, 502 | 504);
+                    sent_before |= matches!(status, 502 | 504);
                     (pause, response_error(response, call.operation))
                 }
                 Attempt::Failed(failure) => {
@@ -170,10 +174,12 @@ impl Api {
         let response = self.http.send(call.request()?, options, cancel);
         let status = response.as_ref().ok().map(|response| response.status);
         let attempt = match response {
-            Ok(response) if response.is_success() => match finish(response) {
-                Ok(value) => Attempt::Success(value),
-                Err(failure) => Attempt::Failed(failure),
-            },
+            Ok(response) if call.accepts_any_status || response.is_success() => {
+                match finish(response) {
+                    Ok(value) => Attempt::Success(value),
+                    Err(failure) => Attempt::Failed(failure),
+                }
+            }
             Ok(response) => Attempt::ErrorResponse(response),
             Err(failure) => Attempt::Failed(failure),
         };
@@ -185,7 +191,7 @@ impl Api {
         Ok(attempt)
     }
 
-    pub(super) fn log(
+    fn log(
         &self,
         call: &Call<'_>,
         number: u32,

@@ -1,13 +1,12 @@
 //! Single requests without retries of responses, for the conformance checker.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::backend::HttpBackend;
 use super::call::{Call, CallBody, read_body};
-use super::errors::{Operation, failure_error};
-use super::retry::{self, Repeatable};
+use super::errors::Operation;
 use super::socket::CallOptions;
-use crate::cancel::{Cancel, sleep};
+use crate::cancel::Cancel;
 use crate::error::Result;
 
 /// Maximum size of a response body, in bytes. No check needs more.
@@ -51,43 +50,19 @@ impl HttpBackend {
             ..self.bounded(timeout.unwrap_or(self.timeout))
         };
         let mut call = Call::new(Operation::Exec, method, self.url(endpoint), options);
+        call.cancel = Some(cancel);
+        call.accepts_any_status = true;
         if let Some((content_type, bytes)) = body {
             call.content_type = Some(content_type).filter(|text| !text.is_empty());
             call.body = CallBody::Bytes(bytes.to_vec());
         }
-        let first = Instant::now();
-        let mut number = 1;
-        loop {
-            let started = Instant::now();
-            let response = self.api.http.send(call.request()?, options, Some(cancel));
-            let response = response.and_then(|response| {
-                Ok(RawResponse {
-                    status: response.status,
-                    content_type: response.header("content-type").map(str::to_owned),
-                    body: read_body(response, MAX_BODY)?,
-                })
-            });
-            let status = response.as_ref().ok().map(|response| response.status);
-            self.api
-                .log(&call, number, started, status, response.as_ref().err());
-            let failure = match response {
-                Ok(response) => return Ok(response),
-                Err(failure) => failure,
-            };
-            let repeatable = Repeatable::IfNotReceived;
-            match retry::after_failure(self.api.retry, number, repeatable, &failure) {
-                Some(pause) => sleep(pause, Some(cancel))?,
-                None => {
-                    return Err(failure_error(
-                        failure,
-                        Operation::Exec,
-                        false,
-                        first.elapsed(),
-                    ));
-                }
-            }
-            number += 1;
-        }
+        self.api.send(&mut call, |response| {
+            Ok(RawResponse {
+                status: response.status,
+                content_type: response.header("content-type").map(str::to_owned),
+                body: read_body(response, MAX_BODY)?,
+            })
+        })
     }
 
     fn url(&self, endpoint: Endpoint<'_>) -> String {

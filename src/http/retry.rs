@@ -101,21 +101,6 @@ pub(super) fn after_status(
     retry: Retry,
     attempt: u32,
     repeatable: Repeatable,
-    response: &Response,
-) -> Option<Duration> {
-    pause_after_status(
-        retry,
-        attempt,
-        repeatable,
-        response.status,
-        response.retry_after(),
-    )
-}
-
-fn pause_after_status(
-    retry: Retry,
-    attempt: u32,
-    repeatable: Repeatable,
     status: u16,
     retry_after: Option<Duration>,
 ) -> Option<Duration> {
@@ -202,8 +187,7 @@ mod tests {
             (504, false),
             (500, false),
         ] {
-            let pause =
-                pause_after_status(Retry::default(), 1, Repeatable::IfNotReceived, status, None);
+            let pause = after_status(Retry::default(), 1, Repeatable::IfNotReceived, status, None);
             assert_eq!(pause.is_some(), wanted, "{status}");
         }
     }
@@ -215,7 +199,7 @@ mod tests {
         assert!(after_failure(Retry::default(), 3, Repeatable::Always, &broken).is_none());
         assert!(after_failure(Retry::default(), 2, Repeatable::Always, &broken).is_some());
         let wait = |secs| {
-            pause_after_status(
+            after_status(
                 Retry::default(),
                 1,
                 Repeatable::Always,
