@@ -26,7 +26,7 @@ use crate::support::scripted::{Conn, EXEC_OK, Request, Scripted};
 /// Breaks off a response.
 type Breaker = fn(Conn);
 
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_millis(500);
 
 /// Much more than any call here needs, and less than a hanging call would take.
 const SOON: Duration = Duration::from_secs(5);

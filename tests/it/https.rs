@@ -13,9 +13,9 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::http_network::proxies::{Proxy, TUNNEL};
-use crate::support::scripted::{EXEC_OK, Scripted};
+use crate::support::scripted::{EXEC_OK, Scripted, wait_for_closes};
 
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_millis(500);
 
 /// Much more than any call here needs, and less than a hanging call would take.
 const SOON: Duration = Duration::from_secs(5);
@@ -63,6 +63,7 @@ type Stream = StreamOwned<ServerConnection, TcpStream>;
 struct TlsServer {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
+    closed: Arc<AtomicUsize>,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
@@ -86,12 +87,14 @@ impl TlsServer {
         let server = TlsServer {
             address: listener.local_addr().unwrap(),
             connections: Arc::default(),
+            closed: Arc::default(),
             requests: Arc::default(),
         };
         let (connections, requests) = (
             Arc::clone(&server.connections),
             Arc::clone(&server.requests),
         );
+        let closed = Arc::clone(&server.closed);
         let (config, handler) = (Arc::new(config), Arc::new(handler));
         // The thread ends with the process.
         thread::spawn(move || {
@@ -100,7 +103,11 @@ impl TlsServer {
                 let tls = ServerConnection::new(Arc::clone(&config)).unwrap();
                 let (handler, requests) = (Arc::clone(&handler), Arc::clone(&requests));
                 let stream = StreamOwned::new(tls, tcp.unwrap());
-                thread::spawn(move || serve(stream, &requests, &*handler));
+                let closed = Arc::clone(&closed);
+                thread::spawn(move || {
+                    serve(stream, &requests, &*handler);
+                    closed.fetch_add(1, Ordering::SeqCst);
+                });
             }
         });
         server
@@ -449,10 +456,10 @@ fn calls_survive_close_of_idle_tls_connections() {
             then
         });
         let sandbox = sandbox(Client::builder(server.url("localhost")).ca_pem(&*ca.pem));
-        for _ in 0..20 {
+        for number in 1..=20 {
             sandbox.run(["true"]).unwrap();
-            // Time for the close to arrive before the next call.
-            thread::sleep(Duration::from_millis(50));
+            // The next call must find the connection closed.
+            wait_for_closes(server.address.port(), &server.closed, number);
         }
         assert_eq!((server.connections(), server.requests()), (20, 20));
     }

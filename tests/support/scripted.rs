@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use super::processes::wait_for;
+
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) method: String,
@@ -195,6 +197,7 @@ pub(crate) struct Scripted {
     address: SocketAddr,
     log: Arc<Mutex<Vec<Request>>>,
     connections: Arc<AtomicUsize>,
+    closed: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
 }
 
@@ -207,6 +210,7 @@ impl Scripted {
             address,
             log: Arc::default(),
             connections: Arc::default(),
+            closed: Arc::default(),
             stop: Arc::default(),
         };
         let (log, connections, stop) = (
@@ -215,6 +219,7 @@ impl Scripted {
             Arc::clone(&server.stop),
         );
         let handler = Arc::new(handler);
+        let closed = Arc::clone(&server.closed);
         thread::spawn(move || {
             for stream in listener.incoming() {
                 if stop.load(Ordering::SeqCst) {
@@ -228,8 +233,11 @@ impl Scripted {
                     stream,
                     log: Arc::clone(&log),
                 };
-                let handler = Arc::clone(&handler);
-                thread::spawn(move || handler(conn));
+                let (handler, closed) = (Arc::clone(&handler), Arc::clone(&closed));
+                thread::spawn(move || {
+                    handler(conn);
+                    closed.fetch_add(1, Ordering::SeqCst);
+                });
             }
         });
         server
@@ -274,6 +282,11 @@ impl Scripted {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits until the server has closed so many connections and the client can know it.
+    pub(crate) fn wait_for_closes(&self, count: usize) {
+        wait_for_closes(self.address.port(), &self.closed, count);
+    }
+
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
@@ -287,6 +300,31 @@ impl Drop for Scripted {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
+}
+
+/// Waits until a server on this local port has closed so many connections and the client's kernel knows it.
+/// Busy machines deliver a close late.
+pub(crate) fn wait_for_closes(port: u16, closed: &AtomicUsize, count: usize) {
+    wait_for("the server closes", || {
+        closed.load(Ordering::SeqCst) >= count
+    });
+    // The kernel's table may lack a line while other connections come and go.
+    for _ in 0..3 {
+        wait_for("the close arrives", || !has_open_connection(port));
+    }
+}
+
+fn has_open_connection(port: u16) -> bool {
+    const ESTABLISHED: &str = "01";
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
+    let remote = format!(":{port:04X}");
+    table.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(2);
+        words
+            .next()
+            .is_some_and(|address| address.ends_with(&remote))
+            && words.next() == Some(ESTABLISHED)
+    })
 }
 
 /// A response to exec.

@@ -32,7 +32,7 @@ fn wait_until_ready_retries_until_ready() {
 fn wait_until_ready_reports_last_reason() {
     let server = Scripted::always(503, "no node has room");
     let sandbox = sandbox(builder(&server));
-    let error = fails_soon(|| sandbox.wait_until_ready(Duration::from_secs(1), None));
+    let error = fails_soon(|| sandbox.wait_until_ready(Duration::from_secs(3), None));
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
     assert!(format!("{error:#}").contains("no node has room"), "{error}");
     assert!(
@@ -43,7 +43,7 @@ fn wait_until_ready_reports_last_reason() {
 
     let server = Scripted::always(200, r#"{"exitCode":0,"stdout":"almost"}"#);
     let sandbox = self::sandbox(builder(&server));
-    let error = fails_soon(|| sandbox.wait_until_ready(SHORT, None));
+    let error = fails_soon(|| sandbox.wait_until_ready(Duration::from_secs(2), None));
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
     assert!(format!("{error:#}").contains("almost"), "{error}");
 }

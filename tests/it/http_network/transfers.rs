@@ -132,7 +132,7 @@ fn slow_upload_may_exceed_timeout() {
             let mut reader = conn.body_reader(&head);
             // Slow, but with pauses shorter than the timeout.
             for _ in 0..8 {
-                thread::sleep(Duration::from_millis(100));
+                thread::sleep(Duration::from_millis(250));
                 let mut part = (&mut reader).take(2 << 20);
                 part.read_to_end(&mut body).unwrap();
             }
@@ -140,7 +140,7 @@ fn slow_upload_may_exceed_timeout() {
         }
         conn.respond(200, "");
     });
-    sandbox(builder(&server).timeout(Duration::from_millis(600)))
+    sandbox(builder(&server).timeout(Duration::from_millis(1500)))
         .write("f", noise(20 << 20))
         .unwrap();
 }
@@ -187,12 +187,12 @@ fn slow_download_may_exceed_timeout() {
         conn.read_request();
         conn.write("HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n");
         for _ in 0..16 {
-            thread::sleep(Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(100));
             conn.write("x");
         }
     });
     // The whole takes longer than the timeout, but no pause does.
-    let sandbox = sandbox(builder(&server).timeout(Duration::from_millis(500)));
+    let sandbox = sandbox(builder(&server).timeout(Duration::from_millis(1000)));
     let mut reader = sandbox.download_archive("/workspace").unwrap();
     let mut bytes = Vec::new();
     reader.read_to_end(&mut bytes).unwrap();
@@ -251,7 +251,7 @@ fn network_error_is_not_an_archive_error() {
     ];
     at_once(ends, |(what, then, kind)| {
         let server = half_an_archive(then);
-        let sandbox = sandbox(builder(&server).timeout(SHORT));
+        let sandbox = sandbox(builder(&server).timeout(Duration::from_secs(1)));
         let dir = tempfile::tempdir().unwrap();
         let error = fails_soon(|| sandbox.download_dir("/workspace", dir.path().join("d")));
         assert_eq!(error.kind(), kind, "{what}: {error}");
