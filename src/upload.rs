@@ -19,11 +19,11 @@ use std::io::{self, Read, Seek, SeekFrom};
 /// # Ok::<_, std::io::Error>(())
 /// ```
 pub struct Upload<'a> {
-    origin: Origin<'a>,
+    origin: UploadSource<'a>,
     length: Option<u64>,
 }
 
-enum Origin<'a> {
+enum UploadSource<'a> {
     Bytes { all: &'a [u8], rest: &'a [u8] },
     File(&'a File),
     Reader(&'a mut (dyn Read + Send)),
@@ -34,7 +34,7 @@ impl<'a> Upload<'a> {
     #[must_use]
     pub fn from_bytes(bytes: &'a [u8]) -> Upload<'a> {
         Upload {
-            origin: Origin::Bytes {
+            origin: UploadSource::Bytes {
                 all: bytes,
                 rest: bytes,
             },
@@ -51,7 +51,7 @@ impl<'a> Upload<'a> {
         file.seek(SeekFrom::Start(0))?;
         let length = file.metadata()?.len();
         Ok(Upload {
-            origin: Origin::File(file),
+            origin: UploadSource::File(file),
             length: Some(length),
         })
     }
@@ -60,7 +60,7 @@ impl<'a> Upload<'a> {
     #[must_use]
     pub fn from_reader(reader: &'a mut (dyn Read + Send), length: Option<u64>) -> Upload<'a> {
         Upload {
-            origin: Origin::Reader(reader),
+            origin: UploadSource::Reader(reader),
             length,
         }
     }
@@ -74,7 +74,7 @@ impl<'a> Upload<'a> {
     /// Returns whether [`rewind`](Upload::rewind) is possible.
     #[must_use]
     pub fn is_replayable(&self) -> bool {
-        !matches!(self.origin, Origin::Reader(_))
+        !matches!(self.origin, UploadSource::Reader(_))
     }
 
     /// Starts again from the first byte, or returns `false` if that is not possible.
@@ -84,9 +84,9 @@ impl<'a> Upload<'a> {
     /// If the file cannot be rewound.
     pub fn rewind(&mut self) -> io::Result<bool> {
         match &mut self.origin {
-            Origin::Bytes { all, rest } => *rest = all,
-            Origin::File(file) => drop(file.seek(SeekFrom::Start(0))?),
-            Origin::Reader(_) => return Ok(false),
+            UploadSource::Bytes { all, rest } => *rest = all,
+            UploadSource::File(file) => drop(file.seek(SeekFrom::Start(0))?),
+            UploadSource::Reader(_) => return Ok(false),
         }
         Ok(true)
     }
@@ -95,9 +95,9 @@ impl<'a> Upload<'a> {
 impl Read for Upload<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match &mut self.origin {
-            Origin::Bytes { rest, .. } => rest.read(buf),
-            Origin::File(file) => file.read(buf),
-            Origin::Reader(reader) => reader.read(buf),
+            UploadSource::Bytes { rest, .. } => rest.read(buf),
+            UploadSource::File(file) => file.read(buf),
+            UploadSource::Reader(reader) => reader.read(buf),
         }
     }
 }

@@ -25,7 +25,7 @@ const RATIO_LIMITED_FROM: u64 = 256 * 1024 * 1024;
 
 /// Limits of an archive.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct UnpackLimits {
     pub(crate) entries: u64,
     /// Size of the unpacked archive, including headers.
     pub(crate) bytes: u64,
@@ -34,7 +34,7 @@ pub(crate) struct Limits {
 }
 
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct ArchiveEntry {
     pub(crate) name: Vec<u8>,
     pub(crate) kind: Kind,
     /// Permission bits.
@@ -69,8 +69,8 @@ impl Entries<()> {
     /// skipped. Reads the archive to its last byte, to verify the gzip checksum and notice truncation.
     pub(crate) fn for_each(
         archive: impl Read,
-        limits: Limits,
-        mut each: impl FnMut(&Entry, &mut dyn Read) -> Result<()>,
+        limits: UnpackLimits,
+        mut each: impl FnMut(&ArchiveEntry, &mut dyn Read) -> Result<()>,
     ) -> Result<()> {
         let received = Rc::new(Cell::new(0));
         let inner = decode(archive, &received)?;
@@ -116,7 +116,7 @@ struct Extensions {
 
 impl<R: Read> Entries<R> {
     /// Returns the next entry, or `None` at the end marker.
-    fn next(&mut self) -> Result<Option<Entry>> {
+    fn next(&mut self) -> Result<Option<ArchiveEntry>> {
         let mut extensions = Extensions::default();
         loop {
             let header = match self.header()? {
@@ -272,7 +272,7 @@ fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((&text[..equals], &text[equals + 1..], after))
 }
 
-fn describe(header: &Header, extensions: Extensions, size: u64) -> Entry {
+fn describe(header: &Header, extensions: Extensions, size: u64) -> ArchiveEntry {
     let name = extensions
         .name
         .unwrap_or_else(|| header.path_bytes().into());
@@ -303,7 +303,7 @@ fn describe(header: &Header, extensions: Extensions, size: u64) -> Entry {
             | EntryType::Char
             | EntryType::Block
     );
-    Entry {
+    ArchiveEntry {
         name,
         kind,
         mode: header.mode().unwrap_or(0o644) & 0o777,
@@ -344,14 +344,14 @@ struct Limited<R> {
     inner: R,
     received: Rc<Cell<u64>>,
     unpacked: u64,
-    limits: Limits,
+    limits: UnpackLimits,
 }
 
 impl<R: Read> Read for Limited<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(buf)?;
         self.unpacked += got as u64;
-        let Limits { bytes, ratio, .. } = self.limits;
+        let UnpackLimits { bytes, ratio, .. } = self.limits;
         if self.unpacked > bytes {
             return Err(refused(format!(
                 "archive unpacks to more than {bytes} bytes, the limit of max_bytes()"

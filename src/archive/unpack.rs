@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use serde::Serialize;
 
 use super::cursor::{Cursor, Missing, split};
-use super::read::{Entries, Entry, Kind, Limits};
+use super::read::{ArchiveEntry, Entries, Kind, UnpackLimits};
 use crate::error::{Error, Result};
 use crate::os::{self, FileType};
 
@@ -38,13 +38,13 @@ use crate::os::{self, FileType};
 /// ```
 #[derive(Debug, Clone)]
 pub struct Extract {
-    limits: Limits,
+    limits: UnpackLimits,
     skip_refused: bool,
 }
 
 impl Default for Extract {
     fn default() -> Self {
-        let limits = Limits {
+        let limits = UnpackLimits {
             entries: 1_000_000,
             bytes: 64 << 30,
             ratio: 200,
@@ -101,7 +101,7 @@ impl Extract {
         Extract::new().max_bytes(u64::MAX).max_ratio(u64::MAX)
     }
 
-    pub(crate) fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> UnpackLimits {
         self.limits
     }
 
@@ -289,7 +289,7 @@ impl Unpacker {
         Ok(())
     }
 
-    fn entry(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), Stop> {
+    fn entry(&mut self, entry: &ArchiveEntry, content: &mut dyn Read) -> Result<(), Stop> {
         let path = safe_path(&entry.name)?;
         match (path.is_empty(), &entry.kind) {
             // The root is the caller's directory.
@@ -311,7 +311,7 @@ impl Unpacker {
         Ok(())
     }
 
-    fn directory(&mut self, path: Vec<u8>, entry: &Entry) -> Result<(), Stop> {
+    fn directory(&mut self, path: Vec<u8>, entry: &ArchiveEntry) -> Result<(), Stop> {
         let (parent, name) = split(&path);
         let dir = enter(&mut self.cursor, parent)?;
         match os::mkdirat(dir, name, entry.mode | 0o700) {
@@ -334,7 +334,12 @@ impl Unpacker {
         Ok(())
     }
 
-    fn file(&mut self, path: &[u8], entry: &Entry, content: &mut dyn Read) -> Result<(), Stop> {
+    fn file(
+        &mut self,
+        path: &[u8],
+        entry: &ArchiveEntry,
+        content: &mut dyn Read,
+    ) -> Result<(), Stop> {
         let (parent, name) = split(path);
         let dir = enter(&mut self.cursor, parent)?;
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;

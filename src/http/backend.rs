@@ -140,7 +140,7 @@ impl Backend for HttpBackend {
         let url = self.api.base.files(id.as_str(), "download", "src", src);
         let mut call = Call::new(Operation::Read, "GET", url, self.transfer());
         let response = self.api.send(&mut call, Ok)?;
-        Ok(Box::new(Download {
+        Ok(Box::new(DownloadBody {
             body: response.body,
             started: Instant::now(),
         }))
@@ -160,12 +160,12 @@ impl Backend for HttpBackend {
 
 /// The body of a download. Its I/O errors contain an [`Error`], so that a network failure is not taken
 /// for a damaged archive.
-struct Download {
+struct DownloadBody {
     body: ResponseBody,
     started: Instant,
 }
 
-impl Read for Download {
+impl Read for DownloadBody {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.body.read(buf) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => {

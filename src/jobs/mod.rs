@@ -5,10 +5,10 @@ mod job;
 mod list;
 mod output;
 mod poll;
+mod poller;
 mod scripts;
 mod spawn;
 mod wait;
-mod watch;
 
 pub use self::info::{JobInfo, JobState, JobStatus};
 pub use self::job::Job;

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use super::info::JobState;
 use super::job::Job;
 use super::poll::exit_status;
-use super::watch::Watch;
+use super::poller::Poller;
 use crate::error::{Error, Result};
 
 /// An output stream of a job, from its first byte, as it is written. It ends when the job has finished.
@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 pub struct JobOutput {
     job: Job,
     stream: JobStream,
-    watch: Watch,
+    poller: Poller,
     /// Number of bytes that were read from the sandbox.
     offset: u64,
     /// The bytes among them that the caller has not read, from `consumed` on.
@@ -63,7 +63,7 @@ impl JobOutput {
         JobOutput {
             job,
             stream,
-            watch: Watch::new(),
+            poller: Poller::new(),
             offset: 0,
             buffer: Vec::new(),
             consumed: 0,
@@ -124,13 +124,13 @@ impl JobOutput {
     /// Polls the job. Returns true if there are more bytes or this is the end.
     fn poll(&mut self) -> Result<bool> {
         if self.caught_up {
-            self.watch.pause(&self.job, None);
+            self.poller.pause(&self.job, None);
         }
         let (offsets, at) = match self.stream {
             JobStream::Stdout => ([Some(self.offset), None], 0),
             JobStream::Stderr => ([None, Some(self.offset)], 1),
         };
-        let mut polled = self.watch.poll(&self.job, offsets, None)?;
+        let mut polled = self.poller.poll(&self.job, offsets, None)?;
         self.caught_up = polled.is_whole();
         let new = std::mem::take(&mut polled.new[at]);
         self.offset += new.len() as u64;

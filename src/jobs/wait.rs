@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::info::JobStatus;
 use super::job::Job;
 use super::poll::{Polled, exit_status};
-use super::watch::Watch;
+use super::poller::Poller;
 use crate::error::{Error, Result};
 use crate::output::Output;
 
@@ -40,11 +40,11 @@ impl Job {
 
     /// Returns `None` only if the deadline has passed.
     fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<JobStatus>> {
-        let mut watch = Watch::new();
+        let mut poller = Poller::new();
         loop {
-            let polled = watch.poll(self, [None, None], deadline)?;
+            let polled = poller.poll(self, [None, None], deadline)?;
             let status = exit_status(polled.state)?;
-            if status.is_some() || !watch.pause(self, deadline) {
+            if status.is_some() || !poller.pause(self, deadline) {
                 return Ok(status);
             }
         }
@@ -115,10 +115,10 @@ impl Job {
     }
 
     fn follow(&self, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Result<JobStatus> {
-        let mut watch = Watch::new();
+        let mut poller = Poller::new();
         let mut offsets = [0, 0];
         loop {
-            let polled = watch.poll(self, offsets.map(Some), None)?;
+            let polled = poller.poll(self, offsets.map(Some), None)?;
             copy(&polled, &mut offsets, stdout, stderr)?;
             if !polled.is_whole() {
                 continue;
@@ -126,7 +126,7 @@ impl Job {
             if let Some(status) = exit_status(polled.state)? {
                 return Ok(status);
             }
-            watch.pause(self, None);
+            poller.pause(self, None);
         }
     }
 

@@ -115,15 +115,15 @@ pub(crate) enum Subcommand {
     #[command(
         after_help = "Examples:\n  noxrc create my-session --ttl 1800 --mem 512Mi\n  noxrc create my-session --image python:3.12 --wait"
     )]
-    Create(Create),
+    Create(CreateArgs),
     /// Run a command in a sandbox and exit with its code
-    Exec(Exec),
+    Exec(ExecArgs),
     /// Create a sandbox, run a command in it, and delete it
-    Run(Run),
+    Run(RunArgs),
     /// Upload files to a sandbox
-    Upload(Upload),
+    Upload(UploadArgs),
     /// Download files from a sandbox
-    Download(Download),
+    Download(DownloadArgs),
     /// Copy a file or directory to or from a sandbox
     #[command(
         after_help = "Examples:\n  noxrc cp data.csv my-session:/workspace/\n  noxrc cp my-session:out ./results"
@@ -163,19 +163,19 @@ pub(crate) enum Subcommand {
         id: String,
     },
     /// Print a job's output
-    Logs(Logs),
+    Logs(LogsArgs),
     /// Wait for a job and exit with its code
-    Wait(Wait),
+    Wait(WaitArgs),
     /// Terminate a job and its process group
     #[command(after_help = "Examples:\n  noxrc kill my-session j0123456789")]
-    Kill(JobId),
+    Kill(JobArgs),
     /// Open an interactive shell in a sandbox
     #[command(
         after_help = "Examples:\n  noxrc shell my-session\n  noxrc shell my-session < commands.txt\n\ncd, export and unset apply to later commands. Ctrl-C discards the line or cancels the command, Ctrl-D exits."
     )]
     Shell(ShellArgs),
     /// Serve local sandboxes over the NoxRunner v1 API
-    Serve(Serve),
+    Serve(ServeArgs),
     /// Check a server against the NoxRunner v1 protocol
     Conformance(ConformanceArgs),
     /// Check this machine's setup and suggest fixes
@@ -194,7 +194,7 @@ pub(crate) enum Subcommand {
 }
 
 #[derive(clap::Args)]
-pub(crate) struct Spec {
+pub(crate) struct SpecArgs {
     /// TTL of the sandbox, which touch resets
     #[arg(long, value_name = "SECONDS", default_value = "900", value_parser = seconds)]
     ttl: Duration,
@@ -212,7 +212,7 @@ pub(crate) struct Spec {
     storage: Option<String>,
 }
 
-impl Spec {
+impl SpecArgs {
     pub(crate) fn to_spec(&self) -> SandboxSpec {
         let mut spec = SandboxSpec::new().ttl(self.ttl);
         if let Some(image) = &self.image {
@@ -232,11 +232,11 @@ impl Spec {
 }
 
 #[derive(clap::Args)]
-pub(crate) struct Create {
+pub(crate) struct CreateArgs {
     /// Session id of the sandbox
     pub(crate) id: String,
     #[command(flatten)]
-    pub(crate) spec: Spec,
+    pub(crate) spec: SpecArgs,
     /// Wait until the sandbox is ready
     #[arg(long)]
     pub(crate) wait: bool,
@@ -269,7 +269,7 @@ pub(crate) struct ExecOptions {
 #[command(
     after_help = "Options must come before ID. Everything after ID is the command.\n\nExamples:\n  noxrc exec my-session ls -la\n  noxrc exec --env A=1 --timeout-seconds 300 my-session sh -c 'make && ./run $A'\n  noxrc exec --detach my-session ./train.sh"
 )]
-pub(crate) struct Exec {
+pub(crate) struct ExecArgs {
     #[command(flatten)]
     pub(crate) options: ExecOptions,
     /// Session id of the sandbox
@@ -288,9 +288,9 @@ pub(crate) struct Exec {
 #[command(
     after_help = "Examples:\n  noxrc --local run -- python3 -c 'print(6 * 7)'\n  noxrc --local run --upload src --download out -- make -C src\n  read -r sandbox job < <(noxrc run --detach --ttl 3600 --upload train.py -- python3 train.py)\n\nThe sandbox is deleted at the end, also on Ctrl-C. With --detach it lives until its TTL\nexpires, which `logs -f` and `wait` renew, or until `noxrc delete`."
 )]
-pub(crate) struct Run {
+pub(crate) struct RunArgs {
     #[command(flatten)]
-    pub(crate) spec: Spec,
+    pub(crate) spec: SpecArgs,
     #[command(flatten)]
     pub(crate) options: ExecOptions,
     /// Upload a file or directory to /workspace first (repeatable)
@@ -313,7 +313,7 @@ pub(crate) struct Run {
 #[command(
     after_help = "Examples:\n  noxrc upload my-session a.txt b.txt\n  noxrc upload my-session --dir ./project --dest /workspace/project"
 )]
-pub(crate) struct Upload {
+pub(crate) struct UploadArgs {
     /// Session id of the sandbox
     pub(crate) id: String,
     /// Files to upload
@@ -330,7 +330,7 @@ pub(crate) struct Upload {
 #[command(
     after_help = "Examples:\n  noxrc download my-session --extract ./output\n  noxrc download my-session --src /workspace/out --output out.tar.gz"
 )]
-pub(crate) struct Download {
+pub(crate) struct DownloadArgs {
     /// Session id of the sandbox
     pub(crate) id: String,
     /// Directory to download
@@ -346,7 +346,7 @@ pub(crate) struct Download {
 
 /// Identifies a job.
 #[derive(clap::Args)]
-pub(crate) struct JobId {
+pub(crate) struct JobArgs {
     /// Session id of the sandbox
     pub(crate) id: String,
     /// Id of the job
@@ -357,24 +357,24 @@ pub(crate) struct JobId {
 #[command(
     after_help = "Examples:\n  noxrc logs my-session j0123456789 > so-far.txt\n  noxrc logs -f my-session j0123456789"
 )]
-pub(crate) struct Logs {
+pub(crate) struct LogsArgs {
     /// Follow the output until the job finishes
     #[arg(short, long)]
     pub(crate) follow: bool,
     #[command(flatten)]
-    pub(crate) job: JobId,
+    pub(crate) job: JobArgs,
 }
 
 #[derive(clap::Args)]
 #[command(
     after_help = "Exits with 124 if the job is still running after the timeout.\n\nExamples:\n  noxrc wait my-session j0123456789\n  noxrc wait --timeout-seconds 600 my-session j0123456789"
 )]
-pub(crate) struct Wait {
+pub(crate) struct WaitArgs {
     /// Maximum time to wait (default: unlimited)
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) timeout_seconds: Option<Duration>,
     #[command(flatten)]
-    pub(crate) job: JobId,
+    pub(crate) job: JobArgs,
 }
 
 #[derive(clap::Args)]
@@ -403,7 +403,7 @@ pub(crate) struct ShellArgs {
 #[command(
     after_help = "Examples:\n  noxrc serve\n  NOXRUNNER_TOKEN=s3cret noxrc serve --listen 0.0.0.0:8080\n  noxrc serve --unix /run/user/1000/noxrunner.sock\n  noxrc serve --gateway https://sandboxes.example.com\n\nSandboxes end with the server. Ctrl-C or SIGTERM stops it; running commands get 10 s to finish."
 )]
-pub(crate) struct Serve {
+pub(crate) struct ServeArgs {
     /// Address to listen on (repeatable; default: 127.0.0.1:8080, unless --unix is set)
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Vec<SocketAddr>,

@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use crate::args::{Args, Exec};
+use crate::args::{Args, ExecArgs};
 use crate::client::client;
 use crate::command::{backend_failed, print_result, with_timeout};
 use crate::console::Console;
 use crate::jobs;
 
-pub(crate) fn exec(args: &Args, exec: &Exec, console: &Console) -> ExitCode {
+pub(crate) fn exec(args: &Args, exec: &ExecArgs, console: &Console) -> ExitCode {
     let sandbox = match client(args).and_then(|client| client.sandbox(&exec.id)) {
         Ok(sandbox) => sandbox,
         Err(error) => return backend_failed(&error, console),

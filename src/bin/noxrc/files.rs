@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use noxrunner::{Contents, Error, ErrorKind, Extract, Files, Result, Sandbox};
 use serde_json::json;
 
-use crate::args::{Args, Download, Upload};
+use crate::args::{Args, DownloadArgs, UploadArgs};
 use crate::client::{client, file_error};
 use crate::console::Console;
 
-pub(crate) fn upload(args: &Args, upload: &Upload, console: &Console) -> Result<()> {
+pub(crate) fn upload(args: &Args, upload: &UploadArgs, console: &Console) -> Result<()> {
     let sandbox = client(args)?.sandbox(&upload.id)?;
     let dest = &upload.dest;
     if let Some(dir) = &upload.dir {
@@ -46,7 +46,7 @@ fn file_contents(path: &Path) -> Result<Contents<'static>> {
     Ok(Contents::path(path))
 }
 
-pub(crate) fn download(args: &Args, download: &Download, console: &Console) -> Result<()> {
+pub(crate) fn download(args: &Args, download: &DownloadArgs, console: &Console) -> Result<()> {
     let sandbox = client(args)?.sandbox(&download.id)?;
     console.info("Downloading files...");
     if let Some(output) = &download.output {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use noxrunner::{Error, ErrorKind, Job, JobInfo, JobStatus, Result, Sandbox, shell_quote};
 use serde_json::{Value, json};
 
-use crate::args::{Args, ExecOptions, JobId, Logs, Wait};
+use crate::args::{Args, ExecOptions, JobArgs, LogsArgs, WaitArgs};
 use crate::client::{client, is_local};
 use crate::command::{backend_failed, without_timeout};
 use crate::console::Console;
@@ -62,11 +62,11 @@ fn job_line(job: &JobInfo) -> String {
     )
 }
 
-fn find(args: &Args, job: &JobId) -> Result<Job> {
+fn find(args: &Args, job: &JobArgs) -> Result<Job> {
     client(args)?.sandbox(&job.id)?.job(&job.job)
 }
 
-pub(crate) fn logs(args: &Args, logs: &Logs, console: &Console) -> Result<()> {
+pub(crate) fn logs(args: &Args, logs: &LogsArgs, console: &Console) -> Result<()> {
     let job = find(args, &logs.job)?;
     let copy = |stdout: &mut dyn Write, stderr: &mut dyn Write| {
         if logs.follow {
@@ -91,7 +91,7 @@ pub(crate) fn logs(args: &Args, logs: &Logs, console: &Console) -> Result<()> {
     }
 }
 
-pub(crate) fn wait(args: &Args, wait: &Wait, console: &Console) -> ExitCode {
+pub(crate) fn wait(args: &Args, wait: &WaitArgs, console: &Console) -> ExitCode {
     let waited = find(args, &wait.job).and_then(|job| {
         let status = match wait.timeout_seconds {
             Some(timeout) => job.wait_timeout(timeout)?,
@@ -113,7 +113,7 @@ pub(crate) fn wait(args: &Args, wait: &Wait, console: &Console) -> ExitCode {
     }
 }
 
-pub(crate) fn kill(args: &Args, id: &JobId, console: &Console) -> Result<()> {
+pub(crate) fn kill(args: &Args, id: &JobArgs, console: &Console) -> Result<()> {
     let job = find(args, id)?;
     let running = job.try_wait()?.is_none();
     job.kill()?;

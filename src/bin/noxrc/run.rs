@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use noxrunner::{Error, ErrorKind, Lease, Result, Sandbox};
 
-use crate::args::{Args, Run};
+use crate::args::{Args, RunArgs};
 use crate::client::client;
 use crate::command::{backend_failed, print_result, with_timeout};
 use crate::console::Console;
@@ -18,7 +18,7 @@ use crate::jobs;
 /// Maximum time until the sandbox is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 
-pub(crate) fn run(args: &Args, run: &Run, console: &Console) -> ExitCode {
+pub(crate) fn run(args: &Args, run: &RunArgs, console: &Console) -> ExitCode {
     let leased = Interrupt::watch().and_then(|interrupt| {
         let lease = client(args)?.lease_with(run.spec.to_spec())?;
         Ok((interrupt, lease))
@@ -69,7 +69,7 @@ fn failed(error: &Error, interrupt: &Interrupt, console: &Console) -> ExitCode {
 }
 
 /// Waits until the sandbox is ready, and uploads files.
-fn prepare(sandbox: &Sandbox, run: &Run, interrupt: &Interrupt) -> Result<()> {
+fn prepare(sandbox: &Sandbox, run: &RunArgs, interrupt: &Interrupt) -> Result<()> {
     sandbox.wait_until_ready(READY_TIMEOUT, Some(&interrupt.cancel))?;
     for path in &run.upload {
         if interrupt.received() {
@@ -83,7 +83,7 @@ fn prepare(sandbox: &Sandbox, run: &Run, interrupt: &Interrupt) -> Result<()> {
 fn detach(
     args: &Args,
     sandbox: &Sandbox,
-    run: &Run,
+    run: &RunArgs,
     interrupt: &Interrupt,
     console: &Console,
 ) -> Result<()> {
@@ -94,7 +94,7 @@ fn detach(
     jobs::start(args, sandbox, &run.cmd, &run.options, console)
 }
 
-fn run_in(sandbox: &Sandbox, run: &Run, interrupt: &Interrupt, console: &Console) -> ExitCode {
+fn run_in(sandbox: &Sandbox, run: &RunArgs, interrupt: &Interrupt, console: &Console) -> ExitCode {
     if let Err(error) = prepare(sandbox, run, interrupt) {
         return failed(&error, interrupt, console);
     }

@@ -3,7 +3,7 @@
 use noxrunner::{Error, ErrorKind, Result, Sandbox};
 use serde_json::json;
 
-use crate::args::{Args, Create};
+use crate::args::{Args, CreateArgs};
 use crate::client::client;
 use crate::console::Console;
 
@@ -14,7 +14,7 @@ pub(crate) fn health(args: &Args, console: &Console) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn create(args: &Args, create: &Create, console: &Console) -> Result<()> {
+pub(crate) fn create(args: &Args, create: &CreateArgs, console: &Console) -> Result<()> {
     let sandbox = client(args)?.create(&create.id, create.spec.to_spec())?;
     let info = sandbox.info();
     let (name, expires) = info.map_or(("", ""), |i| (i.pod_name(), i.expires_at()));
@@ -33,7 +33,7 @@ pub(crate) fn create(args: &Args, create: &Create, console: &Console) -> Result<
     Ok(())
 }
 
-fn wait(sandbox: &Sandbox, create: &Create, console: &Console) -> Result<bool> {
+fn wait(sandbox: &Sandbox, create: &CreateArgs, console: &Console) -> Result<bool> {
     console.info("Waiting for pod to be ready...");
     match sandbox.wait_until_ready(create.wait_timeout, None) {
         Ok(()) => {

@@ -7,13 +7,13 @@ use noxrunner::server::{Server, ServerBuilder, Stopper};
 use noxrunner::{Error, ErrorKind, Result};
 use serde_json::json;
 
-use crate::args::{Args, Serve};
+use crate::args::{Args, ServeArgs};
 use crate::client::{file_error, local, remote};
 use crate::console::{self, Console};
 use crate::exit_code::INTERRUPTED;
 use crate::interrupt::termination_signals;
 
-pub(crate) fn serve(args: &Args, serve: &Serve, console: &Console) -> Result<()> {
+pub(crate) fn serve(args: &Args, serve: &ServeArgs, console: &Console) -> Result<()> {
     console::log_to_stderr(if args.verbose {
         log::LevelFilter::Debug
     } else {
@@ -33,7 +33,7 @@ pub(crate) fn serve(args: &Args, serve: &Serve, console: &Console) -> Result<()>
     Ok(())
 }
 
-fn listen(mut builder: ServerBuilder, serve: &Serve) -> ServerBuilder {
+fn listen(mut builder: ServerBuilder, serve: &ServeArgs) -> ServerBuilder {
     for addr in &serve.listen {
         builder = builder.tcp(addr);
     }
@@ -64,7 +64,7 @@ fn stop_on_signal(stopper: Stopper) -> Result<()> {
 fn authenticate(
     builder: ServerBuilder,
     args: &Args,
-    serve: &Serve,
+    serve: &ServeArgs,
 ) -> Result<(ServerBuilder, bool)> {
     if serve.no_auth {
         return Ok((without_auth(builder, serve)?, false));
@@ -81,7 +81,7 @@ fn authenticate(
     }
 }
 
-fn without_auth(builder: ServerBuilder, serve: &Serve) -> Result<ServerBuilder> {
+fn without_auth(builder: ServerBuilder, serve: &ServeArgs) -> Result<ServerBuilder> {
     if serve.force {
         return Ok(builder.no_auth_anywhere());
     }
@@ -94,7 +94,7 @@ fn without_auth(builder: ServerBuilder, serve: &Serve) -> Result<ServerBuilder> 
     Ok(builder.no_auth())
 }
 
-fn announce(server: &Server, serve: &Serve, token_is_new: bool, console: &Console) {
+fn announce(server: &Server, serve: &ServeArgs, token_is_new: bool, console: &Console) {
     let url = server.local_addr().map(|addr| format!("http://{addr}"));
     let unix = serve.unix.as_ref().map(|path| path.display().to_string());
     for address in url.iter().chain(&unix) {

@@ -37,7 +37,7 @@ fn pause_after(idle: Duration) -> Duration {
 }
 
 /// State between two polls of a job.
-pub(super) struct Watch {
+pub(super) struct Poller {
     last_output: Instant,
     /// A single poll touches nothing.
     polled: bool,
@@ -45,9 +45,9 @@ pub(super) struct Watch {
     renewal: Renewal,
 }
 
-impl Watch {
-    pub(super) fn new() -> Watch {
-        Watch {
+impl Poller {
+    pub(super) fn new() -> Poller {
+        Poller {
             last_output: Instant::now(),
             polled: false,
             touched: None,
