@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use noxrunner::{Cancel, Client, ClientBuilder, Command, Error, ErrorKind, Retry, Sandbox};
 
+use crate::support::processes::wait_for;
 use crate::support::scripted::{Conn, EXEC_OK, Request, Scripted};
 
 /// Breaks off a response.
@@ -57,19 +58,18 @@ fn fails_within<T>(limit: Duration, call: impl FnOnce() -> noxrunner::Result<T>)
     error
 }
 
-/// Runs exec on a silent server and cancels it from another thread.
+/// Runs exec on a silent server, and cancels it from another thread soon after `is_in_progress`.
 #[track_caller]
-fn cancelled_exec(sandbox: &Sandbox) -> Error {
+fn cancelled_exec(sandbox: &Sandbox, is_in_progress: impl Fn() -> bool + Send) -> Error {
     let cancel = Cancel::new();
-    let other = cancel.clone();
-    let canceller = thread::spawn(move || {
-        // Long enough for the request to be sent.
-        thread::sleep(Duration::from_millis(300));
-        other.cancel();
-    });
-    let error = fails_soon(|| sandbox.exec(Command::new("true").cancel_on(&cancel)));
-    canceller.join().unwrap();
-    error
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            wait_for("the call is in progress", is_in_progress);
+            thread::sleep(Duration::from_millis(300));
+            cancel.cancel();
+        });
+        fails_soon(|| sandbox.exec(Command::new("true").cancel_on(&cancel)))
+    })
 }
 
 /// Runs a check for all items at the same time, because it mostly waits.
@@ -110,7 +110,7 @@ fn noise(count: usize) -> Vec<u8> {
 
 #[test]
 fn refused_connection_names_the_address() {
-    let address = format!("127.0.0.1:{}", free_port());
+    let address = "127.0.0.1:1";
     let client = Client::builder(format!("http://{address}"))
         .retry(Retry::none())
         .build()
@@ -124,7 +124,7 @@ fn refused_connection_names_the_address() {
         fails_soon(|| sandbox.download_archive("/workspace").map(|_| ())),
     ] {
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
-        assert!(format!("{error:#}").contains(&address), "{error}");
+        assert!(format!("{error:#}").contains(address), "{error}");
         assert!(format!("{error:#}").contains("refused"), "{error}");
         assert!(std::error::Error::source(&error).is_some());
     }
@@ -221,7 +221,7 @@ fn silent_server_ends_at_timeout() {
 #[test]
 fn exec_on_silent_server_can_be_cancelled() {
     at_once(silent_servers(), |(what, server)| {
-        let error = cancelled_exec(&sandbox(builder(&server)));
+        let error = cancelled_exec(&sandbox(builder(&server)), || server.requests().len() == 1);
         assert_eq!(error.kind(), ErrorKind::Cancelled, "{what}: {error}");
         assert!(error.is_outcome_unknown());
         assert_eq!(server.requests().len(), 1, "{what}");
@@ -231,7 +231,7 @@ fn exec_on_silent_server_can_be_cancelled() {
 #[test]
 fn cancelled_exec_error_says_cancelled() {
     let (_, server) = silent_servers().remove(0);
-    let error = cancelled_exec(&sandbox(builder(&server)));
+    let error = cancelled_exec(&sandbox(builder(&server)), || server.requests().len() == 1);
     assert!(format!("{error:#}").contains("cancelled"), "{error}");
     assert!(format!("{error:#}").contains("may have run"), "{error}");
 }
@@ -363,7 +363,7 @@ fn unaccepted_connection_ends_at_timeout() {
     let sandbox = sandbox(Client::builder(url).timeout(SHORT));
     let error = fails_soon(|| sandbox.touch());
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
-    let error = cancelled_exec(&sandbox);
+    let error = cancelled_exec(&sandbox, || true);
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
 }
 
@@ -375,6 +375,6 @@ fn cancel_ends_connecting() {
     };
     let url = format!("http://127.0.0.1:{}", full.port);
     let sandbox = sandbox(Client::builder(&url).connect_timeout(Duration::from_secs(6)));
-    let error = cancelled_exec(&sandbox);
+    let error = cancelled_exec(&sandbox, || true);
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
 }

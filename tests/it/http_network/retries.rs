@@ -189,7 +189,7 @@ fn cancel_ends_retry_pause() {
     let server = Scripted::each_request(|_, conn| {
         conn.respond_with(503, &[("Retry-After", "8")], "starting");
     });
-    let error = cancelled_exec(&sandbox(builder(&server)));
+    let error = cancelled_exec(&sandbox(builder(&server)), || server.requests().len() == 1);
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
     assert!(format!("{error:#}").contains("cancelled"), "{error}");
     assert_eq!(server.requests().len(), 1);
