@@ -60,7 +60,7 @@ fn fails_within<T>(limit: Duration, call: impl FnOnce() -> noxrunner::Result<T>)
 
 /// Runs exec on a silent server, and cancels it from another thread soon after `is_in_progress`.
 #[track_caller]
-fn cancelled_exec(sandbox: &Sandbox, is_in_progress: impl Fn() -> bool + Send) -> Error {
+pub(crate) fn cancelled_exec(sandbox: &Sandbox, is_in_progress: impl Fn() -> bool + Send) -> Error {
     let cancel = Cancel::new();
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -229,7 +229,7 @@ fn exec_on_silent_server_can_be_cancelled() {
 }
 
 #[test]
-fn cancelled_exec_error_says_cancelled() {
+pub(crate) fn cancelled_exec_error_says_cancelled() {
     let (_, server) = silent_servers().remove(0);
     let error = cancelled_exec(&sandbox(builder(&server)), || server.requests().len() == 1);
     assert!(format!("{error:#}").contains("cancelled"), "{error}");
