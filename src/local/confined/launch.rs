@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cgroup::Cgroup;
+use super::encoding::Encoding;
 use super::holder_process::HolderProcess;
 use super::holder_program::program_path;
 use super::messages;
@@ -121,7 +122,7 @@ fn receive_reports(control: &OwnedFd) -> Reports {
                 reports.process = pidfd.map(|pidfd| (pid, pidfd));
             }
             Ok((StartReport::Ready(features), _)) => reports.outcome = Some(Ok(features)),
-            Ok((StartReport::Failed { step, errno }, _)) => {
+            Ok((StartReport::Failed(step, errno), _)) => {
                 let error = io::Error::from_raw_os_error(errno);
                 reports.outcome = Some(Err(StartError { step, error }));
             }

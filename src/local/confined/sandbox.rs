@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::cgroup::Cgroup;
 use super::disk_dir::DiskDir;
+use super::encoding::Encoding;
 use super::exec::{ExecOutcome, command_payload, host_payload, not_started, wait_for_reply};
 use super::holder_process::HolderProcess;
 use super::launch::ReadyHolder;
@@ -184,7 +185,7 @@ impl ConfinedSandbox {
         let millis = millis(command.get_timeout());
         let payload = self.payload(command)?;
         let encoded_payload = payload.encode();
-        let exec = |payload| HolderRequest::Exec { millis, payload }.encode();
+        let exec = |payload| HolderRequest::Exec(millis, payload).encode();
         let mut request = exec(Some(payload));
         if request.len() > MAX_MESSAGE {
             let file = sys::sealed_file("payload", &encoded_payload, false)

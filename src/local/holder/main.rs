@@ -33,6 +33,7 @@ mod sys;
 
 use std::os::fd::AsFd;
 
+use encoding::Encoding;
 use sys::{messages, process};
 
 fn main() {
@@ -41,10 +42,8 @@ fn main() {
     match setup::enter(&control, &mut step) {
         Ok(sandbox) => serve::run(&control, sandbox),
         Err(e) => {
-            let report = protocol::StartReport::Failed {
-                step: step.to_owned(),
-                errno: e.raw_os_error().unwrap_or(0),
-            };
+            let errno = e.raw_os_error().unwrap_or(0);
+            let report = protocol::StartReport::Failed(step.to_owned(), errno);
             // The send fails if the library's process has ended.
             let _ = messages::send(control.as_fd(), &report.encode(), &[]);
         }

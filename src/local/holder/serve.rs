@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::disk_watch::DiskWatch;
+use crate::encoding::Encoding;
 use crate::memory_use::{MemoryUse, sysv_segments};
 use crate::protocol::{ExecFds, HolderReply, HolderRequest, MAX_MESSAGE, Payload, StartStage};
 use crate::running_command::RunningCommand;
@@ -229,7 +230,7 @@ impl EventLoop {
             let _ = messages::send(connection.as_fd(), &reply.encode(), fds);
         };
         match HolderRequest::decode(message) {
-            Some(HolderRequest::Exec { millis, payload }) => {
+            Some(HolderRequest::Exec(millis, payload)) => {
                 match self.start(&connection, payload, fds) {
                     Ok(supervisor) => {
                         let deadline = Instant::now() + Duration::from_millis(millis);

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use crate::encoding::Encoding;
 use crate::guardian::fork_guardian;
 use crate::landlock::restrict;
 use crate::protocol::{Features, MAX_MESSAGE, SANDBOX_ID, Setup, SetupFds, StartReport};
