@@ -7,8 +7,11 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::os;
+use crate::os::remove_tree::remove_at;
 use crate::session_id::SessionId;
 
 /// Maximum time to wait for the lock. Other processes hold it only for moments.
@@ -213,6 +216,54 @@ fn check_searchable(dir: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Name of the record of a sandbox in its directory.
+pub(super) const RECORD: &str = "sandbox.json";
+
+/// Reads the record in the directory of a sandbox. Returns `None` if it does not exist or the process
+/// that wrote it was killed before it finished.
+pub(super) fn read_record<T: DeserializeOwned>(dir: &Path) -> Result<Option<T>> {
+    let path = dir.join(RECORD);
+    let failed = |e| Error::io(format_args!("cannot read {}", path.display()), e);
+    match fs::read(&path) {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(record) => Ok(Some(record)),
+            Err(e) if e.is_eof() => Ok(None),
+            Err(e) => Err(failed(e.into())),
+        },
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// Locks a directory until the returned file is closed. Returns `None` if another process has locked
+/// or removed it.
+pub(super) fn lock_dir(path: &Path) -> Option<File> {
+    let dir = File::open(path).ok()?;
+    os::lock(dir.as_fd()).ok()?.then_some(dir)
+}
+
+/// Removes a directory with everything in it, if it exists.
+pub(super) fn remove_dir(path: &Path) -> Result<()> {
+    let removed = || {
+        let parent = File::open(path.parent().unwrap_or(Path::new("/")))?;
+        let name = path.file_name().unwrap_or_default();
+        remove_at(parent.as_fd(), name.as_encoded_bytes())
+    };
+    match removed() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => {
+            result.map_err(|e| Error::io(format_args!("cannot remove {}", path.display()), e))
+        }
+    }
 }
 
 /// Encodes an id as a file name. Different ids have different names, also on file systems that ignore

@@ -51,15 +51,6 @@ pub(super) enum Lifetime<'a> {
     Persistent { listener: OwnedFd, dir: &'a Path },
 }
 
-/// The directory of a sandbox's files, if they are on disk.
-struct FilesDir {
-    path: PathBuf,
-    fd: OwnedFd,
-    /// Removes the directory when it is dropped. `None` if a persistent sandbox's directory
-    /// contains it.
-    disk: Option<DiskDir>,
-}
-
 impl SandboxFactory {
     pub(super) fn new(
         isolation: Isolation,
@@ -139,7 +130,7 @@ impl SandboxFactory {
             let text = format!("cannot run a program in a sandbox: true: {}", ran.stderr());
             return Err(Error::new(ErrorKind::Isolation, text.trim_end()));
         }
-        Ok(*self.features.get_or_init(|| trial.features()))
+        Ok(*self.features.get_or_init(|| trial.features))
     }
 
     pub(super) fn create(
@@ -155,10 +146,21 @@ impl SandboxFactory {
         let mut host_dir = None;
         let mut disk = None;
         if limits.on_disk {
-            let files = self.create_files_dir(&lifetime, setup.become_id)?;
-            fds.files_dir = Some(files.fd);
-            host_dir = Some(files.path).filter(|_| !self.has_namespaces());
-            disk = files.disk;
+            let (path, fd) = match lifetime {
+                Lifetime::Process => {
+                    let state_dir = self.state_dir()?;
+                    let new = DiskDir::create(&state_dir, self.access(), setup.become_id)?;
+                    let new = disk.insert(new);
+                    (new.path().to_owned(), new.try_clone_fd()?)
+                }
+                Lifetime::Persistent { dir, .. } => {
+                    let path = dir.join(FILES);
+                    let fd = create_dir(&path, setup.become_id)?;
+                    (path, fd)
+                }
+            };
+            fds.files_dir = Some(fd);
+            host_dir = Some(path).filter(|_| !self.has_namespaces());
         }
         self.add_policy(&mut setup, host_dir.as_deref());
         match lifetime {
@@ -178,9 +180,8 @@ impl SandboxFactory {
             disk,
             cgroup: self.create_cgroup(&limits)?,
         };
-        let holder = start_holder(&setup, &fds, resources.cgroup.as_ref(), host_dir)
-            .map_err(|StartError { step, error }| self.failed(&step, error))?;
-        Ok(ConfinedSandbox::new(holder, resources))
+        start_holder(&setup, &fds, resources, host_dir)
+            .map_err(|StartError { step, error }| self.failed(&step, error))
     }
 
     fn setup(&self, limits: &ResolvedLimits, ttl: Duration) -> Setup {
@@ -208,28 +209,6 @@ impl SandboxFactory {
             watched_storage: limits.on_disk.then_some(limits.storage),
             on_disk: limits.on_disk,
             ..Setup::default()
-        }
-    }
-
-    fn create_files_dir(&self, lifetime: &Lifetime<'_>, user: Option<u32>) -> Result<FilesDir> {
-        match lifetime {
-            Lifetime::Process => {
-                let disk = DiskDir::create(&self.state_dir()?, self.access(), user)?;
-                Ok(FilesDir {
-                    path: disk.path().to_owned(),
-                    fd: disk.try_clone_fd()?,
-                    disk: Some(disk),
-                })
-            }
-            Lifetime::Persistent { dir, .. } => {
-                let path = dir.join(FILES);
-                let fd = create_dir(&path, user)?;
-                Ok(FilesDir {
-                    path,
-                    fd,
-                    disk: None,
-                })
-            }
         }
     }
 

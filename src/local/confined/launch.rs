@@ -8,12 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::cgroup::Cgroup;
 use super::encoding::Encoding;
-use super::holder_process::HolderProcess;
 use super::holder_program::program_path;
 use super::messages;
 use super::protocol::{Features, Setup, SetupFds, StartReport};
+use super::sandbox::{ConfinedSandbox, HolderProcess, RequestSocket, Resources};
 use crate::local::sys;
 use crate::os;
 
@@ -34,25 +33,20 @@ impl StartError {
     }
 }
 
-/// A holder whose sandbox is ready.
-pub(super) struct ReadyHolder {
-    pub(super) process: HolderProcess,
-    /// The socket for requests.
-    pub(super) control: OwnedFd,
-    pub(super) features: Features,
-}
-
-/// Starts a holder. `host_dir` is the directory of the files if the sandbox has no private root.
+/// Starts a holder and returns its sandbox when it is ready. `host_dir` is the directory of the files if
+/// the sandbox has no private root.
 pub(super) fn start_holder(
     setup: &Setup,
     fds: &SetupFds,
-    cgroup: Option<&Cgroup>,
+    resources: Resources,
     host_dir: Option<PathBuf>,
-) -> Result<ReadyHolder, StartError> {
+) -> Result<ConfinedSandbox, StartError> {
     let (control, theirs) =
         sys::socket_pair().map_err(StartError::at("create a socket for the holder"))?;
     let mut child = spawn(theirs)?;
-    let sent = cgroup
+    let sent = resources
+        .cgroup
+        .as_ref()
         .map_or(Ok(()), |cgroup| cgroup.add(child.id()))
         .and_then(|()| messages::send(control.as_fd(), &setup.encode(), &fds.list()));
     if let Err(e) = sent {
@@ -77,10 +71,11 @@ pub(super) fn start_holder(
     });
     let died = || StartError::at("start the holder")(io::ErrorKind::UnexpectedEof.into());
     match (reports.outcome, process) {
-        (Some(Ok(features)), Some(process)) => Ok(ReadyHolder {
+        (Some(Ok(features)), Some(process)) => Ok(ConfinedSandbox {
+            socket: RequestSocket::Control(control),
             process,
-            control,
             features,
+            resources,
         }),
         (outcome, process) => {
             if let Some(process) = process {

@@ -6,7 +6,6 @@ mod disk_dir;
 mod encoding;
 mod exec;
 mod factory;
-mod holder_process;
 mod holder_program;
 mod identity;
 mod launch;

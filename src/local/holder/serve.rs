@@ -11,7 +11,7 @@ use crate::memory_use::{MemoryUse, sysv_segments};
 use crate::protocol::{ExecFds, HolderReply, HolderRequest, MAX_MESSAGE, Payload, StartStage};
 use crate::running_command::RunningCommand;
 use crate::setup::PreparedSandbox;
-use crate::supervisor::{self, CommandFds, Supervisor};
+use crate::supervisor::{self, Supervisor};
 use crate::sys::isolation::file_system_space;
 use crate::sys::messages;
 use crate::sys::process::{
@@ -262,14 +262,10 @@ impl EventLoop {
         let unreadable = HolderReply::NotStarted(StartStage::Fork, 0);
         let fds = ExecFds::from_list(fds).ok_or(unreadable)?;
         let payload = payload.or_else(|| read_payload(fds.payload.as_ref()?));
-        let command_fds = CommandFds {
-            stdin: self.sandbox.null.as_fd(),
-            stdout: fds.stdout.as_fd(),
-            stderr: fds.stderr.as_fd(),
-            connection: connection.as_fd(),
-        };
         let payload = payload.ok_or(unreadable)?;
-        supervisor::start(&payload, &self.sandbox.setup.rlimits, &command_fds)
+        let rlimits = &self.sandbox.setup.rlimits;
+        let stdin = self.sandbox.null.as_fd();
+        supervisor::start(&payload, rlimits, stdin, &fds, connection.as_fd())
     }
 
     /// Schedules the first memory check after a command was started.

@@ -9,11 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::process_marks::random_token;
-use crate::error::{Error, Result};
 use crate::local::millis::{millis, since_epoch};
+use crate::local::state_dir::RECORD;
 use crate::session_id::SessionId;
-
-const FILE_NAME: &str = "sandbox.json";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -47,24 +45,6 @@ impl PlainRecord {
         millis(since_epoch()) >= self.expires_unix_millis
     }
 
-    pub(super) fn exists(dir: &Path) -> bool {
-        dir.join(FILE_NAME).exists()
-    }
-
-    /// Reads the record of a sandbox's directory. Returns `None` if the sandbox does not exist or its
-    /// creation was interrupted.
-    pub(super) fn read(dir: &Path) -> Result<Option<PlainRecord>> {
-        let path = dir.join(FILE_NAME);
-        let failed = |e| Error::io(format_args!("cannot read {}", path.display()), e);
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map(Some)
-                .map_err(|e| failed(e.into())),
-            Err(e) if is_missing(&e) => Ok(None),
-            Err(e) => Err(failed(e)),
-        }
-    }
-
     /// Replaces the record atomically, so that readers see either the old or the new one.
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
         let new = dir.join("sandbox.json.new");
@@ -75,13 +55,6 @@ impl PlainRecord {
             .mode(0o600)
             .open(&new)?;
         file.write_all(&serde_json::to_vec(self)?)?;
-        fs::rename(new, dir.join(FILE_NAME))
+        fs::rename(new, dir.join(RECORD))
     }
-}
-
-fn is_missing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
 }

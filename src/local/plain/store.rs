@@ -13,7 +13,9 @@ use crate::error::{Error, Result};
 use crate::local::errors::no_such_sandbox;
 use crate::local::files::SandboxFiles;
 use crate::local::millis::millis;
-use crate::local::state_dir::{Access, StateDir, file_name};
+use crate::local::state_dir::{
+    Access, RECORD, StateDir, file_name, lock_dir, read_record, remove_dir,
+};
 use crate::os;
 use crate::os::random::random_u64;
 use crate::os::remove_tree::remove_at;
@@ -52,7 +54,7 @@ impl Store {
         let lock = self.state.lock()?;
         let expired = self.set_expired_aside();
         let dir = self.state.path(SANDBOXES).join(&name);
-        let existing = PlainRecord::read(&dir)?;
+        let existing = read_record::<PlainRecord>(&dir)?;
         let is_new = existing.is_none();
         let mut record = existing.unwrap_or_else(|| PlainRecord::new(id));
         record.ttl_millis = millis(ttl);
@@ -63,9 +65,8 @@ impl Store {
             record.write(&dir)
         };
         drop(lock);
-        for removed in expired {
-            self.remove(&removed)
-                .unwrap_or_else(|e| log::warn!("{e:#}"));
+        for (path, _locked) in expired {
+            end_and_remove(&path).unwrap_or_else(|e| log::warn!("{e:#}"));
         }
         written.map_err(|e| Error::io(format_args!("cannot create {}", dir.display()), e))?;
         Ok((name, expires))
@@ -96,14 +97,10 @@ impl Store {
             Err(e) => return Err(e),
         };
         let dir = self.state.path(SANDBOXES).join(file_name(id)?);
-        let removed = if dir.exists() {
-            Some(self.set_aside(&dir)?)
-        } else {
-            None
-        };
-        drop(lock);
-        if let Some(removed) = removed {
-            self.remove(&removed)?;
+        if dir.exists() {
+            let (path, _locked) = self.set_aside(&dir)?;
+            drop(lock);
+            end_and_remove(&path)?;
         }
         Ok(existed)
     }
@@ -111,7 +108,7 @@ impl Store {
     /// Returns the directory and the record of a sandbox that has not expired.
     fn unexpired(&self, id: &SessionId) -> Result<(PathBuf, PlainRecord)> {
         let dir = self.state.path(SANDBOXES).join(file_name(id)?);
-        match PlainRecord::read(&dir)? {
+        match read_record::<PlainRecord>(&dir)? {
             Some(record) if !record.is_expired() => Ok((dir, record)),
             _ => Err(no_such_sandbox()),
         }
@@ -133,10 +130,7 @@ impl Store {
             Ok(locked)
         };
         match rename() {
-            Ok(locked) => Ok(RemovedDir {
-                path,
-                _locked: locked,
-            }),
+            Ok(locked) => Ok((path, locked)),
             Err(e) => Err(Error::io(
                 format_args!("cannot remove {}", dir.display()),
                 e,
@@ -158,10 +152,10 @@ impl Store {
         };
         let mut removed: Vec<RemovedDir> = list(REMOVED)
             .into_iter()
-            .filter_map(RemovedDir::abandoned)
+            .filter_map(|path| lock_dir(&path).map(|locked| (path, locked)))
             .collect();
         for dir in list(SANDBOXES) {
-            let expired = PlainRecord::read(&dir)
+            let expired = read_record::<PlainRecord>(&dir)
                 .is_ok_and(|record| record.is_none_or(|record| record.is_expired()));
             match expired.then(|| self.set_aside(&dir)) {
                 Some(Ok(aside)) => removed.push(aside),
@@ -171,46 +165,24 @@ impl Store {
         }
         removed
     }
+}
 
-    /// Kills the processes of a sandbox that was set aside, then removes its files.
-    fn remove(&self, removed: &RemovedDir) -> Result<()> {
-        if let Ok(Some(record)) = PlainRecord::read(&removed.path) {
-            kill_marked(SANDBOX_MARK, &record.token);
-        }
-        let failed = |e| Error::io(format_args!("cannot remove {}", removed.path.display()), e);
-        let parent = File::open(self.state.path(REMOVED)).map_err(failed)?;
-        let name = removed.path.file_name().unwrap_or_default();
-        match remove_at(parent.as_fd(), name.as_encoded_bytes()) {
-            // Another process has removed it.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.map_err(failed),
-        }
+/// Kills the processes of a sandbox that was set aside, then removes its files.
+fn end_and_remove(path: &Path) -> Result<()> {
+    if let Ok(Some(record)) = read_record::<PlainRecord>(path) {
+        kill_marked(SANDBOX_MARK, &record.token);
     }
+    remove_dir(path)
 }
 
-/// A sandbox that was set aside. It is locked, so that no other process removes it at the same time.
-struct RemovedDir {
-    path: PathBuf,
-    _locked: File,
-}
-
-impl RemovedDir {
-    /// Takes over a directory that an earlier process left. Returns `None` if another process is
-    /// removing it.
-    fn abandoned(path: PathBuf) -> Option<RemovedDir> {
-        let locked = File::open(&path).ok()?;
-        let acquired = os::lock(locked.as_fd()).ok()?;
-        acquired.then_some(RemovedDir {
-            path,
-            _locked: locked,
-        })
-    }
-}
+/// The path of a sandbox that was set aside. It is locked, so that no other process removes it at the
+/// same time.
+type RemovedDir = (PathBuf, File);
 
 impl PlainSandbox {
     /// Returns false if the sandbox was deleted since it was found.
     pub(super) fn exists(&self) -> bool {
-        PlainRecord::exists(&self.dir)
+        self.dir.join(RECORD).exists()
     }
 
     /// Returns the directory that is `/` for paths in the sandbox.
@@ -253,9 +225,7 @@ fn lock_stale(stage: &fs::DirEntry) -> Option<File> {
     const MIN_AGE: Duration = Duration::from_secs(60);
     let modified = stage.metadata().ok()?.modified().ok()?;
     let age = modified.elapsed().ok()?;
-    let dir = File::open(stage.path()).ok()?;
-    let acquired = os::lock(dir.as_fd()).ok()?;
-    (acquired && age > MIN_AGE).then_some(dir)
+    lock_dir(&stage.path()).filter(|_| age > MIN_AGE)
 }
 
 fn create_dirs(dir: &Path) -> io::Result<()> {

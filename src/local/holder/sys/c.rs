@@ -2,6 +2,7 @@
 
 use std::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 pub(crate) const EPERM: i32 = 1;
 pub(crate) const ENOENT: i32 = 2;
@@ -26,6 +27,19 @@ pub(crate) fn check_long(result: c_long) -> io::Result<c_long> {
     } else {
         Ok(result)
     }
+}
+
+/// Takes ownership of a descriptor that a call has just returned.
+pub(crate) fn new_fd(result: c_long) -> io::Result<OwnedFd> {
+    let fd = check_long(result)? as RawFd;
+    // SAFETY: the kernel has just created this descriptor, so it has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Calls prctl with a number.
+pub(crate) fn set_process_option(option: c_int, value: c_ulong) -> io::Result<()> {
+    // SAFETY: all arguments are numbers, so no memory is involved.
+    check(unsafe { prctl(option, value, 0_usize, 0_usize, 0_usize) }).map(drop)
 }
 
 #[repr(C)]
