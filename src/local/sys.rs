@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::ptr::null_mut;
 
@@ -196,7 +196,7 @@ impl Drop for FileUser {
     }
 }
 
-/// Waits for the end of processes, identified by keys.
+/// Waits for the end of processes, identified by the numbers of their pidfds.
 pub(super) struct ExitPoller(OwnedFd);
 
 impl ExitPoller {
@@ -205,10 +205,10 @@ impl ExitPoller {
         new_fd(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map(ExitPoller)
     }
 
-    pub(super) fn add(&self, pidfd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+    pub(super) fn add(&self, pidfd: BorrowedFd<'_>) -> io::Result<()> {
         let mut event = libc::epoll_event {
             events: (libc::EPOLLIN | libc::EPOLLONESHOT) as u32,
-            u64: key,
+            u64: pidfd.as_raw_fd() as u64,
         };
         // SAFETY: the event outlives the call, which only reads it.
         check(unsafe {
@@ -222,8 +222,8 @@ impl ExitPoller {
         .map(drop)
     }
 
-    /// Waits until processes end, and returns their keys.
-    pub(super) fn wait(&self) -> Vec<u64> {
+    /// Waits until processes end, and returns their pidfds.
+    pub(super) fn wait(&self) -> Vec<RawFd> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 64];
         // SAFETY: the array has the given length.
         let count = unsafe {
@@ -235,7 +235,8 @@ impl ExitPoller {
             )
         };
         let count = usize::try_from(count).unwrap_or(0);
-        events.iter().take(count).map(|event| event.u64).collect()
+        let ended = events.iter().take(count);
+        ended.map(|event| event.u64 as RawFd).collect()
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::messages;
@@ -53,16 +52,6 @@ pub(super) fn command_payload(command: &Command, root: &str, workdir: String) ->
             .map(|(name, value)| format!("{name}={value}"))
             .collect(),
     }
-}
-
-/// Returns the payload of a command that sees the files at their path on the host.
-pub(super) fn host_payload(command: &Command, host_dir: &Path, workdir: &Path) -> Result<Payload> {
-    let text = |path: &Path| {
-        let text = path.to_str().map(str::to_owned);
-        let shown = path.display();
-        text.ok_or_else(|| Error::invalid(format!("{shown} is not UTF-8: choose another path")))
-    };
-    Ok(command_payload(command, &text(host_dir)?, text(workdir)?))
 }
 
 #[derive(Clone, Copy)]

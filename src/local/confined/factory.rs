@@ -33,14 +33,14 @@ const LANDLOCK_SIGNALS: u32 = 6;
 const LANDLOCK_RENAMES: u32 = 2;
 
 pub(super) struct SandboxFactory {
-    isolation: Isolation,
+    pub(super) isolation: Isolation,
     root_steps: Vec<Step>,
     /// Result of the trial sandbox.
     features: OnceLock<Features>,
     /// Directory for files that are not in memory. `None` for the default.
     state_dir: Option<PathBuf>,
     /// Not used for persistent sandboxes: only this process could remove their cgroups.
-    cgroups: Option<DelegatedCgroup>,
+    pub(super) cgroups: Option<DelegatedCgroup>,
 }
 
 /// The event that ends a sandbox, besides its TTL.
@@ -75,16 +75,8 @@ impl SandboxFactory {
         })
     }
 
-    pub(super) fn isolation(&self) -> Isolation {
-        self.isolation
-    }
-
     fn has_namespaces(&self) -> bool {
         self.isolation == Isolation::Namespaces
-    }
-
-    pub(super) fn has_cgroups(&self) -> bool {
-        self.cgroups.is_some()
     }
 
     /// Returns true if the process limit counts only the processes of the sandbox.

@@ -10,7 +10,6 @@ mod holder_program;
 mod identity;
 mod launch;
 #[path = "../holder/sys/messages.rs"]
-#[allow(dead_code, reason = "only the holder waits for messages")]
 mod messages;
 mod persistent_registry;
 mod policy;

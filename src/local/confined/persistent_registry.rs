@@ -45,7 +45,7 @@ struct HolderRecord {
 impl PersistentRegistry {
     pub(super) fn open(factory: &SandboxFactory) -> Result<PersistentRegistry> {
         // Each tier has its own ids, so that no caller gets a sandbox of a weaker tier by its id.
-        let isolation = factory.isolation();
+        let isolation = factory.isolation;
         let subdirs: &[&str] = match isolation {
             Isolation::Landlock => &["persistent-landlock"],
             _ => &["persistent"],

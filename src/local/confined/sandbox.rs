@@ -2,14 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cgroup::Cgroup;
 use super::disk_dir::DiskDir;
 use super::encoding::Encoding;
-use super::exec::{ExecOutcome, command_payload, host_payload, not_started, wait_for_reply};
+use super::exec::{ExecOutcome, command_payload, not_started, wait_for_reply};
 use super::messages;
 use super::protocol::{ExecFds, Features, HolderReply, HolderRequest, MAX_MESSAGE, Payload};
 use crate::command::Command;
@@ -226,8 +226,12 @@ impl ConfinedSandbox {
         match &self.process.host_dir {
             None => Ok(command_payload(command, "", workdir.to_owned())),
             Some(host_dir) => {
-                let workdir = self.files()?.resolve_workdir(workdir)?;
-                host_payload(command, host_dir, &workdir.path)
+                let workdir = self.files()?.resolve_workdir(workdir)?.path;
+                Ok(command_payload(
+                    command,
+                    utf8(host_dir)?,
+                    utf8(&workdir)?.to_owned(),
+                ))
             }
         }
     }
@@ -241,6 +245,12 @@ impl ConfinedSandbox {
     pub(super) fn end(&self) {
         self.process.end();
     }
+}
+
+fn utf8(path: &Path) -> Result<&str> {
+    let shown = path.display();
+    path.to_str()
+        .ok_or_else(|| Error::invalid(format!("{shown} is not UTF-8: choose another path")))
 }
 
 fn cannot_reach(cause: io::Error) -> Error {

@@ -110,7 +110,7 @@ impl SandboxTier for ConfinedTier {
             }
         };
         let limits = self.factory.resolve_limits(spec)?;
-        let by_cgroup = exact_if(self.factory.has_cgroups());
+        let by_cgroup = exact_if(self.factory.cgroups.is_some());
         let cpu_millis = limits
             .cpu_millis
             .map_or(Limit::NONE, |millis| Limit::new(millis, by_cgroup));

@@ -1,6 +1,7 @@
 //! Messages between the library and the holder, one datagram each. Compiled into both, so both
 //! always have the same version.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::encoding::{Encoding, encode_enum, encode_struct};
@@ -85,6 +86,7 @@ impl SetupFds {
 /// One step of creating the root. Paths in the new root are relative to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
+    /// A directory and its parents, unless they exist.
     Dir(String),
     File(String, Vec<u8>),
     /// A symbolic link: target, path.
@@ -204,6 +206,11 @@ pub(crate) enum StartStage {
     /// The program is not in the path.
     Lookup,
     Exec,
+}
+
+/// Turns an error of a step into the report of it.
+pub(crate) fn in_step<T>(step: &str, result: io::Result<T>) -> Result<T, StartReport> {
+    result.map_err(|e| StartReport::Failed(step.to_owned(), e.raw_os_error().unwrap_or(0)))
 }
 
 impl Step {

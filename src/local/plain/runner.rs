@@ -12,7 +12,7 @@ use std::process::{self, Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::process_marks::{EXEC_MARK, SANDBOX_MARK, kill_marked, random_token};
-use super::store::PlainSandbox;
+use super::sandbox::PlainSandbox;
 use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::local::cancel_fd::CancelFd;
