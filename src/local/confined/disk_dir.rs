@@ -16,7 +16,7 @@ pub(super) const FILES: &str = "files";
 /// A directory that is removed on drop. It is locked until then. If this process is killed, the next
 /// one that creates a sandbox on disk finds it unlocked and removes it.
 pub(super) struct DiskDir {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// The holder must close its copy of this descriptor, because it leads out of the sandbox.
     locked: OwnedFd,
 }
@@ -52,10 +52,6 @@ impl DiskDir {
     pub(super) fn try_clone_fd(&self) -> Result<OwnedFd> {
         let copy = self.locked.try_clone();
         copy.map_err(|e| Error::io("cannot copy a file descriptor", e))
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
     }
 }
 

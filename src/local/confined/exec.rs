@@ -87,7 +87,8 @@ pub(super) fn wait_for_reply(
         let [replied, stdout, stderr, cancelled] = os::poll_readable(fds, left)?;
         pipes.read(stdout, stderr);
         if replied {
-            return Ok(receive_reply(connection).map_or(ExecOutcome::Closed, ExecOutcome::Replied));
+            let reply = receive_reply(connection).map(|(reply, _)| reply);
+            return Ok(reply.map_or(ExecOutcome::Closed, ExecOutcome::Replied));
         }
         if cancelled {
             // Any message ends the command.
@@ -98,10 +99,11 @@ pub(super) fn wait_for_reply(
     }
 }
 
-fn receive_reply(connection: &OwnedFd) -> Option<HolderReply> {
+/// Receives a reply and its descriptors. Returns `None` if the connection is closed.
+pub(super) fn receive_reply(connection: &OwnedFd) -> Option<(HolderReply, Vec<OwnedFd>)> {
     let mut buffer = [0; 16];
-    let (length, _) = messages::receive(connection.as_fd(), &mut buffer).ok()?;
-    HolderReply::decode(&buffer[..length])
+    let (length, fds) = messages::receive(connection.as_fd(), &mut buffer).ok()?;
+    Some((HolderReply::decode(&buffer[..length])?, fds))
 }
 
 /// Returns the result of a command that could not be started.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::cgroup::{Cgroup, DelegatedCgroup};
 use super::disk_dir::{DiskDir, FILES, create_dir};
 use super::identity;
-use super::launch::{StartError, start_holder};
+use super::launch::start_holder;
 use super::policy;
 use super::protocol::{Features, Setup, SetupFds, Step};
 use super::sandbox::{ConfinedSandbox, Resources};
@@ -143,7 +143,7 @@ impl SandboxFactory {
                     let state_dir = self.state_dir()?;
                     let new = DiskDir::create(&state_dir, self.access(), setup.become_id)?;
                     let new = disk.insert(new);
-                    (new.path().to_owned(), new.try_clone_fd()?)
+                    (new.path.clone(), new.try_clone_fd()?)
                 }
                 Lifetime::Persistent { dir, .. } => {
                     let path = dir.join(FILES);
@@ -172,8 +172,7 @@ impl SandboxFactory {
             disk,
             cgroup: self.create_cgroup(&limits)?,
         };
-        start_holder(&setup, &fds, resources, host_dir)
-            .map_err(|StartError { step, error }| self.failed(&step, error))
+        start_holder(self.isolation, &setup, &fds, resources, host_dir)
     }
 
     fn setup(&self, limits: &ResolvedLimits, ttl: Duration) -> Setup {
@@ -181,9 +180,6 @@ impl SandboxFactory {
         let cpus = whole_cpus.map(choose_cpus).unwrap_or_default();
         let filter = seccomp::program(&seccomp::Options {
             own_namespaces: self.has_namespaces(),
-            // The storage limit does not count such files, and the memory watcher counts them only
-            // while they are mapped.
-            memfd: false,
             affinity: cpus.is_empty(),
         });
         // A tmpfs block is a page. Each file takes one, plus about a quarter of a page that the

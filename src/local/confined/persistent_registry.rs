@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::disk_dir::FILES;
 use super::factory::{Lifetime, SandboxFactory};
+use super::protocol::Features;
 use super::reaper::on_end;
-use super::sandbox::{ConfinedSandbox, HolderProcess};
+use super::sandbox::{ConfinedSandbox, HolderProcess, RequestSocket, Resources};
 use crate::error::{Error, Result};
 use crate::local::errors::no_such_sandbox;
 use crate::local::isolation::Isolation;
@@ -165,13 +166,9 @@ impl PersistentRegistry {
         };
         // The pidfd is opened before the start time is compared, so that the process cannot be
         // replaced in between.
-        let Some(pidfd) = os::pidfd_open(record.process) else {
-            return Ok(None);
-        };
-        if start_time(record.process) != Some(record.started) {
-            return Ok(None);
-        }
-        let Ok(opened) = File::open(dir) else {
+        let pidfd = os::pidfd_open(record.process)
+            .filter(|_| start_time(record.process) == Some(record.started));
+        let (Some(pidfd), Ok(opened)) = (pidfd, File::open(dir)) else {
             return Ok(None);
         };
         let process = HolderProcess {
@@ -180,7 +177,12 @@ impl PersistentRegistry {
             user: record.user,
             host_dir: (self.isolation == Isolation::Landlock).then(|| dir.join(FILES)),
         };
-        let sandbox = ConfinedSandbox::persistent(opened.into(), process);
+        let sandbox = ConfinedSandbox {
+            socket: RequestSocket::Directory(opened.into()),
+            process,
+            features: Features::default(),
+            resources: Resources::default(),
+        };
         Ok(sandbox.is_running().then_some(sandbox))
     }
 }

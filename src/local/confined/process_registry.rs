@@ -44,11 +44,8 @@ impl SharedSlots {
     /// Removes the sandbox, unless its id belongs to another one now.
     fn remove(&self, id: &str, sandbox: &Weak<ConfinedSandbox>) {
         let mut slots = self.lock();
-        let is_same = |slot: &Slot| {
-            slot.as_ref()
-                .is_some_and(|found| std::ptr::eq(Arc::as_ptr(found), sandbox.as_ptr()))
-        };
-        if slots.get(id).is_some_and(is_same) {
+        let found = slots.get(id).and_then(Option::as_ref).map(Arc::as_ptr);
+        if found == Some(sandbox.as_ptr()) {
             let ended = slots.remove(id);
             drop(slots);
             drop(ended);

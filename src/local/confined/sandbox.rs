@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::cgroup::Cgroup;
 use super::disk_dir::DiskDir;
 use super::encoding::Encoding;
-use super::exec::{ExecOutcome, command_payload, not_started, wait_for_reply};
+use super::exec::{ExecOutcome, command_payload, not_started, receive_reply, wait_for_reply};
 use super::messages;
 use super::protocol::{ExecFds, Features, HolderReply, HolderRequest, MAX_MESSAGE, Payload};
 use crate::command::Command;
@@ -92,16 +92,6 @@ impl HolderProcess {
 }
 
 impl ConfinedSandbox {
-    /// Opens a persistent sandbox by the directory of its socket.
-    pub(super) fn persistent(dir: OwnedFd, process: HolderProcess) -> ConfinedSandbox {
-        ConfinedSandbox {
-            socket: RequestSocket::Directory(dir),
-            process,
-            features: Features::default(),
-            resources: Resources::default(),
-        }
-    }
-
     /// Sends an encoded request. Returns the connection for its reply.
     fn send(&self, request: &[u8], fds: &[BorrowedFd<'_>]) -> Result<OwnedFd> {
         let send = || match &self.socket {
@@ -136,13 +126,8 @@ impl ConfinedSandbox {
         if !replied {
             return Err(not_responding());
         }
-        let mut buffer = [0; 16];
-        match messages::receive(connection.as_fd(), &mut buffer) {
-            Ok((length, fds))
-                if HolderReply::decode(&buffer[..length]) == Some(HolderReply::Done) =>
-            {
-                Ok(fds.into_iter().next())
-            }
+        match receive_reply(&connection) {
+            Some((HolderReply::Done, fds)) => Ok(fds.into_iter().next()),
             // The holder has closed the connection.
             _ => Err(no_such_sandbox()),
         }

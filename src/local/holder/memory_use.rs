@@ -12,6 +12,7 @@ struct ProcessMemory {
 }
 
 /// Memory of all processes, in bytes.
+#[derive(Default)]
 pub(crate) struct MemoryUse {
     private: u64,
     shared: u64,
@@ -34,11 +35,7 @@ impl MemoryUse {
     }
 
     fn sum(memory_of: impl Fn(u32) -> ProcessMemory) -> MemoryUse {
-        let mut sum = MemoryUse {
-            private: 0,
-            shared: 0,
-            by_process: Vec::new(),
-        };
+        let mut sum = MemoryUse::default();
         for pid in sandbox_processes() {
             let memory = memory_of(pid);
             sum.private += memory.private;

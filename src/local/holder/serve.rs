@@ -68,10 +68,7 @@ pub(crate) fn run(control: &OwnedFd, sandbox: PreparedSandbox) {
         cpus,
     };
     let mut buffer = vec![0; MAX_MESSAGE];
-    while event_loop
-        .step(control, &mut buffer)
-        .is_ok_and(|goes_on| goes_on)
-    {}
+    while let Ok(true) = event_loop.step(control, &mut buffer) {}
 }
 
 impl EventLoop {
@@ -88,26 +85,20 @@ impl EventLoop {
         }
         // In reverse order, so that a removed element does not change the indices of the others.
         for source in ready.into_iter().rev() {
-            let goes_on = match source {
-                EventSource::Host => false,
-                EventSource::Control => self.receive_from_control(control, buffer)?,
-                EventSource::Pending(index) => {
-                    self.receive_pending(index, buffer);
-                    true
+            match source {
+                EventSource::Host => return Ok(false),
+                EventSource::Control => {
+                    if !self.receive_from_control(control, buffer)? {
+                        return Ok(false);
+                    }
                 }
-                EventSource::Listener => {
-                    self.accept(now);
-                    true
-                }
+                EventSource::Pending(index) => self.receive_pending(index, buffer),
+                EventSource::Listener => self.accept(now),
                 EventSource::Signals => {
                     clear_signals(self.sandbox.signals.as_fd());
                     self.take_children();
-                    true
                 }
-                EventSource::Running(_) => true,
-            };
-            if !goes_on {
-                return Ok(false);
+                EventSource::Running(_) => {}
             }
         }
         self.pending.retain(|pending| pending.until > now);
@@ -147,7 +138,7 @@ impl EventLoop {
             sources.push((EventSource::Pending(index), pending.connection.as_fd()));
         }
         for (index, running) in self.running.iter().enumerate() {
-            if let Some(connection) = running.connection() {
+            if let Some(connection) = &running.connection {
                 sources.push((EventSource::Running(index), connection.as_fd()));
             }
         }
@@ -217,7 +208,7 @@ impl EventLoop {
         if let Some(disk) = &mut self.disk {
             disk.child_ended(pid, status);
         }
-        let is_supervisor = |running: &RunningCommand| running.supervisor_pid() == pid;
+        let is_supervisor = |running: &RunningCommand| running.supervisor.pid == pid;
         if let Some(index) = self.running.iter().position(is_supervisor) {
             self.running.swap_remove(index).supervisor_ended(status);
         }

@@ -190,12 +190,8 @@ extern "C" fn supervise(shared: *mut c_void) -> c_int {
     let main = unsafe {
         raw_syscall(number::PRCTL, [PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0]);
         let top = top_of(&raw const shared.command_stack);
-        c::clone(
-            become_command,
-            top,
-            CLONE_VM | CLONE_VFORK | SIGCHLD,
-            argument,
-        )
+        let flags = CLONE_VM | CLONE_VFORK | SIGCHLD;
+        c::clone(become_command, top, flags, argument)
     };
     let errno = shared.errno.load(SeqCst);
     let reply = match shared.failed_at.load(SeqCst) {
@@ -223,13 +219,9 @@ fn wait_for(main: c_int, state: &AtomicI32) -> HolderReply {
     let mut reply = HolderReply::Signaled(SIGKILL);
     loop {
         let mut status: c_int = 0;
+        let arguments = [usize::MAX, (&raw mut status) as usize, 0, 0, 0];
         // SAFETY: status has room for the result.
-        let child = unsafe {
-            raw_syscall(
-                number::WAIT4,
-                [usize::MAX, (&raw mut status) as usize, 0, 0, 0],
-            )
-        };
+        let child = unsafe { raw_syscall(number::WAIT4, arguments) };
         if child == main as isize {
             reply = match status & 0x7f {
                 0 => HolderReply::Exited((status >> 8) & 0xff),

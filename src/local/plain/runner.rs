@@ -71,11 +71,7 @@ pub(super) fn run(command: &Command, workdir: &Path, sandbox: &PlainSandbox) -> 
 }
 
 fn program_name(command: &Command) -> &str {
-    command
-        .get_args()
-        .first()
-        .map(String::as_str)
-        .unwrap_or_default()
+    command.get_args().first().map_or("", String::as_str)
 }
 
 type Environment = BTreeMap<OsString, OsString>;

@@ -157,15 +157,9 @@ pub(crate) fn loopback_up() -> io::Result<()> {
 
 /// Joins a new session keyring, which does not contain the user's keys.
 pub(crate) fn new_keyring() {
-    const KEYCTL_JOIN_SESSION_KEYRING: c_int = 1;
+    const JOIN_SESSION_KEYRING: c_int = 1;
     // SAFETY: without a name no memory is involved. The call fails if the kernel has no keyrings.
-    unsafe {
-        c::syscall(
-            number::KEYCTL,
-            KEYCTL_JOIN_SESSION_KEYRING,
-            null::<c_char>(),
-        )
-    };
+    unsafe { c::syscall(number::KEYCTL, JOIN_SESSION_KEYRING, null::<c_char>()) };
 }
 
 /// Drops all capabilities permanently.
@@ -224,15 +218,10 @@ pub(crate) fn filter_calls(filter: &[u8]) -> io::Result<()> {
 /// Returns the kernel's version of Landlock, or 0 if it has none.
 pub(crate) fn landlock_version() -> u32 {
     const VERSION: c_uint = 1;
+    let none = null::<c_void>();
     // SAFETY: with this flag the kernel reads no memory.
-    let version = unsafe {
-        c::syscall(
-            number::LANDLOCK_CREATE_RULESET,
-            null::<c_void>(),
-            0_usize,
-            VERSION,
-        )
-    };
+    let version =
+        unsafe { c::syscall(number::LANDLOCK_CREATE_RULESET, none, 0_usize, VERSION) };
     u32::try_from(version).unwrap_or(0)
 }
 
@@ -259,15 +248,9 @@ pub(crate) fn landlock_ruleset(files: u64, scoped: u64, version: u32) -> io::Res
         4 | 5 => 16,
         _ => 24,
     };
+    let address = &raw const rules;
     // SAFETY: the struct is at least as long as the given size.
-    new_fd(unsafe {
-        c::syscall(
-            number::LANDLOCK_CREATE_RULESET,
-            &raw const rules,
-            size,
-            0 as c_uint,
-        )
-    })
+    new_fd(unsafe { c::syscall(number::LANDLOCK_CREATE_RULESET, address, size, 0_u32) })
 }
 
 pub(crate) fn landlock_allow(

@@ -152,16 +152,9 @@ pub(crate) fn kill_all() {
 }
 
 pub(crate) fn kill_by_fd(pidfd: BorrowedFd<'_>) {
+    let fd = pidfd.as_raw_fd();
     // SAFETY: without a siginfo no memory is involved.
-    unsafe {
-        c::syscall(
-            number::PIDFD_SEND_SIGNAL,
-            pidfd.as_raw_fd(),
-            SIGKILL,
-            0_usize,
-            0_usize,
-        )
-    };
+    unsafe { c::syscall(number::PIDFD_SEND_SIGNAL, fd, SIGKILL, 0_usize, 0_usize) };
 }
 
 /// Closes all descriptors from `first` on, which this process inherited by accident.
@@ -192,17 +185,11 @@ pub(crate) fn fork_into_namespaces() -> io::Result<Option<(u32, OwnedFd)>> {
     const CLONE_NEW: c_long = 0x7e02_0000;
     let flags = c_long::from(SIGCHLD) | CLONE_PIDFD | CLONE_PARENT | CLONE_NEW;
     let mut pidfd: c_int = -1;
+    let address = &raw mut pidfd;
     // SAFETY: this process has one thread. Without CLONE_VM the child has its own copy of the
     // memory and the stack. The kernel writes the pidfd to the variable of the parent.
     let pid = check_long(unsafe {
-        c::syscall(
-            number::CLONE,
-            flags,
-            0_usize,
-            &raw mut pidfd,
-            0_usize,
-            0_usize,
-        )
+        c::syscall(number::CLONE, flags, 0_usize, address, 0_usize, 0_usize)
     })?;
     if pid == 0 {
         return Ok(None);
