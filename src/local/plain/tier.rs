@@ -1,6 +1,7 @@
 //! The tier [`Isolation::None`](crate::local::isolation::Isolation::None): finds sandboxes by session id.
 
 use std::fs::{self, File, Permissions};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -57,11 +58,9 @@ impl PlainTier {
 
     /// Moves a sandbox out of the way with one rename, so that its id is free at once.
     fn set_aside(&self, dir: &Path) -> Result<RemovedDir> {
-        let path = self
-            .state
-            .path(REMOVED)
-            .join(format!("{:016x}", random_u64()));
-        let rename = || {
+        let name = format!("{:016x}", random_u64());
+        let path = self.state.path(REMOVED).join(name);
+        let rename = || -> io::Result<File> {
             // A directory can only be moved if its owner may write to it.
             fs::set_permissions(dir, Permissions::from_mode(0o700))?;
             let locked = File::open(dir)?;
@@ -70,26 +69,18 @@ impl PlainTier {
             fs::rename(dir, &path)?;
             Ok(locked)
         };
-        match rename() {
-            Ok(locked) => Ok((path, locked)),
-            Err(e) => Err(Error::io(
-                format_args!("cannot remove {}", dir.display()),
-                e,
-            )),
-        }
+        let locked =
+            rename().map_err(|e| Error::io(format_args!("cannot remove {}", dir.display()), e))?;
+        Ok((path, locked))
     }
 
     /// Sets aside the sandboxes that have expired or whose creation was interrupted. Returns them and
     /// those that an earlier process set aside but did not remove. Skips unreadable records.
     fn set_expired_aside(&self) -> Vec<RemovedDir> {
         let list = |name: &str| {
-            let entries = fs::read_dir(self.state.path(name))
-                .ok()
-                .into_iter()
-                .flatten();
-            entries
-                .filter_map(|entry| Some(entry.ok()?.path()))
-                .collect::<Vec<_>>()
+            let entries = fs::read_dir(self.state.path(name)).into_iter().flatten();
+            let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+            paths.collect::<Vec<_>>()
         };
         let mut removed: Vec<RemovedDir> = list(REMOVED)
             .into_iter()

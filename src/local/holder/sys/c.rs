@@ -50,6 +50,7 @@ pub(crate) struct PollFd {
 }
 
 #[repr(C)]
+#[derive(Default)]
 pub(crate) struct MountAttr {
     pub(crate) set: u64,
     pub(crate) clear: u64,

@@ -97,9 +97,7 @@ pub(crate) fn set_mount_attributes(path: &str, attributes: u64, recursive: bool)
     let path = c_text(path)?;
     let attr = c::MountAttr {
         set: attributes,
-        clear: 0,
-        propagation: 0,
-        userns: 0,
+        ..c::MountAttr::default()
     };
     let flags = if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: the path is NUL-terminated, and attr has the given length.
