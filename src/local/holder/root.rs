@@ -61,10 +61,7 @@ pub(crate) fn create_root(steps: &[Step], data: &OwnedFd) -> Result<bool, StartR
 
 fn take_step(step: &Step, data: &OwnedFd) -> io::Result<()> {
     match step {
-        Step::Dir(path) => DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(path),
+        Step::Dir(path) => DirBuilder::new().recursive(true).mode(0o755).create(path),
         Step::File(path, content) => {
             let mut file = OpenOptions::new();
             let mut file = file.write(true).create_new(true).mode(0o644).open(path)?;

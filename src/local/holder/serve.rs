@@ -87,11 +87,7 @@ impl EventLoop {
         for source in ready.into_iter().rev() {
             match source {
                 EventSource::Host => return Ok(false),
-                EventSource::Control => {
-                    if !self.receive_from_control(control, buffer)? {
-                        return Ok(false);
-                    }
-                }
+                EventSource::Control => self.receive_from_control(control, buffer)?,
                 EventSource::Pending(index) => self.receive_pending(index, buffer),
                 EventSource::Listener => self.accept(now),
                 EventSource::Signals => {
@@ -157,19 +153,19 @@ impl EventLoop {
         next.map_or(IDLE_WAIT, |next| next.saturating_duration_since(now))
     }
 
-    /// Receives a request with its connection. Returns false if the library has closed the socket.
-    fn receive_from_control(&mut self, control: &OwnedFd, buffer: &mut [u8]) -> io::Result<bool> {
+    /// Receives a request with its connection. Fails if the library has closed the socket.
+    fn receive_from_control(&mut self, control: &OwnedFd, buffer: &mut [u8]) -> io::Result<()> {
         match messages::receive(control.as_fd(), buffer) {
-            Ok((0, _)) => Ok(false),
+            Ok((0, _)) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok((length, mut fds)) => {
                 if !fds.is_empty() {
                     let connection = fds.remove(0);
                     self.handle_request(connection, &buffer[..length], fds);
                 }
-                Ok(true)
+                Ok(())
             }
             Err(e) => match e.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(true),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(()),
                 _ => Err(e),
             },
         }

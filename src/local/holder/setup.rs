@@ -128,7 +128,12 @@ fn create_world(setup: &Setup) -> Result<(OwnedFd, bool), StartReport> {
 
 /// Maps one user and one group into the user namespace.
 fn map_ids((user, group): (u32, u32)) -> Result<(), StartReport> {
-    let write = |name, text| in_step(&format!("write {name}"), fs::write(format!("/proc/self/{name}"), text));
+    let write = |name, text| {
+        in_step(
+            &format!("write {name}"),
+            fs::write(format!("/proc/self/{name}"), text),
+        )
+    };
     write("setgroups", "deny".to_owned())?;
     write("uid_map", format!("{SANDBOX_ID} {user} 1"))?;
     write("gid_map", format!("{SANDBOX_ID} {group} 1"))

@@ -218,8 +218,7 @@ pub(crate) fn landlock_version() -> u32 {
     const VERSION: c_uint = 1;
     let none = null::<c_void>();
     // SAFETY: with this flag the kernel reads no memory.
-    let version =
-        unsafe { c::syscall(number::LANDLOCK_CREATE_RULESET, none, 0_usize, VERSION) };
+    let version = unsafe { c::syscall(number::LANDLOCK_CREATE_RULESET, none, 0_usize, VERSION) };
     u32::try_from(version).unwrap_or(0)
 }
 
