@@ -77,7 +77,12 @@ impl Limit {
         enforced: Enforced::No,
     };
 
-    pub(super) fn new(amount: u64, enforced: Enforced) -> Limit {
+    pub(super) fn new(amount: u64, is_exact: bool) -> Limit {
+        let enforced = if is_exact {
+            Enforced::Exact
+        } else {
+            Enforced::Approximate
+        };
         Limit {
             amount: Some(amount),
             enforced,

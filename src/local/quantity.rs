@@ -1,50 +1,38 @@
 //! Parses Kubernetes quantities: `512Mi` of memory, `500m` of a CPU.
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 
 /// Maximum value of a limit. Kubernetes and the kernel's file sizes have the same maximum.
 const MAX: u128 = i64::MAX as u128;
 
 /// Parses a quantity of memory or storage and returns it in bytes, rounded up. `name` names the field
 /// in errors.
-pub(super) fn parse_bytes(name: &str, text: &str) -> Result<u64> {
-    let amount = split(text).and_then(|(number, suffix)| {
+pub(super) fn parse_bytes(name: &str, text: &str) -> Result<u64, Error> {
+    let bytes = split(text).and_then(|(number, suffix)| {
         let (factor, exponent) = unit(suffix)?;
         scaled(number, factor, exponent)
     });
-    let problem = match amount {
-        Some(Amount::Of(bytes)) => return Ok(bytes),
-        Some(Amount::Zero) => "is zero",
-        Some(Amount::TooLarge) => "is too large",
-        None => "is not a Kubernetes quantity",
-    };
-    Err(Error::invalid(format!(
-        "{name} {text:?} {problem}: use for example 512Mi, 1G or 1073741824"
-    )))
+    let bytes = bytes.unwrap_or(Err("is not a Kubernetes quantity"));
+    bytes.map_err(|problem| {
+        Error::invalid(format!(
+            "{name} {text:?} {problem}: use for example 512Mi, 1G or 1073741824"
+        ))
+    })
 }
 
 /// Parses a quantity of CPU and returns it in thousandths of a CPU, rounded up.
-pub(super) fn parse_cpu(text: &str) -> Result<u64> {
-    let amount = split(text).and_then(|(number, suffix)| match suffix {
+pub(super) fn parse_cpu(text: &str) -> Result<u64, Error> {
+    let millis = split(text).and_then(|(number, suffix)| match suffix {
         "" => scaled(number, 1, 3),
         "m" => scaled(number, 1, 0),
         _ => None,
     });
-    let problem = match amount {
-        Some(Amount::Of(millis)) => return Ok(millis),
-        Some(Amount::Zero) => "is zero",
-        Some(Amount::TooLarge) => "is too large",
-        None => "is not a number of CPUs",
-    };
-    Err(Error::invalid(format!(
-        "cpu limit {text:?} {problem}: use for example 500m, 1 or 2.5"
-    )))
-}
-
-enum Amount {
-    Zero,
-    Of(u64),
-    TooLarge,
+    let millis = millis.unwrap_or(Err("is not a number of CPUs"));
+    millis.map_err(|problem| {
+        Error::invalid(format!(
+            "cpu limit {text:?} {problem}: use for example 500m, 1 or 2.5"
+        ))
+    })
 }
 
 /// Splits a quantity into number and suffix. Signs are not accepted: a limit cannot be negative.
@@ -78,8 +66,9 @@ fn unit(suffix: &str) -> Option<(u128, i32)> {
     })
 }
 
-/// Returns `number * factor * 10^exponent`, rounded up, or `None` if `number` is not a number.
-fn scaled(number: &str, factor: u128, exponent: i32) -> Option<Amount> {
+/// Returns `number * factor * 10^exponent`, rounded up, or `None` if `number` is not a number. The
+/// error is the problem with a number that cannot be a limit.
+fn scaled(number: &str, factor: u128, exponent: i32) -> Option<Result<u64, &'static str>> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.len() + fraction.len() == 0 || fraction.contains('.') {
         return None;
@@ -87,7 +76,7 @@ fn scaled(number: &str, factor: u128, exponent: i32) -> Option<Amount> {
     let fraction = fraction.trim_end_matches('0');
     let digits = || whole.bytes().chain(fraction.bytes()).map(|c| c - b'0');
     if digits().all(|digit| digit == 0) {
-        return Some(Amount::Zero);
+        return Some(Err("is zero"));
     }
     let exact = || {
         let product = digits()
@@ -104,8 +93,8 @@ fn scaled(number: &str, factor: u128, exponent: i32) -> Option<Amount> {
         product.checked_mul(power?)
     };
     Some(match exact() {
-        Some(value) if value <= MAX => Amount::Of(value as u64),
-        _ => Amount::TooLarge,
+        Some(value) if value <= MAX => Ok(value as u64),
+        _ => Err("is too large"),
     })
 }
 
@@ -180,7 +169,7 @@ mod tests {
 
     #[test]
     fn error_names_the_field_and_shows_examples() {
-        let text = |result: Result<u64>| result.unwrap_err().to_string();
+        let text = |result: Result<u64, Error>| result.unwrap_err().to_string();
         assert_eq!(
             text(parse_bytes("memory limit", "512MB")),
             "memory limit \"512MB\" is not a Kubernetes quantity: \

@@ -7,8 +7,11 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::os;
+use crate::os::remove_tree::remove_at;
 use crate::session_id::SessionId;
 
 /// Maximum time to wait for the lock. Other processes hold it only for moments.
@@ -44,12 +47,6 @@ impl Access {
     }
 }
 
-/// A directory that must exist, and the permission bits that it must not have.
-struct RequiredDir {
-    path: PathBuf,
-    forbidden: u32,
-}
-
 impl StateDir {
     /// Opens the state directory. Creates it and its subdirectories if they do not exist.
     pub(super) fn open(
@@ -64,11 +61,11 @@ impl StateDir {
             subdirs,
             access,
         };
-        for dir in state.required_dirs() {
-            create_dir(&dir.path, access).map_err(failed)?;
-            dir.check()?;
+        for (path, forbidden) in state.required_dirs() {
+            create_dir(&path, access).map_err(failed)?;
+            check_dir(&path, forbidden)?;
             if access == Access::Search {
-                make_searchable(&dir.path).map_err(failed)?;
+                make_searchable(&path).map_err(failed)?;
             }
         }
         if access == Access::Search {
@@ -81,21 +78,19 @@ impl StateDir {
         self.dir.join(subdir)
     }
 
-    fn required_dirs(&self) -> Vec<RequiredDir> {
-        let mut dirs = vec![RequiredDir {
-            path: self.dir.clone(),
-            forbidden: 0o022,
-        }];
-        dirs.extend(self.subdirs.iter().map(|subdir| RequiredDir {
-            path: self.path(subdir),
-            forbidden: 0o777 & !self.access.mode(),
-        }));
+    /// Returns the directories that must exist, with the permission bits that they must not have.
+    fn required_dirs(&self) -> Vec<(PathBuf, u32)> {
+        let private = 0o777 & !self.access.mode();
+        let subdirs = self.subdirs.iter();
+        let mut dirs: Vec<_> = subdirs.map(|subdir| (self.path(subdir), private)).collect();
+        dirs.insert(0, (self.dir.clone(), 0o022));
         dirs
     }
 
     /// Checks that all directories exist and are private.
     pub(super) fn check(&self) -> Result<()> {
-        self.required_dirs().iter().try_for_each(RequiredDir::check)
+        let mut dirs = self.required_dirs().into_iter();
+        dirs.try_for_each(|(path, forbidden)| check_dir(&path, forbidden))
     }
 
     /// Takes the lock that protects creation, removal and TTL changes of sandboxes. The wait is
@@ -166,36 +161,34 @@ fn make_searchable(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(mode | 0o011))
 }
 
-impl RequiredDir {
-    /// Checks that only this user can change the directory. Another user with write access could
-    /// replace files of the sandboxes.
-    fn check(&self) -> Result<()> {
-        let shown = self.path.display();
-        let found = fs::symlink_metadata(&self.path).map_err(|e| cannot_open(&self.path, e))?;
-        let refuse = |problem: String| {
-            Err(Error::new(
-                ErrorKind::Io,
-                format!("state directory {shown} {problem}"),
-            ))
-        };
-        if !found.is_dir() {
-            return refuse("is not a directory itself, but a link or a file".to_owned());
-        }
-        if found.uid() != os::effective_uid() {
-            return refuse(format!(
-                "belongs to user {}: choose another one with state_dir()",
-                found.uid()
-            ));
-        }
-        let mode = found.mode() & 0o777;
-        if mode & self.forbidden != 0 {
-            return refuse(format!(
-                "has mode {mode:03o}, which gives access to other users: chmod {:03o} it",
-                mode & !self.forbidden
-            ));
-        }
-        Ok(())
+/// Checks that only this user can change the directory. Another user with write access could
+/// replace files of the sandboxes.
+fn check_dir(path: &Path, forbidden: u32) -> Result<()> {
+    let shown = path.display();
+    let found = fs::symlink_metadata(path).map_err(|e| cannot_open(path, e))?;
+    let refuse = |problem: String| {
+        Err(Error::new(
+            ErrorKind::Io,
+            format!("state directory {shown} {problem}"),
+        ))
+    };
+    if !found.is_dir() {
+        return refuse("is not a directory itself, but a link or a file".to_owned());
     }
+    if found.uid() != os::effective_uid() {
+        return refuse(format!(
+            "belongs to user {}: choose another one with state_dir()",
+            found.uid()
+        ));
+    }
+    let mode = found.mode() & 0o777;
+    if mode & forbidden != 0 {
+        return refuse(format!(
+            "has mode {mode:03o}, which gives access to other users: chmod {:03o} it",
+            mode & !forbidden
+        ));
+    }
+    Ok(())
 }
 
 /// Checks that the user id that the sandboxes run as can reach the directory.
@@ -213,6 +206,54 @@ fn check_searchable(dir: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Name of the record of a sandbox in its directory.
+pub(super) const RECORD: &str = "sandbox.json";
+
+/// Reads the record in the directory of a sandbox. Returns `None` if it does not exist or the process
+/// that wrote it was killed before it finished.
+pub(super) fn read_record<T: DeserializeOwned>(dir: &Path) -> Result<Option<T>> {
+    let path = dir.join(RECORD);
+    let failed = |e| Error::io(format_args!("cannot read {}", path.display()), e);
+    match fs::read(&path) {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(record) => Ok(Some(record)),
+            Err(e) if e.is_eof() => Ok(None),
+            Err(e) => Err(failed(e.into())),
+        },
+        Err(e)
+            if matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// Locks a directory until the returned file is closed. Returns `None` if another process has locked
+/// or removed it.
+pub(super) fn lock_dir(path: &Path) -> Option<File> {
+    let dir = File::open(path).ok()?;
+    os::lock(dir.as_fd()).ok()?.then_some(dir)
+}
+
+/// Removes a directory with everything in it, if it exists.
+pub(super) fn remove_dir(path: &Path) -> Result<()> {
+    let removed = || {
+        let parent = File::open(path.parent().unwrap_or(Path::new("/")))?;
+        let name = path.file_name().unwrap_or_default();
+        remove_at(parent.as_fd(), name.as_encoded_bytes())
+    };
+    match removed() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => {
+            result.map_err(|e| Error::io(format_args!("cannot remove {}", path.display()), e))
+        }
+    }
 }
 
 /// Encodes an id as a file name. Different ids have different names, also on file systems that ignore

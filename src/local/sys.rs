@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::ptr::null_mut;
 
@@ -41,6 +41,12 @@ pub(super) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((new_fd(fds[0])?, new_fd(fds[1])?))
 }
 
+fn socket(flags: c_int) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | flags;
+    // SAFETY: no memory is involved.
+    new_fd(unsafe { libc::socket(libc::AF_UNIX, kind, 0) })
+}
+
 fn socket_path(dir: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}/socket", dir.as_raw_fd())
 }
@@ -63,35 +69,27 @@ const ADDRESS_LENGTH: libc::socklen_t = size_of::<libc::sockaddr_un>() as libc::
 pub(super) fn listen(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     const BACKLOG: c_int = 128;
     let address = socket_address(dir);
-    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    let socket = socket(0)?;
+    let fd = socket.as_raw_fd();
     // SAFETY: the address is valid and has the given length.
     unsafe {
-        let socket = new_fd(libc::socket(libc::AF_UNIX, kind, 0))?;
-        let fd = socket.as_raw_fd();
         check(libc::bind(fd, (&raw const address).cast(), ADDRESS_LENGTH))?;
         // Overrides the umask. No process can connect before the call of listen.
         let mode = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(socket_path(dir), mode)?;
         check(libc::listen(fd, BACKLOG))?;
-        Ok(socket)
     }
+    Ok(socket)
 }
 
 /// Connects to the socket in a directory. Fails with `WouldBlock` if the backlog is full.
 pub(super) fn connect(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let address = socket_address(dir);
-    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    let socket = socket(libc::SOCK_NONBLOCK)?;
+    let (fd, address) = (socket.as_raw_fd(), (&raw const address).cast());
     // SAFETY: the address is valid and has the given length.
-    unsafe {
-        let socket = new_fd(libc::socket(libc::AF_UNIX, kind, 0))?;
-        let fd = socket.as_raw_fd();
-        check(libc::connect(
-            fd,
-            (&raw const address).cast(),
-            ADDRESS_LENGTH,
-        ))?;
-        Ok(socket)
-    }
+    check(unsafe { libc::connect(fd, address, ADDRESS_LENGTH) })?;
+    Ok(socket)
 }
 
 /// Creates a file in memory with this content, and seals it against changes.
@@ -121,44 +119,26 @@ pub(super) fn sealed_file(name: &str, content: &[u8], is_program: bool) -> io::R
 
 /// Sends a signal. Does nothing if the process has ended.
 pub(super) fn kill(pidfd: BorrowedFd<'_>, signal: c_int) {
+    let (fd, info) = (pidfd.as_raw_fd(), null_mut::<c_void>());
     // SAFETY: without a siginfo no memory is involved.
-    unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            signal,
-            null_mut::<c_void>(),
-            0,
-        );
-    }
+    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, 0) };
 }
 
 /// Reaps a child that has ended. Does nothing if it was reaped already or is not a child.
 pub(super) fn reap(pidfd: BorrowedFd<'_>) {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let id = pidfd.as_raw_fd() as libc::id_t;
+    let options = libc::WEXITED | libc::WNOHANG;
     // SAFETY: info has room for the result.
-    unsafe {
-        libc::waitid(
-            libc::P_PIDFD,
-            pidfd.as_raw_fd() as libc::id_t,
-            info.as_mut_ptr(),
-            libc::WEXITED | libc::WNOHANG,
-        );
-    }
+    unsafe { libc::waitid(libc::P_PIDFD, id, info.as_mut_ptr(), options) };
 }
 
 /// Returns the CPUs that this thread may run on, or an empty list if they are unknown.
 pub(super) fn usable_cpus() -> Vec<u32> {
     let mut mask = [0_u8; 1024];
+    let address = mask.as_mut_ptr();
     // SAFETY: the mask has the given length.
-    let length = unsafe {
-        libc::syscall(
-            libc::SYS_sched_getaffinity,
-            0,
-            mask.len(),
-            mask.as_mut_ptr(),
-        )
-    };
+    let length = unsafe { libc::syscall(libc::SYS_sched_getaffinity, 0, mask.len(), address) };
     let length = usize::try_from(length).unwrap_or(0);
     let bits = (0_u32..).take(length * 8);
     bits.filter(|cpu| mask[*cpu as usize / 8] & (1 << (cpu % 8)) != 0)
@@ -196,7 +176,7 @@ impl Drop for FileUser {
     }
 }
 
-/// Waits for the end of processes, identified by keys.
+/// Waits for the end of processes, identified by the numbers of their pidfds.
 pub(super) struct ExitPoller(OwnedFd);
 
 impl ExitPoller {
@@ -205,37 +185,26 @@ impl ExitPoller {
         new_fd(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map(ExitPoller)
     }
 
-    pub(super) fn add(&self, pidfd: BorrowedFd<'_>, key: u64) -> io::Result<()> {
+    pub(super) fn add(&self, pidfd: BorrowedFd<'_>) -> io::Result<()> {
         let mut event = libc::epoll_event {
             events: (libc::EPOLLIN | libc::EPOLLONESHOT) as u32,
-            u64: key,
+            u64: pidfd.as_raw_fd() as u64,
         };
+        let (poller, fd) = (self.0.as_raw_fd(), pidfd.as_raw_fd());
         // SAFETY: the event outlives the call, which only reads it.
-        check(unsafe {
-            libc::epoll_ctl(
-                self.0.as_raw_fd(),
-                libc::EPOLL_CTL_ADD,
-                pidfd.as_raw_fd(),
-                &raw mut event,
-            )
-        })
-        .map(drop)
+        check(unsafe { libc::epoll_ctl(poller, libc::EPOLL_CTL_ADD, fd, &raw mut event) }).map(drop)
     }
 
-    /// Waits until processes end, and returns their keys.
-    pub(super) fn wait(&self) -> Vec<u64> {
+    /// Waits until processes end, and returns their pidfds.
+    pub(super) fn wait(&self) -> Vec<RawFd> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 64];
+        let length = events.len() as c_int;
         // SAFETY: the array has the given length.
-        let count = unsafe {
-            libc::epoll_wait(
-                self.0.as_raw_fd(),
-                events.as_mut_ptr(),
-                events.len() as c_int,
-                -1,
-            )
-        };
+        let count =
+            unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), length, -1) };
         let count = usize::try_from(count).unwrap_or(0);
-        events.iter().take(count).map(|event| event.u64).collect()
+        let ended = events.iter().take(count);
+        ended.map(|event| event.u64 as RawFd).collect()
     }
 }
 

@@ -1,16 +1,14 @@
 //! Directories for the files of sandboxes that are too large for memory.
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::local::state_dir::{Access, StateDir};
+use crate::local::state_dir::{Access, StateDir, lock_dir, remove_dir};
 use crate::os;
 use crate::os::random::random_u64;
-use crate::os::remove_tree::remove_at;
 
 /// Name of the files' directory in the directory of a persistent sandbox.
 pub(super) const FILES: &str = "files";
@@ -18,7 +16,7 @@ pub(super) const FILES: &str = "files";
 /// A directory that is removed on drop. It is locked until then. If this process is killed, the next
 /// one that creates a sandbox on disk finds it unlocked and removes it.
 pub(super) struct DiskDir {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// The holder must close its copy of this descriptor, because it leads out of the sandbox.
     locked: OwnedFd,
 }
@@ -32,7 +30,11 @@ impl DiskDir {
         let abandoned: Vec<_> = fs::read_dir(&disks)
             .into_iter()
             .flatten()
-            .filter_map(|entry| lock_abandoned(entry.ok()?.path()))
+            .filter_map(|entry| {
+                // The sandbox of a locked directory still runs.
+                let path = entry.ok()?.path();
+                lock_dir(&path).map(|locked| (path, locked))
+            })
             .collect();
         let path = disks.join(format!("{:016x}", random_u64()));
         let locked = create_dir(&path, user)?;
@@ -51,23 +53,12 @@ impl DiskDir {
         let copy = self.locked.try_clone();
         copy.map_err(|e| Error::io("cannot copy a file descriptor", e))
     }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 impl Drop for DiskDir {
     fn drop(&mut self) {
         remove_dir(&self.path).unwrap_or_else(|e| log::warn!("{e:#}"));
     }
-}
-
-/// Locks a directory that another process left. Returns `None` if its sandbox still runs.
-fn lock_abandoned(path: PathBuf) -> Option<(PathBuf, File)> {
-    let dir = File::open(&path).ok()?;
-    let acquired = os::lock(dir.as_fd()).ok()?;
-    acquired.then_some((path, dir))
 }
 
 /// Creates a private directory that belongs to the user.
@@ -78,20 +69,4 @@ pub(super) fn create_dir(path: &Path, user: Option<u32>) -> Result<OwnedFd> {
         chown(path, user, user).map_err(failed)?;
     }
     Ok(File::open(path).map_err(failed)?.into())
-}
-
-/// Removes a directory with everything in it, if it exists.
-pub(super) fn remove_dir(path: &Path) -> Result<()> {
-    let removed = || {
-        let parent = File::open(path.parent().unwrap_or(Path::new("/")))?;
-        let name = path.file_name().unwrap_or_default();
-        remove_at(parent.as_fd(), name.as_encoded_bytes())
-    };
-    match removed() {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(
-            format_args!("cannot remove {}", path.display()),
-            e,
-        )),
-        _ => Ok(()),
-    }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::messages;
@@ -55,16 +54,6 @@ pub(super) fn command_payload(command: &Command, root: &str, workdir: String) ->
     }
 }
 
-/// Returns the payload of a command that sees the files at their path on the host.
-pub(super) fn host_payload(command: &Command, host_dir: &Path, workdir: &Path) -> Result<Payload> {
-    let text = |path: &Path| {
-        let text = path.to_str().map(str::to_owned);
-        let shown = path.display();
-        text.ok_or_else(|| Error::invalid(format!("{shown} is not UTF-8: choose another path")))
-    };
-    Ok(command_payload(command, &text(host_dir)?, text(workdir)?))
-}
-
 #[derive(Clone, Copy)]
 pub(super) enum ExecOutcome {
     Replied(HolderReply),
@@ -98,7 +87,8 @@ pub(super) fn wait_for_reply(
         let [replied, stdout, stderr, cancelled] = os::poll_readable(fds, left)?;
         pipes.read(stdout, stderr);
         if replied {
-            return Ok(receive_reply(connection).map_or(ExecOutcome::Closed, ExecOutcome::Replied));
+            let reply = receive_reply(connection).map(|(reply, _)| reply);
+            return Ok(reply.map_or(ExecOutcome::Closed, ExecOutcome::Replied));
         }
         if cancelled {
             // Any message ends the command.
@@ -109,10 +99,11 @@ pub(super) fn wait_for_reply(
     }
 }
 
-fn receive_reply(connection: &OwnedFd) -> Option<HolderReply> {
+/// Receives a reply and its descriptors. Returns `None` if the connection is closed.
+pub(super) fn receive_reply(connection: &OwnedFd) -> Option<(HolderReply, Vec<OwnedFd>)> {
     let mut buffer = [0; 16];
-    let (length, _) = messages::receive(connection.as_fd(), &mut buffer).ok()?;
-    HolderReply::decode(&buffer[..length])
+    let (length, fds) = messages::receive(connection.as_fd(), &mut buffer).ok()?;
+    Some((HolderReply::decode(&buffer[..length])?, fds))
 }
 
 /// Returns the result of a command that could not be started.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::cgroup::{Cgroup, DelegatedCgroup};
 use super::disk_dir::{DiskDir, FILES, create_dir};
 use super::identity;
-use super::launch::{StartError, start_holder};
+use super::launch::start_holder;
 use super::policy;
 use super::protocol::{Features, Setup, SetupFds, Step};
 use super::sandbox::{ConfinedSandbox, Resources};
@@ -33,14 +33,14 @@ const LANDLOCK_SIGNALS: u32 = 6;
 const LANDLOCK_RENAMES: u32 = 2;
 
 pub(super) struct SandboxFactory {
-    isolation: Isolation,
+    pub(super) isolation: Isolation,
     root_steps: Vec<Step>,
     /// Result of the trial sandbox.
     features: OnceLock<Features>,
     /// Directory for files that are not in memory. `None` for the default.
     state_dir: Option<PathBuf>,
     /// Not used for persistent sandboxes: only this process could remove their cgroups.
-    cgroups: Option<DelegatedCgroup>,
+    pub(super) cgroups: Option<DelegatedCgroup>,
 }
 
 /// The event that ends a sandbox, besides its TTL.
@@ -49,15 +49,6 @@ pub(super) enum Lifetime<'a> {
     Process,
     /// A deletion. All processes of this user reach the sandbox by the socket in its directory.
     Persistent { listener: OwnedFd, dir: &'a Path },
-}
-
-/// The directory of a sandbox's files, if they are on disk.
-struct FilesDir {
-    path: PathBuf,
-    fd: OwnedFd,
-    /// Removes the directory when it is dropped. `None` if a persistent sandbox's directory
-    /// contains it.
-    disk: Option<DiskDir>,
 }
 
 impl SandboxFactory {
@@ -84,16 +75,8 @@ impl SandboxFactory {
         })
     }
 
-    pub(super) fn isolation(&self) -> Isolation {
-        self.isolation
-    }
-
     fn has_namespaces(&self) -> bool {
         self.isolation == Isolation::Namespaces
-    }
-
-    pub(super) fn has_cgroups(&self) -> bool {
-        self.cgroups.is_some()
     }
 
     /// Returns true if the process limit counts only the processes of the sandbox.
@@ -139,7 +122,7 @@ impl SandboxFactory {
             let text = format!("cannot run a program in a sandbox: true: {}", ran.stderr());
             return Err(Error::new(ErrorKind::Isolation, text.trim_end()));
         }
-        Ok(*self.features.get_or_init(|| trial.features()))
+        Ok(*self.features.get_or_init(|| trial.features))
     }
 
     pub(super) fn create(
@@ -155,10 +138,21 @@ impl SandboxFactory {
         let mut host_dir = None;
         let mut disk = None;
         if limits.on_disk {
-            let files = self.create_files_dir(&lifetime, setup.become_id)?;
-            fds.files_dir = Some(files.fd);
-            host_dir = Some(files.path).filter(|_| !self.has_namespaces());
-            disk = files.disk;
+            let (path, fd) = match lifetime {
+                Lifetime::Process => {
+                    let state_dir = self.state_dir()?;
+                    let new = DiskDir::create(&state_dir, self.access(), setup.become_id)?;
+                    let new = disk.insert(new);
+                    (new.path.clone(), new.try_clone_fd()?)
+                }
+                Lifetime::Persistent { dir, .. } => {
+                    let path = dir.join(FILES);
+                    let fd = create_dir(&path, setup.become_id)?;
+                    (path, fd)
+                }
+            };
+            fds.files_dir = Some(fd);
+            host_dir = Some(path).filter(|_| !self.has_namespaces());
         }
         self.add_policy(&mut setup, host_dir.as_deref());
         match lifetime {
@@ -178,9 +172,7 @@ impl SandboxFactory {
             disk,
             cgroup: self.create_cgroup(&limits)?,
         };
-        let holder = start_holder(&setup, &fds, resources.cgroup.as_ref(), host_dir)
-            .map_err(|StartError { step, error }| self.failed(&step, error))?;
-        Ok(ConfinedSandbox::new(holder, resources))
+        start_holder(self.isolation, &setup, &fds, resources, host_dir)
     }
 
     fn setup(&self, limits: &ResolvedLimits, ttl: Duration) -> Setup {
@@ -188,9 +180,6 @@ impl SandboxFactory {
         let cpus = whole_cpus.map(choose_cpus).unwrap_or_default();
         let filter = seccomp::program(&seccomp::Options {
             own_namespaces: self.has_namespaces(),
-            // The storage limit does not count such files, and the memory watcher counts them only
-            // while they are mapped.
-            memfd: false,
             affinity: cpus.is_empty(),
         });
         // A tmpfs block is a page. Each file takes one, plus about a quarter of a page that the
@@ -208,28 +197,6 @@ impl SandboxFactory {
             watched_storage: limits.on_disk.then_some(limits.storage),
             on_disk: limits.on_disk,
             ..Setup::default()
-        }
-    }
-
-    fn create_files_dir(&self, lifetime: &Lifetime<'_>, user: Option<u32>) -> Result<FilesDir> {
-        match lifetime {
-            Lifetime::Process => {
-                let disk = DiskDir::create(&self.state_dir()?, self.access(), user)?;
-                Ok(FilesDir {
-                    path: disk.path().to_owned(),
-                    fd: disk.try_clone_fd()?,
-                    disk: Some(disk),
-                })
-            }
-            Lifetime::Persistent { dir, .. } => {
-                let path = dir.join(FILES);
-                let fd = create_dir(&path, user)?;
-                Ok(FilesDir {
-                    path,
-                    fd,
-                    disk: None,
-                })
-            }
         }
     }
 

@@ -1,9 +1,9 @@
 //! The holder's program, as a file that can be executed.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -50,15 +50,9 @@ fn unlinked_file() -> io::Result<OwnedFd> {
     DirBuilder::new().mode(0o700).create(&dir)?;
     let path = dir.join("holder");
     let write = || {
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create_new(true)
-            .mode(0o500)
-            .open(&path)?;
-        file.write_all(PROGRAM)?;
-        // The kernel does not execute a file that is open for writing.
-        drop(file);
+        // This closes the file: the kernel does not execute a file that is open for writing.
+        fs::write(&path, PROGRAM)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o500))?;
         File::open(&path)
     };
     let file = write();

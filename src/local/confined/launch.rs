@@ -8,58 +8,43 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::cgroup::Cgroup;
-use super::holder_process::HolderProcess;
+use super::encoding::Encoding;
 use super::holder_program::program_path;
 use super::messages;
 use super::protocol::{Features, Setup, SetupFds, StartReport};
+use super::sandbox::{ConfinedSandbox, HolderProcess, RequestSocket, Resources};
+use crate::error::Result;
+use crate::local::errors::setup_failed;
+use crate::local::isolation::Isolation;
 use crate::local::sys;
 use crate::os;
 
 /// Maximum time until a sandbox is ready.
 const START_WAIT: Duration = Duration::from_secs(10);
 
-/// A failed step of starting a sandbox.
-#[derive(Debug)]
-pub(super) struct StartError {
-    pub(super) step: String,
-    pub(super) error: io::Error,
-}
-
-impl StartError {
-    fn at(step: &str) -> impl FnOnce(io::Error) -> StartError {
-        let step = step.to_owned();
-        |error| StartError { step, error }
-    }
-}
-
-/// A holder whose sandbox is ready.
-pub(super) struct ReadyHolder {
-    pub(super) process: HolderProcess,
-    /// The socket for requests.
-    pub(super) control: OwnedFd,
-    pub(super) features: Features,
-}
-
-/// Starts a holder. `host_dir` is the directory of the files if the sandbox has no private root.
+/// Starts a holder and returns its sandbox when it is ready. `host_dir` is the directory of the files if
+/// the sandbox has no private root.
 pub(super) fn start_holder(
+    isolation: Isolation,
     setup: &Setup,
     fds: &SetupFds,
-    cgroup: Option<&Cgroup>,
+    resources: Resources,
     host_dir: Option<PathBuf>,
-) -> Result<ReadyHolder, StartError> {
-    let (control, theirs) =
-        sys::socket_pair().map_err(StartError::at("create a socket for the holder"))?;
-    let mut child = spawn(theirs)?;
-    let sent = cgroup
+) -> Result<ConfinedSandbox> {
+    let (control, theirs) = sys::socket_pair()
+        .map_err(|e| setup_failed(isolation, "create a socket for the holder", e))?;
+    let mut child = spawn(isolation, theirs)?;
+    let sent = resources
+        .cgroup
+        .as_ref()
         .map_or(Ok(()), |cgroup| cgroup.add(child.id()))
         .and_then(|()| messages::send(control.as_fd(), &setup.encode(), &fds.list()));
     if let Err(e) = sent {
         let _ = child.kill();
         let _ = child.wait();
-        return Err(StartError::at("send the setup to the holder")(e));
+        return Err(setup_failed(isolation, "send the setup to the holder", e));
     }
-    let reports = receive_reports(&control);
+    let reports = receive_reports(isolation, &control);
     if reports.process.is_none() {
         let _ = child.kill();
     }
@@ -74,12 +59,16 @@ pub(super) fn start_holder(
         user: setup.become_id,
         host_dir,
     });
-    let died = || StartError::at("start the holder")(io::ErrorKind::UnexpectedEof.into());
+    let died = || {
+        let error = io::ErrorKind::UnexpectedEof.into();
+        setup_failed(isolation, "start the holder", error)
+    };
     match (reports.outcome, process) {
-        (Some(Ok(features)), Some(process)) => Ok(ReadyHolder {
+        (Some(Ok(features)), Some(process)) => Ok(ConfinedSandbox {
+            socket: RequestSocket::Control(control),
             process,
-            control,
             features,
+            resources,
         }),
         (outcome, process) => {
             if let Some(process) = process {
@@ -90,8 +79,9 @@ pub(super) fn start_holder(
     }
 }
 
-fn spawn(stdin: OwnedFd) -> Result<Child, StartError> {
-    let program = program_path().map_err(StartError::at("write the program of the holder"))?;
+fn spawn(isolation: Isolation, stdin: OwnedFd) -> Result<Child> {
+    let program = program_path()
+        .map_err(|e| setup_failed(isolation, "write the program of the holder", e))?;
     Command::new(program)
         .arg0("noxrunner-sandbox")
         .env_clear()
@@ -99,21 +89,19 @@ fn spawn(stdin: OwnedFd) -> Result<Child, StartError> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(StartError::at("start the holder"))
+        .map_err(|e| setup_failed(isolation, "start the holder", e))
 }
 
 /// The reports of a holder that starts. They come from two processes, in any order.
+#[derive(Default)]
 struct Reports {
     /// Process id and pidfd of the process that holds the sandbox.
     process: Option<(u32, OwnedFd)>,
-    outcome: Option<Result<Features, StartError>>,
+    outcome: Option<Result<Features>>,
 }
 
-fn receive_reports(control: &OwnedFd) -> Reports {
-    let mut reports = Reports {
-        process: None,
-        outcome: None,
-    };
+fn receive_reports(isolation: Isolation, control: &OwnedFd) -> Reports {
+    let mut reports = Reports::default();
     let until = Instant::now() + START_WAIT;
     while reports.process.is_none() || reports.outcome.is_none() {
         match receive_report(control, until) {
@@ -121,14 +109,13 @@ fn receive_reports(control: &OwnedFd) -> Reports {
                 reports.process = pidfd.map(|pidfd| (pid, pidfd));
             }
             Ok((StartReport::Ready(features), _)) => reports.outcome = Some(Ok(features)),
-            Ok((StartReport::Failed { step, errno }, _)) => {
+            Ok((StartReport::Failed(step, errno), _)) => {
                 let error = io::Error::from_raw_os_error(errno);
-                reports.outcome = Some(Err(StartError { step, error }));
+                reports.outcome = Some(Err(setup_failed(isolation, &step, error)));
             }
-            Err(error) => {
-                reports
-                    .outcome
-                    .get_or_insert_with(|| Err(StartError::at("start the holder")(error)));
+            Err(e) => {
+                let failed = || Err(setup_failed(isolation, "start the holder", e));
+                reports.outcome.get_or_insert_with(failed);
                 break;
             }
         }

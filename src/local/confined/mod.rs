@@ -6,12 +6,10 @@ mod disk_dir;
 mod encoding;
 mod exec;
 mod factory;
-mod holder_process;
 mod holder_program;
 mod identity;
 mod launch;
 #[path = "../holder/sys/messages.rs"]
-#[allow(dead_code, reason = "only the holder waits for messages")]
 mod messages;
 mod persistent_registry;
 mod policy;

@@ -10,15 +10,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::disk_dir::{FILES, remove_dir};
+use super::disk_dir::FILES;
 use super::factory::{Lifetime, SandboxFactory};
-use super::holder_process::HolderProcess;
+use super::protocol::Features;
 use super::reaper::on_end;
-use super::sandbox::ConfinedSandbox;
+use super::sandbox::{ConfinedSandbox, HolderProcess, RequestSocket, Resources};
 use crate::error::{Error, Result};
 use crate::local::errors::no_such_sandbox;
 use crate::local::isolation::Isolation;
-use crate::local::state_dir::{StateDir, file_name};
+use crate::local::state_dir::{RECORD, StateDir, file_name, read_record, remove_dir};
 use crate::local::sys;
 use crate::os;
 use crate::session_id::SessionId;
@@ -43,12 +43,10 @@ struct HolderRecord {
     user: Option<u32>,
 }
 
-const RECORD: &str = "sandbox.json";
-
 impl PersistentRegistry {
     pub(super) fn open(factory: &SandboxFactory) -> Result<PersistentRegistry> {
         // Each tier has its own ids, so that no caller gets a sandbox of a weaker tier by its id.
-        let isolation = factory.isolation();
+        let isolation = factory.isolation;
         let subdirs: &[&str] = match isolation {
             Isolation::Landlock => &["persistent-landlock"],
             _ => &["persistent"],
@@ -154,7 +152,8 @@ impl PersistentRegistry {
         let (state, dir, pid) = (self.state.clone(), dir.to_owned(), process.pid);
         on_end(Arc::clone(&process.pidfd), move || {
             let Ok(_lock) = state.lock() else { return };
-            if read_record(&dir).is_ok_and(|record| record.is_some_and(|r| r.process == pid)) {
+            let record: Result<Option<HolderRecord>> = read_record(&dir);
+            if record.is_ok_and(|record| record.is_some_and(|r| r.process == pid)) {
                 let _ = remove_dir(&dir);
             }
         });
@@ -162,18 +161,14 @@ impl PersistentRegistry {
 
     /// Returns the sandbox of a directory if it is running.
     fn running(&self, dir: &Path) -> Result<Option<ConfinedSandbox>> {
-        let Some(record) = read_record(dir)? else {
+        let Some(record) = read_record::<HolderRecord>(dir)? else {
             return Ok(None);
         };
         // The pidfd is opened before the start time is compared, so that the process cannot be
         // replaced in between.
-        let Some(pidfd) = os::pidfd_open(record.process) else {
-            return Ok(None);
-        };
-        if start_time(record.process) != Some(record.started) {
-            return Ok(None);
-        }
-        let Ok(opened) = File::open(dir) else {
+        let pidfd = os::pidfd_open(record.process)
+            .filter(|_| start_time(record.process) == Some(record.started));
+        let (Some(pidfd), Ok(opened)) = (pidfd, File::open(dir)) else {
             return Ok(None);
         };
         let process = HolderProcess {
@@ -182,23 +177,13 @@ impl PersistentRegistry {
             user: record.user,
             host_dir: (self.isolation == Isolation::Landlock).then(|| dir.join(FILES)),
         };
-        let sandbox = ConfinedSandbox::persistent(opened.into(), process);
+        let sandbox = ConfinedSandbox {
+            socket: RequestSocket::Directory(opened.into()),
+            process,
+            features: Features::default(),
+            resources: Resources::default(),
+        };
         Ok(sandbox.is_running().then_some(sandbox))
-    }
-}
-
-fn read_record(dir: &Path) -> Result<Option<HolderRecord>> {
-    let path = dir.join(RECORD);
-    let failed = |e| Error::io(format_args!("cannot read {}", path.display()), e);
-    match fs::read(&path) {
-        Ok(bytes) => match serde_json::from_slice(&bytes) {
-            Ok(record) => Ok(Some(record)),
-            // The process that wrote the record was killed before it finished.
-            Err(e) if e.is_eof() => Ok(None),
-            Err(e) => Err(failed(e.into())),
-        },
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(failed(e)),
     }
 }
 

@@ -181,23 +181,14 @@ pub(super) fn rules_at(host_dir: &Path) -> Vec<LandlockRule> {
     rules
 }
 
-/// A list of steps that creates each directory once, before its contents.
+/// A list of steps.
 #[derive(Default)]
 struct StepList(Vec<Step>);
 
 impl StepList {
+    /// Creates a directory and its parents.
     fn dir(&mut self, path: &str) {
-        let step = Step::Dir(path.to_owned());
-        if !self.0.contains(&step) {
-            self.0.push(step);
-        }
-    }
-
-    fn parents(&mut self, path: &str) {
-        let separators = path.match_indices('/').map(|(at, _)| at);
-        for at in separators.collect::<Vec<_>>() {
-            self.dir(&path[..at]);
-        }
+        self.0.push(Step::Dir(path.to_owned()));
     }
 
     fn file(&mut self, path: &str, content: &str) {
@@ -223,19 +214,16 @@ impl StepList {
             }
             return;
         }
-        let Some(real) = from.canonicalize().ok() else {
+        let real = from.canonicalize().ok();
+        let Some(real) = real.as_deref().and_then(Path::to_str) else {
             return;
         };
-        let Some(real_text) = real.to_str() else {
-            return;
-        };
-        self.parents(path);
-        if real.is_dir() {
+        if Path::new(real).is_dir() {
             self.dir(path);
         } else {
+            self.dir(path.rsplit_once('/').map_or(".", |(parent, _)| parent));
             self.file(path, "");
         }
-        self.0
-            .push(Step::Bind(real_text.to_owned(), path.to_owned()));
+        self.0.push(Step::Bind(real.to_owned(), path.to_owned()));
     }
 }

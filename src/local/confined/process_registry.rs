@@ -33,25 +33,29 @@ impl SharedSlots {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, slots: SlotsGuard<'a>) -> SlotsGuard<'a> {
-        self.created
-            .wait(slots)
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Locks the slots after the sandbox is no longer being created.
+    fn lock_created(&self, id: &str) -> SlotsGuard<'_> {
+        let is_being_created =
+            |slots: &mut HashMap<String, Slot>| matches!(slots.get(id), Some(None));
+        let created = self.created.wait_while(self.lock(), is_being_created);
+        created.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes the sandbox, unless its id belongs to another one now.
     fn remove(&self, id: &str, sandbox: &Weak<ConfinedSandbox>) {
         let mut slots = self.lock();
-        let is_same = |slot: &Slot| {
-            slot.as_ref()
-                .is_some_and(|found| std::ptr::eq(Arc::as_ptr(found), sandbox.as_ptr()))
-        };
-        if slots.get(id).is_some_and(is_same) {
+        let found = slots.get(id).and_then(Option::as_ref).map(Arc::as_ptr);
+        if found == Some(sandbox.as_ptr()) {
             let ended = slots.remove(id);
             drop(slots);
             drop(ended);
         }
     }
+}
+
+fn running(slots: &HashMap<String, Slot>, id: &str) -> Option<Arc<ConfinedSandbox>> {
+    let sandbox = slots.get(id)?.as_ref();
+    sandbox.filter(|sandbox| sandbox.is_running()).cloned()
 }
 
 impl ProcessRegistry {
@@ -63,14 +67,8 @@ impl ProcessRegistry {
     }
 
     pub(super) fn find(&self, id: &SessionId) -> Result<Arc<ConfinedSandbox>> {
-        let mut slots = self.shared.lock();
-        loop {
-            match slots.get(id.as_str()) {
-                Some(Some(sandbox)) if sandbox.is_running() => return Ok(Arc::clone(sandbox)),
-                Some(None) => slots = self.shared.wait(slots),
-                _ => return Err(no_such_sandbox()),
-            }
-        }
+        let slots = self.shared.lock_created(id.as_str());
+        running(&slots, id.as_str()).ok_or_else(no_such_sandbox)
     }
 
     /// Returns the running sandbox and false, or creates one and returns it and true.
@@ -80,15 +78,9 @@ impl ProcessRegistry {
         create: impl FnOnce() -> Result<ConfinedSandbox>,
     ) -> Result<(Arc<ConfinedSandbox>, bool)> {
         let id = id.as_str();
-        let mut slots = self.shared.lock();
-        loop {
-            match slots.get(id) {
-                Some(None) => slots = self.shared.wait(slots),
-                Some(Some(sandbox)) if sandbox.is_running() => {
-                    return Ok((Arc::clone(sandbox), false));
-                }
-                _ => break,
-            }
+        let mut slots = self.shared.lock_created(id);
+        if let Some(sandbox) = running(&slots, id) {
+            return Ok((sandbox, false));
         }
         slots.insert(id.to_owned(), None);
         drop(slots);
@@ -110,10 +102,7 @@ impl ProcessRegistry {
     }
 
     pub(super) fn delete(&self, id: &SessionId) -> Result<bool> {
-        let mut slots = self.shared.lock();
-        while let Some(None) = slots.get(id.as_str()) {
-            slots = self.shared.wait(slots);
-        }
+        let mut slots = self.shared.lock_created(id.as_str());
         let Some(Some(sandbox)) = slots.remove(id.as_str()) else {
             return Ok(false);
         };

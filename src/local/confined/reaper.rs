@@ -1,20 +1,15 @@
 //! A thread that reaps holder processes when they end.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::local::sys::{self, ExitPoller};
 
 struct Reaper {
     poller: ExitPoller,
-    watched: Mutex<WatchedProcesses>,
-}
-
-#[derive(Default)]
-struct WatchedProcesses {
-    last_key: u64,
-    by_key: HashMap<u64, WatchedProcess>,
+    /// The processes by the numbers of their pidfds.
+    watched: Mutex<HashMap<RawFd, WatchedProcess>>,
 }
 
 struct WatchedProcess {
@@ -23,7 +18,7 @@ struct WatchedProcess {
 }
 
 impl Reaper {
-    fn lock(&self) -> MutexGuard<'_, WatchedProcesses> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RawFd, WatchedProcess>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -33,12 +28,12 @@ impl Reaper {
             self.poller
                 .wait()
                 .into_iter()
-                .for_each(|key| self.reap(key));
+                .for_each(|pidfd| self.reap(pidfd));
         }
     }
 
-    fn reap(&self, key: u64) {
-        let ended = self.lock().by_key.remove(&key);
+    fn reap(&self, pidfd: RawFd) {
+        let ended = self.lock().remove(&pidfd);
         if let Some(ended) = ended {
             sys::reap(ended.pidfd.as_fd());
             (ended.on_end)();
@@ -63,10 +58,8 @@ pub(super) fn on_end(pidfd: Arc<OwnedFd>, hook: impl FnOnce() + Send + 'static) 
     });
     let Some(reaper) = reaper else { return };
     let mut watched = reaper.lock();
-    watched.last_key += 1;
-    let key = watched.last_key;
-    if reaper.poller.add(pidfd.as_fd(), key).is_ok() {
+    if reaper.poller.add(pidfd.as_fd()).is_ok() {
         let on_end = Box::new(hook);
-        watched.by_key.insert(key, WatchedProcess { pidfd, on_end });
+        watched.insert(pidfd.as_raw_fd(), WatchedProcess { pidfd, on_end });
     }
 }

@@ -1,14 +1,15 @@
-//! A sandbox: requests to its holder.
+//! A sandbox: the process that holds it, and requests to that process.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cgroup::Cgroup;
 use super::disk_dir::DiskDir;
-use super::exec::{ExecOutcome, command_payload, host_payload, not_started, wait_for_reply};
-use super::holder_process::HolderProcess;
-use super::launch::ReadyHolder;
+use super::encoding::Encoding;
+use super::exec::{ExecOutcome, command_payload, not_started, receive_reply, wait_for_reply};
 use super::messages;
 use super::protocol::{ExecFds, Features, HolderReply, HolderRequest, MAX_MESSAGE, Payload};
 use crate::command::Command;
@@ -25,11 +26,16 @@ use crate::output::Output;
 /// Maximum time for the reply to a request that the holder can answer at once.
 const REPLY_WAIT: Duration = Duration::from_secs(5);
 
+/// Maximum time until a killed sandbox is gone.
+const KILL_WAIT: Duration = Duration::from_secs(5);
+
 pub(super) struct ConfinedSandbox {
-    socket: RequestSocket,
+    pub(super) socket: RequestSocket,
     pub(super) process: HolderProcess,
-    features: Features,
-    _resources: Resources,
+    /// The optional features of the machine. Unknown for persistent sandboxes.
+    pub(super) features: Features,
+    #[expect(dead_code, reason = "freed on drop")]
+    pub(super) resources: Resources,
 }
 
 /// Resources of a sandbox that ends with this process. They are freed when they are dropped.
@@ -43,7 +49,7 @@ pub(super) struct Resources {
 }
 
 /// The socket that takes requests to the holder.
-enum RequestSocket {
+pub(super) enum RequestSocket {
     /// The socket that the holder was started with. Each request carries a new connection for its
     /// reply.
     Control(OwnedFd),
@@ -51,31 +57,41 @@ enum RequestSocket {
     Directory(OwnedFd),
 }
 
+/// The process that holds a sandbox. The sandbox exists as long as it runs.
+pub(super) struct HolderProcess {
+    /// The process id of the first process of the namespaces, or of the guardian.
+    pub(super) pid: u32,
+    pub(super) pidfd: Arc<OwnedFd>,
+    /// The user id that owns the files, if it is not this process's.
+    pub(super) user: Option<u32>,
+    /// The host's path of the files, if commands see them there. `None` if they have a private root.
+    pub(super) host_dir: Option<PathBuf>,
+}
+
+impl HolderProcess {
+    /// Returns true if the process ends within the time.
+    pub(super) fn ends_within(&self, time: Duration) -> bool {
+        os::poll_readable([Some(self.pidfd.as_fd())], time).is_ok_and(|[ended]| ended)
+    }
+
+    /// Ends the sandbox with all its processes.
+    pub(super) fn end(&self) {
+        let pidfd = self.pidfd.as_fd();
+        // A guardian must kill the other processes before it ends itself. A pid namespace ends with
+        // its first process.
+        let signal = if self.host_dir.is_some() {
+            libc::SIGTERM
+        } else {
+            libc::SIGKILL
+        };
+        sys::kill(pidfd, signal);
+        // A process that waits for a disk takes longer, and cannot be hurried.
+        let _ = os::poll_readable([Some(pidfd)], KILL_WAIT);
+        sys::reap(pidfd);
+    }
+}
+
 impl ConfinedSandbox {
-    pub(super) fn new(holder: ReadyHolder, resources: Resources) -> ConfinedSandbox {
-        ConfinedSandbox {
-            socket: RequestSocket::Control(holder.control),
-            process: holder.process,
-            features: holder.features,
-            _resources: resources,
-        }
-    }
-
-    /// Opens a persistent sandbox by the directory of its socket.
-    pub(super) fn persistent(dir: OwnedFd, process: HolderProcess) -> ConfinedSandbox {
-        ConfinedSandbox {
-            socket: RequestSocket::Directory(dir),
-            process,
-            features: Features::default(),
-            _resources: Resources::default(),
-        }
-    }
-
-    /// Returns which optional features the machine has. Unknown for persistent sandboxes.
-    pub(super) fn features(&self) -> Features {
-        self.features
-    }
-
     /// Sends an encoded request. Returns the connection for its reply.
     fn send(&self, request: &[u8], fds: &[BorrowedFd<'_>]) -> Result<OwnedFd> {
         let send = || match &self.socket {
@@ -110,13 +126,8 @@ impl ConfinedSandbox {
         if !replied {
             return Err(not_responding());
         }
-        let mut buffer = [0; 16];
-        match messages::receive(connection.as_fd(), &mut buffer) {
-            Ok((length, fds))
-                if HolderReply::decode(&buffer[..length]) == Some(HolderReply::Done) =>
-            {
-                Ok(fds.into_iter().next())
-            }
+        match receive_reply(&connection) {
+            Some((HolderReply::Done, fds)) => Ok(fds.into_iter().next()),
             // The holder has closed the connection.
             _ => Err(no_such_sandbox()),
         }
@@ -184,7 +195,7 @@ impl ConfinedSandbox {
         let millis = millis(command.get_timeout());
         let payload = self.payload(command)?;
         let encoded_payload = payload.encode();
-        let exec = |payload| HolderRequest::Exec { millis, payload }.encode();
+        let exec = |payload| HolderRequest::Exec(millis, payload).encode();
         let mut request = exec(Some(payload));
         if request.len() > MAX_MESSAGE {
             let file = sys::sealed_file("payload", &encoded_payload, false)
@@ -200,8 +211,12 @@ impl ConfinedSandbox {
         match &self.process.host_dir {
             None => Ok(command_payload(command, "", workdir.to_owned())),
             Some(host_dir) => {
-                let workdir = self.files()?.resolve_workdir(workdir)?;
-                host_payload(command, host_dir, &workdir.path)
+                let workdir = self.files()?.resolve_workdir(workdir)?.path;
+                Ok(command_payload(
+                    command,
+                    utf8(host_dir)?,
+                    utf8(&workdir)?.to_owned(),
+                ))
             }
         }
     }
@@ -215,6 +230,12 @@ impl ConfinedSandbox {
     pub(super) fn end(&self) {
         self.process.end();
     }
+}
+
+fn utf8(path: &Path) -> Result<&str> {
+    let shown = path.display();
+    path.to_str()
+        .ok_or_else(|| Error::invalid(format!("{shown} is not UTF-8: choose another path")))
 }
 
 fn cannot_reach(cause: io::Error) -> Error {

@@ -16,8 +16,6 @@ pub(crate) struct Options {
     /// allows only connected pairs of sockets, and denies calls that reach other processes or
     /// shared objects.
     pub(crate) own_namespaces: bool,
-    /// Allows files in memory, which the storage limit does not count.
-    pub(crate) memfd: bool,
     /// Allows changing the CPU affinity. False if the affinity enforces the CPU limit.
     pub(crate) affinity: bool,
 }
@@ -202,10 +200,10 @@ fn rules(options: &Options) -> BTreeMap<u32, Code> {
     if !options.own_namespaces {
         rules.extend(without_namespaces());
     }
-    if !options.memfd {
-        rules.insert(libc::SYS_memfd_create as u32, errno(ENOSYS));
-        rules.insert(number::MEMFD_SECRET, errno(ENOSYS));
-    }
+    // The storage limit does not count files in memory, and the memory watcher counts them only while
+    // they are mapped.
+    rules.insert(libc::SYS_memfd_create as u32, errno(ENOSYS));
+    rules.insert(number::MEMFD_SECRET, errno(ENOSYS));
     if !options.affinity {
         rules.insert(libc::SYS_sched_setaffinity as u32, errno(EPERM));
     }

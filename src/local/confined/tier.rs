@@ -12,7 +12,7 @@ use crate::command::Command;
 use crate::error::Result;
 use crate::local::files::SandboxFiles;
 use crate::local::isolation::Isolation;
-use crate::local::limits::{Enforced, Limit, Limits, OPEN_FILES, PROCESSES};
+use crate::local::limits::{Limit, Limits, OPEN_FILES, PROCESSES};
 use crate::local::tier::SandboxTier;
 use crate::output::Output;
 use crate::session_id::SessionId;
@@ -102,24 +102,17 @@ impl SandboxTier for ConfinedTier {
     }
 
     fn limits(&self, spec: &SandboxSpec) -> Result<Limits> {
-        let exact_if = |exact| {
-            if exact {
-                Enforced::Exact
-            } else {
-                Enforced::Approximate
-            }
-        };
         let limits = self.factory.resolve_limits(spec)?;
-        let by_cgroup = exact_if(self.factory.has_cgroups());
+        let by_cgroup = self.factory.cgroups.is_some();
         let cpu_millis = limits
             .cpu_millis
             .map_or(Limit::NONE, |millis| Limit::new(millis, by_cgroup));
         Ok(Limits {
             cpu_millis,
             memory: Limit::new(limits.memory, by_cgroup),
-            storage: Limit::new(limits.storage, exact_if(!limits.on_disk)),
-            processes: Limit::new(PROCESSES, exact_if(self.factory.counts_own_processes())),
-            open_files: Limit::new(OPEN_FILES, Enforced::Exact),
+            storage: Limit::new(limits.storage, !limits.on_disk),
+            processes: Limit::new(PROCESSES, self.factory.counts_own_processes()),
+            open_files: Limit::new(OPEN_FILES, true),
         })
     }
 

@@ -1,93 +1,144 @@
 //! Encoding of messages as bytes. Compiled into the library and the holder.
 
-/// Encodes a message: integers in little-endian order, bytes and lists after their length.
-#[derive(Default)]
-pub(crate) struct MessageWriter(Vec<u8>);
+/// A part of a message: integers in little-endian order, texts and lists after their length.
+pub(crate) trait Encoding: Sized {
+    fn write(&self, out: &mut Vec<u8>);
 
-impl MessageWriter {
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
-        self.0
+    /// Reads a value from the start of the input. Returns `None` if the message is truncated.
+    fn read(input: &mut &[u8]) -> Option<Self>;
+
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write(&mut out);
+        out
     }
 
-    pub(crate) fn bool(&mut self, value: bool) {
-        self.0.push(u8::from(value));
-    }
-
-    pub(crate) fn u32(&mut self, value: u32) {
-        self.0.extend_from_slice(&value.to_le_bytes());
-    }
-
-    pub(crate) fn u64(&mut self, value: u64) {
-        self.0.extend_from_slice(&value.to_le_bytes());
-    }
-
-    pub(crate) fn option(&mut self, value: Option<u64>) {
-        self.bool(value.is_some());
-        self.u64(value.unwrap_or(0));
-    }
-
-    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
-        self.u64(bytes.len() as u64);
-        self.0.extend_from_slice(bytes);
-    }
-
-    pub(crate) fn list<T>(&mut self, items: &[T], mut each: impl FnMut(&mut MessageWriter, &T)) {
-        self.u64(items.len() as u64);
-        items.iter().for_each(|item| each(self, item));
+    fn decode(mut bytes: &[u8]) -> Option<Self> {
+        Self::read(&mut bytes)
     }
 }
 
-/// Decodes a message. Its methods return `None` if the message is truncated.
-pub(crate) struct MessageReader<'a>(&'a [u8]);
+macro_rules! encode_integers {
+    ($($integer:ty),*) => {$(
+        impl Encoding for $integer {
+            fn write(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_le_bytes());
+            }
 
-impl<'a> MessageReader<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> MessageReader<'a> {
-        MessageReader(bytes)
-    }
-
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    pub(crate) fn bool(&mut self) -> Option<bool> {
-        self.take(1).map(|byte| byte == [1])
-    }
-
-    pub(crate) fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_le_bytes(*self.take(4)?.first_chunk()?))
-    }
-
-    pub(crate) fn u64(&mut self) -> Option<u64> {
-        Some(u64::from_le_bytes(*self.take(8)?.first_chunk()?))
-    }
-
-    pub(crate) fn option(&mut self) -> Option<Option<u64>> {
-        let is_some = self.bool()?;
-        let value = self.u64()?;
-        Some(is_some.then_some(value))
-    }
-
-    pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
-        let length = usize::try_from(self.u64()?).ok()?;
-        self.take(length)
-    }
-
-    pub(crate) fn string(&mut self) -> Option<String> {
-        String::from_utf8(self.bytes()?.to_vec()).ok()
-    }
-
-    pub(crate) fn list<T>(
-        &mut self,
-        mut each: impl FnMut(&mut MessageReader<'a>) -> Option<T>,
-    ) -> Option<Vec<T>> {
-        let count = self.u64()?;
-        // Without preallocation, because the count is not checked against the length of the message.
-        let mut items = Vec::new();
-        for _ in 0..count {
-            items.push(each(self)?);
+            fn read(input: &mut &[u8]) -> Option<$integer> {
+                let (bytes, rest) = input.split_first_chunk()?;
+                *input = rest;
+                Some(<$integer>::from_le_bytes(*bytes))
+            }
         }
-        Some(items)
+    )*};
+}
+
+encode_integers!(u8, u32, i32, u64);
+
+/// Encodes a struct as its fields.
+macro_rules! encode_struct {
+    ($name:ident { $($field:ident),* $(,)? }) => {
+        impl Encoding for $name {
+            fn write(&self, out: &mut Vec<u8>) {
+                $(self.$field.write(out);)*
+            }
+
+            fn read(input: &mut &[u8]) -> Option<$name> {
+                Some($name { $($field: Encoding::read(input)?),* })
+            }
+        }
+    };
+}
+pub(crate) use encode_struct;
+
+/// Encodes an enum as the number of its variant, followed by the fields.
+macro_rules! encode_enum {
+    ($name:ident { $($tag:literal => $variant:ident $(($($field:ident),*))?),* $(,)? }) => {
+        impl Encoding for $name {
+            fn write(&self, out: &mut Vec<u8>) {
+                match self {
+                    $($name::$variant $(($($field),*))? => {
+                        u32::write(&$tag, out);
+                        $($($field.write(out);)*)?
+                    })*
+                }
+            }
+
+            fn read(input: &mut &[u8]) -> Option<$name> {
+                match u32::read(input)? {
+                    $($tag => {
+                        $($(let $field = Encoding::read(input)?;)*)?
+                        Some($name::$variant $(($($field),*))?)
+                    })*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+pub(crate) use encode_enum;
+
+impl Encoding for bool {
+    fn write(&self, out: &mut Vec<u8>) {
+        u8::from(*self).write(out);
+    }
+
+    fn read(input: &mut &[u8]) -> Option<bool> {
+        u8::read(input).map(|byte| byte == 1)
+    }
+}
+
+impl Encoding for String {
+    fn write(&self, out: &mut Vec<u8>) {
+        (self.len() as u64).write(out);
+        out.extend_from_slice(self.as_bytes());
+    }
+
+    fn read(input: &mut &[u8]) -> Option<String> {
+        let length = usize::try_from(u64::read(input)?).ok()?;
+        let (bytes, rest) = input.split_at_checked(length)?;
+        *input = rest;
+        String::from_utf8(bytes.to_vec()).ok()
+    }
+}
+
+impl<T: Encoding> Encoding for Option<T> {
+    fn write(&self, out: &mut Vec<u8>) {
+        self.is_some().write(out);
+        self.iter().for_each(|value| value.write(out));
+    }
+
+    fn read(input: &mut &[u8]) -> Option<Option<T>> {
+        if bool::read(input)? {
+            T::read(input).map(Some)
+        } else {
+            Some(None)
+        }
+    }
+}
+
+impl<T: Encoding> Encoding for Vec<T> {
+    fn write(&self, out: &mut Vec<u8>) {
+        (self.len() as u64).write(out);
+        self.iter().for_each(|item| item.write(out));
+    }
+
+    fn read(input: &mut &[u8]) -> Option<Vec<T>> {
+        let count = u64::read(input)?;
+        // Collecting options does not preallocate. The count is not checked against the length of the
+        // message.
+        (0..count).map(|_| T::read(input)).collect()
+    }
+}
+
+impl<A: Encoding, B: Encoding> Encoding for (A, B) {
+    fn write(&self, out: &mut Vec<u8>) {
+        self.0.write(out);
+        self.1.write(out);
+    }
+
+    fn read(input: &mut &[u8]) -> Option<(A, B)> {
+        Some((A::read(input)?, B::read(input)?))
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use std::{io, process};
 
+use crate::encoding::Encoding;
 use crate::processes::kill_everything;
 use crate::protocol::StartReport;
 use crate::sys::isolation::{hide, keep_signals_inside, no_new_privileges};

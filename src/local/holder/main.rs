@@ -33,18 +33,14 @@ mod sys;
 
 use std::os::fd::AsFd;
 
+use encoding::Encoding;
 use sys::{messages, process};
 
 fn main() {
     let control = process::inherited(0);
-    let mut step = "";
-    match setup::enter(&control, &mut step) {
+    match setup::enter(&control) {
         Ok(sandbox) => serve::run(&control, sandbox),
-        Err(e) => {
-            let report = protocol::StartReport::Failed {
-                step: step.to_owned(),
-                errno: e.raw_os_error().unwrap_or(0),
-            };
+        Err(report) => {
             // The send fails if the library's process has ended.
             let _ = messages::send(control.as_fd(), &report.encode(), &[]);
         }

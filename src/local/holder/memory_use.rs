@@ -12,6 +12,7 @@ struct ProcessMemory {
 }
 
 /// Memory of all processes, in bytes.
+#[derive(Default)]
 pub(crate) struct MemoryUse {
     private: u64,
     shared: u64,
@@ -22,22 +23,19 @@ pub(crate) struct MemoryUse {
 impl MemoryUse {
     /// Measures the memory quickly: shared memory counts once for each process that maps it.
     pub(crate) fn estimate() -> MemoryUse {
-        MemoryUse::sum(ProcessMemory::estimate)
+        MemoryUse::sum(estimate)
     }
 
-    /// Measures the memory exactly, where the kernel allows it.
+    /// Measures the memory exactly, where the kernel allows it: shared memory counts in proportion.
     pub(crate) fn measure() -> MemoryUse {
         MemoryUse::sum(|pid| {
-            ProcessMemory::measure(pid).unwrap_or_else(|| ProcessMemory::estimate(pid))
+            let exact = read_memory(pid, "smaps_rollup", "Pss_Anon:", "Pss_Shmem:");
+            exact.unwrap_or_else(|| estimate(pid))
         })
     }
 
     fn sum(memory_of: impl Fn(u32) -> ProcessMemory) -> MemoryUse {
-        let mut sum = MemoryUse {
-            private: 0,
-            shared: 0,
-            by_process: Vec::new(),
-        };
+        let mut sum = MemoryUse::default();
         for pid in sandbox_processes() {
             let memory = memory_of(pid);
             sum.private += memory.private;
@@ -68,23 +66,17 @@ impl MemoryUse {
     }
 }
 
-impl ProcessMemory {
-    fn estimate(pid: u32) -> ProcessMemory {
-        let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        ProcessMemory {
-            private: field(&text, "RssAnon:"),
-            shared: field(&text, "RssShmem:"),
-        }
-    }
+fn estimate(pid: u32) -> ProcessMemory {
+    read_memory(pid, "status", "RssAnon:", "RssShmem:").unwrap_or_default()
+}
 
-    /// Counts shared memory in proportion. Returns `None` for a process that cannot be inspected.
-    fn measure(pid: u32) -> Option<ProcessMemory> {
-        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-        Some(ProcessMemory {
-            private: field(&text, "Pss_Anon:"),
-            shared: field(&text, "Pss_Shmem:"),
-        })
-    }
+/// Reads the memory of a process from a file in `/proc`. Returns `None` if it cannot be inspected.
+fn read_memory(pid: u32, file: &str, private: &str, shared: &str) -> Option<ProcessMemory> {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+    Some(ProcessMemory {
+        private: field(&text, private),
+        shared: field(&text, shared),
+    })
 }
 
 /// Returns a field such as `RssAnon:    1234 kB`, in bytes.

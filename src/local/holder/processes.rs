@@ -30,13 +30,8 @@ fn is_namespace_init() -> bool {
     process::id() == 1
 }
 
-struct ProcessInfo {
-    pid: u32,
-    parent: u32,
-}
-
-/// Lists all processes. Fails if `/proc` is not mounted.
-fn processes() -> io::Result<Vec<ProcessInfo>> {
+/// Lists all processes with their parents. Fails if `/proc` is not mounted.
+fn processes() -> io::Result<Vec<(u32, u32)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
@@ -50,7 +45,7 @@ fn processes() -> io::Result<Vec<ProcessInfo>> {
         let mut fields = after_name.split(|byte| *byte == b' ').skip(2);
         let parent = fields.next().and_then(|field| str::from_utf8(field).ok());
         if let Some(parent) = parent.and_then(|parent| parent.parse().ok()) {
-            found.push(ProcessInfo { pid, parent });
+            found.push((pid, parent));
         }
     }
     Ok(found)
@@ -63,8 +58,8 @@ pub(crate) fn descendants(of: u32) -> io::Result<Vec<u32>> {
     let mut next = 0;
     while let Some(parent) = found.get(next).copied() {
         next += 1;
-        let children = processes.iter().filter(|process| process.parent == parent);
-        found.extend(children.map(|process| process.pid));
+        let children = processes.iter().filter(|(_, found)| *found == parent);
+        found.extend(children.map(|(pid, _)| *pid));
     }
     found.remove(0);
     Ok(found)
@@ -72,13 +67,7 @@ pub(crate) fn descendants(of: u32) -> io::Result<Vec<u32>> {
 
 /// Returns all processes of the sandbox, including this one.
 pub(crate) fn sandbox_processes() -> Vec<u32> {
-    let found = if is_namespace_init() {
-        processes().map(|all| all.into_iter().map(|process| process.pid).collect())
-    } else {
-        descendants(process::id()).map(|mut found| {
-            found.push(process::id());
-            found
-        })
-    };
-    found.unwrap_or_default()
+    let mut found = descendants(process::id()).unwrap_or_default();
+    found.push(process::id());
+    found
 }

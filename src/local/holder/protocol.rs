@@ -1,9 +1,10 @@
 //! Messages between the library and the holder, one datagram each. Compiled into both, so both
 //! always have the same version.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::encoding::{MessageReader, MessageWriter};
+use super::encoding::{Encoding, encode_enum, encode_struct};
 
 /// Maximum length of a datagram. Longer data is sent as a file.
 pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
@@ -85,6 +86,7 @@ impl SetupFds {
 /// One step of creating the root. Paths in the new root are relative to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
+    /// A directory and its parents, unless they exist.
     Dir(String),
     File(String, Vec<u8>),
     /// A symbolic link: target, path.
@@ -122,10 +124,8 @@ pub(crate) enum StartReport {
     /// Process id on the host of the process that holds the sandbox. Sent with a pidfd of it.
     Started(u32),
     Ready(Features),
-    Failed {
-        step: String,
-        errno: i32,
-    },
+    /// The failed step and the errno.
+    Failed(String, i32),
 }
 
 /// Optional features of the machine that the sandbox uses.
@@ -139,12 +139,9 @@ pub(crate) struct Features {
 /// A request to the holder, on a connection for its reply.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum HolderRequest {
-    /// Runs a command. [`ExecFds`] are sent with it.
-    Exec {
-        millis: u64,
-        /// `None` if the payload is in a file.
-        payload: Option<Payload>,
-    },
+    /// Runs a command: timeout in milliseconds, payload. The payload is `None` if it is in a file.
+    /// [`ExecFds`] are sent with it.
+    Exec(u64, Option<Payload>),
     /// Returns the directory of the sandbox's files.
     Root,
     /// Restarts the TTL, with a new length in milliseconds if there is one.
@@ -211,63 +208,9 @@ pub(crate) enum StartStage {
     Exec,
 }
 
-impl Setup {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = MessageWriter::default();
-        out.bool(self.own_namespaces);
-        out.bool(self.on_disk);
-        out.bool(self.bound_to_host);
-        out.bool(self.listens);
-        out.option(self.become_id.map(u64::from));
-        out.u64(self.ttl_millis);
-        out.bytes(self.hostname.as_bytes());
-        out.list(&self.steps, |out, step| step.encode(out));
-        out.bytes(self.data_options.as_bytes());
-        out.list(&self.rules, |out, rule| {
-            out.bytes(rule.path.as_bytes());
-            out.bool(rule.write);
-        });
-        out.u32(self.min_landlock);
-        out.bytes(&self.filter);
-        out.list(&self.rlimits, |out, (resource, value)| {
-            out.u32(*resource);
-            out.u64(*value);
-        });
-        out.list(&self.cpus, |out, cpu| out.u32(*cpu));
-        out.option(self.watched_memory);
-        out.option(self.watched_storage);
-        out.into_bytes()
-    }
-
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Setup> {
-        let input = &mut MessageReader::new(bytes);
-        Some(Setup {
-            own_namespaces: input.bool()?,
-            on_disk: input.bool()?,
-            bound_to_host: input.bool()?,
-            listens: input.bool()?,
-            become_id: match input.option()? {
-                Some(id) => Some(u32::try_from(id).ok()?),
-                None => None,
-            },
-            ttl_millis: input.u64()?,
-            hostname: input.string()?,
-            steps: input.list(Step::decode)?,
-            data_options: input.string()?,
-            rules: input.list(|input| {
-                Some(LandlockRule {
-                    path: input.string()?,
-                    write: input.bool()?,
-                })
-            })?,
-            min_landlock: input.u32()?,
-            filter: input.bytes()?.to_vec(),
-            rlimits: input.list(|input| Some((input.u32()?, input.u64()?)))?,
-            cpus: input.list(MessageReader::u32)?,
-            watched_memory: input.option()?,
-            watched_storage: input.option()?,
-        })
-    }
+/// Turns an error of a step into the report of it.
+pub(crate) fn in_step<T>(step: &str, result: io::Result<T>) -> Result<T, StartReport> {
+    result.map_err(|e| StartReport::Failed(step.to_owned(), e.raw_os_error().unwrap_or(0)))
 }
 
 impl Step {
@@ -287,155 +230,66 @@ impl Step {
             Step::Data(..) => "bind the files of the sandbox",
         }
     }
-
-    fn encode(&self, out: &mut MessageWriter) {
-        let (tag, first, second): (u32, &[u8], &[u8]) = match self {
-            Step::Dir(path) => (0, path.as_bytes(), b""),
-            Step::File(path, content) => (1, path.as_bytes(), content),
-            Step::Link(target, path) => (2, target.as_bytes(), path.as_bytes()),
-            Step::Bind(from, to) => (3, from.as_bytes(), to.as_bytes()),
-            Step::Seal => (4, b"", b""),
-            Step::Device(from, to) => (5, from.as_bytes(), to.as_bytes()),
-            Step::Proc(path) => (6, path.as_bytes(), b""),
-            Step::Mask(path) => (7, path.as_bytes(), b""),
-            Step::ReadOnly(path) => (8, path.as_bytes(), b""),
-            Step::Tmpfs(path, options) => (9, path.as_bytes(), options.as_bytes()),
-            Step::Data(name, path) => (10, name.as_bytes(), path.as_bytes()),
-        };
-        out.u32(tag);
-        out.bytes(first);
-        out.bytes(second);
-    }
-
-    fn decode(input: &mut MessageReader<'_>) -> Option<Step> {
-        let tag = input.u32()?;
-        let first = input.string()?;
-        let content = input.bytes()?.to_vec();
-        if tag == 1 {
-            return Some(Step::File(first, content));
-        }
-        let second = String::from_utf8(content).ok()?;
-        Some(match tag {
-            0 => Step::Dir(first),
-            2 => Step::Link(first, second),
-            3 => Step::Bind(first, second),
-            4 => Step::Seal,
-            5 => Step::Device(first, second),
-            6 => Step::Proc(first),
-            7 => Step::Mask(first),
-            8 => Step::ReadOnly(first),
-            9 => Step::Tmpfs(first, second),
-            10 => Step::Data(first, second),
-            _ => return None,
-        })
-    }
 }
 
-impl StartReport {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = MessageWriter::default();
-        match self {
-            StartReport::Started(pid) => {
-                out.u32(0);
-                out.u32(*pid);
-            }
-            StartReport::Ready(features) => {
-                out.u32(1);
-                out.bool(features.proc_mounted);
-                out.u32(features.landlock);
-            }
-            StartReport::Failed { step, errno } => {
-                out.u32(2);
-                out.bytes(step.as_bytes());
-                out.u32(*errno as u32);
-            }
-        }
-        out.into_bytes()
-    }
+encode_struct!(Setup {
+    own_namespaces,
+    on_disk,
+    bound_to_host,
+    listens,
+    become_id,
+    ttl_millis,
+    hostname,
+    steps,
+    data_options,
+    rules,
+    min_landlock,
+    filter,
+    rlimits,
+    cpus,
+    watched_memory,
+    watched_storage,
+});
 
-    pub(crate) fn decode(bytes: &[u8]) -> Option<StartReport> {
-        let input = &mut MessageReader::new(bytes);
-        Some(match input.u32()? {
-            0 => StartReport::Started(input.u32()?),
-            1 => StartReport::Ready(Features {
-                proc_mounted: input.bool()?,
-                landlock: input.u32()?,
-            }),
-            2 => StartReport::Failed {
-                step: input.string()?,
-                errno: input.u32()? as i32,
-            },
-            _ => return None,
-        })
-    }
-}
+encode_enum!(Step {
+    0 => Dir(path),
+    1 => File(path, content),
+    2 => Link(target, path),
+    3 => Bind(from, to),
+    4 => Seal,
+    5 => Device(from, to),
+    6 => Proc(path),
+    7 => Mask(path),
+    8 => ReadOnly(path),
+    9 => Tmpfs(path, options),
+    10 => Data(name, path),
+});
 
-impl HolderRequest {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = MessageWriter::default();
-        match self {
-            HolderRequest::Exec { millis, payload } => {
-                out.u32(0);
-                out.u64(*millis);
-                out.bool(payload.is_some());
-                if let Some(payload) = payload {
-                    payload.write(&mut out);
-                }
-            }
-            HolderRequest::Root => out.u32(1),
-            HolderRequest::Touch(millis) => {
-                out.u32(2);
-                out.option(*millis);
-            }
-        }
-        out.into_bytes()
-    }
+encode_struct!(LandlockRule { path, write });
 
-    pub(crate) fn decode(bytes: &[u8]) -> Option<HolderRequest> {
-        let input = &mut MessageReader::new(bytes);
-        Some(match input.u32()? {
-            0 => HolderRequest::Exec {
-                millis: input.u64()?,
-                payload: if input.bool()? {
-                    Some(Payload::read(input)?)
-                } else {
-                    None
-                },
-            },
-            1 => HolderRequest::Root,
-            2 => HolderRequest::Touch(input.option()?),
-            _ => return None,
-        })
-    }
-}
+encode_enum!(StartReport {
+    0 => Started(pid),
+    1 => Ready(features),
+    2 => Failed(step, errno),
+});
 
-impl Payload {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = MessageWriter::default();
-        self.write(&mut out);
-        out.into_bytes()
-    }
+encode_struct!(Features {
+    proc_mounted,
+    landlock,
+});
 
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Payload> {
-        Payload::read(&mut MessageReader::new(bytes))
-    }
+encode_enum!(HolderRequest {
+    0 => Exec(millis, payload),
+    1 => Root,
+    2 => Touch(millis),
+});
 
-    fn write(&self, out: &mut MessageWriter) {
-        out.bytes(self.workdir.as_bytes());
-        for list in [&self.args, &self.env, &self.path] {
-            out.list(list, |out, text| out.bytes(text.as_bytes()));
-        }
-    }
-
-    fn read(input: &mut MessageReader<'_>) -> Option<Payload> {
-        Some(Payload {
-            workdir: input.string()?,
-            args: input.list(MessageReader::string)?,
-            env: input.list(MessageReader::string)?,
-            path: input.list(MessageReader::string)?,
-        })
-    }
-}
+encode_struct!(Payload {
+    workdir,
+    args,
+    env,
+    path,
+});
 
 impl HolderReply {
     pub(crate) fn encode(self) -> [u8; 8] {
@@ -452,8 +306,7 @@ impl HolderReply {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<HolderReply> {
-        let input = &mut MessageReader::new(bytes);
-        let (tag, value) = (input.u32()?, input.u32()? as i32);
+        let (tag, value) = <(u32, i32)>::decode(bytes)?;
         Some(match tag {
             0 => HolderReply::Done,
             1 => HolderReply::Exited(value),
@@ -514,14 +367,10 @@ mod tests {
             proc_mounted: true,
             landlock: 7,
         };
-        let failed = StartReport::Failed {
-            step: "s".to_owned(),
-            errno: 1,
-        };
         for report in [
             StartReport::Started(9),
             StartReport::Ready(features),
-            failed,
+            StartReport::Failed("s".to_owned(), 1),
         ] {
             assert_eq!(StartReport::decode(&report.encode()), Some(report));
         }
@@ -533,7 +382,7 @@ mod tests {
         };
         assert_eq!(Payload::decode(&payload().encode()), Some(payload()));
         for payload in [None, Some(payload())] {
-            let exec = HolderRequest::Exec { millis: 5, payload };
+            let exec = HolderRequest::Exec(5, payload);
             assert_eq!(HolderRequest::decode(&exec.encode()), Some(exec));
         }
         for request in [

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 
-use crate::protocol::{Setup, Step};
+use crate::protocol::{Setup, StartReport, Step, in_step};
 use crate::sys::c::EPERM;
 use crate::sys::isolation::{
     ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_READ_ONLY, MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID,
@@ -15,18 +15,20 @@ use crate::sys::isolation::{
 /// A directory that exists on every system, to mount on until the new root covers it.
 const MOUNT_POINT: &str = "/tmp";
 
-/// Creates the directories of the sandbox's files, in memory or in the current directory. `progress`
-/// names the current step.
-pub(crate) fn create_files(setup: &Setup, progress: &mut &'static str) -> io::Result<OwnedFd> {
+/// Creates the directories of the sandbox's files, in memory or in the current directory.
+pub(crate) fn create_files(setup: &Setup) -> Result<OwnedFd, StartReport> {
     let path = if setup.on_disk {
         "."
     } else {
-        *progress = "mount a tmpfs for the files";
         let flags = MS_NOSUID | MS_NODEV;
-        mount("tmpfs", MOUNT_POINT, "tmpfs", flags, &setup.data_options)?;
+        let mounted = mount("tmpfs", MOUNT_POINT, "tmpfs", flags, &setup.data_options);
+        in_step("mount a tmpfs for the files", mounted)?;
         MOUNT_POINT
     };
-    *progress = "create the directories of the files";
+    in_step("create the directories of the files", create_dirs(path))
+}
+
+fn create_dirs(path: &str) -> io::Result<OwnedFd> {
     let data = File::open(path)?;
     for (name, mode) in [("workspace", 0o755), ("tmp", 0o1777), ("stages", 0o700)] {
         let path = format!("/proc/self/fd/{}/{name}", data.as_raw_fd());
@@ -37,40 +39,29 @@ pub(crate) fn create_files(setup: &Setup, progress: &mut &'static str) -> io::Re
 }
 
 /// Creates the root and changes to it. Returns true if `/proc` is mounted.
-pub(crate) fn create_root(
-    steps: &[Step],
-    data: &OwnedFd,
-    progress: &mut &'static str,
-) -> io::Result<bool> {
-    *progress = "mount a tmpfs for the root";
-    mount(
-        "tmpfs",
-        MOUNT_POINT,
-        "tmpfs",
-        0,
-        "size=1m,nr_inodes=1k,mode=755",
-    )?;
-    std::env::set_current_dir(MOUNT_POINT)?;
+pub(crate) fn create_root(steps: &[Step], data: &OwnedFd) -> Result<bool, StartReport> {
+    let options = "size=1m,nr_inodes=1k,mode=755";
+    let entered = mount("tmpfs", MOUNT_POINT, "tmpfs", 0, options)
+        .and_then(|()| std::env::set_current_dir(MOUNT_POINT));
+    in_step("mount a tmpfs for the root", entered)?;
     let mut proc_mounted = false;
     for step in steps {
-        *progress = step.name();
         match (step, take_step(step, data)) {
             // The kernel refuses the mount if the host's /proc is partly covered, as in a container.
             (Step::Proc(_), Err(e)) if e.raw_os_error() == Some(EPERM) => {}
             (Step::Proc(_), Ok(())) => proc_mounted = true,
             // Some kernels do not have the file.
             (Step::Mask(_) | Step::ReadOnly(_), Err(e)) if e.kind() == io::ErrorKind::NotFound => {}
-            (_, result) => result?,
+            (_, result) => in_step(step.name(), result)?,
         }
     }
-    *progress = "change the root";
-    pivot_to_current_dir()?;
+    in_step("change the root", pivot_to_current_dir())?;
     Ok(proc_mounted)
 }
 
 fn take_step(step: &Step, data: &OwnedFd) -> io::Result<()> {
     match step {
-        Step::Dir(path) => DirBuilder::new().mode(0o755).create(path),
+        Step::Dir(path) => DirBuilder::new().recursive(true).mode(0o755).create(path),
         Step::File(path, content) => {
             let mut file = OpenOptions::new();
             let mut file = file.write(true).create_new(true).mode(0o644).open(path)?;

@@ -18,9 +18,9 @@ const KILL_GRACE: Duration = Duration::from_millis(250);
 const KILL_TICK: Duration = Duration::from_millis(2);
 
 pub(crate) struct RunningCommand {
-    supervisor: Supervisor,
-    /// `None` after the supervisor has replied.
-    connection: Option<OwnedFd>,
+    pub(crate) supervisor: Supervisor,
+    /// The connection to the caller. `None` after the supervisor has replied.
+    pub(crate) connection: Option<OwnedFd>,
     deadline: Instant,
     /// When the command was killed, if it was.
     killed: Option<Instant>,
@@ -36,15 +36,6 @@ impl RunningCommand {
             killed: None,
             timed_out: false,
         }
-    }
-
-    pub(crate) fn supervisor_pid(&self) -> u32 {
-        self.supervisor.pid
-    }
-
-    /// Returns the connection to the caller, until the supervisor has replied.
-    pub(crate) fn connection(&self) -> Option<&OwnedFd> {
-        self.connection.as_ref()
     }
 
     /// Returns when [`check`](RunningCommand::check) must be called next.

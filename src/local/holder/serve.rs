@@ -6,11 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::disk_watch::DiskWatch;
+use crate::encoding::Encoding;
 use crate::memory_use::{MemoryUse, sysv_segments};
 use crate::protocol::{ExecFds, HolderReply, HolderRequest, MAX_MESSAGE, Payload, StartStage};
 use crate::running_command::RunningCommand;
 use crate::setup::PreparedSandbox;
-use crate::supervisor::{self, CommandFds, Supervisor};
+use crate::supervisor::{self, Supervisor};
 use crate::sys::isolation::file_system_space;
 use crate::sys::messages;
 use crate::sys::process::{
@@ -67,10 +68,7 @@ pub(crate) fn run(control: &OwnedFd, sandbox: PreparedSandbox) {
         cpus,
     };
     let mut buffer = vec![0; MAX_MESSAGE];
-    while event_loop
-        .step(control, &mut buffer)
-        .is_ok_and(|goes_on| goes_on)
-    {}
+    while let Ok(true) = event_loop.step(control, &mut buffer) {}
 }
 
 impl EventLoop {
@@ -87,26 +85,16 @@ impl EventLoop {
         }
         // In reverse order, so that a removed element does not change the indices of the others.
         for source in ready.into_iter().rev() {
-            let goes_on = match source {
-                EventSource::Host => false,
+            match source {
+                EventSource::Host => return Ok(false),
                 EventSource::Control => self.receive_from_control(control, buffer)?,
-                EventSource::Pending(index) => {
-                    self.receive_pending(index, buffer);
-                    true
-                }
-                EventSource::Listener => {
-                    self.accept(now);
-                    true
-                }
+                EventSource::Pending(index) => self.receive_pending(index, buffer),
+                EventSource::Listener => self.accept(now),
                 EventSource::Signals => {
                     clear_signals(self.sandbox.signals.as_fd());
                     self.take_children();
-                    true
                 }
-                EventSource::Running(_) => true,
-            };
-            if !goes_on {
-                return Ok(false);
+                EventSource::Running(_) => {}
             }
         }
         self.pending.retain(|pending| pending.until > now);
@@ -146,7 +134,7 @@ impl EventLoop {
             sources.push((EventSource::Pending(index), pending.connection.as_fd()));
         }
         for (index, running) in self.running.iter().enumerate() {
-            if let Some(connection) = running.connection() {
+            if let Some(connection) = &running.connection {
                 sources.push((EventSource::Running(index), connection.as_fd()));
             }
         }
@@ -165,19 +153,19 @@ impl EventLoop {
         next.map_or(IDLE_WAIT, |next| next.saturating_duration_since(now))
     }
 
-    /// Receives a request with its connection. Returns false if the library has closed the socket.
-    fn receive_from_control(&mut self, control: &OwnedFd, buffer: &mut [u8]) -> io::Result<bool> {
+    /// Receives a request with its connection. Fails if the library has closed the socket.
+    fn receive_from_control(&mut self, control: &OwnedFd, buffer: &mut [u8]) -> io::Result<()> {
         match messages::receive(control.as_fd(), buffer) {
-            Ok((0, _)) => Ok(false),
+            Ok((0, _)) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok((length, mut fds)) => {
                 if !fds.is_empty() {
                     let connection = fds.remove(0);
                     self.handle_request(connection, &buffer[..length], fds);
                 }
-                Ok(true)
+                Ok(())
             }
             Err(e) => match e.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(true),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(()),
                 _ => Err(e),
             },
         }
@@ -216,7 +204,7 @@ impl EventLoop {
         if let Some(disk) = &mut self.disk {
             disk.child_ended(pid, status);
         }
-        let is_supervisor = |running: &RunningCommand| running.supervisor_pid() == pid;
+        let is_supervisor = |running: &RunningCommand| running.supervisor.pid == pid;
         if let Some(index) = self.running.iter().position(is_supervisor) {
             self.running.swap_remove(index).supervisor_ended(status);
         }
@@ -229,7 +217,7 @@ impl EventLoop {
             let _ = messages::send(connection.as_fd(), &reply.encode(), fds);
         };
         match HolderRequest::decode(message) {
-            Some(HolderRequest::Exec { millis, payload }) => {
+            Some(HolderRequest::Exec(millis, payload)) => {
                 match self.start(&connection, payload, fds) {
                     Ok(supervisor) => {
                         let deadline = Instant::now() + Duration::from_millis(millis);
@@ -261,14 +249,10 @@ impl EventLoop {
         let unreadable = HolderReply::NotStarted(StartStage::Fork, 0);
         let fds = ExecFds::from_list(fds).ok_or(unreadable)?;
         let payload = payload.or_else(|| read_payload(fds.payload.as_ref()?));
-        let command_fds = CommandFds {
-            stdin: self.sandbox.null.as_fd(),
-            stdout: fds.stdout.as_fd(),
-            stderr: fds.stderr.as_fd(),
-            connection: connection.as_fd(),
-        };
         let payload = payload.ok_or(unreadable)?;
-        supervisor::start(&payload, &self.sandbox.setup.rlimits, &command_fds)
+        let rlimits = &self.sandbox.setup.rlimits;
+        let stdin = self.sandbox.null.as_fd();
+        supervisor::start(&payload, rlimits, stdin, &fds, connection.as_fd())
     }
 
     /// Schedules the first memory check after a command was started.

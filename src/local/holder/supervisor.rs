@@ -12,11 +12,11 @@
 
 use std::arch::asm;
 use std::ffi::{CString, c_char, c_int, c_long, c_void};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::{NonNull, null};
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 
-use crate::protocol::{HolderReply, Payload, StartStage};
+use crate::protocol::{ExecFds, HolderReply, Payload, StartStage};
 use crate::sys::c::{self, EACCES, ENOENT, ENOTDIR, SIGCHLD, SIGKILL, check, number};
 
 /// A running supervisor. It must be dropped only after its process was reaped, because the process
@@ -65,23 +65,17 @@ const FAILED_IN_EXEC: i32 = 2;
 const CLONE_VM: c_int = 0x100;
 const CLONE_VFORK: c_int = 0x4000;
 
-/// Descriptors of a new command.
-pub(crate) struct CommandFds<'a> {
-    pub(crate) stdin: BorrowedFd<'a>,
-    pub(crate) stdout: BorrowedFd<'a>,
-    pub(crate) stderr: BorrowedFd<'a>,
-    /// The connection for the reply.
-    pub(crate) connection: BorrowedFd<'a>,
-}
-
-/// Starts a supervisor for a command. The error is the reply.
+/// Starts a supervisor for a command. It replies on the connection. The error is the reply.
 pub(crate) fn start(
     payload: &Payload,
     rlimits: &[(u32, u64)],
-    fds: &CommandFds<'_>,
+    stdin: BorrowedFd<'_>,
+    fds: &ExecFds,
+    connection: BorrowedFd<'_>,
 ) -> Result<Supervisor, HolderReply> {
-    let shared =
-        prepare(payload, rlimits, fds).ok_or(HolderReply::NotStarted(StartStage::Fork, 0))?;
+    let streams = [stdin, fds.stdout.as_fd(), fds.stderr.as_fd()].map(|fd| fd.as_raw_fd());
+    let shared = prepare(payload, rlimits, streams, connection.as_raw_fd())
+        .ok_or(HolderReply::NotStarted(StartStage::Fork, 0))?;
     if shared.programs.is_empty() {
         return Err(HolderReply::NotStarted(StartStage::Lookup, ENOENT));
     }
@@ -131,7 +125,12 @@ impl Drop for Supervisor {
 }
 
 /// Prepares the state. Returns `None` for a payload that the library never sends.
-fn prepare(payload: &Payload, rlimits: &[(u32, u64)], fds: &CommandFds<'_>) -> Option<SharedState> {
+fn prepare(
+    payload: &Payload,
+    rlimits: &[(u32, u64)],
+    streams: [c_int; 3],
+    connection: c_int,
+) -> Option<SharedState> {
     const STACK: usize = 16 * 1024 / size_of::<u128>();
     let texts = |list: &[String]| {
         let texts = list.iter().map(|text| CString::new(text.as_str()).ok());
@@ -159,8 +158,8 @@ fn prepare(payload: &Payload, rlimits: &[(u32, u64)], fds: &CommandFds<'_>) -> O
         env: pointers(&env),
         _texts: args.into_iter().chain(env).collect(),
         rlimits: rlimits.to_vec(),
-        streams: [fds.stdin, fds.stdout, fds.stderr].map(|fd| fd.as_raw_fd()),
-        connection: fds.connection.as_raw_fd(),
+        streams,
+        connection,
         state: AtomicI32::new(RUNNING),
         failed_at: AtomicI32::new(0),
         errno: AtomicI32::new(0),
@@ -191,12 +190,8 @@ extern "C" fn supervise(shared: *mut c_void) -> c_int {
     let main = unsafe {
         raw_syscall(number::PRCTL, [PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0]);
         let top = top_of(&raw const shared.command_stack);
-        c::clone(
-            become_command,
-            top,
-            CLONE_VM | CLONE_VFORK | SIGCHLD,
-            argument,
-        )
+        let flags = CLONE_VM | CLONE_VFORK | SIGCHLD;
+        c::clone(become_command, top, flags, argument)
     };
     let errno = shared.errno.load(SeqCst);
     let reply = match shared.failed_at.load(SeqCst) {
@@ -224,13 +219,9 @@ fn wait_for(main: c_int, state: &AtomicI32) -> HolderReply {
     let mut reply = HolderReply::Signaled(SIGKILL);
     loop {
         let mut status: c_int = 0;
+        let arguments = [usize::MAX, (&raw mut status) as usize, 0, 0, 0];
         // SAFETY: status has room for the result.
-        let child = unsafe {
-            raw_syscall(
-                number::WAIT4,
-                [usize::MAX, (&raw mut status) as usize, 0, 0, 0],
-            )
-        };
+        let child = unsafe { raw_syscall(number::WAIT4, arguments) };
         if child == main as isize {
             reply = match status & 0x7f {
                 0 => HolderReply::Exited((status >> 8) & 0xff),

@@ -12,7 +12,7 @@ use std::process::{self, Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::process_marks::{EXEC_MARK, SANDBOX_MARK, kill_marked, random_token};
-use super::store::PlainSandbox;
+use super::sandbox::PlainSandbox;
 use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::local::cancel_fd::CancelFd;
@@ -37,12 +37,8 @@ pub(super) fn run(command: &Command, workdir: &Path, sandbox: &PlainSandbox) -> 
     let name = program_name(command);
     let path = env.get(OsStr::new("PATH")).map(OsString::as_os_str);
     let Some(program) = find_program(name, path.unwrap_or_default()) else {
-        return Ok(not_run(
-            name,
-            NOT_FOUND,
-            "command not found",
-            started.elapsed(),
-        ));
+        let reason = "command not found";
+        return Ok(not_run(name, NOT_FOUND, reason, started.elapsed()));
     };
     let child = match spawn(&program, command, workdir, &env) {
         Ok(child) => child,
@@ -58,24 +54,19 @@ pub(super) fn run(command: &Command, workdir: &Path, sandbox: &PlainSandbox) -> 
         process.kill_and_reap();
         Error::io(format_args!("cannot wait for {name}"), e)
     })?;
-    let code = match outcome {
-        WaitOutcome::Exited(status) => exit_code(status),
+    let (code, timed_out) = match outcome {
+        WaitOutcome::Exited(status) => (exit_code(status), false),
         WaitOutcome::TimedOut => {
             process.kill_and_reap();
-            TIMED_OUT
+            (TIMED_OUT, true)
         }
-        WaitOutcome::Cancelled => process.kill_and_reap().map_or(KILLED, exit_code),
+        WaitOutcome::Cancelled => (process.kill_and_reap().map_or(KILLED, exit_code), false),
     };
-    let timed_out = matches!(outcome, WaitOutcome::TimedOut);
     Ok(pipes.into_output(code, started, timed_out))
 }
 
 fn program_name(command: &Command) -> &str {
-    command
-        .get_args()
-        .first()
-        .map(String::as_str)
-        .unwrap_or_default()
+    command.get_args().first().map_or("", String::as_str)
 }
 
 type Environment = BTreeMap<OsString, OsString>;
@@ -93,12 +84,8 @@ fn environment(command: &Command, sandbox: &PlainSandbox, exec_token: &str) -> E
     env.insert("HOME".into(), workspace.clone().into());
     env.insert("NOX_WORKSPACE".into(), workspace.into());
     env.insert("TMPDIR".into(), root.join("tmp").into());
-    env.extend(
-        command
-            .get_envs()
-            .iter()
-            .map(|(name, value)| (name.into(), value.into())),
-    );
+    let own = command.get_envs().iter();
+    env.extend(own.map(|(name, value)| (name.into(), value.into())));
     env.insert(SANDBOX_MARK.into(), (&sandbox.token).into());
     env.insert(EXEC_MARK.into(), exec_token.into());
     env
@@ -238,8 +225,6 @@ impl CommandProcess {
 }
 
 fn exit_code(status: ExitStatus) -> i32 {
-    status
-        .code()
-        .or_else(|| Some(128 + status.signal()?))
-        .unwrap_or(KILLED)
+    let signaled = || status.signal().map_or(KILLED, |signal| 128 + signal);
+    status.code().unwrap_or_else(signaled)
 }

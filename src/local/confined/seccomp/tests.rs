@@ -10,12 +10,10 @@ const ABSENT: Action = Action::Errno(ENOSYS);
 
 const LOOSE: Options = Options {
     own_namespaces: true,
-    memfd: true,
     affinity: true,
 };
 const TIGHT: Options = Options {
     own_namespaces: false,
-    memfd: false,
     affinity: false,
 };
 
@@ -317,11 +315,16 @@ fn only_common_socket_families_are_allowed() {
 }
 
 #[test]
+fn files_in_memory_are_denied() {
+    for number in [SYS_memfd_create, 447] {
+        assert_eq!(always(number, &[]), ABSENT, "{number}");
+    }
+}
+
+#[test]
 fn options_deny_their_calls() {
     for (number, tight) in [
         (434, NO),
-        (SYS_memfd_create, ABSENT),
-        (447, ABSENT),
         (SYS_sched_setaffinity, NO),
         (SYS_connect, NO),
         (SYS_setpriority, NO),
@@ -383,10 +386,10 @@ proptest! {
         arch in prop_oneof![Just(ARCH), any::<u32>()],
         number in prop_oneof![0..600_u32, any::<u32>()],
         args in any::<[u64; 6]>(),
-        bits in any::<[bool; 3]>(),
+        bits in any::<[bool; 2]>(),
     ) {
-        let [own_namespaces, memfd, affinity] = bits;
-        let options = Options { own_namespaces, memfd, affinity };
+        let [own_namespaces, affinity] = bits;
+        let options = Options { own_namespaces, affinity };
         let (action, steps) = interpret(&program(&options), arch, number, args);
         prop_assert!(steps <= 30);
         prop_assert_eq!(action == Action::Kill, arch != ARCH);

@@ -2,6 +2,7 @@
 
 use std::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 pub(crate) const EPERM: i32 = 1;
 pub(crate) const ENOENT: i32 = 2;
@@ -28,6 +29,19 @@ pub(crate) fn check_long(result: c_long) -> io::Result<c_long> {
     }
 }
 
+/// Takes ownership of a descriptor that a call has just returned.
+pub(crate) fn new_fd(result: c_long) -> io::Result<OwnedFd> {
+    let fd = check_long(result)? as RawFd;
+    // SAFETY: the kernel has just created this descriptor, so it has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Calls prctl with a number.
+pub(crate) fn set_process_option(option: c_int, value: c_ulong) -> io::Result<()> {
+    // SAFETY: all arguments are numbers, so no memory is involved.
+    check(unsafe { prctl(option, value, 0_usize, 0_usize, 0_usize) }).map(drop)
+}
+
 #[repr(C)]
 pub(crate) struct PollFd {
     pub(crate) fd: c_int,
@@ -36,6 +50,7 @@ pub(crate) struct PollFd {
 }
 
 #[repr(C)]
+#[derive(Default)]
 pub(crate) struct MountAttr {
     pub(crate) set: u64,
     pub(crate) clear: u64,
@@ -133,50 +148,31 @@ unsafe extern "C" {
 pub(crate) mod number {
     use super::c_long;
 
-    #[cfg(target_arch = "x86_64")]
-    mod arch {
-        use super::c_long;
-
-        pub(crate) const CAPSET: c_long = 126;
-        pub(crate) const CHDIR: c_long = 80;
-        pub(crate) const CLONE: c_long = 56;
-        pub(crate) const DUP3: c_long = 292;
-        pub(crate) const EXECVE: c_long = 59;
-        pub(crate) const KEYCTL: c_long = 250;
-        pub(crate) const PIVOT_ROOT: c_long = 155;
-        pub(crate) const PRCTL: c_long = 157;
-        pub(crate) const PRLIMIT64: c_long = 302;
-        pub(crate) const RT_SIGPROCMASK: c_long = 14;
-        pub(crate) const SENDTO: c_long = 44;
-        pub(crate) const SETGROUPS: c_long = 116;
-        pub(crate) const SETRESGID: c_long = 119;
-        pub(crate) const SETRESUID: c_long = 117;
-        pub(crate) const SETSID: c_long = 112;
-        pub(crate) const WAIT4: c_long = 61;
+    /// Chooses a number. Architectures that are newer than x86_64 share theirs.
+    const fn either(x86_64: c_long, newer: c_long) -> c_long {
+        if cfg!(target_arch = "x86_64") {
+            x86_64
+        } else {
+            newer
+        }
     }
-    /// Architectures that are newer than x86_64 share their numbers.
-    #[cfg(not(target_arch = "x86_64"))]
-    mod arch {
-        use super::c_long;
 
-        pub(crate) const CAPSET: c_long = 91;
-        pub(crate) const CHDIR: c_long = 49;
-        pub(crate) const CLONE: c_long = 220;
-        pub(crate) const DUP3: c_long = 24;
-        pub(crate) const EXECVE: c_long = 221;
-        pub(crate) const KEYCTL: c_long = 219;
-        pub(crate) const PIVOT_ROOT: c_long = 41;
-        pub(crate) const PRCTL: c_long = 167;
-        pub(crate) const PRLIMIT64: c_long = 261;
-        pub(crate) const RT_SIGPROCMASK: c_long = 135;
-        pub(crate) const SENDTO: c_long = 206;
-        pub(crate) const SETGROUPS: c_long = 159;
-        pub(crate) const SETRESGID: c_long = 149;
-        pub(crate) const SETRESUID: c_long = 147;
-        pub(crate) const SETSID: c_long = 157;
-        pub(crate) const WAIT4: c_long = 260;
-    }
-    pub(crate) use arch::*;
+    pub(crate) const CAPSET: c_long = either(126, 91);
+    pub(crate) const CHDIR: c_long = either(80, 49);
+    pub(crate) const CLONE: c_long = either(56, 220);
+    pub(crate) const DUP3: c_long = either(292, 24);
+    pub(crate) const EXECVE: c_long = either(59, 221);
+    pub(crate) const KEYCTL: c_long = either(250, 219);
+    pub(crate) const PIVOT_ROOT: c_long = either(155, 41);
+    pub(crate) const PRCTL: c_long = either(157, 167);
+    pub(crate) const PRLIMIT64: c_long = either(302, 261);
+    pub(crate) const RT_SIGPROCMASK: c_long = either(14, 135);
+    pub(crate) const SENDTO: c_long = either(44, 206);
+    pub(crate) const SETGROUPS: c_long = either(116, 159);
+    pub(crate) const SETRESGID: c_long = either(119, 149);
+    pub(crate) const SETRESUID: c_long = either(117, 147);
+    pub(crate) const SETSID: c_long = either(112, 157);
+    pub(crate) const WAIT4: c_long = either(61, 260);
 
     // Calls added since Linux 5.1 have the same number on all architectures.
     pub(crate) const PIDFD_OPEN: c_long = 434;

@@ -4,11 +4,11 @@
 use std::ffi::{CString, c_char, c_int, c_uint, c_ulong, c_void};
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::ptr::null;
 
-use super::c::{self, check, check_long, number};
+use super::c::{self, check, check_long, new_fd, number, set_process_option};
 
 fn c_text(text: &str) -> io::Result<CString> {
     CString::new(text).map_err(|_| io::ErrorKind::InvalidInput.into())
@@ -26,9 +26,8 @@ pub(crate) fn become_id(id: u32) -> io::Result<()> {
         check_long(c::syscall(number::SETRESGID, id, id, id))?;
         check_long(c::syscall(number::SETRESUID, id, id, id))?;
         // Otherwise root owns the /proc files of this process, and it cannot write its id maps.
-        check(c::prctl(PR_SET_DUMPABLE, 1 as c_ulong))?;
+        set_process_option(PR_SET_DUMPABLE, 1)
     }
-    Ok(())
 }
 
 /// Returns the effective user and group id of this process.
@@ -98,9 +97,7 @@ pub(crate) fn set_mount_attributes(path: &str, attributes: u64, recursive: bool)
     let path = c_text(path)?;
     let attr = c::MountAttr {
         set: attributes,
-        clear: 0,
-        propagation: 0,
-        userns: 0,
+        ..c::MountAttr::default()
     };
     let flags = if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: the path is NUL-terminated, and attr has the given length.
@@ -148,30 +145,19 @@ pub(crate) fn loopback_up() -> io::Result<()> {
         rest: [0; 22],
     };
     request.name[..2].copy_from_slice(b"lo");
-    // SAFETY: the new descriptor has no other owner, and the request has the type that this ioctl
-    // reads.
+    // SAFETY: the request has the type that this ioctl reads.
     unsafe {
-        let socket = OwnedFd::from_raw_fd(check(c::socket(AF_INET, SOCK_DGRAM_CLOEXEC, 0))?);
-        check(c::ioctl(
-            socket.as_raw_fd(),
-            SIOCSIFFLAGS,
-            &raw const request,
-        ))?;
+        let socket = new_fd(c::socket(AF_INET, SOCK_DGRAM_CLOEXEC, 0).into())?;
+        let fd = socket.as_raw_fd();
+        check(c::ioctl(fd, SIOCSIFFLAGS, &raw const request)).map(drop)
     }
-    Ok(())
 }
 
 /// Joins a new session keyring, which does not contain the user's keys.
 pub(crate) fn new_keyring() {
-    const KEYCTL_JOIN_SESSION_KEYRING: c_int = 1;
+    const JOIN_SESSION_KEYRING: c_int = 1;
     // SAFETY: without a name no memory is involved. The call fails if the kernel has no keyrings.
-    unsafe {
-        c::syscall(
-            number::KEYCTL,
-            KEYCTL_JOIN_SESSION_KEYRING,
-            null::<c_char>(),
-        )
-    };
+    unsafe { c::syscall(number::KEYCTL, JOIN_SESSION_KEYRING, null::<c_char>()) };
 }
 
 /// Drops all capabilities permanently.
@@ -185,40 +171,29 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
     const VERSION_3: u32 = 0x2008_0522;
     let header: [u32; 2] = [VERSION_3, 0];
     let none = [0_u32; 6];
-    // SAFETY: prctl gets numbers, and header and data have the sizes of version 3.
-    unsafe {
-        for capability in 0..64 as c_ulong {
-            // The kernel does not know more capabilities, or the process has none.
-            if c::prctl(PR_CAPBSET_DROP, capability) != 0 {
-                break;
-            }
+    for capability in 0..64 {
+        // The kernel does not know more capabilities, or the process has none.
+        if set_process_option(PR_CAPBSET_DROP, capability).is_err() {
+            break;
         }
-        c::prctl(PR_SET_SECUREBITS, SECUREBITS);
-        c::prctl(
-            PR_CAP_AMBIENT,
-            PR_CAP_AMBIENT_CLEAR_ALL,
-            0_usize,
-            0_usize,
-            0_usize,
-        );
-        check_long(c::syscall(number::CAPSET, header.as_ptr(), none.as_ptr()))?;
     }
-    Ok(())
+    // A process without capabilities cannot set them and has nothing to drop.
+    let _ = set_process_option(PR_SET_SECUREBITS, SECUREBITS);
+    let _ = set_process_option(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL);
+    // SAFETY: header and data have the sizes of version 3.
+    check_long(unsafe { c::syscall(number::CAPSET, header.as_ptr(), none.as_ptr()) }).map(drop)
 }
 
 /// Sets `no_new_privs`: setuid programs give no privileges to this process and its children.
 pub(crate) fn no_new_privileges() -> io::Result<()> {
     const PR_SET_NO_NEW_PRIVS: c_int = 38;
-    // SAFETY: all arguments are numbers.
-    check(unsafe { c::prctl(PR_SET_NO_NEW_PRIVS, 1 as c_ulong, 0_usize, 0_usize, 0_usize) })
-        .map(drop)
+    set_process_option(PR_SET_NO_NEW_PRIVS, 1)
 }
 
 /// Clears the dumpable flag: other processes of the same user cannot inspect or trace this process.
 pub(crate) fn hide() -> io::Result<()> {
     const PR_SET_DUMPABLE: c_int = 4;
-    // SAFETY: all arguments are numbers.
-    check(unsafe { c::prctl(PR_SET_DUMPABLE, 0 as c_ulong) }).map(drop)
+    set_process_option(PR_SET_DUMPABLE, 0)
 }
 
 /// Installs a seccomp filter for this process and its children.
@@ -241,15 +216,9 @@ pub(crate) fn filter_calls(filter: &[u8]) -> io::Result<()> {
 /// Returns the kernel's version of Landlock, or 0 if it has none.
 pub(crate) fn landlock_version() -> u32 {
     const VERSION: c_uint = 1;
+    let none = null::<c_void>();
     // SAFETY: with this flag the kernel reads no memory.
-    let version = unsafe {
-        c::syscall(
-            number::LANDLOCK_CREATE_RULESET,
-            null::<c_void>(),
-            0_usize,
-            VERSION,
-        )
-    };
+    let version = unsafe { c::syscall(number::LANDLOCK_CREATE_RULESET, none, 0_usize, VERSION) };
     u32::try_from(version).unwrap_or(0)
 }
 
@@ -276,17 +245,9 @@ pub(crate) fn landlock_ruleset(files: u64, scoped: u64, version: u32) -> io::Res
         4 | 5 => 16,
         _ => 24,
     };
+    let address = &raw const rules;
     // SAFETY: the struct is at least as long as the given size.
-    let fd = check_long(unsafe {
-        c::syscall(
-            number::LANDLOCK_CREATE_RULESET,
-            &raw const rules,
-            size,
-            0 as c_uint,
-        )
-    })?;
-    // SAFETY: the kernel has just created this descriptor, so it has no other owner.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    new_fd(unsafe { c::syscall(number::LANDLOCK_CREATE_RULESET, address, size, 0_u32) })
 }
 
 pub(crate) fn landlock_allow(

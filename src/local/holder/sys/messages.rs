@@ -116,22 +116,6 @@ pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
 ) -> io::Result<(usize, Vec<OwnedFd>)> {
-    receive_with(socket, buffer, MSG_DONTWAIT)
-}
-
-/// Waits for one message and receives it.
-pub(crate) fn wait_and_receive(
-    socket: BorrowedFd<'_>,
-    buffer: &mut [u8],
-) -> io::Result<(usize, Vec<OwnedFd>)> {
-    receive_with(socket, buffer, 0)
-}
-
-fn receive_with(
-    socket: BorrowedFd<'_>,
-    buffer: &mut [u8],
-    flags: c_int,
-) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut control = ControlMessage {
         length: 0,
         level: 0,
@@ -143,7 +127,7 @@ fn receive_with(
         length: buffer.len(),
     };
     let mut header = header(&mut part, &mut control, size_of::<ControlMessage>());
-    let flags = MSG_CMSG_CLOEXEC | flags;
+    let flags = MSG_CMSG_CLOEXEC | MSG_DONTWAIT;
     // SAFETY: the header points to values that outlive the call. The kernel writes no more than their
     // lengths allow.
     let got = unsafe { recvmsg(socket.as_raw_fd(), &raw mut header, flags) };

@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::null_mut;
 use std::time::Duration;
 
-use super::c::{self, SIGCHLD, SIGKILL, SIGSTOP, SIGTERM, check, check_long, number};
+use super::c::{self, SIGCHLD, SIGKILL, SIGSTOP, SIGTERM};
+use super::c::{check, check_long, new_fd, number, set_process_option};
 
 /// Timeout of a wait with nothing else to do.
 pub(crate) const IDLE_WAIT: Duration = Duration::from_secs(3600);
@@ -21,10 +22,8 @@ pub(crate) fn inherited(fd: RawFd) -> OwnedFd {
 pub(crate) fn accept(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     const SOCK_CLOEXEC: c_int = 0o2_000_000;
     // SAFETY: the kernel does not write an address if the pointers are null.
-    let fd =
-        check(unsafe { c::accept4(socket.as_raw_fd(), null_mut(), null_mut(), SOCK_CLOEXEC) })?;
-    // SAFETY: the kernel has just created this descriptor, so it has no other owner.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let fd = unsafe { c::accept4(socket.as_raw_fd(), null_mut(), null_mut(), SOCK_CLOEXEC) };
+    new_fd(fd.into())
 }
 
 /// Waits until a descriptor is readable or closed, or the timeout passes. Returns which ones are.
@@ -67,10 +66,9 @@ pub(crate) fn take_signals() -> io::Result<OwnedFd> {
         c::sigaddset(&raw mut set, SIGCHLD);
         c::sigaddset(&raw mut set, SIGTERM);
         check(c::sigprocmask(SIG_SETMASK, &raw const set, null_mut()))?;
-        check(c::signalfd(-1, &raw const set, SFD_CLOEXEC | SFD_NONBLOCK))?
+        c::signalfd(-1, &raw const set, SFD_CLOEXEC | SFD_NONBLOCK)
     };
-    // SAFETY: the kernel has just created this descriptor, so it has no other owner.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    new_fd(fd.into())
 }
 
 /// Reads all signals from the descriptor of [`take_signals`]. Returns true if one of them was SIGTERM.
@@ -154,16 +152,9 @@ pub(crate) fn kill_all() {
 }
 
 pub(crate) fn kill_by_fd(pidfd: BorrowedFd<'_>) {
+    let fd = pidfd.as_raw_fd();
     // SAFETY: without a siginfo no memory is involved.
-    unsafe {
-        c::syscall(
-            number::PIDFD_SEND_SIGNAL,
-            pidfd.as_raw_fd(),
-            SIGKILL,
-            0_usize,
-            0_usize,
-        )
-    };
+    unsafe { c::syscall(number::PIDFD_SEND_SIGNAL, fd, SIGKILL, 0_usize, 0_usize) };
 }
 
 /// Closes all descriptors from `first` on, which this process inherited by accident.
@@ -194,48 +185,28 @@ pub(crate) fn fork_into_namespaces() -> io::Result<Option<(u32, OwnedFd)>> {
     const CLONE_NEW: c_long = 0x7e02_0000;
     let flags = c_long::from(SIGCHLD) | CLONE_PIDFD | CLONE_PARENT | CLONE_NEW;
     let mut pidfd: c_int = -1;
+    let address = &raw mut pidfd;
     // SAFETY: this process has one thread. Without CLONE_VM the child has its own copy of the
     // memory and the stack. The kernel writes the pidfd to the variable of the parent.
     let pid = check_long(unsafe {
-        c::syscall(
-            number::CLONE,
-            flags,
-            0_usize,
-            &raw mut pidfd,
-            0_usize,
-            0_usize,
-        )
+        c::syscall(number::CLONE, flags, 0_usize, address, 0_usize, 0_usize)
     })?;
     if pid == 0 {
         return Ok(None);
     }
-    // SAFETY: the kernel has just created this descriptor, so it has no other owner.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Some((pid.unsigned_abs() as u32, pidfd)))
+    Ok(Some((pid.unsigned_abs() as u32, new_fd(pidfd.into())?)))
 }
 
 /// Makes this process the parent of descendants whose parents end.
 pub(crate) fn adopt_orphans() -> io::Result<()> {
     const PR_SET_CHILD_SUBREAPER: c_int = 36;
-    // SAFETY: all arguments are numbers.
-    let done = unsafe {
-        c::prctl(
-            PR_SET_CHILD_SUBREAPER,
-            1 as c_ulong,
-            0_usize,
-            0_usize,
-            0_usize,
-        )
-    };
-    check(done).map(drop)
+    set_process_option(PR_SET_CHILD_SUBREAPER, 1)
 }
 
 /// Opens a pidfd of this process.
 pub(crate) fn own_pidfd() -> io::Result<OwnedFd> {
     // SAFETY: all arguments are numbers.
-    let fd = check_long(unsafe { c::syscall(number::PIDFD_OPEN, std::process::id(), 0_usize) })?;
-    // SAFETY: the kernel has just created this descriptor, so it has no other owner.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    new_fd(unsafe { c::syscall(number::PIDFD_OPEN, std::process::id(), 0_usize) })
 }
 
 pub(crate) fn new_session() {
