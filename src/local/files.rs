@@ -109,6 +109,7 @@ impl SandboxFiles {
     }
 
     pub(super) fn upload(&self, dest: &str, archive: Upload<'_>) -> Result<()> {
+        #[cfg(target_os = "linux")]
         let _user = self.user.map(FileUser::new);
         let target = self
             .open_or_create_dir(dest)

@@ -1,12 +1,13 @@
 //! The state directory: sandboxes and files that are stored on disk.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -211,26 +212,25 @@ fn check_searchable(dir: &Path) -> Result<()> {
 /// Name of the record of a sandbox in its directory.
 pub(super) const RECORD: &str = "sandbox.json";
 
-/// Reads the record in the directory of a sandbox. Returns `None` if it does not exist or the process
-/// that wrote it was killed before it finished.
+/// Writes the record in the directory of a sandbox, at once or not at all.
+pub(super) fn write_record(dir: &Path, record: &impl Serialize) -> io::Result<()> {
+    let new = dir.join("sandbox.json.new");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options
+        .open(&new)?
+        .write_all(&serde_json::to_vec(record)?)?;
+    fs::rename(new, dir.join(RECORD))
+}
+
+/// Reads the record in the directory of a sandbox. Returns `None` if it does not exist.
 pub(super) fn read_record<T: DeserializeOwned>(dir: &Path) -> Result<Option<T>> {
     let path = dir.join(RECORD);
-    let failed = |e| Error::io(format_args!("cannot read {}", path.display()), e);
-    match fs::read(&path) {
-        Ok(bytes) => match serde_json::from_slice(&bytes) {
-            Ok(record) => Ok(Some(record)),
-            Err(e) if e.is_eof() => Ok(None),
-            Err(e) => Err(failed(e.into())),
-        },
-        Err(e)
-            if matches!(
-                e.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            Ok(None)
-        }
-        Err(e) => Err(failed(e)),
+    let read = fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+    match read.map_err(|e| (e.kind(), e)) {
+        Ok(record) => Ok(Some(record)),
+        Err((io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, _)) => Ok(None),
+        Err((_, e)) => Err(Error::io(format_args!("cannot read {}", path.display()), e)),
     }
 }
 

@@ -2,7 +2,6 @@
 //! record of the holder process.
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -18,7 +17,7 @@ use super::sandbox::{ConfinedSandbox, HolderProcess, RequestSocket, Resources};
 use crate::error::{Error, Result};
 use crate::local::errors::no_such_sandbox;
 use crate::local::isolation::Isolation;
-use crate::local::state_dir::{RECORD, StateDir, file_name, read_record, remove_dir};
+use crate::local::state_dir::{StateDir, file_name, read_record, remove_dir, write_record};
 use crate::local::sys;
 use crate::os;
 use crate::session_id::SessionId;
@@ -83,7 +82,11 @@ impl PersistentRegistry {
         let dir = self.dir(id)?;
         let _lock = self.state.lock()?;
         if let Some(sandbox) = self.running(&dir)? {
-            return sandbox.touch(Some(spec.get_ttl()));
+            match sandbox.touch(Some(spec.get_ttl())) {
+                // Its holder has just ended.
+                Err(e) if e.is_not_found() => sandbox.end(),
+                result => return result,
+            }
         }
         remove_dir(&dir)?;
         self.start(&dir, id, spec, factory).inspect_err(|_| {
@@ -135,10 +138,7 @@ impl PersistentRegistry {
             started: start_time(process.pid).unwrap_or_default(),
             user: process.user,
         };
-        let written = serde_json::to_vec(&record)
-            .map_err(io::Error::from)
-            .and_then(|bytes| fs::write(dir.join(RECORD), bytes));
-        if let Err(e) = written {
+        if let Err(e) = write_record(dir, &record) {
             sandbox.end();
             return Err(failed(e));
         }

@@ -71,8 +71,18 @@ impl SandboxTier for ConfinedTier {
             Registry::Process(registry) => {
                 let create = || self.factory.create(spec, Lifetime::Process);
                 let (sandbox, is_new) = registry.find_or_create(id, create)?;
-                if !is_new {
-                    sandbox.touch(Some(ttl))?;
+                let renewed = if is_new {
+                    Ok(())
+                } else {
+                    sandbox.touch(Some(ttl))
+                };
+                match renewed {
+                    // Its holder has just ended.
+                    Err(e) if e.is_not_found() => {
+                        registry.delete(id)?;
+                        registry.find_or_create(id, create)?;
+                    }
+                    result => result?,
                 }
             }
             Registry::Persistent(registry) => registry.create(id, spec, &self.factory)?,

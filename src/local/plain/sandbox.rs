@@ -1,9 +1,9 @@
 //! A sandbox: a directory with its files and its record.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -48,19 +48,6 @@ impl PlainRecord {
 
     pub(super) fn is_expired(&self) -> bool {
         millis(since_epoch()) >= self.expires_unix_millis
-    }
-
-    /// Replaces the record atomically, so that readers see either the old or the new one.
-    pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
-        let new = dir.join("sandbox.json.new");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        fs::rename(new, dir.join(RECORD))
     }
 }
 

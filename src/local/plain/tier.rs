@@ -15,7 +15,9 @@ use crate::local::errors::no_such_sandbox;
 use crate::local::files::SandboxFiles;
 use crate::local::limits::{Limit, Limits};
 use crate::local::millis::millis;
-use crate::local::state_dir::{Access, StateDir, file_name, lock_dir, read_record, remove_dir};
+use crate::local::state_dir::{
+    Access, StateDir, file_name, lock_dir, read_record, remove_dir, write_record,
+};
 use crate::local::tier::SandboxTier;
 use crate::os;
 use crate::os::random::random_u64;
@@ -115,9 +117,9 @@ impl SandboxTier for PlainTier {
         record.ttl_millis = millis(spec.get_ttl());
         let expires = record.renew();
         let written = if is_new {
-            create_dirs(&dir).and_then(|()| record.write(&dir))
+            create_dirs(&dir).and_then(|()| write_record(&dir, &record))
         } else {
-            record.write(&dir)
+            write_record(&dir, &record)
         };
         drop(lock);
         for (path, _locked) in expired {
@@ -131,8 +133,7 @@ impl SandboxTier for PlainTier {
         let _lock = self.state.lock()?;
         let (dir, mut record) = self.unexpired(id)?;
         record.renew();
-        record
-            .write(&dir)
+        write_record(&dir, &record)
             .map_err(|e| Error::io(format_args!("cannot write to {}", dir.display()), e))
     }
 

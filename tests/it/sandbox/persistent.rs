@@ -86,7 +86,7 @@ fn expired_persistent_sandbox_leaves_nothing() {
     assert!(sandbox.touch().unwrap_err().is_not_found());
     // The next backend removes what a killed process left half created.
     fs::create_dir(persistent_dir.join("half-made")).unwrap();
-    let record = persistent_dir.join("half-made/sandbox.json");
+    let record = persistent_dir.join("half-made/sandbox.json.new");
     fs::write(record, "{\"id\":").unwrap();
     drop(persistent(dir.path()));
     assert_eq!(left(), 0);
