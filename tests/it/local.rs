@@ -322,6 +322,25 @@ fn programs_are_searched_in_the_commands_path() {
 }
 
 #[test]
+fn program_that_is_open_for_writing_is_started_soon() {
+    let (client, _dir) = local_client();
+    let sandbox = client.create("x", SandboxSpec::new()).unwrap();
+    let tool = noxrunner::Contents::from("#!/bin/sh\necho hi").mode(0o755);
+    sandbox.write("tool", tool).unwrap();
+    let workspace = sandbox.exec(["pwd"]).unwrap().stdout().trim().to_owned();
+    let open = fs::File::options()
+        .append(true)
+        .open(format!("{workspace}/tool"))
+        .unwrap();
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| sandbox.run(["./tool"]));
+        std::thread::sleep(Duration::from_millis(100));
+        drop(open);
+        assert_eq!(run.join().unwrap().unwrap().stdout(), "hi\n");
+    });
+}
+
+#[test]
 fn ignored_spec_fields_are_reported() {
     let (client, _dir) = local_client();
     let spec = SandboxSpec::new().image("python:3.10").memory("1Gi");

@@ -17,7 +17,7 @@ use std::ptr::{NonNull, null};
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 
 use crate::protocol::{ExecFds, HolderReply, Payload, StartStage};
-use crate::sys::c::{self, EACCES, ENOENT, ENOTDIR, SIGCHLD, SIGKILL, check, number};
+use crate::sys::c::{self, EACCES, ENOENT, ENOTDIR, ETXTBSY, SIGCHLD, SIGKILL, check, number};
 
 /// A running supervisor. It must be dropped only after its process was reaped, because the process
 /// reads the shared state.
@@ -271,6 +271,10 @@ fn enter_workdir(shared: &SharedState) -> Result<(), isize> {
     if moved < 0 { Err(moved) } else { Ok(()) }
 }
 
+/// How often a program is executed while another process has it open for writing: one that was forked
+/// during an upload has it until it executes its own program. The pauses add up to one second.
+const BUSY_ATTEMPTS: usize = 100;
+
 /// Sets the limits, unblocks all signals, and executes the first program that exists. Returns only
 /// if it fails.
 fn execute(shared: &SharedState) -> isize {
@@ -288,8 +292,16 @@ fn execute(shared: &SharedState) -> isize {
     let mut denied = 0;
     for program in &shared.programs {
         let program = program.as_ptr() as usize;
-        // SAFETY: the shared state owns texts that end with NUL, and lists of them that end with null.
-        result = unsafe { raw_syscall(number::EXECVE, [program, args, env, 0, 0]) };
+        for _ in 0..BUSY_ATTEMPTS {
+            // SAFETY: the shared state owns texts that end with NUL, and lists of them that end with null.
+            result = unsafe { raw_syscall(number::EXECVE, [program, args, env, 0, 0]) };
+            if -(result as i32) != ETXTBSY {
+                break;
+            }
+            let pause = [0_i64, 10_000_000];
+            // SAFETY: the array contains the seconds and the nanoseconds.
+            unsafe { raw_syscall(number::NANOSLEEP, [pause.as_ptr() as usize, 0, 0, 0, 0]) };
+        }
         match -(result as i32) {
             ENOENT | ENOTDIR => {}
             EACCES => denied = result,

@@ -107,6 +107,10 @@ fn find_program(name: &str, path: &OsStr) -> Option<PathBuf> {
         .find(is_program)
 }
 
+/// Maximum time for repeating a start while another process has the program open for writing: one that
+/// another thread forked during an upload has it until it executes its own program.
+const BUSY_FOR: Duration = Duration::from_secs(1);
+
 fn spawn(
     program: &Path,
     command: &Command,
@@ -114,7 +118,8 @@ fn spawn(
     env: &Environment,
 ) -> io::Result<Child> {
     let mut args = command.get_args().iter();
-    process::Command::new(program)
+    let mut child = process::Command::new(program);
+    child
         .arg0(args.next().map(String::as_str).unwrap_or_default())
         .args(args)
         .env_clear()
@@ -123,8 +128,16 @@ fn spawn(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
+        .process_group(0);
+    let end = Instant::now() + BUSY_FOR;
+    loop {
+        match child.spawn() {
+            Err(e) if e.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Returns the result of a command that could not be started.

@@ -8,6 +8,7 @@ pub(crate) const EPERM: i32 = 1;
 pub(crate) const ENOENT: i32 = 2;
 pub(crate) const EACCES: i32 = 13;
 pub(crate) const ENOTDIR: i32 = 20;
+pub(crate) const ETXTBSY: i32 = 26;
 pub(crate) const EOPNOTSUPP: i32 = 95;
 
 pub(crate) const SIGKILL: c_int = 9;
@@ -163,6 +164,7 @@ pub(crate) mod number {
     pub(crate) const DUP3: c_long = either(292, 24);
     pub(crate) const EXECVE: c_long = either(59, 221);
     pub(crate) const KEYCTL: c_long = either(250, 219);
+    pub(crate) const NANOSLEEP: c_long = either(35, 101);
     pub(crate) const PIVOT_ROOT: c_long = either(155, 41);
     pub(crate) const PRCTL: c_long = either(157, 167);
     pub(crate) const PRLIMIT64: c_long = either(302, 261);
