@@ -46,18 +46,22 @@ impl Sandbox {
     fn poll_until_ready(&self, timeout: Duration, cancel: Option<&Cancel>) -> Result<()> {
         let deadline = Instant::now() + timeout;
         let mut pause = FIRST_PAUSE;
+        let mut earlier = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let last = match self.probe(left.max(Duration::from_millis(1)), cancel) {
+            let error = match self.probe(left.max(Duration::from_millis(1)), cancel) {
                 Ok(()) => return Ok(()),
                 Err(e) if is_final(e.kind()) => return Err(e),
                 Err(e) => e,
             };
             let left = deadline.saturating_duration_since(Instant::now());
+            // An earlier error says more than that of a probe that the deadline cut short.
+            let last = earlier.filter(|_| left.is_zero()).unwrap_or(error);
             if left <= pause {
                 let message = format!("not ready after {:.1} s", timeout.as_secs_f64());
                 return Err(Error::new(ErrorKind::NotReady, message).with_source(last));
             }
+            earlier = Some(last);
             sleep(pause, cancel)?;
             pause = (pause * 3 / 2).min(LONGEST_PAUSE);
         }
