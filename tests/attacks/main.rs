@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use noxrunner::{Client, Command, Enforced, Isolation, LocalBackend, Sandbox, SandboxSpec};
 
 use self::checks::Host;
-use self::support::processes::unique_sleep;
+use self::support::processes::{copy_this_program, unique_sleep};
 use self::support::{in_parallel, is_root, long_tests_or_skip};
 use self::table::{Clause, Outcome, Row};
 
@@ -121,7 +121,7 @@ impl HostProcess {
         let home = dir.path().join("home");
         fs::create_dir_all(home.join(".ssh")).unwrap();
         fs::write(home.join(".ssh/nx_canary"), SECRET).unwrap();
-        fs::copy(std::env::current_exe().unwrap(), dir.path().join("program")).unwrap();
+        copy_this_program(&dir.path().join("program"));
         for readable in ["", "home", "home/.ssh", "program"] {
             let mode = fs::Permissions::from_mode(0o755);
             fs::set_permissions(dir.path().join(readable), mode).unwrap();

@@ -69,6 +69,14 @@ pub(crate) fn rerun(wrapper: &[&str], test: &str) -> Command {
     command
 }
 
+/// Copies this program. Another process writes the copy: a child that another thread starts meanwhile must not
+/// inherit a writable descriptor of it, or the copy could not be executed ("text file busy").
+pub(crate) fn copy_this_program(to: &Path) {
+    let this = std::env::current_exe().unwrap();
+    let status = Command::new("cp").arg(this).arg(to).status();
+    assert!(status.unwrap().success());
+}
+
 /// Asserts that a command of [`rerun`] ran its test, and that the test passed.
 #[track_caller]
 pub(crate) fn assert_passes(mut command: Command) {

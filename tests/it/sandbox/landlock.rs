@@ -12,7 +12,7 @@ use super::limits::{
     assert_files_can_be_removed, assert_memory_is_limited, assert_storage_is_limited,
 };
 use super::{create, shell, start_sleep};
-use crate::support::processes::{rerun, unique_sleep, wait_for, with_argument};
+use crate::support::processes::{copy_this_program, rerun, unique_sleep, wait_for, with_argument};
 use crate::support::{is_root, local_backend, long_tests};
 
 fn builder() -> noxrunner::LocalBackendBuilder {
@@ -43,7 +43,7 @@ fn landlock_tests_pass_as_a_plain_user() {
     // Other users must be able to reach it, so it is not in a private TMPDIR.
     let home = tempfile::tempdir_in("/tmp").unwrap();
     let program = home.path().join("program");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    copy_this_program(&program);
     std::os::unix::fs::chown(home.path(), Some(NOBODY), Some(NOBODY)).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let user = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
@@ -59,7 +59,8 @@ fn landlock_tests_pass_as_a_plain_user() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&out.stdout);
-    assert!(out.status.success(), "{text}");
+    let errors = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{text}{errors}");
 }
 
 #[test]
