@@ -18,9 +18,10 @@ pub(crate) struct Host {
     pub(crate) home: PathBuf,
     pub(crate) victim: String,
     pub(crate) port: String,
-    /// The factor by which other attacks on the CPU may slow down a row.
-    pub(crate) slack: u32,
 }
+
+/// The bound of what must end soon. Beside a fork bomb, everything waits for the CPU.
+const SOON: Duration = Duration::from_secs(60);
 
 pub(crate) type Check = Result<(), String>;
 
@@ -36,7 +37,7 @@ fn text_of(result: noxrunner::Result<Output>) -> Result<String, String> {
 }
 
 pub(crate) fn shell(sandbox: &Sandbox, line: &str) -> Result<String, String> {
-    text_of(sandbox.exec(Command::shell(line).timeout(Duration::from_secs(60))))
+    text_of(sandbox.exec(Command::shell(line).timeout(Duration::from_secs(180))))
 }
 
 pub(crate) fn create(host: &Host, id: &str) -> Result<Sandbox, String> {
@@ -45,8 +46,8 @@ pub(crate) fn create(host: &Host, id: &str) -> Result<Sandbox, String> {
         .map_err(|e| format!("{e:#}"))
 }
 
-fn holds_within(time: Duration, holds: impl Fn() -> bool) -> bool {
-    let end = Instant::now() + time;
+fn holds_soon(holds: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + SOON;
     while !holds() {
         if Instant::now() > end {
             return false;
@@ -56,15 +57,13 @@ fn holds_within(time: Duration, holds: impl Fn() -> bool) -> bool {
     true
 }
 
-pub(crate) fn gone_within(argument: &str, time: Duration) -> bool {
-    holds_within(time, || with_argument(argument).is_empty())
+pub(crate) fn ends(argument: &str) -> bool {
+    holds_soon(|| with_argument(argument).is_empty())
 }
 
 /// A shell may exit before its background process runs.
 pub(crate) fn starts(argument: &str) -> bool {
-    holds_within(Duration::from_secs(60), || {
-        !with_argument(argument).is_empty()
-    })
+    holds_soon(|| !with_argument(argument).is_empty())
 }
 
 /// Rows of kind `host`, which delete their sandbox themselves.
@@ -93,15 +92,11 @@ pub(crate) fn with_sandbox(
             )?;
             ensure(starts(&sleep()), "nothing was started")?;
             sandbox.delete().map_err(|e| format!("{e:#}"))?;
-            let gone = gone_within(&sleep(), Duration::from_millis(100) * host.slack);
-            return ensure(gone, "a process outlives its sandbox");
+            return ensure(ends(&sleep()), "a process outlives its sandbox");
         }
         "P15" => {
-            ensure(
-                took < Duration::from_secs(seconds + 1) * host.slack,
-                format!("took {took:?}"),
-            )?;
-            let left = shell(sandbox, "ps ax -o args= | grep -c '[s]leep 30'")?;
+            ensure(took < SOON, format!("took {took:?}"))?;
+            let left = shell(sandbox, "ps ax -o args= | grep -c '[s]leep 600'")?;
             ensure(left.trim() == "0", format!("{left} are left"))?;
         }
         "D13" => {
@@ -155,8 +150,7 @@ pub(crate) fn after(
         "P11" | "D16" | "X12" => {
             timed_out(result)?;
             let took = result.as_ref().map_or(Duration::MAX, Output::duration);
-            let most = Duration::from_millis(2900) * host.slack;
-            ensure(took < most, format!("took {took:?}"))
+            ensure(took < SOON, format!("took {took:?}"))
         }
         "X16" => {
             timed_out(result)?;

@@ -17,7 +17,6 @@ pub(crate) enum Clause {
     NotCode(i32),
     Output(Regex),
     NotOutput(Regex),
-    MillisBelow(u128),
     /// A check that the test implements under the row's id.
     Host,
 }
@@ -26,7 +25,6 @@ pub(crate) enum Clause {
 pub(crate) struct Outcome {
     pub(crate) code: i32,
     pub(crate) output: String,
-    pub(crate) millis: u128,
 }
 
 impl Clause {
@@ -50,8 +48,6 @@ impl Clause {
             Clause::Output(regex(rest))
         } else if let Some(rest) = text.strip_prefix("out!~/") {
             Clause::NotOutput(regex(rest))
-        } else if let Some(rest) = text.strip_prefix("ms<") {
-            Clause::MillisBelow(number(rest).into())
         } else {
             // Procedures are described in words.
             Clause::Host
@@ -65,14 +61,13 @@ impl Clause {
             Clause::NotCode(code) => (outcome.code != *code, format!("no exit code {code}")),
             Clause::Output(regex) => (regex.is_match(&outcome.output), format!("{regex}")),
             Clause::NotOutput(regex) => (!regex.is_match(&outcome.output), format!("no {regex}")),
-            Clause::MillisBelow(most) => (outcome.millis < *most, format!("less than {most} ms")),
             Clause::Host => (true, String::new()),
         };
         (!holds).then(|| {
             let shown: String = outcome.output.chars().take(600).collect();
             format!(
-                "expected {wanted}; exit code {}, {} ms, output {shown:?}",
-                outcome.code, outcome.millis
+                "expected {wanted}; exit code {}, output {shown:?}",
+                outcome.code
             )
         })
     }
@@ -122,20 +117,19 @@ fn cells(line: &str) -> Vec<String> {
 #[test]
 fn table_row_is_parsed() {
     let text = "| id | a |\n|---|---|\n\
-        | R1 | read | exec | N | 5 | `a \\| b<NL>c` | rc!=0 && out~/^x\\|y$/ (why) && ms<25 |\n";
+        | R1 | read | exec | N | 5 | `a \\| b<NL>c` | rc!=0 && out~/^x\\|y$/ (why) |\n";
     let rows = rows(text);
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].command, "a | b\nc");
     assert_eq!(rows[0].seconds, Some(5));
-    let outcome = |code, output: &str, millis| Outcome {
+    let outcome = |code, output: &str| Outcome {
         code,
         output: output.to_owned(),
-        millis,
     };
     let broken = |outcome: Outcome| {
         let broken = rows[0].expect.iter().filter_map(|c| c.broken(&outcome));
         broken.count()
     };
-    assert_eq!(broken(outcome(1, "z\ny\n", 24)), 0);
-    assert_eq!(broken(outcome(0, "zz\n", 25)), 3);
+    assert_eq!(broken(outcome(1, "z\ny\n")), 0);
+    assert_eq!(broken(outcome(0, "zz\n")), 2);
 }
