@@ -6,6 +6,8 @@ mod conformance;
 mod jobs;
 /// `noxrc serve`.
 mod serve;
+/// `noxrc shell` with lines from stdin.
+mod shell;
 /// Behaviour in a terminal.
 mod terminal;
 
@@ -407,14 +409,121 @@ fn run_creates_uses_and_deletes_a_sandbox() {
 }
 
 fn interrupt(child: &Child) {
+    signal(child, "-INT");
+}
+
+fn signal(child: &Child, signal: &str) {
     let pid = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-INT", &pid])
-            .status()
-            .unwrap()
-            .success()
+    let mut kill = Command::new("kill");
+    assert!(kill.args([signal, &pid]).status().unwrap().success());
+}
+
+#[test]
+fn run_deletes_its_sandbox_on_sighup_and_sigterm() {
+    let user = User::new();
+    for (number, name) in [(342_003, "-HUP"), (342_004, "-TERM")] {
+        let sleep = unique_sleep(number);
+        let mut command = user.command(&[
+            "--local",
+            "run",
+            "--timeout-seconds",
+            "600",
+            "sleep",
+            &sleep,
+        ]);
+        let child = command.stderr(Stdio::piped()).spawn().unwrap();
+        wait_for("the command runs", || sleeps(&sleep));
+        signal(&child, name);
+        let out = output_of(child.wait_with_output().unwrap());
+        assert_eq!(out.code, 130, "{}", out.stderr);
+        assert!(!sleeps(&sleep));
+    }
+}
+
+#[test]
+fn ignored_sighup_stays_ignored() {
+    let user = User::new();
+    let sleep = unique_sleep(342_005);
+    let mut command = Command::new("nohup");
+    command
+        .args([
+            NOXRC,
+            "--local",
+            "run",
+            "--timeout-seconds",
+            "600",
+            "sleep",
+            &sleep,
+        ])
+        .env("HOME", user.home.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    wait_for("the command runs", || sleeps(&sleep));
+    signal(&child, "-HUP");
+    // Had SIGHUP been handled, this would be the second signal, which ends the process at once.
+    interrupt(&child);
+    let out = output_of(child.wait_with_output().unwrap());
+    assert_eq!(out.code, 130, "{}", out.stderr);
+    wait_for("the sandbox is deleted", || !sleeps(&sleep));
+}
+
+#[test]
+fn two_sources_with_one_name_are_refused() {
+    let user = User::new();
+    user.local(&["create", "a"]);
+    for dir in ["A", "B"] {
+        fs::create_dir(user.path(dir)).unwrap();
+        fs::write(user.path(dir).join("main.py"), dir).unwrap();
+    }
+    let refused = |args: &[&str]| {
+        let out = user.local(args);
+        let expected = "A/main.py and B/main.py have the same name";
+        assert!(out.stderr.contains(expected), "{args:?}: {}", out.stderr);
+        out.code
+    };
+    assert_eq!(refused(&["upload", "a", "A/main.py", "B/main.py"]), 1);
+    let upload = [
+        "run",
+        "--upload",
+        "A/main.py",
+        "--upload",
+        "B/main.py",
+        "true",
+    ];
+    assert_eq!(refused(&upload), 125);
+    let download = [
+        "run",
+        "--download",
+        "A/main.py",
+        "--download",
+        "B/main.py",
+        "true",
+    ];
+    assert_eq!(refused(&download), 125);
+    // Arguments that would be ignored.
+    assert_eq!(
+        user.local(&["upload", "a", "--dir", "A", "B/main.py"]).code,
+        2
     );
+    assert_eq!(
+        user.local(&["download", "a", "--output", "f", "--extract", "d"])
+            .code,
+        2
+    );
+    // A link keeps its own name.
+    std::os::unix::fs::symlink("A/main.py", user.path("link.py")).unwrap();
+    assert_eq!(user.local(&["cp", "link.py", "a:/workspace/"]).code, 0);
+    assert_eq!(user.local(&["cat", "a", "link.py"]).stdout, "A");
+}
+
+#[test]
+fn failed_download_leaves_no_directory() {
+    let user = User::new();
+    let out = user.local(&["download", "nosuch", "--extract", "new/dir"]);
+    assert_eq!(out.code, 1, "{}", out.stderr);
+    assert!(!user.path("new").exists());
 }
 
 #[test]
@@ -444,29 +553,23 @@ fn json_output_is_one_value() {
 }
 
 #[test]
-fn shell_reads_lines_and_keeps_state() {
+fn output_that_cannot_be_written_is_a_failure() {
     let user = User::new();
     user.local(&["create", "a"]);
-    let lines = "mkdir 'a b'\ncd 'a b'\npwd\ncd ~\npwd\ncd -\npwd\nexport A='x y' B=1\nunset B\n\
-        echo \"$A-$B\"\necho 'two\nlines'\nls | wc -l\nfalse\ntouch\nhelp\n\nexit\necho never\n";
-    let out = user.run_with_stdin(&["--local", "shell", "a"], lines);
-    assert_eq!(out.code, 0);
-    let expected =
-        "/workspace/a b\n/workspace\n/workspace/a b\n/workspace/a b\nx y-\ntwo\nlines\n0\n";
-    assert!(out.stdout.starts_with(expected), "{:?}", out.stdout);
-    assert!(out.stdout.contains("Ctrl-D") && !out.stdout.contains("never"));
-    assert!(
-        out.stderr.contains("⚠ Command exited with code 1\n"),
-        "{}",
-        out.stderr
-    );
-    assert!(out.stderr.contains("✓ TTL extended\n"));
-    let missing = user.run_with_stdin(&["--local", "shell", "missing"], "true\n");
-    assert!(
-        missing.stderr.contains("no such sandbox"),
-        "{}",
-        missing.stderr
-    );
+    let redirected = |args: &str, to: &str, code: i32| {
+        let line = format!("{NOXRC} --local {args} {to}");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &line]).env("HOME", user.home.path());
+        assert_eq!(run_command(&mut shell).code, code, "{line}");
+    };
+    redirected("exec a seq 100000", "> /dev/full", 125);
+    redirected("exec a sh -c 'seq 100000 >&2'", "2> /dev/full", 125);
+    redirected("--json exec a true", "> /dev/full", 125);
+    redirected("run true", "> /dev/full", 0);
+    redirected("run echo a", "> /dev/full", 125);
+    redirected("jobs a", "> /dev/full", 0);
+    redirected("--json jobs a", "> /dev/full", 1);
+    redirected("completions bash", "> /dev/full", 1);
 }
 
 #[test]

@@ -22,7 +22,7 @@ Examples:
 
 Data goes to stdout, notices and errors to stderr. Exit codes: 0 success, 1 failure, 2 invalid usage.
 `exec`, `run` and `wait` exit with the command's own code, or with 125 if the backend or the sandbox
-failed.";
+failed or the output cannot be written.";
 
 /// Run commands and transfer files in local or remote NoxRunner sandboxes
 #[derive(Parser)]
@@ -171,7 +171,7 @@ pub(crate) enum Subcommand {
     Kill(JobArgs),
     /// Open an interactive shell in a sandbox
     #[command(
-        after_help = "Examples:\n  noxrc shell my-session\n  noxrc shell my-session < commands.txt\n\ncd, export and unset apply to later commands. Ctrl-C discards the line or cancels the command, Ctrl-D exits."
+        after_help = "Examples:\n  noxrc shell my-session\n  noxrc shell my-session < commands.txt\n\ncd, export and unset apply to later commands. Ctrl-C discards the line or cancels the command, Ctrl-D exits.\nExits with the code of the last command, or with that of `exit CODE`."
     )]
     Shell(ShellArgs),
     /// Serve local sandboxes over the NoxRunner v1 API
@@ -286,7 +286,7 @@ pub(crate) struct ExecArgs {
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  noxrc --local run -- python3 -c 'print(6 * 7)'\n  noxrc --local run --upload src --download out -- make -C src\n  read -r sandbox job < <(noxrc run --detach --ttl 3600 --upload train.py -- python3 train.py)\n\nThe sandbox is deleted at the end, also on Ctrl-C. With --detach it lives until its TTL\nexpires, which `logs -f` and `wait` renew, or until `noxrc delete`."
+    after_help = "Examples:\n  noxrc --local run -- python3 -c 'print(6 * 7)'\n  noxrc --local run --upload src --download out -- make -C src\n  read -r sandbox job < <(noxrc run --detach --ttl 3600 --upload train.py -- python3 train.py)\n\nThe sandbox is deleted at the end, also on Ctrl-C, SIGTERM and SIGHUP. With --detach it lives until its TTL\nexpires, which `logs -f` and `wait` renew, or until `noxrc delete`."
 )]
 pub(crate) struct RunArgs {
     #[command(flatten)]
@@ -317,6 +317,7 @@ pub(crate) struct UploadArgs {
     /// Session id of the sandbox
     pub(crate) id: String,
     /// Files to upload
+    #[arg(conflicts_with = "dir")]
     pub(crate) files: Vec<PathBuf>,
     /// Upload everything in this directory
     #[arg(long)]
@@ -339,8 +340,8 @@ pub(crate) struct DownloadArgs {
     /// Write the archive to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// Extract to this directory (default: the current one; ignored with --output)
-    #[arg(long, value_name = "DIR")]
+    /// Extract to this directory (default: the current one)
+    #[arg(long, value_name = "DIR", conflicts_with = "output")]
     pub(crate) extract: Option<PathBuf>,
 }
 

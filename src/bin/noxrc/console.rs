@@ -1,13 +1,16 @@
 //! Printing: data to stdout, notices and errors to stderr.
 
+use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 
-use noxrunner::{Error, ErrorKind, Output};
+use noxrunner::{Error, ErrorKind, Output, Result};
 use serde_json::{Value, json};
 
-/// Prints the output of the command. A closed stdout or stderr is not an error.
+/// Prints the output of the command. If the reader of stdout or stderr is gone, the rest is discarded.
 pub(crate) struct Console {
     json: bool,
+    /// The first failure to write data.
+    failure: Cell<Option<io::Error>>,
     color_stderr: bool,
     color_stdout: bool,
 }
@@ -19,6 +22,7 @@ impl Console {
         }
         Console {
             json,
+            failure: Cell::new(None),
             color_stderr: supports_color(&io::stderr()),
             color_stdout: supports_color(&io::stdout()),
         }
@@ -67,14 +71,29 @@ impl Console {
     }
 
     pub(crate) fn data(&self, bytes: &[u8]) {
-        let mut stdout = io::stdout().lock();
-        let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
+        self.write(&mut io::stdout().lock(), bytes);
+    }
+
+    fn write(&self, stream: &mut dyn Write, bytes: &[u8]) {
+        match stream.write_all(bytes).and_then(|()| stream.flush()) {
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+                self.failure.set(self.failure.take().or(Some(e)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns an error if data was lost.
+    pub(crate) fn finish(&self) -> Result<()> {
+        self.failure.take().map_or(Ok(()), |e| {
+            Err(Error::new(ErrorKind::Io, "cannot write the output").with_source(e))
+        })
     }
 
     /// Prints the streams of a command, and warns if they are incomplete.
     pub(crate) fn streams(&self, out: &Output) {
         self.data(out.stdout_bytes());
-        let _ = io::stderr().lock().write_all(out.stderr_bytes());
+        self.write(&mut io::stderr().lock(), out.stderr_bytes());
         if out.truncated() {
             self.warning("The output was truncated: write it to a file and download that");
         }

@@ -1,5 +1,6 @@
 //! `upload`, `download`, `cp`, `cat`.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -24,10 +25,10 @@ pub(crate) fn upload(args: &Args, upload: &UploadArgs, console: &Console) -> Res
             let message = "no files to upload: name some, or a directory with --dir";
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
+        check_different_names(&upload.files, name_of)?;
         let mut files = Files::new();
         for path in &upload.files {
-            let name = path.file_name().unwrap_or(path.as_os_str());
-            files = files.add(PathBuf::from(name), file_contents(path)?);
+            files = files.add(name_of(path)?, file_contents(path)?);
         }
         console.info(&format!("Uploading {count} file(s)..."));
         sandbox.upload(files, dest)?;
@@ -59,7 +60,6 @@ pub(crate) fn download(args: &Args, download: &DownloadArgs, console: &Console) 
         return Ok(());
     }
     let dir = download.extract.as_deref().unwrap_or(Path::new("."));
-    fs::create_dir_all(dir).map_err(|e| file_error("cannot create", dir, e))?;
     extract(&sandbox, &download.src, dir, console)
 }
 
@@ -158,8 +158,27 @@ pub(crate) fn copy_to_sandbox(sandbox: &Sandbox, from: &Path, to: &str) -> Resul
     }
 }
 
-/// Returns the last component of a path, also for `.` and `..`.
-fn name_of(path: &Path) -> Result<PathBuf> {
+/// Refuses two paths that would be copied to the same name.
+pub(crate) fn check_different_names<P: AsRef<Path>>(
+    paths: &[P],
+    name: impl Fn(&Path) -> Result<PathBuf>,
+) -> Result<()> {
+    let mut seen: BTreeMap<PathBuf, &Path> = BTreeMap::new();
+    for path in paths.iter().map(AsRef::as_ref) {
+        if let Some(other) = seen.insert(name(path)?, path) {
+            let (other, path) = (other.display(), path.display());
+            let message = format!("{other} and {path} have the same name: copy them one by one");
+            return Err(Error::new(ErrorKind::InvalidInput, message));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the last component of a path; for `.` and `..` that of the directory.
+pub(crate) fn name_of(path: &Path) -> Result<PathBuf> {
+    if let Some(name) = path.file_name() {
+        return Ok(name.into());
+    }
     let real = path
         .canonicalize()
         .map_err(|e| file_error("cannot copy", path, e))?;

@@ -1,19 +1,21 @@
-//! Handling of Ctrl-C and SIGTERM.
+//! Handling of Ctrl-C, SIGTERM and SIGHUP.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use noxrunner::{Cancel, Error, ErrorKind, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag::register_conditional_default;
 use signal_hook::iterator::Signals;
 
 use crate::exit_code::INTERRUPTED;
 
-/// Cancels the command on the first SIGINT or SIGTERM, so that this process can delete its sandbox. The
-/// second signal ends the process. Dropping this restores nothing, but stops watching.
+/// Cancels the command on the first signal, so that this process can delete its sandbox. The second
+/// signal ends the process. Dropping this restores nothing, but stops watching.
 pub(crate) struct Interrupt {
     pub(crate) cancel: Cancel,
-    received: Arc<AtomicBool>,
+    /// The first signal, or 0.
+    received: Arc<AtomicI32>,
     signals: signal_hook::iterator::Handle,
 }
 
@@ -23,7 +25,7 @@ impl Interrupt {
         let handle = signals.handle();
         let interrupt = Interrupt {
             cancel: Cancel::new(),
-            received: Arc::new(AtomicBool::new(false)),
+            received: Arc::new(AtomicI32::new(0)),
             signals: handle,
         };
         let (cancel, received) = (interrupt.cancel.clone(), Arc::clone(&interrupt.received));
@@ -32,7 +34,11 @@ impl Interrupt {
     }
 
     pub(crate) fn received(&self) -> bool {
-        self.received.load(Ordering::SeqCst)
+        self.received.load(Ordering::SeqCst) != 0
+    }
+
+    pub(crate) fn by_ctrl_c(&self) -> bool {
+        self.received.load(Ordering::SeqCst) == SIGINT
     }
 }
 
@@ -43,17 +49,60 @@ impl Drop for Interrupt {
 }
 
 /// The first signal cancels what is running, the second one ends the command at once.
-fn handle_signals(signals: &mut Signals, cancel: &Cancel, received: &AtomicBool) {
-    for _ in signals.forever() {
-        if received.swap(true, Ordering::SeqCst) {
+fn handle_signals(signals: &mut Signals, cancel: &Cancel, received: &AtomicI32) {
+    for signal in signals.forever() {
+        if received.swap(signal, Ordering::SeqCst) != 0 {
             std::process::exit(i32::from(INTERRUPTED));
         }
         cancel.cancel();
     }
 }
 
-/// Starts watching SIGINT and SIGTERM.
+/// Starts watching the signals that end a command.
 pub(crate) fn termination_signals() -> Result<Signals> {
-    Signals::new([SIGINT, SIGTERM])
-        .map_err(|e| Error::new(ErrorKind::Io, "cannot watch signals").with_source(e))
+    Signals::new(not_ignored()).map_err(cannot_watch)
+}
+
+/// Returns the signals that end a command, except those that the parent process ignores for it, as
+/// `nohup` does and shells do for background commands.
+fn not_ignored() -> Vec<i32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let is_ignored = |signal: &i32| ignored.unwrap_or(0) >> (signal - 1) & 1 == 1;
+    let signals = [SIGHUP, SIGINT, SIGTERM].into_iter();
+    signals.filter(|signal| !is_ignored(signal)).collect()
+}
+
+fn cannot_watch(e: std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, "cannot watch signals").with_source(e)
+}
+
+/// Lets signals end the process at once while it does nothing that must be cleaned up.
+pub(crate) struct Idle(Arc<AtomicBool>);
+
+/// The time in which signals do not end the process at once.
+pub(crate) struct Busy<'a>(&'a AtomicBool);
+
+impl Idle {
+    /// `editor_has_ctrl_c` leaves SIGINT to the line editor.
+    pub(crate) fn new(editor_has_ctrl_c: bool) -> Result<Idle> {
+        let idle = Arc::new(AtomicBool::new(true));
+        let signals = not_ignored().into_iter();
+        for signal in signals.filter(|signal| !(editor_has_ctrl_c && *signal == SIGINT)) {
+            register_conditional_default(signal, Arc::clone(&idle)).map_err(cannot_watch)?;
+        }
+        Ok(Idle(idle))
+    }
+
+    pub(crate) fn pause(&self) -> Busy<'_> {
+        self.0.store(false, Ordering::SeqCst);
+        Busy(&self.0)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }

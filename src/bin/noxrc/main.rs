@@ -23,6 +23,7 @@ mod run;
 mod sandboxes;
 mod serve;
 mod shell;
+mod shell_syntax;
 
 use std::process::ExitCode;
 
@@ -40,11 +41,15 @@ fn main() -> ExitCode {
         console.data(Args::command().render_help().to_string().as_bytes());
         return ExitCode::FAILURE;
     };
-    match dispatch(&args, subcommand, &console) {
-        Ok(code) => code,
+    let code = dispatch(&args, subcommand, &console).unwrap_or_else(|error| {
+        console.error(&error);
+        ExitCode::FAILURE
+    });
+    match console.finish() {
+        Ok(()) => code,
         Err(error) => {
-            console.error(&error);
-            ExitCode::FAILURE
+            console.error_notice(&error);
+            exit_code::of_failure(subcommand)
         }
     }
 }
@@ -55,6 +60,7 @@ fn dispatch(args: &Args, subcommand: &Subcommand, console: &Console) -> Result<E
         Subcommand::Run(run) => return Ok(run::run(args, run, console)),
         Subcommand::Wait(wait) => return Ok(jobs::wait(args, wait, console)),
         Subcommand::Conformance(checks) => return conformance::conformance(args, checks, console),
+        Subcommand::Shell(shell) => return shell::shell(args, shell, console),
         Subcommand::Health => sandboxes::health(args, console),
         Subcommand::Create(create) => sandboxes::create(args, create, console),
         Subcommand::Touch { id } => sandboxes::touch(args, id, console),
@@ -62,7 +68,6 @@ fn dispatch(args: &Args, subcommand: &Subcommand, console: &Console) -> Result<E
         Subcommand::Jobs { id } => jobs::list(args, id, console),
         Subcommand::Logs(logs) => jobs::logs(args, logs, console),
         Subcommand::Kill(job) => jobs::kill(args, job, console),
-        Subcommand::Shell(shell) => shell::shell(args, shell, console),
         Subcommand::Upload(upload) => files::upload(args, upload, console),
         Subcommand::Download(download) => files::download(args, download, console),
         Subcommand::Cp { source, target } => files::copy(args, source, target, console),

@@ -1,6 +1,6 @@
 //! `run`: a sandbox for a single command.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::client::client;
 use crate::command::{backend_failed, print_result, with_timeout};
 use crate::console::Console;
 use crate::exit_code::{BACKEND_FAILED, INTERRUPTED};
-use crate::files::{copy_from_sandbox, copy_to_sandbox};
+use crate::files::{check_different_names, copy_from_sandbox, copy_to_sandbox, name_of};
 use crate::interrupt::Interrupt;
 use crate::jobs;
 
@@ -20,6 +20,10 @@ const READY_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub(crate) fn run(args: &Args, run: &RunArgs, console: &Console) -> ExitCode {
     let leased = Interrupt::watch().and_then(|interrupt| {
+        check_different_names(&run.upload, name_of)?;
+        check_different_names(&run.download, |path| {
+            Ok(path.file_name().map_or_else(PathBuf::new, PathBuf::from))
+        })?;
         let lease = client(args)?.lease_with(run.spec.to_spec())?;
         Ok((interrupt, lease))
     });

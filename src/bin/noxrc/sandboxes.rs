@@ -41,7 +41,7 @@ fn wait(sandbox: &Sandbox, create: &CreateArgs, console: &Console) -> Result<boo
             Ok(true)
         }
         // Not an error for the Python command either.
-        Err(e) if e.kind() == ErrorKind::Timeout => {
+        Err(e) if e.is_timeout() || e.is_not_ready() => {
             console.warning(&format!("Pod did not become ready within timeout: {e:#}"));
             Ok(false)
         }

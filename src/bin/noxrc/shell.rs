@@ -5,6 +5,7 @@ use std::fs::DirBuilder;
 use std::io::{self, BufRead, IsTerminal};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use noxrunner::{Command, Error, ErrorKind, Output, Result, Sandbox};
@@ -19,7 +20,9 @@ use rustyline::{Editor, Helper};
 use crate::args::{Args, ShellArgs};
 use crate::client::client;
 use crate::console::Console;
-use crate::interrupt::Interrupt;
+use crate::exit_code::{self, BACKEND_FAILED, INTERRUPTED};
+use crate::interrupt::{Idle, Interrupt};
+use crate::shell_syntax::is_incomplete;
 
 /// Words that the prompt completes.
 const COMPLETIONS: [&str; 8] = [
@@ -28,7 +31,7 @@ const COMPLETIONS: [&str; 8] = [
 
 const HELP: &str = "\
 Commands:
-  exit, quit     exit, as does Ctrl-D
+  exit, quit     exit with the last command's code, as does Ctrl-D
   help           show this help
   touch          reset the sandbox's TTL
   cd, pwd, export, unset
@@ -37,28 +40,37 @@ Commands:
 Ctrl-C discards the line, or cancels the running command.
 ";
 
-pub(crate) fn shell(args: &Args, shell: &ShellArgs, console: &Console) -> Result<()> {
+pub(crate) fn shell(args: &Args, shell: &ShellArgs, console: &Console) -> Result<ExitCode> {
+    let at_terminal = io::stdin().is_terminal();
     let mut session = Session {
         sandbox: client(args)?.sandbox(&shell.id)?,
+        idle: Idle::new(at_terminal)?,
         dir: shell.workdir.clone(),
         env: BTreeMap::new(),
         timeout: shell.timeout_seconds,
         code: 0,
         console,
     };
-    if io::stdin().is_terminal() {
-        session.prompt_for_lines()
+    if at_terminal {
+        session.prompt_for_lines()?;
     } else {
-        session.read_lines(io::stdin().lock())
+        session.read_lines(io::stdin().lock())?;
     }
+    Ok(exit_code::of_command(session.code))
 }
+
+/// How a line ended that has exited the shell.
+const EXITED: &str = "exit";
 
 /// The state between two lines.
 struct Session<'a> {
     sandbox: Sandbox,
+    /// Signals end the process, except while a command runs.
+    idle: Idle,
     dir: String,
     env: BTreeMap<String, String>,
     timeout: Duration,
+    /// The exit code of the last command.
     code: i32,
     console: &'a Console,
 }
@@ -136,67 +148,101 @@ impl Session<'_> {
     /// Handles a line. Returns false if it ends the session.
     fn handle(&mut self, line: &str) -> bool {
         match line.trim() {
-            "" => {}
+            "" => return true,
             "exit" | "quit" => return false,
             "help" => self.console.data(HELP.as_bytes()),
             "pwd" => self.console.data(format!("{}\n", self.dir).as_bytes()),
             "touch" => match self.sandbox.touch() {
                 Ok(()) => self.console.success("TTL extended"),
-                Err(error) => self.console.error(&error),
+                Err(error) => {
+                    self.failed(&error);
+                    return true;
+                }
             },
-            line => self.run(line),
+            line => return self.run(line),
         }
+        self.code = 0;
         true
     }
 
-    /// Runs a line in the sandbox's shell, which prints its state when it exits: the directory and the
-    /// environment, after a marker.
-    fn run(&mut self, line: &str) {
+    fn failed(&mut self, error: &Error) {
+        self.code = BACKEND_FAILED.into();
+        self.console.error(error);
+    }
+
+    /// Runs a line in the sandbox's shell, which prints its state when it exits: after a marker, whether
+    /// the line ended by itself, the directory and the environment. Returns false if the line or a
+    /// signal ends the session.
+    fn run(&mut self, line: &str) -> bool {
         let mark = format!("noxrc-{:x}-{}", std::process::id(), self.env.len());
-        let script = format!(
-            "trap 'printf \"\\0{mark}\\0%s\\0\" \"$PWD\"; env -0 2>/dev/null' EXIT\n{line}\n"
-        );
+        let report = |ended| {
+            format!(
+                "trap 'printf \"\\0{mark}\\0{ended}\\0%s\\0\" \"$PWD\"; env -0 2>/dev/null' EXIT"
+            )
+        };
+        let (exited, ended) = (report(EXITED), report("end"));
+        let script = format!("{exited}\n{line}\nnx_code=$?\n{ended}\nexit \"$nx_code\"\n");
         let command = Command::shell(script)
             .workdir(&self.dir)
             .envs(self.env.clone())
             .timeout(self.timeout);
-        let result = match Interrupt::watch() {
-            Ok(interrupt) => self.sandbox.exec(command.cancel_on(&interrupt.cancel)),
-            Err(_) => self.sandbox.exec(command),
+        let interrupt = match Interrupt::watch() {
+            Ok(interrupt) => interrupt,
+            Err(error) => {
+                self.failed(&error);
+                return true;
+            }
         };
-        match result {
+        let running = self.idle.pause();
+        let result = self.sandbox.exec(command.cancel_on(&interrupt.cancel));
+        drop(running);
+        let goes_on = match result {
             Ok(out) => self.show(&out, &mark),
-            Err(error) => self.console.error(&error),
+            Err(error) => {
+                self.failed(&error);
+                true
+            }
+        };
+        if interrupt.received() {
+            self.code = INTERRUPTED.into();
         }
+        goes_on && !self.ends_on(&interrupt)
     }
 
-    fn show(&mut self, out: &Output, mark: &str) {
+    /// Returns true if a signal ends the session: any but Ctrl-C at a prompt, which only ends the command.
+    fn ends_on(&self, interrupt: &Interrupt) -> bool {
+        interrupt.received() && !(interrupt.by_ctrl_c() && io::stdin().is_terminal())
+    }
+
+    /// Shows the output of a command. Returns false if the command has exited the shell.
+    fn show(&mut self, out: &Output, mark: &str) -> bool {
         self.code = out.exit_code();
         let stdout = out.stdout_bytes();
         let mark = format!("\0{mark}\0");
         let at = stdout
             .windows(mark.len())
             .rposition(|part| part == mark.as_bytes());
-        if let Some(at) = at {
-            self.update_state(&stdout[at + mark.len()..]);
-        }
+        let exited = at.is_some_and(|at| self.update_state(&stdout[at + mark.len()..]));
         let own = &stdout[..at.unwrap_or(stdout.len())];
         let shown = Output::new(out.exit_code(), own, out.stderr_bytes(), out.duration())
             .with_timed_out(out.timed_out())
             .with_truncated(out.truncated());
         self.console.streams(&shown);
-        if self.code != 0 {
+        if self.code != 0 && !exited {
             let code = self.code;
             self.console
                 .warning(&format!("Command exited with code {code}"));
         }
+        !exited
     }
 
-    /// Parses the directory and the variables, each followed by a NUL.
-    fn update_state(&mut self, state: &[u8]) {
-        const SHELL_VARIABLES: [&str; 3] = ["PWD", "SHLVL", "_"];
+    /// Parses how the line ended, the directory and the variables, each followed by a NUL. Returns true
+    /// if the line has exited the shell.
+    fn update_state(&mut self, state: &[u8]) -> bool {
+        const SHELL_VARIABLES: [&str; 4] = ["PWD", "SHLVL", "_", "nx_code"];
         let text = String::from_utf8_lossy(state);
         let mut parts = text.split('\0');
+        let exited = parts.next() == Some(EXITED);
         if let Some(dir) = parts.next().filter(|dir| dir.starts_with('/')) {
             self.dir = dir.to_owned();
         }
@@ -208,22 +254,8 @@ impl Session<'_> {
         if !env.is_empty() {
             self.env = env;
         }
+        exited
     }
-}
-
-/// Returns true if a quote is open or the end of the line is escaped.
-fn is_incomplete(line: &str) -> bool {
-    let mut quote = None;
-    let mut chars = line.chars();
-    while let Some(c) = chars.next() {
-        match (quote, c) {
-            (Some('\''), '\'') | (Some('"'), '"') => quote = None,
-            (None, '\'' | '"') => quote = Some(c),
-            (None | Some('"'), '\\') if chars.next().is_none() => return true,
-            _ => {}
-        }
-    }
-    quote.is_some()
 }
 
 /// Returns the path of the history in the user's state directory, which is created.
@@ -276,21 +308,3 @@ impl Hinter for PromptHelper {
 }
 impl Highlighter for PromptHelper {}
 impl Helper for PromptHelper {}
-
-#[test]
-fn open_quotes_and_escapes_are_incomplete() {
-    for incomplete in ["'", "echo \"a", "a \\", "'a\" b", "\"a\\\"", "a 'b\nc"] {
-        assert!(is_incomplete(incomplete), "{incomplete}");
-    }
-    for complete in [
-        "",
-        "'a'",
-        "\"it's\"",
-        "a\\'b",
-        "'\\'",
-        "\"a\\\"b\"",
-        "a \\\nb",
-    ] {
-        assert!(!is_incomplete(complete), "{complete}");
-    }
-}

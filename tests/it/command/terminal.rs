@@ -9,7 +9,7 @@ use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use super::User;
+use super::{User, signal};
 use crate::support::processes::{sleeps, unique_sleep, wait_for};
 
 struct Terminal {
@@ -137,6 +137,19 @@ fn shell_edits_lines_and_shows_the_workdir() {
     let history = user.path(".local/state/noxrunner/history");
     let history = std::fs::read_to_string(history).unwrap();
     assert!(history.contains("echo last"), "{history}");
+}
+
+#[test]
+fn shell_ends_on_sigterm_at_the_prompt() {
+    let user = User::new();
+    user.local(&["create", "a"]);
+    let mut terminal = Terminal::open(&user, &["--local", "shell", "a"]);
+    terminal.wait_for("a:/workspace$ ");
+    terminal.type_in("echo one-$((1 + 1))\r");
+    terminal.wait_for("one-2");
+    terminal.wait_for("a:/workspace$ ");
+    signal(&terminal.child, "-TERM");
+    assert!(!terminal.child.wait().unwrap().success());
 }
 
 #[test]
