@@ -9,7 +9,7 @@ use super::errors::{Operation, failure_error};
 use super::socket::CallOptions;
 use super::transport::{Failure, ResponseBody};
 use crate::backend::Backend;
-use crate::backend::wire::{ARCHIVE, CreateRequest, CreateResponse, ExecRequest, ExecResponse};
+use crate::backend::wire::{ARCHIVE, CreateRequest, ExecRequest, ExecResponse};
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, Result, one_line};
 use crate::os::time::whole_seconds;
@@ -107,8 +107,7 @@ impl Backend for HttpBackend {
         let options = self.bounded(self.timeout);
         let request = CreateRequest::from(spec);
         let call = Call::new(Operation::Change, "PUT", url, options).json(&request)?;
-        let response: CreateResponse<'_> = self.api.send_json(call)?;
-        Ok(response.into())
+        self.api.send_json(call)
     }
 
     fn touch(&self, id: &SessionId) -> Result<()> {
