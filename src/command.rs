@@ -49,7 +49,7 @@ pub struct Command {
     args: Vec<String>,
     workdir: String,
     env: BTreeMap<String, String>,
-    timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
     cancel: Option<Cancel>,
     pub(crate) stdin: Option<Stdin>,
     pub(crate) code: Option<SourceCode>,
@@ -272,11 +272,6 @@ impl Command {
     #[must_use]
     pub fn get_timeout(&self) -> Duration {
         self.timeout.unwrap_or(DEFAULT_COMMAND_TIMEOUT)
-    }
-
-    /// Returns the timeout if one was set.
-    pub(crate) fn explicit_timeout(&self) -> Option<Duration> {
-        self.timeout
     }
 
     /// Returns what can cancel the exec, if set.

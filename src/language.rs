@@ -7,6 +7,7 @@ use crate::error::{Error, Result, one_line};
 
 /// Placeholder for the path of the source file in a [`Language`]'s command.
 pub(crate) const FILE_PLACEHOLDER: &str = "{file}";
+const FILE: Cow<'static, str> = Cow::Borrowed(FILE_PLACEHOLDER);
 
 /// The name of a source file, and the command that runs it. `{file}` in the
 /// command is replaced with the path of the file.
@@ -27,25 +28,13 @@ pub struct Language {
 
 impl Language {
     /// Runs `python3 main.py`.
-    pub const PYTHON: Language = Language::predefined(
-        "main.py",
-        &[Cow::Borrowed("python3"), Cow::Borrowed(FILE_PLACEHOLDER)],
-    );
+    pub const PYTHON: Language = Language::predefined("main.py", &[Cow::Borrowed("python3"), FILE]);
     /// Runs `node main.js`.
-    pub const NODE: Language = Language::predefined(
-        "main.js",
-        &[Cow::Borrowed("node"), Cow::Borrowed(FILE_PLACEHOLDER)],
-    );
+    pub const NODE: Language = Language::predefined("main.js", &[Cow::Borrowed("node"), FILE]);
     /// Runs `sh main.sh`.
-    pub const SH: Language = Language::predefined(
-        "main.sh",
-        &[Cow::Borrowed("sh"), Cow::Borrowed(FILE_PLACEHOLDER)],
-    );
+    pub const SH: Language = Language::predefined("main.sh", &[Cow::Borrowed("sh"), FILE]);
     /// Runs `bash main.bash`.
-    pub const BASH: Language = Language::predefined(
-        "main.bash",
-        &[Cow::Borrowed("bash"), Cow::Borrowed(FILE_PLACEHOLDER)],
-    );
+    pub const BASH: Language = Language::predefined("main.bash", &[Cow::Borrowed("bash"), FILE]);
 
     const fn predefined(
         file_name: &'static str,

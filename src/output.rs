@@ -34,8 +34,8 @@ pub struct Output {
     stderr: Vec<u8>,
     duration: Duration,
     /// As the backend reported it, if it did.
-    timed_out: Option<bool>,
-    truncated: Option<bool>,
+    pub(crate) timed_out: Option<bool>,
+    pub(crate) truncated: Option<bool>,
     /// The command and its timeout, if known.
     command: Option<(String, Duration)>,
 }
@@ -136,12 +136,10 @@ impl Output {
     pub fn timed_out(&self) -> bool {
         self.timed_out.unwrap_or_else(|| {
             let tolerance = Duration::from_millis(500);
-            let reached = |timeout| self.duration.saturating_add(tolerance) >= timeout;
+            let latest = self.duration.saturating_add(tolerance);
+            let command = self.command.as_ref();
             matches!(self.exit_code, 124 | 137 | 143 | -1)
-                && self
-                    .command
-                    .as_ref()
-                    .is_some_and(|(_, timeout)| reached(*timeout))
+                && command.is_some_and(|(_, timeout)| latest >= *timeout)
         })
     }
 
@@ -158,9 +156,8 @@ impl Output {
 
     /// Returns the command for an error message.
     pub(crate) fn command(&self) -> &str {
-        self.command
-            .as_ref()
-            .map_or("the command", |(command, _)| command)
+        let command = self.command.as_ref();
+        command.map_or("the command", |(command, _)| command)
     }
 
     /// Returns what `PartialEq` compares: everything but the duration.
@@ -188,18 +185,7 @@ impl Output {
 /// # Ok::<_, noxrunner::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Success(Output);
-
-impl Success {
-    /// Wraps an output whose exit code is 0, or returns it.
-    pub(crate) fn new(out: Output) -> Result<Success, Output> {
-        if out.success() {
-            Ok(Success(out))
-        } else {
-            Err(out)
-        }
-    }
-}
+pub struct Success(pub(crate) Output);
 
 impl Deref for Success {
     type Target = Output;

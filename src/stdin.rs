@@ -66,33 +66,10 @@ impl From<Vec<u8>> for Stdin {
     }
 }
 
-impl From<&[u8]> for Stdin {
-    fn from(bytes: &[u8]) -> Stdin {
-        Stdin(Input::Bytes(bytes.into()))
-    }
-}
-
-impl<const N: usize> From<&[u8; N]> for Stdin {
-    fn from(bytes: &[u8; N]) -> Stdin {
-        Stdin::from(&bytes[..])
-    }
-}
-
-impl From<&Vec<u8>> for Stdin {
-    fn from(bytes: &Vec<u8>) -> Stdin {
-        Stdin::from(&bytes[..])
-    }
-}
-
-impl From<&str> for Stdin {
-    fn from(text: &str) -> Stdin {
-        Stdin::from(text.as_bytes())
-    }
-}
-
-impl From<&String> for Stdin {
-    fn from(text: &String) -> Stdin {
-        Stdin::from(text.as_bytes())
+/// Uses bytes or text.
+impl<T: AsRef<[u8]> + ?Sized> From<&T> for Stdin {
+    fn from(bytes: &T) -> Stdin {
+        Stdin(Input::Bytes(bytes.as_ref().into()))
     }
 }
 

@@ -80,33 +80,10 @@ impl<'a> From<Origin<'a>> for Contents<'a> {
     }
 }
 
-impl<'a> From<&'a [u8]> for Contents<'a> {
-    fn from(bytes: &'a [u8]) -> Self {
-        Origin::Bytes(bytes.into()).into()
-    }
-}
-
-impl<'a, const N: usize> From<&'a [u8; N]> for Contents<'a> {
-    fn from(bytes: &'a [u8; N]) -> Self {
-        bytes[..].into()
-    }
-}
-
-impl<'a> From<&'a str> for Contents<'a> {
-    fn from(text: &'a str) -> Self {
-        text.as_bytes().into()
-    }
-}
-
-impl<'a> From<&'a String> for Contents<'a> {
-    fn from(text: &'a String) -> Self {
-        text.as_bytes().into()
-    }
-}
-
-impl<'a> From<&'a Vec<u8>> for Contents<'a> {
-    fn from(bytes: &'a Vec<u8>) -> Self {
-        bytes[..].into()
+/// Uses bytes or text.
+impl<'a, T: AsRef<[u8]> + ?Sized> From<&'a T> for Contents<'a> {
+    fn from(bytes: &'a T) -> Self {
+        Origin::Bytes(bytes.as_ref().into()).into()
     }
 }
 

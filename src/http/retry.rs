@@ -146,10 +146,7 @@ fn parse_retry_after(value: &str) -> Option<Duration> {
     ];
     let month = MONTHS.iter().position(|m| *m == month)? + 1;
     let at = time::parse(&format!("{year}-{month:02}-{day}T{clock}Z"))?;
-    Some(
-        at.duration_since(SystemTime::now())
-            .unwrap_or(Duration::ZERO),
-    )
+    Some(at.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
 #[cfg(test)]

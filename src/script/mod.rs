@@ -89,9 +89,5 @@ pub(crate) fn remove_temporary(sandbox: &Sandbox, name: &str, workdir: &str) {
 
 /// Decodes base64 that is split into lines.
 pub(crate) fn decode_base64_lines(text: &str) -> Option<Vec<u8>> {
-    let mut joined = Vec::with_capacity(text.len());
-    for line in text.lines() {
-        joined.extend_from_slice(line.as_bytes());
-    }
-    STANDARD.decode(joined).ok()
+    STANDARD.decode(text.lines().collect::<String>()).ok()
 }
