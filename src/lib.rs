@@ -155,7 +155,7 @@ pub use language::Language;
 pub use lease::{DEFAULT_LEASE_TTL, Lease};
 #[cfg(feature = "local")]
 pub use local::{Enforced, Isolation, Limit, Limits, LocalBackend, LocalBackendBuilder};
-pub use output::{Output, Success};
+pub use output::{KilledBy, Output, Success, Usage};
 pub use sandbox::Sandbox;
 pub use sandbox_path::WORKSPACE;
 pub use script::shell_quote;

@@ -5,6 +5,8 @@ use std::fmt;
 use std::ops::{Deref, RangeInclusive};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Usual cap of a backend on each stream, in bytes. Used to infer truncation.
 const USUAL_STREAM_CAP: RangeInclusive<usize> = 1_000_000..=1024 * 1024;
 
@@ -16,8 +18,9 @@ const MAX_DEBUG_STREAM: usize = 2000;
 /// NoxRunner v1 carries text: over HTTP, bytes that are not UTF-8 arrive as U+FFFD. For binary data
 /// let the command write a file and [`read`](crate::Sandbox::read) that.
 ///
-/// Two outputs are equal if everything but the duration is. As JSON an output has the fields of
-/// NoxRunner v1: `exitCode`, `stdout`, `stderr`, `durationMs`, `timedOut` and `truncated`.
+/// Two outputs are equal if everything but the duration and the usage is. As JSON an output has the
+/// fields of NoxRunner v1: `exitCode`, `stdout`, `stderr`, `durationMs`, `timedOut` and `truncated`;
+/// and where they are known, `cpuMillis`, `peakMemoryBytes` and `killedBy`.
 ///
 /// ```
 /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
@@ -36,6 +39,8 @@ pub struct Output {
     /// As the backend reported it, if it did.
     pub(crate) timed_out: Option<bool>,
     pub(crate) truncated: Option<bool>,
+    pub(crate) killed_by: Option<KilledBy>,
+    pub(crate) usage: Option<Usage>,
     /// The command and its timeout, if known.
     command: Option<(String, Duration)>,
 }
@@ -63,6 +68,8 @@ impl Output {
             duration,
             timed_out: None,
             truncated: None,
+            killed_by: None,
+            usage: None,
             command: None,
         }
     }
@@ -76,6 +83,18 @@ impl Output {
     /// Sets whether a stream was cut at the backend's cap, for a backend that knows.
     pub fn with_truncated(mut self, truncated: bool) -> Output {
         self.truncated = Some(truncated);
+        self
+    }
+
+    /// Sets the limit whose excess has killed a process of the command, for a backend that knows.
+    pub fn with_killed_by(mut self, killed_by: KilledBy) -> Output {
+        self.killed_by = Some(killed_by);
+        self
+    }
+
+    /// Sets what the command has used, for a backend that knows.
+    pub fn with_usage(mut self, usage: Usage) -> Output {
+        self.usage = Some(usage);
         self
     }
 
@@ -154,22 +173,95 @@ impl Output {
             .unwrap_or_else(|| at_cap(&self.stdout) || at_cap(&self.stderr))
     }
 
+    /// Returns the limit whose excess has killed the command or one of its processes, if the backend
+    /// reports it. The command itself may have ended later, with any exit code.
+    ///
+    /// A timeout is reported whenever [`timed_out`](Output::timed_out) is true.
+    #[must_use]
+    pub fn killed_by(&self) -> Option<KilledBy> {
+        self.killed_by
+            .or(self.timed_out().then_some(KilledBy::Timeout))
+    }
+
+    /// Returns what the command has used, if the backend reports it, as local sandboxes do.
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
     /// Returns the command for an error message.
     pub(crate) fn command(&self) -> &str {
         let command = self.command.as_ref();
         command.map_or("the command", |(command, _)| command)
     }
 
-    /// Returns what `PartialEq` compares: everything but the duration.
-    fn comparable(&self) -> (i32, &[u8], &[u8], bool, bool) {
-        let (timed_out, truncated) = (self.timed_out(), self.truncated());
+    /// Returns what `PartialEq` compares: everything but the duration and the usage.
+    fn comparable(&self) -> (i32, &[u8], &[u8], Option<KilledBy>, bool) {
+        let (killed_by, truncated) = (self.killed_by(), self.truncated());
         (
             self.exit_code,
             &self.stdout,
             &self.stderr,
-            timed_out,
+            killed_by,
             truncated,
         )
+    }
+}
+
+/// A limit that a command has exceeded.
+///
+/// `Display` and JSON show the name in lower case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum KilledBy {
+    /// The memory limit of the sandbox.
+    Memory,
+    /// The storage limit of the sandbox.
+    Storage,
+    /// The timeout of the command.
+    Timeout,
+}
+
+impl fmt::Display for KilledBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            KilledBy::Memory => "memory",
+            KilledBy::Storage => "storage",
+            KilledBy::Timeout => "timeout",
+        })
+    }
+}
+
+/// What a command has used, from [`Output::usage`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    cpu_time: Duration,
+    peak_memory: u64,
+}
+
+impl Usage {
+    /// Creates the usage that a [`Backend`](crate::Backend) returns.
+    #[must_use]
+    pub fn new(cpu_time: Duration, peak_memory: u64) -> Usage {
+        Usage {
+            cpu_time,
+            peak_memory,
+        }
+    }
+
+    /// Returns the CPU time of the command and its processes. Processes that outlive the command count
+    /// up to its end only if another process of the command has waited for them.
+    #[must_use]
+    pub fn cpu_time(&self) -> Duration {
+        self.cpu_time
+    }
+
+    /// Returns the peak of resident memory of the largest process, in bytes. Processes that ran at the
+    /// same time are not added up.
+    #[must_use]
+    pub fn peak_memory(&self) -> u64 {
+        self.peak_memory
     }
 }
 
@@ -219,6 +311,8 @@ impl fmt::Debug for Output {
             .field("duration", &self.duration)
             .field("timed_out", &self.timed_out())
             .field("truncated", &self.truncated())
+            .field("killed_by", &self.killed_by())
+            .field("usage", &self.usage)
             .finish_non_exhaustive()
     }
 }

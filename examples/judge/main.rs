@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use noxrunner::{Client, Command, Error, Language, Result, SandboxSpec};
+use noxrunner::{Client, Command, Error, KilledBy, Language, Result, SandboxSpec};
 
 /// Timeout of each test.
 const TIME_LIMIT: Duration = Duration::from_secs(2);
@@ -33,11 +33,17 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let submissions = read_submissions(&problem.join("submissions"))?;
     let started = Instant::now();
     let verdicts = judge_all(&client, &submissions, &tests);
-    println!("{:<16} {:>6}  verdict", "submission", "passed");
-    for (submission, (passed, verdict)) in submissions.iter().zip(&verdicts) {
+    println!(
+        "{:<16} {:>6} {:>8} {:>8}  verdict",
+        "submission", "passed", "time", "memory"
+    );
+    for (submission, (results, verdict)) in submissions.iter().zip(&verdicts) {
+        let time = results.time.as_secs_f64();
+        let mib = results.memory >> 20;
         println!(
-            "{:<16} {passed:>3}/{:<2}  {verdict}",
+            "{:<16} {:>3}/{:<2} {time:>6.2} s {mib:>4} MiB  {verdict}",
             submission.name,
+            results.passed,
             tests.len()
         );
     }
@@ -47,7 +53,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         tests.len(),
         started.elapsed().as_secs_f64()
     );
-    let again = |(_, verdict): &&(usize, Verdict)| matches!(verdict, Verdict::BackendFailure(_));
+    let again = |(_, verdict): &&(Results, Verdict)| matches!(verdict, Verdict::BackendFailure(_));
     match verdicts.iter().filter(again).count() {
         0 => Ok(()),
         count => Err(format!("{count} submissions must be judged again").into()),
@@ -65,11 +71,22 @@ struct Test {
     output: String,
 }
 
+/// The tests that a submission has passed, and the most that it has used in one test.
+#[derive(Default)]
+struct Results {
+    passed: usize,
+    /// CPU time.
+    time: Duration,
+    /// In bytes.
+    memory: u64,
+}
+
 enum Verdict {
     Ok,
     WrongAnswer,
     RuntimeError(i32),
     TimeLimit,
+    MemoryLimit,
     OutputLimit,
     /// Not the submission's fault: it must be judged again.
     BackendFailure(Error),
@@ -82,6 +99,7 @@ impl fmt::Display for Verdict {
             Verdict::WrongAnswer => write!(f, "wrong answer"),
             Verdict::RuntimeError(code) => write!(f, "runtime error (exit code {code})"),
             Verdict::TimeLimit => write!(f, "time limit"),
+            Verdict::MemoryLimit => write!(f, "memory limit"),
             Verdict::OutputLimit => write!(f, "output limit"),
             Verdict::BackendFailure(error) => write!(f, "backend failure: {error:#}"),
         }
@@ -89,7 +107,11 @@ impl fmt::Display for Verdict {
 }
 
 /// Judges all submissions with a pool of workers. Returns the verdicts in the order of the submissions.
-fn judge_all(client: &Client, submissions: &[Submission], tests: &[Test]) -> Vec<(usize, Verdict)> {
+fn judge_all(
+    client: &Client,
+    submissions: &[Submission],
+    tests: &[Test],
+) -> Vec<(Results, Verdict)> {
     let workers = std::thread::available_parallelism().map_or(2, |count| count.get() * 2);
     let next = AtomicUsize::new(0);
     let work = || {
@@ -99,11 +121,11 @@ fn judge_all(client: &Client, submissions: &[Submission], tests: &[Test]) -> Vec
             let Some(submission) = submissions.get(at) else {
                 return done;
             };
-            let mut passed = 0;
-            let verdict = judge(client, submission, tests, &mut passed);
+            let mut results = Results::default();
+            let verdict = judge(client, submission, tests, &mut results);
             // An error of one submission does not affect the others.
             let verdict = verdict.unwrap_or_else(Verdict::BackendFailure);
-            done.push((at, (passed, verdict)));
+            done.push((at, (results, verdict)));
         }
     };
     let mut all: Vec<_> = std::thread::scope(|scope| {
@@ -121,7 +143,7 @@ fn judge(
     client: &Client,
     submission: &Submission,
     tests: &[Test],
-    passed: &mut usize,
+    results: &mut Results,
 ) -> Result<Verdict> {
     // Deleted when this function returns.
     let sandbox = client.lease_with(SandboxSpec::new().cpu("1").memory("256Mi").storage("64Mi"))?;
@@ -131,12 +153,18 @@ fn judge(
             .stdin(&*test.input)
             .timeout(TIME_LIMIT);
         let out = sandbox.exec(run)?;
+        if let Some(usage) = out.usage() {
+            results.time = results.time.max(usage.cpu_time());
+            results.memory = results.memory.max(usage.peak_memory());
+        }
         // First, because a program that writes endlessly times out as well.
         if out.truncated() {
             return Ok(Verdict::OutputLimit);
         }
-        if out.timed_out() {
-            return Ok(Verdict::TimeLimit);
+        match out.killed_by() {
+            Some(KilledBy::Timeout) => return Ok(Verdict::TimeLimit),
+            Some(KilledBy::Memory) => return Ok(Verdict::MemoryLimit),
+            _ => {}
         }
         if !out.success() {
             return Ok(Verdict::RuntimeError(out.exit_code()));
@@ -144,7 +172,7 @@ fn judge(
         if out.stdout().trim_end() != test.output.trim_end() {
             return Ok(Verdict::WrongAnswer);
         }
-        *passed += 1;
+        results.passed += 1;
     }
     Ok(Verdict::Ok)
 }

@@ -40,7 +40,12 @@ use crate::os::{self, FileType};
 pub struct Extract {
     limits: UnpackLimits,
     skip_refused: bool,
+    /// The space that is left for the files, in bytes.
+    room: u64,
 }
+
+/// The space that an empty file takes, in bytes.
+const MIN_FILE: u64 = 4096;
 
 impl Default for Extract {
     fn default() -> Self {
@@ -52,6 +57,7 @@ impl Default for Extract {
         Extract {
             limits,
             skip_refused: false,
+            room: u64::MAX,
         }
     }
 }
@@ -101,6 +107,12 @@ impl Extract {
         Extract::new().max_bytes(u64::MAX).max_ratio(u64::MAX)
     }
 
+    /// Fails with "no space left" if the files need more than this.
+    pub(crate) fn with_room(mut self, bytes: u64) -> Extract {
+        self.room = bytes;
+        self
+    }
+
     pub(crate) fn limits(&self) -> UnpackLimits {
         self.limits
     }
@@ -122,7 +134,10 @@ impl Extract {
             done: Extraction::default(),
             buffer: vec![0; 128 * 1024],
         };
+        let mut room = self.room;
         Entries::for_each(archive, self.limits, |entry, content| {
+            let left = room.checked_sub(entry.size.max(MIN_FILE));
+            room = left.ok_or_else(|| failed(io::ErrorKind::StorageFull.into(), &entry.name))?;
             match unpacker.entry(entry, content) {
                 Ok(()) => {}
                 Err(Stop::Refused(rule)) if self.skip_refused => {

@@ -5,11 +5,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::command::Command;
 use crate::os::time::whole_seconds;
-use crate::output::{Output, Success};
+use crate::output::{KilledBy, Output, Success, Usage};
 use crate::spec::SandboxSpec;
 
 /// Media types of request and response bodies.
@@ -94,7 +95,7 @@ impl From<ExecRequest<'_>> for Command {
     }
 }
 
-/// Response to `POST /v1/sandboxes/{id}/exec`. `timedOut` and `truncated` are extensions.
+/// Response to `POST /v1/sandboxes/{id}/exec`. What is optional is an extension.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ExecResponse<'a> {
@@ -108,6 +109,28 @@ pub(crate) struct ExecResponse<'a> {
     duration_ms: u64,
     timed_out: Option<bool>,
     truncated: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_millis: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_memory_bytes: Option<u64>,
+    #[serde(
+        default,
+        deserialize_with = "known",
+        skip_serializing_if = "Option::is_none"
+    )]
+    killed_by: Option<KilledBy>,
+}
+
+/// Reads a value that a later version may have others of.
+fn known<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).ok())
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl<'a> From<&'a Output> for ExecResponse<'a> {
@@ -116,9 +139,12 @@ impl<'a> From<&'a Output> for ExecResponse<'a> {
             exit_code: out.exit_code(),
             stdout: out.stdout(),
             stderr: out.stderr(),
-            duration_ms: u64::try_from(out.duration().as_millis()).unwrap_or(u64::MAX),
+            duration_ms: millis(out.duration()),
             timed_out: Some(out.timed_out()),
             truncated: Some(out.truncated()),
+            cpu_millis: out.usage().map(|usage| millis(usage.cpu_time())),
+            peak_memory_bytes: out.usage().map(|usage| usage.peak_memory()),
+            killed_by: out.killed_by(),
         }
     }
 }
@@ -130,6 +156,9 @@ impl From<ExecResponse<'_>> for Output {
         let mut out = Output::new(response.exit_code, stdout, stderr, duration);
         out.timed_out = response.timed_out;
         out.truncated = response.truncated;
+        out.killed_by = response.killed_by;
+        let usage = response.cpu_millis.zip(response.peak_memory_bytes);
+        out.usage = usage.map(|(cpu, peak)| Usage::new(Duration::from_millis(cpu), peak));
         out
     }
 }

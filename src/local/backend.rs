@@ -64,12 +64,17 @@ use crate::upload::Upload;
 /// | processes | 512 | exact |
 /// | open files | 1024 per process | exact |
 ///
-/// - **Watched memory.** The sandbox's holder process checks the memory several times a second at
-///   most. A sandbox can exceed the limit for some milliseconds before its largest process is
-///   killed. A single process cannot allocate more than the limit.
+/// - **Watched memory.** What is used counts, not what is reserved: private memory, swap and page
+///   tables of all processes, shared memory, files in memory and System V objects, each once. The
+///   sandbox's holder process checks it up to a hundred times a second. A sandbox can exceed the
+///   limit for some milliseconds before its largest processes are killed;
+///   [`Output::killed_by`](crate::Output::killed_by) reports that. Not counted: buffers of sockets
+///   and pipes, and shared memory without a file that is unmapped in small pieces.
 /// - **Storage** is in memory. If the spec asks for more than half of the memory limit or an eighth
-///   of the free memory, the files are in the state directory instead and their size is watched. A
-///   sandbox that exceeds the limit has its processes killed.
+///   of the free memory, the files are in the state directory instead. They are counted before each
+///   exec and each upload and while commands write, including files without a name that are still
+///   open. A sandbox that exceeds the limit has its processes killed; commands that only remove
+///   files still work.
 /// - **Exact limits.** If a cgroup v2 with the `memory` controller is delegated to this process
 ///   alone (`systemd-run --user --scope -p Delegate=yes`), memory and CPU limits are exact for
 ///   sandboxes that are not persistent. Each gets its own cgroup, and this process moves to the
@@ -195,7 +200,7 @@ impl Backend for LocalBackend {
     }
 
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
-        logged("upload", id, || self.tier.files(id)?.upload(dest, archive))
+        logged("upload", id, || self.tier.upload(id, dest, archive))
     }
 
     fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>> {

@@ -28,6 +28,8 @@ pub(super) struct SandboxFiles {
     pub(super) root_path: Option<PathBuf>,
     /// The user id that owns the files, if it is not this process's.
     pub(super) user: Option<u32>,
+    /// The space that is left for an upload, in bytes. `None` if the kernel limits it.
+    pub(super) room: Option<u64>,
 }
 
 /// A file or directory that is certainly in the sandbox.
@@ -114,12 +116,8 @@ impl SandboxFiles {
         let target = self
             .open_or_create_dir(dest)
             .map_err(|e| path_error("dest", dest, e))?;
-        Extract::any_size().unpack_to_dir(
-            archive,
-            target.as_fd(),
-            self.stages.as_fd(),
-            Links::Any,
-        )?;
+        let extract = Extract::any_size().with_room(self.room.unwrap_or(u64::MAX));
+        extract.unpack_to_dir(archive, target.as_fd(), self.stages.as_fd(), Links::Any)?;
         Ok(())
     }
 

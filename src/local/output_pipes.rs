@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::str;
 use std::time::Instant;
 
 use crate::os;
@@ -57,9 +58,14 @@ impl OutputPipes {
         self.drain();
         let truncated = self.stdout.truncated || self.stderr.truncated;
         let duration = started.elapsed();
-        Output::new(code, self.stdout.kept, self.stderr.kept, duration)
-            .with_timed_out(timed_out)
-            .with_truncated(truncated)
+        Output::new(
+            code,
+            self.stdout.into_kept(),
+            self.stderr.into_kept(),
+            duration,
+        )
+        .with_timed_out(timed_out)
+        .with_truncated(truncated)
     }
 }
 
@@ -85,6 +91,18 @@ impl CappedPipe {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
+    /// Returns what was kept. Text is not cut inside a character.
+    fn into_kept(mut self) -> Vec<u8> {
+        if self.truncated {
+            let last = self.kept.utf8_chunks().last();
+            let rest = last.map_or(&[][..], |chunk| chunk.invalid());
+            if str::from_utf8(rest).is_err_and(|e| e.error_len().is_none()) {
+                self.kept.truncate(self.kept.len() - rest.len());
+            }
+        }
+        self.kept
+    }
+
     /// Reads once. Returns false if no more data is available now.
     fn read_some(&mut self, buffer: &mut [u8]) -> bool {
         let Some(pipe) = &mut self.pipe else {
@@ -103,5 +121,28 @@ impl CappedPipe {
             Err(_) => self.pipe = None,
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_cut_between_characters() {
+        let kept = |bytes: &[u8], truncated| {
+            let pipe = CappedPipe {
+                pipe: None,
+                kept: bytes.to_vec(),
+                truncated,
+            };
+            pipe.into_kept()
+        };
+        assert_eq!(kept("aé".as_bytes(), true), "aé".as_bytes());
+        assert_eq!(kept(b"a\xc3", true), b"a");
+        assert_eq!(kept(b"a\xf0\x9f\x98", true), b"a");
+        assert_eq!(kept(b"a\xff\xc3", true), b"a\xff");
+        assert_eq!(kept(b"a\xff", true), b"a\xff");
+        assert_eq!(kept(b"a\xc3", false), b"a\xc3");
     }
 }

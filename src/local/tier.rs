@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::output::Output;
 use crate::session_id::SessionId;
 use crate::spec::{SandboxInfo, SandboxSpec};
+use crate::upload::Upload;
 
 /// An isolation tier. [`LocalBackend`](super::backend::LocalBackend) validates the arguments.
 pub(super) trait SandboxTier: Send + Sync {
@@ -15,6 +16,9 @@ pub(super) trait SandboxTier: Send + Sync {
     fn touch(&self, id: &SessionId) -> Result<()>;
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output>;
     fn files(&self, id: &SessionId) -> Result<SandboxFiles>;
+    fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
+        self.files(id)?.upload(dest, archive)
+    }
     fn delete(&self, id: &SessionId) -> Result<bool>;
     fn limits(&self, spec: &SandboxSpec) -> Result<Limits>;
     /// Returns the optional kernel features that sandboxes lack here.

@@ -34,8 +34,9 @@ fn text(out: &Output) -> String {
 fn verdicts(table: &str) -> Vec<(&str, &str, &str)> {
     let rows = table.lines().skip(1).filter_map(|line| {
         let (name, rest) = line.split_once(' ')?;
-        let (passed, verdict) = rest.trim_start().split_once("  ")?;
-        Some((name, passed.trim(), verdict.trim_start()))
+        let (passed, rest) = rest.trim_start().split_once(' ')?;
+        let (_usage, verdict) = rest.split_once(" MiB  ")?;
+        Some((name, passed, verdict))
     });
     rows.collect()
 }
@@ -49,6 +50,7 @@ fn judge_prints_every_verdict() {
     assert!(out.status.success());
     let wanted = [
         ("crash.py", "2/3", "runtime error (exit code 1)"),
+        ("hungry.py", "0/3", "memory limit"),
         ("loud.py", "0/3", "output limit"),
         ("right.py", "3/3", "ok"),
         ("right.sh", "3/3", "ok"),
@@ -78,9 +80,9 @@ fn judge_survives_one_backend_failure() {
     assert!(!out.status.success());
     let table = text(&out);
     let verdicts = verdicts(&table);
-    assert_eq!(verdicts.len(), 6, "{table}");
+    assert_eq!(verdicts.len(), 7, "{table}");
     assert!(verdicts.contains(&("right.py", "3/3", "ok")), "{table}");
-    let (name, passed, verdict) = verdicts[3];
+    let (name, passed, verdict) = verdicts[4];
     assert_eq!((name, passed), ("right.sh", "0/3"));
     assert!(
         verdict.starts_with("backend failure: exec in sandbox"),

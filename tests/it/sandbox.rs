@@ -4,6 +4,8 @@
 mod landlock;
 /// Memory, storage and CPU limits.
 mod limits;
+/// What counts as memory, and how its limit is reported.
+mod memory;
 /// Sandboxes that outlive the process that created them.
 mod persistent;
 /// Machines on which sandboxes cannot be created or lack a part.

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 
-use noxrunner::{Error, ErrorKind, Output, Result};
+use noxrunner::{Error, ErrorKind, KilledBy, Output, Result};
 use serde_json::{Value, json};
 
 /// Prints the output of the command. If the reader of stdout or stderr is gone, the rest is discarded.
@@ -97,8 +97,17 @@ impl Console {
         if out.truncated() {
             self.warning("The output was truncated: write it to a file and download that");
         }
-        if out.timed_out() {
-            self.warning("The command timed out: raise --timeout-seconds");
+        if let Some(killed_by) = out.killed_by() {
+            self.warning(match killed_by {
+                KilledBy::Timeout => "The command timed out: raise --timeout-seconds",
+                KilledBy::Memory => {
+                    "The memory limit was exceeded, and a process killed: raise --mem"
+                }
+                KilledBy::Storage => {
+                    "The storage limit was exceeded, and all processes killed: raise --storage"
+                }
+                _ => "A limit was exceeded, and a process killed",
+            });
         }
     }
 

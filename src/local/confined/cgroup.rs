@@ -119,6 +119,15 @@ impl Cgroup {
     pub(super) fn add(&self, process: u32) -> io::Result<()> {
         fs::write(self.dir.join("cgroup.procs"), process.to_string())
     }
+
+    /// Returns how often the kernel has killed a process because of the memory limit.
+    pub(super) fn oom_kills(&self) -> u64 {
+        let events = fs::read_to_string(self.dir.join("memory.events")).unwrap_or_default();
+        let count = events
+            .lines()
+            .find_map(|line| line.strip_prefix("oom_kill "));
+        count.and_then(|count| count.parse().ok()).unwrap_or(0)
+    }
 }
 
 impl Drop for Cgroup {

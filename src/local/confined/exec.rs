@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::messages;
-use super::protocol::{HolderReply, Payload, StartStage};
+use super::protocol::{CommandUsage, HolderReply, Payload, StartStage};
 use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::local::cancel_fd::CancelFd;
@@ -56,7 +56,7 @@ pub(super) fn command_payload(command: &Command, root: &str, workdir: String) ->
 
 #[derive(Clone, Copy)]
 pub(super) enum ExecOutcome {
-    Replied(HolderReply),
+    Replied(HolderReply, CommandUsage),
     /// The process that should have replied has ended.
     Closed,
     /// There was no reply until long after the deadline.
@@ -87,8 +87,10 @@ pub(super) fn wait_for_reply(
         let [replied, stdout, stderr, cancelled] = os::poll_readable(fds, left)?;
         pipes.read(stdout, stderr);
         if replied {
-            let reply = receive_reply(connection).map(|(reply, _)| reply);
-            return Ok(reply.map_or(ExecOutcome::Closed, ExecOutcome::Replied));
+            return Ok(match receive_reply(connection) {
+                Some((reply, usage, _)) => ExecOutcome::Replied(reply, usage),
+                None => ExecOutcome::Closed,
+            });
         }
         if cancelled {
             // Any message ends the command.
@@ -100,10 +102,13 @@ pub(super) fn wait_for_reply(
 }
 
 /// Receives a reply and its descriptors. Returns `None` if the connection is closed.
-pub(super) fn receive_reply(connection: &OwnedFd) -> Option<(HolderReply, Vec<OwnedFd>)> {
-    let mut buffer = [0; 16];
+pub(super) fn receive_reply(
+    connection: &OwnedFd,
+) -> Option<(HolderReply, CommandUsage, Vec<OwnedFd>)> {
+    let mut buffer = [0; 64];
     let (length, fds) = messages::receive(connection.as_fd(), &mut buffer).ok()?;
-    Some((HolderReply::decode(&buffer[..length])?, fds))
+    let (reply, usage) = HolderReply::decode(&buffer[..length])?;
+    Some((reply, usage, fds))
 }
 
 /// Returns the result of a command that could not be started.

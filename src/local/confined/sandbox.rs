@@ -11,7 +11,10 @@ use super::disk_dir::DiskDir;
 use super::encoding::Encoding;
 use super::exec::{ExecOutcome, command_payload, not_started, receive_reply, wait_for_reply};
 use super::messages;
-use super::protocol::{ExecFds, Features, HolderReply, HolderRequest, MAX_MESSAGE, Payload};
+use super::protocol::{
+    CommandUsage, ExceededLimit, ExecFds, Features, HolderReply, HolderRequest, MAX_MESSAGE,
+    Payload,
+};
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::errors::no_such_sandbox;
@@ -21,10 +24,17 @@ use crate::local::millis::millis;
 use crate::local::output_pipes::OutputPipes;
 use crate::local::sys::{self, FileUser};
 use crate::os;
-use crate::output::Output;
+use crate::output::{KilledBy, Output, Usage};
+use crate::upload::Upload;
 
 /// Maximum time for the reply to a request that the holder can answer at once.
 const REPLY_WAIT: Duration = Duration::from_secs(5);
+
+/// Maximum time for a count of the files.
+const COUNT_WAIT: Duration = Duration::from_secs(60);
+
+/// Interval of attempts to lock the files for an upload.
+const LOCK_TICK: Duration = Duration::from_millis(10);
 
 /// Maximum time until a killed sandbox is gone.
 const KILL_WAIT: Duration = Duration::from_secs(5);
@@ -34,7 +44,6 @@ pub(super) struct ConfinedSandbox {
     pub(super) process: HolderProcess,
     /// The optional features of the machine. Unknown for persistent sandboxes.
     pub(super) features: Features,
-    #[expect(dead_code, reason = "freed on drop")]
     pub(super) resources: Resources,
 }
 
@@ -118,30 +127,33 @@ impl ConfinedSandbox {
         })
     }
 
-    /// Sends a request that the holder answers at once. Returns the descriptor in the reply.
-    fn call(&self, request: &HolderRequest) -> Result<Option<OwnedFd>> {
+    /// Sends a request that the holder answers within this time. Returns the reply and the descriptor
+    /// in it.
+    fn call(
+        &self,
+        request: &HolderRequest,
+        wait: Duration,
+    ) -> Result<(HolderReply, Option<OwnedFd>)> {
         let connection = self.send(&request.encode(), &[])?;
         let [replied] =
-            os::poll_readable([Some(connection.as_fd())], REPLY_WAIT).map_err(cannot_reach)?;
+            os::poll_readable([Some(connection.as_fd())], wait).map_err(cannot_reach)?;
         if !replied {
             return Err(not_responding());
         }
-        match receive_reply(&connection) {
-            Some((HolderReply::Done, fds)) => Ok(fds.into_iter().next()),
-            // The holder has closed the connection.
-            _ => Err(no_such_sandbox()),
-        }
+        // None if the holder has closed the connection.
+        let (reply, _, fds) = receive_reply(&connection).ok_or_else(no_such_sandbox)?;
+        Ok((reply, fds.into_iter().next()))
     }
 
     /// Restarts the TTL, with a new length if there is one.
     pub(super) fn touch(&self, ttl: Option<Duration>) -> Result<()> {
-        self.call(&HolderRequest::Touch(ttl.map(millis))).map(drop)
+        self.call(&HolderRequest::Touch(ttl.map(millis)), REPLY_WAIT)
+            .map(drop)
     }
 
     pub(super) fn files(&self) -> Result<SandboxFiles> {
-        let root = self
-            .call(&HolderRequest::Root)?
-            .ok_or_else(no_such_sandbox)?;
+        let (_, root) = self.call(&HolderRequest::Root, REPLY_WAIT)?;
+        let root = root.ok_or_else(no_such_sandbox)?;
         let _user = self.process.user.map(FileUser::new);
         let stages = os::open_dir_at(root.as_fd(), b"stages")
             .map_err(|e| Error::io("cannot open the files of the sandbox", e))?;
@@ -150,36 +162,88 @@ impl ConfinedSandbox {
             stages,
             root_path: None,
             user: self.process.user,
+            room: None,
         })
+    }
+
+    /// Unpacks an upload. Where the holder counts the files, one upload runs at a time, so that two
+    /// cannot both use the space that is left.
+    pub(super) fn upload(&self, dest: &str, archive: Upload<'_>) -> Result<()> {
+        let mut files = self.files()?;
+        if self.storage_room()?.is_some() {
+            let failed = |e| Error::io("cannot lock the files of the sandbox", e);
+            while !os::lock(files.stages.as_fd()).map_err(failed)? {
+                std::thread::sleep(LOCK_TICK);
+            }
+            files.room = self.storage_room()?;
+        }
+        files.upload(dest, archive)
+    }
+
+    /// Counts the files. Returns the space that is left, or `None` if the kernel limits it.
+    fn storage_room(&self) -> Result<Option<u64>> {
+        match self.call(&HolderRequest::StorageRoom, COUNT_WAIT)? {
+            (HolderReply::StorageRoom(room), _) => Ok(Some(room)),
+            _ => Ok(None),
+        }
     }
 
     pub(super) fn exec(&self, command: &Command) -> Result<Output> {
         let started = Instant::now();
+        let oom_kills = self.oom_kills();
         let (connection, mut pipes) = self.start_command(command)?;
         let outcome = wait_for_reply(&connection, &mut pipes, command, started)
             .map_err(|e| Error::io("cannot wait for the command", e))?;
-        let (code, timed_out) = match outcome {
-            ExecOutcome::Replied(HolderReply::Exited(code)) => (code, false),
-            ExecOutcome::Replied(HolderReply::Signaled(signal)) => (128 + signal, false),
-            ExecOutcome::Replied(HolderReply::TimedOut) => (TIMED_OUT, true),
-            ExecOutcome::Replied(HolderReply::NotStarted(stage, errno)) => {
-                return not_started(command, stage, errno, started);
-            }
-            ExecOutcome::Replied(HolderReply::Done) => return Err(no_such_sandbox()),
+        if let ExecOutcome::Replied(HolderReply::NotStarted(stage, errno), _) = outcome {
+            return not_started(command, stage, errno, started);
+        }
+        let (code, timed_out) = self.exit_code(&outcome, command, started)?;
+        let mut out = pipes.into_output(code, started, timed_out);
+        if let ExecOutcome::Replied(_, usage) = &outcome {
+            out = with_usage(out, usage);
+        }
+        if self.oom_kills() > oom_kills {
+            out = out.with_killed_by(KilledBy::Memory);
+        }
+        Ok(out)
+    }
+
+    /// Returns how often the kernel has killed a process because of the limit of the cgroup.
+    fn oom_kills(&self) -> u64 {
+        let cgroup = self.resources.cgroup.as_ref();
+        cgroup.map_or(0, Cgroup::oom_kills)
+    }
+
+    /// Returns the exit code of a command that has ended, and whether it timed out.
+    fn exit_code(
+        &self,
+        outcome: &ExecOutcome,
+        command: &Command,
+        started: Instant,
+    ) -> Result<(i32, bool)> {
+        let reply = match outcome {
+            ExecOutcome::Replied(reply, _) => *reply,
             ExecOutcome::NoReply => {
                 // The holder was stopped and cannot kill the command.
                 self.end();
-                (TIMED_OUT, true)
+                HolderReply::TimedOut
             }
             ExecOutcome::Closed if self.process.ends_within(Duration::from_millis(100)) => {
                 let text = "the sandbox ended while the command ran";
                 return Err(Error::new(ErrorKind::OutcomeUnknown, text));
             }
             // The command has killed its supervisor, and the holder has killed the command.
-            ExecOutcome::Closed if started.elapsed() < command.get_timeout() => (KILLED, false),
-            ExecOutcome::Closed => (TIMED_OUT, true),
+            ExecOutcome::Closed if started.elapsed() < command.get_timeout() => {
+                HolderReply::Exited(KILLED)
+            }
+            ExecOutcome::Closed => HolderReply::TimedOut,
         };
-        Ok(pipes.into_output(code, started, timed_out))
+        match reply {
+            HolderReply::Exited(code) => Ok((code, false)),
+            HolderReply::Signaled(signal) => Ok((128 + signal, false)),
+            HolderReply::TimedOut => Ok((TIMED_OUT, true)),
+            _ => Err(no_such_sandbox()),
+        }
     }
 
     fn start_command(&self, command: &Command) -> Result<(OwnedFd, OutputPipes)> {
@@ -229,6 +293,17 @@ impl ConfinedSandbox {
     /// Ends all processes of the sandbox. In-memory files end with them.
     pub(super) fn end(&self) {
         self.process.end();
+    }
+}
+
+/// Adds what a command has used to its output.
+fn with_usage(out: Output, usage: &CommandUsage) -> Output {
+    let cpu_time = Duration::from_micros(usage.cpu_micros);
+    let out = out.with_usage(Usage::new(cpu_time, usage.peak_memory));
+    match usage.exceeded {
+        Some(ExceededLimit::Memory) => out.with_killed_by(KilledBy::Memory),
+        Some(ExceededLimit::Storage) => out.with_killed_by(KilledBy::Storage),
+        None => out,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::local::tier::SandboxTier;
 use crate::output::Output;
 use crate::session_id::SessionId;
 use crate::spec::{SandboxInfo, SandboxSpec};
+use crate::upload::Upload;
 
 pub(crate) struct ConfinedTier {
     factory: SandboxFactory,
@@ -102,6 +103,10 @@ impl SandboxTier for ConfinedTier {
 
     fn files(&self, id: &SessionId) -> Result<SandboxFiles> {
         self.find(id)?.files()
+    }
+
+    fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
+        self.find(id)?.upload(dest, archive)
     }
 
     fn delete(&self, id: &SessionId) -> Result<bool> {

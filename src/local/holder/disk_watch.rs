@@ -1,72 +1,161 @@
 //! The storage limit of files on disk. A child process counts their size.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use std::{fs, io};
 
-use crate::processes::kill_everything;
+use crate::processes::sandbox_processes;
 use crate::sys::isolation::file_system_space;
-use crate::sys::process::{WaitStatus, exit, fork};
+use crate::sys::process::{continue_process, exit, fork, pipe, stop_process};
 
-/// Minimum time between counts. Counting many files takes long.
-const MIN_INTERVAL: Duration = Duration::from_millis(500);
+/// Minimum time between two counts, and maximum time between two counts of few files.
+const MIN_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// Maximum time between counts.
-const MAX_INTERVAL: Duration = Duration::from_secs(10);
+/// A fall of the free space that is never a reason to count.
+const NOISE: u64 = 16 << 20;
 
 pub(crate) struct DiskWatch {
     limit: u64,
-    /// Free bytes of the file system at the last count. The files cannot have grown by more than the
-    /// difference to the present value.
-    free: u64,
+    /// The size that the files may have: the limit, or what they had when processes were killed. So
+    /// files can be removed from a sandbox that has exceeded the limit.
+    allowed: u64,
+    /// The size at the last count.
+    used: u64,
+    /// Most free bytes of the file system since the last count. The files cannot have grown by more
+    /// than the difference to the present value.
+    most_free: u64,
     counted: Instant,
-    /// The process that counts the files.
-    counter: Option<u32>,
+    /// Duration of the last count.
+    cost: Duration,
+    counter: Option<Counter>,
+    /// A count that was asked for while another one ran.
+    again: bool,
+}
+
+/// A running count.
+struct Counter {
+    process: u32,
+    result: File,
+    started: Instant,
+    free_before: u64,
+    /// Processes that were stopped, because the files could exceed the limit before the count ends.
+    stopped: Option<Vec<u32>>,
+}
+
+/// The result of a count.
+pub(crate) struct Counted {
+    /// The limit minus the size of the files.
+    pub(crate) room: u64,
+    /// The files exceed the limit, or a command has killed the counter. All processes must be killed.
+    pub(crate) exceeds: bool,
 }
 
 impl DiskWatch {
     pub(crate) fn new(limit: u64, data: &OwnedFd) -> DiskWatch {
         DiskWatch {
             limit,
-            free: free_space(data),
+            allowed: limit,
+            used: 0,
+            most_free: free_space(data),
             counted: Instant::now(),
+            cost: Duration::ZERO,
             counter: None,
+            again: false,
         }
     }
 
-    /// Starts a count of the files if one is due.
-    pub(crate) fn check(&mut self, data: &OwnedFd, now: Instant) {
+    /// Returns the time until the next check: until the room could be used up.
+    pub(crate) fn pause(&self) -> Duration {
+        const BYTES_PER_MILLI: u64 = 4_000_000;
+        let millis = self.room() / BYTES_PER_MILLI;
+        Duration::from_millis(millis.clamp(10, 250))
+    }
+
+    fn room(&self) -> u64 {
+        self.allowed.saturating_sub(self.used)
+    }
+
+    /// Starts a count if the free space has fallen by half of the room, or after some time. If a count
+    /// takes too long for that, stops all processes until it ends, except those to keep.
+    pub(crate) fn check(&mut self, data: &OwnedFd, keep: &[u32]) {
         let free = free_space(data);
-        let due = now >= self.counted + MAX_INTERVAL || self.free.saturating_sub(free) > self.limit;
-        if self.counter.is_some() || !due || now < self.counted + MIN_INTERVAL {
+        self.most_free = self.most_free.max(free);
+        let room = self.room();
+        if let Some(counter) = &mut self.counter {
+            let written = counter.free_before.saturating_sub(free);
+            if counter.stopped.is_none() && written > room.max(NOISE) {
+                let mut pids = sandbox_processes();
+                pids.retain(|pid| *pid != counter.process && !keep.contains(pid));
+                pids.iter().copied().for_each(stop_process);
+                counter.stopped = Some(pids);
+            }
             return;
         }
-        match fork() {
-            Ok(None) => {
-                let fits = files_fit(&["workspace", "tmp"], self.limit);
-                exit(if fits { 0 } else { 1 });
-            }
-            Ok(counter) => {
-                self.counter = counter;
-                self.free = free;
-                self.counted = now;
-            }
-            // The process limit is reached. The next check tries again.
-            Err(_) => {}
+        let since = self.counted.elapsed();
+        let fallen = self.most_free.saturating_sub(free);
+        let pause = if fallen > (room / 2).max(NOISE) {
+            MIN_PAUSE.max(self.cost * 2)
+        } else {
+            MAX_PAUSE.max(self.cost * 20)
+        };
+        if since >= pause {
+            self.count(data);
         }
     }
 
-    /// Handles the end of a child. If it was the counter and the files exceed the limit, or a
-    /// command has killed it, all processes are killed.
-    pub(crate) fn child_ended(&mut self, pid: u32, status: WaitStatus) {
-        if self.counter == Some(pid) {
-            self.counter = None;
-            if status != WaitStatus::Exited(0) {
-                kill_everything();
-            }
+    /// Starts a count. If one runs already, another one follows.
+    pub(crate) fn count(&mut self, data: &OwnedFd) {
+        self.again = self.counter.is_some();
+        if self.again {
+            return;
         }
+        let free_before = free_space(data);
+        // Fails if the process limit is reached. The next check tries again.
+        if let Ok((process, result)) = start_counter(data) {
+            self.most_free = free_before;
+            self.counter = Some(Counter {
+                process,
+                result,
+                started: Instant::now(),
+                free_before,
+                stopped: None,
+            });
+        }
+    }
+
+    /// Returns the descriptor that is readable when a count has ended.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.counter.as_ref().map(|counter| counter.result.as_fd())
+    }
+
+    /// Takes the result of a count that has ended. Starts the next one if it was asked for.
+    pub(crate) fn take(&mut self, data: &OwnedFd) -> Option<Counted> {
+        let mut counter = self.counter.take()?;
+        let mut bytes = [0; 8];
+        let result = counter.result.read_exact(&mut bytes);
+        self.counted = Instant::now();
+        self.cost = self.counted - counter.started;
+        let size = result.map_or(u64::MAX, |()| u64::from_le_bytes(bytes));
+        if size <= self.allowed {
+            let stopped = counter.stopped.into_iter().flatten();
+            stopped.for_each(continue_process);
+        }
+        if std::mem::take(&mut self.again) {
+            self.count(data);
+        }
+        let exceeds = size > self.allowed;
+        // The size is unknown if the counter was killed.
+        self.used = if size == u64::MAX { self.used } else { size };
+        self.allowed = self.limit.max(self.used);
+        Some(Counted {
+            room: self.limit.saturating_sub(self.used),
+            exceeds,
+        })
     }
 }
 
@@ -74,38 +163,114 @@ fn free_space(data: &OwnedFd) -> u64 {
     file_system_space(data.as_fd()).map_or(u64::MAX, |space| space.free)
 }
 
-/// Returns true if the files below the directories are within the limit, and false if a directory
-/// cannot be read, because it may hide files.
-fn files_fit(dirs: &[&str], limit: u64) -> bool {
-    // Empty files take space too.
-    const MIN_FILE: u64 = 4096;
-    let mut used = 0_u64;
-    let mut dirs: Vec<PathBuf> = dirs.iter().map(PathBuf::from).collect();
-    while let Some(dir) = dirs.pop() {
-        let entries = match read_any_dir(&dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(_) => return false,
-        };
-        for entry in entries.flatten() {
-            // The file may have been removed.
-            let Ok(found) = entry.metadata() else {
-                continue;
-            };
-            used += (found.blocks() * 512).max(MIN_FILE);
-            if found.is_dir() {
+/// Forks a process that counts the files and writes their size to a pipe.
+fn start_counter(data: &OwnedFd) -> io::Result<(u32, File)> {
+    let (reader, writer) = pipe()?;
+    let pids = sandbox_processes();
+    if let Some(process) = fork()? {
+        return Ok((process, reader.into()));
+    }
+    let mut count = FileCount::default();
+    let dirs = ["workspace", "tmp"].map(|dir| count.add_dir(dir.into()));
+    // Uploads. Without namespaces they cannot be read.
+    let _ = count.add_dir(format!("/proc/self/fd/{}/stages", data.as_raw_fd()).into());
+    count.add_unlinked(&pids);
+    // A directory that cannot be read may hide files.
+    let readable = dirs.iter().all(io::Result::is_ok);
+    let size = if readable { count.size } else { u64::MAX };
+    let _ = File::from(writer).write_all(&size.to_le_bytes());
+    exit(0)
+}
+
+/// The size of files, each counted once.
+#[derive(Default)]
+struct FileCount {
+    size: u64,
+    /// Device and inode of the files that have several names, or none.
+    seen: HashSet<(u64, u64)>,
+}
+
+impl FileCount {
+    fn add(&mut self, file: &Metadata) {
+        // Empty files take space too.
+        const MIN_FILE: u64 = 4096;
+        let is_new =
+            file.nlink() == 1 || file.is_dir() || self.seen.insert((file.dev(), file.ino()));
+        if is_new {
+            self.size += (file.blocks() * 512).max(MIN_FILE);
+        }
+    }
+
+    /// Adds everything below a directory.
+    fn add_dir(&mut self, dir: PathBuf) -> io::Result<()> {
+        let mut dirs = vec![dir];
+        while let Some(dir) = dirs.pop() {
+            match read_any_dir(&dir) {
+                Ok(entries) => dirs.extend(self.add_entries(entries)),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the entries of a directory, and returns the directories among them.
+    fn add_entries(&mut self, entries: fs::ReadDir) -> Vec<PathBuf> {
+        let mut dirs = Vec::new();
+        // A file may have been removed.
+        let found = entries
+            .flatten()
+            .filter_map(|e| Some((e.metadata().ok()?, e)));
+        for (metadata, entry) in found {
+            self.add(&metadata);
+            if metadata.is_dir() {
                 dirs.push(entry.path());
             }
         }
-        if used > limit {
-            return false;
-        }
+        dirs
     }
-    true
+
+    /// Adds files without a name that a process has open or mapped.
+    fn add_unlinked(&mut self, pids: &[u32]) {
+        let mut mapped: HashMap<u64, u64> = HashMap::new();
+        for pid in pids {
+            let fds = fs::read_dir(format!("/proc/{pid}/fd"));
+            let files = fds.into_iter().flatten().flatten();
+            let files = files.filter_map(|fd| fs::metadata(fd.path()).ok());
+            let unlinked = files.filter(|file| file.is_file() && file.nlink() == 0);
+            unlinked.for_each(|file| self.add(&file));
+            let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+            for (inode, end) in maps.lines().filter_map(unlinked_mapping) {
+                let largest = mapped.entry(inode).or_default();
+                *largest = (*largest).max(end);
+            }
+        }
+        let open: HashSet<u64> = self.seen.iter().map(|(_, inode)| *inode).collect();
+        let mapped = mapped.into_iter();
+        let closed = mapped.filter(|(inode, _)| !open.contains(inode));
+        self.size += closed.map(|(_, end)| end).sum::<u64>();
+    }
+}
+
+/// Parses a line of `/proc/PID/maps`. Returns the inode of a file without a name, and the position in it
+/// where the mapping ends.
+fn unlinked_mapping(line: &str) -> Option<(u64, u64)> {
+    let mapping = line.strip_suffix(" (deleted)")?;
+    let mut fields = mapping.split_whitespace();
+    let (from, to) = fields.next()?.split_once('-')?;
+    let hexadecimal = |text| u64::from_str_radix(text, 16).ok();
+    let size = hexadecimal(to)?.checked_sub(hexadecimal(from)?)?;
+    let offset = hexadecimal(fields.nth(1)?)?;
+    let inode = fields.nth(1)?.parse().ok()?;
+    // Shared memory without a file, which the memory limit covers.
+    let path = fields.next().unwrap_or_default();
+    let in_memory =
+        path.starts_with("/dev/") || path.starts_with("/SYSV") || path.starts_with("/memfd:");
+    (!in_memory).then_some((inode, offset.checked_add(size)?))
 }
 
 /// Reads a directory, after restoring its owner's permissions if necessary.
-fn read_any_dir(dir: &PathBuf) -> io::Result<fs::ReadDir> {
+fn read_any_dir(dir: &Path) -> io::Result<fs::ReadDir> {
     fs::read_dir(dir).or_else(|_| {
         let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o700));
         fs::read_dir(dir)

@@ -12,8 +12,8 @@
 //! - `guardian`: kills the remaining processes of a sandbox without namespaces.
 //! - `serve`: the event loop. `running_command`: a command until its end.
 //! - `supervisor`: one process per command that shares the memory of the holder.
-//! - `processes`, `memory_use`, `disk_watch`: observe the processes, memory and files of the
-//!   sandbox.
+//! - `processes`, `memory_use`, `sysv`: the sandbox's processes, their memory and System V objects.
+//! - `memory_watch`, `disk_watch`: the limits of memory and storage.
 //! - `sys`: system calls.
 
 mod disk_watch;
@@ -21,6 +21,7 @@ mod encoding;
 mod guardian;
 mod landlock;
 mod memory_use;
+mod memory_watch;
 mod processes;
 #[allow(dead_code, reason = "each side uses its half")]
 mod protocol;
@@ -30,6 +31,7 @@ mod serve;
 mod setup;
 mod supervisor;
 mod sys;
+mod sysv;
 
 use std::os::fd::AsFd;
 

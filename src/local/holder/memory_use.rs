@@ -1,101 +1,192 @@
 //! The memory of the sandbox's processes.
 
-use std::{fs, process};
+use std::collections::HashMap;
+use std::fs;
 
-use crate::processes::sandbox_processes;
-use crate::sys::process::kill_process;
-
-#[derive(Clone, Copy, Default)]
+/// The memory of one process, in bytes.
+#[derive(Debug, Default, PartialEq, Eq)]
 struct ProcessMemory {
+    /// Memory that no other process has: anonymous pages, swap and page tables.
     private: u64,
+    /// The part of shared memory that is present.
     shared: u64,
+    /// All of the address space.
+    reserved: u64,
 }
 
-/// Memory of all processes, in bytes.
+impl ProcessMemory {
+    /// Parses `/proc/PID/status`. Returns `None` for a process without memory: a kernel thread, or one
+    /// that is ending.
+    fn parse(status: &str) -> Option<ProcessMemory> {
+        Some(ProcessMemory {
+            private: field(status, "RssAnon:")?
+                + field(status, "VmSwap:").unwrap_or(0)
+                + field(status, "VmPTE:").unwrap_or(0),
+            shared: field(status, "RssShmem:").unwrap_or(0),
+            reserved: field(status, "VmSize:").unwrap_or(0),
+        })
+    }
+
+    fn read(pid: u32) -> ProcessMemory {
+        let status = |path: String| ProcessMemory::parse(&fs::read_to_string(path).ok()?);
+        let of_leader = status(format!("/proc/{pid}/status"));
+        // If the first thread has exited, its status lacks the memory that the others still use.
+        let of_thread = || {
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+            let mut paths = threads.flatten().map(|thread| thread.path());
+            paths.find_map(|path| status(path.join("status").to_str()?.to_owned()))
+        };
+        of_leader.or_else(of_thread).unwrap_or_default()
+    }
+}
+
+/// Returns a field such as `RssAnon:    1234 kB`, in bytes.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let number: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(number.saturating_mul(1024))
+}
+
+/// Memory of several processes, in bytes.
 #[derive(Default)]
 pub(crate) struct MemoryUse {
     private: u64,
+    /// Shared memory that is not in files.
     shared: u64,
-    /// Size and process id, the largest process last. Without this process.
+    /// Size and process id, the largest process last.
     by_process: Vec<(u64, u32)>,
 }
 
 impl MemoryUse {
-    /// Measures the memory quickly: shared memory counts once for each process that maps it.
-    pub(crate) fn estimate() -> MemoryUse {
-        MemoryUse::sum(estimate)
+    /// Measures the memory quickly. Shared memory counts once for each process that maps it.
+    pub(crate) fn estimate(pids: &[u32]) -> MemoryUse {
+        let mut sum = MemoryUse::default();
+        for pid in pids {
+            let memory = ProcessMemory::read(*pid);
+            sum.shared += memory.shared;
+            sum.add(*pid, memory.private, memory.shared);
+        }
+        sum.sort()
     }
 
-    /// Measures the memory exactly, where the kernel allows it: shared memory counts in proportion.
-    pub(crate) fn measure() -> MemoryUse {
-        MemoryUse::sum(|pid| {
-            let exact = read_memory(pid, "smaps_rollup", "Pss_Anon:", "Pss_Shmem:");
-            exact.unwrap_or_else(|| estimate(pid))
+    /// Measures the memory with each shared object once, and without files in memory. With `hidden`, an
+    /// object counts with the size that was ever mapped: a program can unmap pages that the object keeps.
+    pub(crate) fn measure(pids: &[u32], objects: &mut SharedObjects, hidden: bool) -> MemoryUse {
+        let mut sum = MemoryUse::default();
+        let mut mapped: HashMap<u64, u64> = HashMap::new();
+        for pid in pids {
+            let memory = ProcessMemory::read(*pid);
+            let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps")) else {
+                // A process can forbid this.
+                let shared = [memory.shared, memory.reserved][usize::from(hidden)];
+                sum.shared += shared;
+                sum.add(*pid, memory.private, shared);
+                continue;
+            };
+            let own = objects.add_process(&text, &mut mapped, hidden);
+            sum.add(*pid, memory.private, own);
+        }
+        objects.0.retain(|object, _| mapped.contains_key(object));
+        for (object, present) in mapped {
+            let largest = objects.0.get(&object).filter(|_| hidden);
+            sum.shared += largest.map_or(present, |largest| present.max(*largest));
+        }
+        sum.sort()
+    }
+
+    fn add(&mut self, pid: u32, private: u64, shared: u64) {
+        self.private += private;
+        self.by_process.push((private + shared, pid));
+    }
+
+    fn sort(mut self) -> MemoryUse {
+        self.by_process.sort_unstable();
+        self
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.private + self.shared
+    }
+
+    pub(crate) fn shared(&self) -> u64 {
+        self.shared
+    }
+
+    /// Returns the largest processes, whose end frees this much, and whether that suffices.
+    pub(crate) fn largest(mut self, excess: u64) -> (Vec<u32>, bool) {
+        let mut chosen = Vec::new();
+        let mut freed = 0;
+        while freed < excess {
+            let Some((size, pid)) = self.by_process.pop() else {
+                return (chosen, false);
+            };
+            chosen.push(pid);
+            freed += size;
+        }
+        (chosen, true)
+    }
+}
+
+/// The largest size that was mapped of each shared object, by inode.
+#[derive(Default)]
+pub(crate) struct SharedObjects(HashMap<u64, u64>);
+
+impl SharedObjects {
+    /// Adds what is present of each object that a process maps. Returns the size of all of them.
+    fn add_process(&mut self, smaps: &str, present: &mut HashMap<u64, u64>, hidden: bool) -> u64 {
+        let sizes = shared_mappings(smaps).into_iter().map(|mapping| {
+            let largest = self.0.entry(mapping.object).or_default();
+            *largest = (*largest).max(mapping.end);
+            *present.entry(mapping.object).or_default() += mapping.present;
+            if hidden { *largest } else { mapping.present }
+        });
+        sizes.sum()
+    }
+}
+
+/// A mapping of shared memory that is in no file.
+#[derive(Debug, PartialEq, Eq)]
+struct SharedMapping {
+    /// Inode of the object.
+    object: u64,
+    /// Position in the object where the mapping ends.
+    end: u64,
+    /// The part that is present in this process, divided by the number of processes that have it.
+    present: u64,
+}
+
+/// Parses `/proc/PID/smaps`.
+fn shared_mappings(text: &str) -> Vec<SharedMapping> {
+    let mut found: Vec<SharedMapping> = Vec::new();
+    let mut is_shared = false;
+    for line in text.lines() {
+        // Lines of a mapping begin with an address, lines about it with a capital letter.
+        if !line.starts_with(|c: char| c.is_ascii_uppercase()) {
+            let mapping = SharedMapping::parse(line);
+            is_shared = mapping.is_some();
+            found.extend(mapping);
+        } else if let (true, Some(size), Some(last)) =
+            (is_shared, field(line, "Pss:"), found.last_mut())
+        {
+            last.present = size;
+        }
+    }
+    found
+}
+
+impl SharedMapping {
+    /// Parses a line such as `7f00-7f01 rw-s 00000000 00:01 1024  /dev/zero (deleted)`.
+    fn parse(line: &str) -> Option<SharedMapping> {
+        let line = line.strip_suffix(" /dev/zero (deleted)")?;
+        let mut fields = line.split_whitespace();
+        let (from, to) = fields.next()?.split_once('-')?;
+        let hexadecimal = |text| u64::from_str_radix(text, 16).ok();
+        let size = hexadecimal(to)?.checked_sub(hexadecimal(from)?)?;
+        let offset = hexadecimal(fields.nth(1)?)?;
+        Some(SharedMapping {
+            object: fields.nth(1)?.parse().ok()?,
+            end: offset.checked_add(size)?,
+            present: 0,
         })
     }
-
-    fn sum(memory_of: impl Fn(u32) -> ProcessMemory) -> MemoryUse {
-        let mut sum = MemoryUse::default();
-        for pid in sandbox_processes() {
-            let memory = memory_of(pid);
-            sum.private += memory.private;
-            sum.shared += memory.shared;
-            if pid != process::id() {
-                sum.by_process.push((memory.private + memory.shared, pid));
-            }
-        }
-        sum.by_process.sort_unstable();
-        sum
-    }
-
-    /// Returns the total with the size of in-memory files, which may be the memory that processes
-    /// share.
-    pub(crate) fn total(&self, files: u64) -> u64 {
-        self.private + self.shared.max(files)
-    }
-
-    /// Kills the largest processes until the rest is within the limit.
-    pub(crate) fn shrink(mut self, files: u64, limit: u64) {
-        while self.total(files) > limit {
-            let Some((size, pid)) = self.by_process.pop() else {
-                return;
-            };
-            kill_process(pid);
-            self.private = self.private.saturating_sub(size);
-        }
-    }
-}
-
-fn estimate(pid: u32) -> ProcessMemory {
-    read_memory(pid, "status", "RssAnon:", "RssShmem:").unwrap_or_default()
-}
-
-/// Reads the memory of a process from a file in `/proc`. Returns `None` if it cannot be inspected.
-fn read_memory(pid: u32, file: &str, private: &str, shared: &str) -> Option<ProcessMemory> {
-    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
-    Some(ProcessMemory {
-        private: field(&text, private),
-        shared: field(&text, shared),
-    })
-}
-
-/// Returns a field such as `RssAnon:    1234 kB`, in bytes.
-fn field(text: &str, name: &str) -> u64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let number = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    number.unwrap_or(0).saturating_mul(1024)
-}
-
-/// Returns the size of System V shared memory, in bytes. It exists without a process that maps it.
-pub(crate) fn sysv_segments() -> u64 {
-    let text = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
-    let mut lines = text.lines();
-    let names = lines.next().unwrap_or_default();
-    let Some(column) = names.split_whitespace().position(|name| name == "rss") else {
-        return 0;
-    };
-    let resident = lines.filter_map(|line| line.split_whitespace().nth(column));
-    resident
-        .filter_map(|number| number.parse::<u64>().ok())
-        .sum()
 }

@@ -65,9 +65,12 @@ pub(crate) fn descendants(of: u32) -> io::Result<Vec<u32>> {
     Ok(found)
 }
 
-/// Returns all processes of the sandbox, including this one.
+/// Returns all processes of the sandbox, except this one.
 pub(crate) fn sandbox_processes() -> Vec<u32> {
-    let mut found = descendants(process::id()).unwrap_or_default();
-    found.push(process::id());
-    found
+    if !is_namespace_init() {
+        return descendants(process::id()).unwrap_or_default();
+    }
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| *pid != process::id()).collect()
 }

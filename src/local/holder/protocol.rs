@@ -146,6 +146,8 @@ pub(crate) enum HolderRequest {
     Root,
     /// Restarts the TTL, with a new length in milliseconds if there is one.
     Touch(Option<u64>),
+    /// Counts the files, if their size is watched.
+    StorageRoom,
 }
 
 /// The descriptors that are sent with [`HolderRequest::Exec`].
@@ -196,6 +198,25 @@ pub(crate) enum HolderReply {
     TimedOut,
     /// The command could not be started: the failed stage and the errno.
     NotStarted(StartStage, i32),
+    /// The storage limit minus the size of all files, in bytes.
+    StorageRoom(u64),
+}
+
+/// A limit whose excess has killed a process.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub(crate) enum ExceededLimit {
+    Memory,
+    Storage,
+}
+
+/// What the processes of a command have used.
+#[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]
+pub(crate) struct CommandUsage {
+    pub(crate) cpu_micros: u64,
+    /// Of the largest process.
+    pub(crate) peak_memory: u64,
+    /// The last limit that has killed a process of the command.
+    pub(crate) exceeded: Option<ExceededLimit>,
 }
 
 /// A stage of starting a command.
@@ -282,6 +303,7 @@ encode_enum!(HolderRequest {
     0 => Exec(millis, payload),
     1 => Root,
     2 => Touch(millis),
+    3 => StorageRoom,
 });
 
 encode_struct!(Payload {
@@ -291,33 +313,64 @@ encode_struct!(Payload {
     path,
 });
 
+/// Length of an encoded reply.
+const REPLY: usize = 32;
+
 impl HolderReply {
-    pub(crate) fn encode(self) -> [u8; 8] {
-        let (tag, value): (u32, i32) = match self {
+    /// Encodes the reply without allocating.
+    pub(crate) fn encode(self, usage: &CommandUsage) -> [u8; REPLY] {
+        let number = |value: i32| u64::from(value as u32);
+        let (tag, value): (u32, u64) = match self {
             HolderReply::Done => (0, 0),
-            HolderReply::Exited(code) => (1, code),
-            HolderReply::Signaled(signal) => (2, signal),
+            HolderReply::Exited(code) => (1, number(code)),
+            HolderReply::Signaled(signal) => (2, number(signal)),
             HolderReply::TimedOut => (3, 0),
-            HolderReply::NotStarted(stage, errno) => (4 + stage as u32, errno),
+            HolderReply::NotStarted(stage, errno) => (4 + stage as u32, number(errno)),
+            HolderReply::StorageRoom(size) => (8, size),
         };
-        let [a, b, c, d] = tag.to_le_bytes();
-        let [e, f, g, h] = value.to_le_bytes();
-        [a, b, c, d, e, f, g, h]
+        let exceeded: u32 = match usage.exceeded {
+            None => 0,
+            Some(ExceededLimit::Memory) => 1,
+            Some(ExceededLimit::Storage) => 2,
+        };
+        let mut bytes = [0; REPLY];
+        bytes[..4].copy_from_slice(&tag.to_le_bytes());
+        bytes[4..8].copy_from_slice(&exceeded.to_le_bytes());
+        bytes[8..16].copy_from_slice(&value.to_le_bytes());
+        bytes[16..24].copy_from_slice(&usage.cpu_micros.to_le_bytes());
+        bytes[24..].copy_from_slice(&usage.peak_memory.to_le_bytes());
+        bytes
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Option<HolderReply> {
-        let (tag, value) = <(u32, i32)>::decode(bytes)?;
-        Some(match tag {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<(HolderReply, CommandUsage)> {
+        let (head, numbers) = bytes.split_at_checked(8)?;
+        let (tag, exceeded) = <(u32, u32)>::decode(head)?;
+        let (value, (cpu_micros, peak_memory)) = <(u64, (u64, u64))>::decode(numbers)?;
+        let number = u32::try_from(value).ok().map(|value| value as i32);
+        let reply = match tag {
             0 => HolderReply::Done,
-            1 => HolderReply::Exited(value),
-            2 => HolderReply::Signaled(value),
+            1 => HolderReply::Exited(number?),
+            2 => HolderReply::Signaled(number?),
             3 => HolderReply::TimedOut,
-            4 => HolderReply::NotStarted(StartStage::Fork, value),
-            5 => HolderReply::NotStarted(StartStage::Workdir, value),
-            6 => HolderReply::NotStarted(StartStage::Lookup, value),
-            7 => HolderReply::NotStarted(StartStage::Exec, value),
+            4 => HolderReply::NotStarted(StartStage::Fork, number?),
+            5 => HolderReply::NotStarted(StartStage::Workdir, number?),
+            6 => HolderReply::NotStarted(StartStage::Lookup, number?),
+            7 => HolderReply::NotStarted(StartStage::Exec, number?),
+            8 => HolderReply::StorageRoom(value),
             _ => return None,
-        })
+        };
+        let exceeded = match exceeded {
+            0 => None,
+            1 => Some(ExceededLimit::Memory),
+            2 => Some(ExceededLimit::Storage),
+            _ => return None,
+        };
+        let usage = CommandUsage {
+            cpu_micros,
+            peak_memory,
+            exceeded,
+        };
+        Some((reply, usage))
     }
 }
 
@@ -389,6 +442,7 @@ mod tests {
             HolderRequest::Root,
             HolderRequest::Touch(None),
             HolderRequest::Touch(Some(3)),
+            HolderRequest::StorageRoom,
         ] {
             assert_eq!(HolderRequest::decode(&request.encode()), Some(request));
         }
@@ -401,8 +455,21 @@ mod tests {
             HolderReply::NotStarted(StartStage::Workdir, 2),
             HolderReply::NotStarted(StartStage::Lookup, 2),
             HolderReply::NotStarted(StartStage::Exec, 13),
+            HolderReply::StorageRoom(u64::MAX),
         ] {
-            assert_eq!(HolderReply::decode(&reply.encode()), Some(reply));
+            for exceeded in [
+                None,
+                Some(ExceededLimit::Memory),
+                Some(ExceededLimit::Storage),
+            ] {
+                let usage = CommandUsage {
+                    cpu_micros: 5,
+                    peak_memory: 1 << 40,
+                    exceeded,
+                };
+                let decoded = HolderReply::decode(&reply.encode(&usage));
+                assert_eq!(decoded, Some((reply, usage)));
+            }
         }
     }
 

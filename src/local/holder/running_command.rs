@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::processes::{descendants, kill_everything};
-use crate::protocol::HolderReply;
+use crate::protocol::{CommandUsage, ExceededLimit, HolderReply};
 use crate::supervisor::Supervisor;
 use crate::sys::c::SIGKILL;
 use crate::sys::messages;
@@ -70,6 +70,14 @@ impl RunningCommand {
         }
     }
 
+    /// Marks the command if one of the processes is its own. Without `/proc` this is unknown.
+    pub(crate) fn processes_killed(&self, killed: &[u32], limit: ExceededLimit) {
+        let own = descendants(self.supervisor.pid);
+        if own.map_or(true, |own| killed.iter().any(|pid| own.contains(pid))) {
+            self.supervisor.set_exceeded(limit);
+        }
+    }
+
     /// Handles the end of the supervisor.
     pub(crate) fn supervisor_ended(self, status: WaitStatus) {
         if status == WaitStatus::Exited(0) {
@@ -83,7 +91,11 @@ impl RunningCommand {
             HolderReply::Signaled(SIGKILL)
         };
         if let Some(connection) = self.connection {
-            let _ = messages::send(connection.as_fd(), &reply.encode(), &[]);
+            let usage = CommandUsage {
+                exceeded: self.supervisor.exceeded(),
+                ..CommandUsage::default()
+            };
+            let _ = messages::send(connection.as_fd(), &reply.encode(&usage), &[]);
         }
     }
 }

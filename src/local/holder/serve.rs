@@ -7,15 +7,18 @@ use std::time::{Duration, Instant};
 
 use crate::disk_watch::DiskWatch;
 use crate::encoding::Encoding;
-use crate::memory_use::{MemoryUse, sysv_segments};
-use crate::protocol::{ExecFds, HolderReply, HolderRequest, MAX_MESSAGE, Payload, StartStage};
+use crate::memory_watch::MemoryWatch;
+use crate::processes::kill_everything;
+use crate::protocol::{
+    CommandUsage, ExceededLimit, ExecFds, HolderReply, HolderRequest, MAX_MESSAGE, Payload,
+    StartStage,
+};
 use crate::running_command::RunningCommand;
 use crate::setup::PreparedSandbox;
 use crate::supervisor::{self, Supervisor};
-use crate::sys::isolation::file_system_space;
 use crate::sys::messages;
 use crate::sys::process::{
-    Child, IDLE_WAIT, WaitStatus, accept, clear_signals, take_child, wait_readable,
+    Child, IDLE_WAIT, WaitStatus, accept, clear_signals, kill_process, take_child, wait_readable,
 };
 
 /// Maximum time between a new connection and its request.
@@ -29,6 +32,8 @@ enum EventSource {
     Host,
     Control,
     Listener,
+    /// The files on disk have been counted.
+    FilesCounted,
     /// Index of a pending connection.
     Pending(usize),
     /// Index of a running command.
@@ -48,7 +53,10 @@ struct EventLoop {
     /// Time of the next check of the limits. `None` while this is the only process.
     next_check: Option<Instant>,
     cpus: u64,
+    memory: Option<MemoryWatch>,
     disk: Option<DiskWatch>,
+    /// Connections that wait for a count of the files.
+    count_requests: Vec<OwnedFd>,
 }
 
 /// Serves until the sandbox ends. The kernel or the guardian kills the remaining processes when this
@@ -60,8 +68,10 @@ pub(crate) fn run(control: &OwnedFd, sandbox: PreparedSandbox) {
         .watched_storage
         .map(|limit| DiskWatch::new(limit, &sandbox.data));
     let mut event_loop = EventLoop {
+        memory: sandbox.setup.watched_memory.map(MemoryWatch::new),
         sandbox,
         disk,
+        count_requests: Vec::new(),
         running: Vec::new(),
         pending: Vec::new(),
         next_check: None,
@@ -94,15 +104,13 @@ impl EventLoop {
                     clear_signals(self.sandbox.signals.as_fd());
                     self.take_children();
                 }
+                EventSource::FilesCounted => self.files_counted(),
                 EventSource::Running(_) => {}
             }
         }
         self.pending.retain(|pending| pending.until > now);
         if self.next_check.is_some_and(|at| at <= now) {
-            if let Some(disk) = &mut self.disk {
-                disk.check(&self.sandbox.data, now);
-            }
-            self.check_memory();
+            self.check_limits();
         }
         Ok(true)
     }
@@ -129,6 +137,9 @@ impl EventLoop {
         }
         if let Some(listener) = &sandbox.listener {
             sources.push((EventSource::Listener, listener.as_fd()));
+        }
+        if let Some(fd) = self.disk.as_ref().and_then(DiskWatch::fd) {
+            sources.push((EventSource::FilesCounted, fd));
         }
         for (index, pending) in self.pending.iter().enumerate() {
             sources.push((EventSource::Pending(index), pending.connection.as_fd()));
@@ -201,9 +212,6 @@ impl EventLoop {
     }
 
     fn child_ended(&mut self, pid: u32, status: WaitStatus) {
-        if let Some(disk) = &mut self.disk {
-            disk.child_ended(pid, status);
-        }
         let is_supervisor = |running: &RunningCommand| running.supervisor.pid == pid;
         if let Some(index) = self.running.iter().position(is_supervisor) {
             self.running.swap_remove(index).supervisor_ended(status);
@@ -214,17 +222,13 @@ impl EventLoop {
     fn handle_request(&mut self, connection: OwnedFd, message: &[u8], fds: Vec<OwnedFd>) {
         let reply = |reply: HolderReply, fds: &[BorrowedFd<'_>]| {
             // The send fails if the caller has given up.
-            let _ = messages::send(connection.as_fd(), &reply.encode(), fds);
+            let bytes = reply.encode(&CommandUsage::default());
+            let _ = messages::send(connection.as_fd(), &bytes, fds);
         };
         match HolderRequest::decode(message) {
             Some(HolderRequest::Exec(millis, payload)) => {
                 match self.start(&connection, payload, fds) {
-                    Ok(supervisor) => {
-                        let deadline = Instant::now() + Duration::from_millis(millis);
-                        let command = RunningCommand::new(supervisor, connection, deadline);
-                        self.running.push(command);
-                        self.schedule_first_check();
-                    }
+                    Ok(supervisor) => self.command_started(supervisor, connection, millis),
                     Err(failed) => reply(failed, &[]),
                 }
             }
@@ -235,7 +239,24 @@ impl EventLoop {
                 self.sandbox.expires = Instant::now() + Duration::from_millis(setup.ttl_millis);
                 reply(HolderReply::Done, &[]);
             }
+            Some(HolderRequest::StorageRoom) => match &mut self.disk {
+                Some(disk) => {
+                    disk.count(&self.sandbox.data);
+                    self.count_requests.push(connection);
+                }
+                None => reply(HolderReply::Done, &[]),
+            },
             None => {}
+        }
+    }
+
+    fn command_started(&mut self, supervisor: Supervisor, connection: OwnedFd, millis: u64) {
+        let deadline = Instant::now() + Duration::from_millis(millis);
+        let command = RunningCommand::new(supervisor, connection, deadline);
+        self.running.push(command);
+        self.next_check.get_or_insert_with(Instant::now);
+        if let Some(disk) = &mut self.disk {
+            disk.count(&self.sandbox.data);
         }
     }
 
@@ -255,44 +276,48 @@ impl EventLoop {
         supervisor::start(&payload, rlimits, stdin, &fds, connection.as_fd())
     }
 
-    /// Schedules the first memory check after a command was started.
-    fn schedule_first_check(&mut self) {
-        if let (Some(limit), None) = (self.sandbox.setup.watched_memory, self.next_check) {
-            self.schedule_check(limit);
+    /// Checks the limits that no cgroup enforces, and schedules the next check.
+    fn check_limits(&mut self) {
+        let mut pauses = Vec::new();
+        if let Some(memory) = &mut self.memory {
+            let killed = memory.check(&self.sandbox);
+            pauses.push(memory.pause(self.cpus));
+            self.kill(&killed);
         }
+        if let Some(disk) = &mut self.disk {
+            let supervisors: Vec<u32> = self.running.iter().map(|r| r.supervisor.pid).collect();
+            disk.check(&self.sandbox.data, &supervisors);
+            pauses.push(disk.pause());
+        }
+        self.next_check = pauses.into_iter().min().map(|pause| Instant::now() + pause);
     }
 
-    /// Schedules the next check for when the remaining memory could be used up, if every CPU allocates
-    /// memory as fast as it can.
-    fn schedule_check(&mut self, remaining: u64) {
-        const BYTES_PER_CPU_AND_MILLI: u64 = 4_000_000;
-        let millis = remaining / (BYTES_PER_CPU_AND_MILLI * self.cpus);
-        let pause = Duration::from_millis(millis.clamp(10, 250));
-        self.next_check = Some(Instant::now() + pause);
+    /// Kills processes because of the memory limit.
+    fn kill(&self, pids: &[u32]) {
+        // Once they have ended, they no longer have a parent.
+        for running in self.running.iter().filter(|_| !pids.is_empty()) {
+            running.processes_killed(pids, ExceededLimit::Memory);
+        }
+        pids.iter().copied().for_each(kill_process);
     }
 
-    /// Kills the largest processes if the memory exceeds the limit.
-    fn check_memory(&mut self) {
-        let Some(limit) = self.sandbox.setup.watched_memory else {
+    /// Takes a count of the files, and kills all processes if they exceed the limit.
+    fn files_counted(&mut self) {
+        let disk = self.disk.as_mut();
+        let Some(counted) = disk.and_then(|disk| disk.take(&self.sandbox.data)) else {
             return;
         };
-        let in_files = if self.sandbox.setup.on_disk {
-            0
-        } else {
-            file_system_space(self.sandbox.data.as_fd()).map_or(0, |space| space.used)
-        };
-        // Without an IPC namespace, the filter denies System V shared memory.
-        let segments = if self.sandbox.setup.own_namespaces {
-            sysv_segments()
-        } else {
-            0
-        };
-        let files = in_files + segments;
-        let remaining = limit.saturating_sub(MemoryUse::estimate().total(files));
-        if remaining == 0 {
-            MemoryUse::measure().shrink(files, limit);
+        if counted.exceeds {
+            for running in &self.running {
+                running.supervisor.set_exceeded(ExceededLimit::Storage);
+            }
+            kill_everything();
         }
-        self.schedule_check(remaining);
+        let reply = HolderReply::StorageRoom(counted.room).encode(&CommandUsage::default());
+        for connection in self.count_requests.drain(..) {
+            // The send fails if the caller has given up.
+            let _ = messages::send(connection.as_fd(), &reply, &[]);
+        }
     }
 }
 

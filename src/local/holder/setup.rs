@@ -2,13 +2,15 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::encoding::Encoding;
 use crate::guardian::fork_guardian;
 use crate::landlock::restrict;
-use crate::protocol::{Features, MAX_MESSAGE, SANDBOX_ID, Setup, SetupFds, StartReport, in_step};
+use crate::protocol::{
+    Features, LandlockRule, MAX_MESSAGE, SANDBOX_ID, Setup, SetupFds, StartReport, in_step,
+};
 use crate::root::{create_files, create_root};
 use crate::sys::isolation::{self, MS_PRIVATE, MS_REC};
 use crate::sys::{messages, process};
@@ -52,7 +54,7 @@ pub(crate) fn enter(control: &OwnedFd) -> Result<PreparedSandbox, StartReport> {
     let expires = Instant::now() + Duration::from_millis(setup.ttl_millis);
     let (data, proc_mounted) = prepare(&setup, ids)?;
     let null = in_step("open /dev/null", File::open("/dev/null"))?;
-    let landlock = drop_privileges(&setup)?;
+    let landlock = drop_privileges(&setup, &data)?;
     let ready = StartReport::Ready(Features {
         proc_mounted,
         landlock,
@@ -140,14 +142,22 @@ fn map_ids((user, group): (u32, u32)) -> Result<(), StartReport> {
 }
 
 /// Drops the privileges that commands must not have. Returns the version of Landlock in force.
-fn drop_privileges(setup: &Setup) -> Result<u32, StartReport> {
+fn drop_privileges(setup: &Setup, data: &OwnedFd) -> Result<u32, StartReport> {
     isolation::new_keyring();
     if !setup.cpus.is_empty() {
         in_step("set the CPU affinity", isolation::use_cpus(&setup.cpus))?;
     }
     in_step("drop the capabilities", isolation::drop_capabilities())?;
     in_step("set no_new_privs", isolation::no_new_privileges())?;
-    let restricted = restrict(&setup.rules, setup.min_landlock);
+    let mut rules = setup.rules.clone();
+    if setup.own_namespaces && setup.on_disk {
+        // For the count of the files. Commands do not have the descriptor.
+        rules.push(LandlockRule {
+            path: format!("/proc/self/fd/{}/stages", data.as_raw_fd()),
+            write: false,
+        });
+    }
+    let restricted = restrict(&rules, setup.min_landlock);
     let landlock = in_step("restrict by Landlock", restricted)?;
     in_step("hide from debuggers", isolation::hide())?;
     let filtered = isolation::filter_calls(&setup.filter);

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::{NonNull, null};
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 
-use crate::protocol::{ExecFds, HolderReply, Payload, StartStage};
+use crate::protocol::{CommandUsage, ExceededLimit, ExecFds, HolderReply, Payload, StartStage};
 use crate::sys::c::{self, EACCES, ENOENT, ENOTDIR, ETXTBSY, SIGCHLD, SIGKILL, check, number};
 
 /// A running supervisor. It must be dropped only after its process was reaped, because the process
@@ -44,6 +44,8 @@ struct SharedState {
     /// The stage in which the start of the command failed, or 0.
     failed_at: AtomicI32,
     errno: AtomicI32,
+    /// The limit that has killed a process of the command: one of the values below, or 0.
+    exceeded: AtomicI32,
     stack: Vec<u128>,
     command_stack: Vec<u128>,
 }
@@ -58,6 +60,9 @@ const REPLIED: i32 = 1;
 const TIMED_OUT: i32 = 2;
 /// The holder kills the command because the caller has cancelled it.
 const CANCELLED: i32 = 3;
+
+const MEMORY: i32 = 1;
+const STORAGE: i32 = 2;
 
 const FAILED_IN_WORKDIR: i32 = 1;
 const FAILED_IN_EXEC: i32 = 2;
@@ -115,6 +120,32 @@ impl Supervisor {
             .compare_exchange(RUNNING, state, SeqCst, SeqCst);
         changed.is_ok()
     }
+
+    /// Marks the command as one that has exceeded a limit.
+    pub(crate) fn set_exceeded(&self, limit: ExceededLimit) {
+        // SAFETY: the state exists until the drop.
+        let shared = unsafe { self.shared.as_ref() };
+        let value = match limit {
+            ExceededLimit::Memory => MEMORY,
+            ExceededLimit::Storage => STORAGE,
+        };
+        shared.exceeded.store(value, SeqCst);
+    }
+
+    pub(crate) fn exceeded(&self) -> Option<ExceededLimit> {
+        // SAFETY: the state exists until the drop.
+        unsafe { self.shared.as_ref() }.exceeded()
+    }
+}
+
+impl SharedState {
+    fn exceeded(&self) -> Option<ExceededLimit> {
+        match self.exceeded.load(SeqCst) {
+            MEMORY => Some(ExceededLimit::Memory),
+            STORAGE => Some(ExceededLimit::Storage),
+            _ => None,
+        }
+    }
 }
 
 impl Drop for Supervisor {
@@ -163,6 +194,7 @@ fn prepare(
         state: AtomicI32::new(RUNNING),
         failed_at: AtomicI32::new(0),
         errno: AtomicI32::new(0),
+        exceeded: AtomicI32::new(0),
         stack: Vec::with_capacity(STACK),
         command_stack: Vec::with_capacity(STACK),
     })
@@ -194,14 +226,16 @@ extern "C" fn supervise(shared: *mut c_void) -> c_int {
         c::clone(become_command, top, flags, argument)
     };
     let errno = shared.errno.load(SeqCst);
+    let mut usage = CommandUsage::default();
     let reply = match shared.failed_at.load(SeqCst) {
         // EAGAIN: the process limit is reached, or memory is short.
         _ if main < 0 => HolderReply::NotStarted(StartStage::Fork, EAGAIN),
         FAILED_IN_WORKDIR => HolderReply::NotStarted(StartStage::Workdir, errno),
         FAILED_IN_EXEC => HolderReply::NotStarted(StartStage::Exec, errno),
-        _ => wait_for(main, &shared.state),
+        _ => wait_for(main, &shared.state, &mut usage),
     };
-    let bytes = reply.encode();
+    usage.exceeded = shared.exceeded();
+    let bytes = reply.encode(&usage);
     let message = [
         shared.connection as usize,
         bytes.as_ptr() as usize,
@@ -215,13 +249,20 @@ extern "C" fn supervise(shared: *mut c_void) -> c_int {
 }
 
 /// Reaps children until the command has ended, or if the holder kills it, until none is left.
-fn wait_for(main: c_int, state: &AtomicI32) -> HolderReply {
+fn wait_for(main: c_int, state: &AtomicI32, usage: &mut CommandUsage) -> HolderReply {
     let mut reply = HolderReply::Signaled(SIGKILL);
     loop {
         let mut status: c_int = 0;
-        let arguments = [usize::MAX, (&raw mut status) as usize, 0, 0, 0];
-        // SAFETY: status has room for the result.
+        let mut rusage = ResourceUsage::default();
+        let (status_address, rusage_address) =
+            ((&raw mut status) as usize, (&raw mut rusage) as usize);
+        let arguments = [usize::MAX, status_address, 0, rusage_address, 0];
+        // SAFETY: both have room for their result.
         let child = unsafe { raw_syscall(number::WAIT4, arguments) };
+        if child > 0 {
+            usage.cpu_micros += rusage.cpu_micros();
+            usage.peak_memory = usage.peak_memory.max(rusage.peak_memory());
+        }
         if child == main as isize {
             reply = match status & 0x7f {
                 0 => HolderReply::Exited((status >> 8) & 0xff),
@@ -237,6 +278,28 @@ fn wait_for(main: c_int, state: &AtomicI32) -> HolderReply {
                 _ => reply,
             };
         }
+    }
+}
+
+/// `struct rusage` of a 64-bit system.
+#[repr(C)]
+#[derive(Default)]
+struct ResourceUsage {
+    /// Seconds and microseconds.
+    user: [u64; 2],
+    system: [u64; 2],
+    max_rss_kib: u64,
+    rest: [u64; 13],
+}
+
+impl ResourceUsage {
+    fn cpu_micros(&self) -> u64 {
+        let [user, system] = [self.user, self.system].map(|[s, micros]| s * 1_000_000 + micros);
+        user + system
+    }
+
+    fn peak_memory(&self) -> u64 {
+        self.max_rss_kib * 1024
     }
 }
 

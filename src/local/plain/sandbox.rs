@@ -78,6 +78,7 @@ impl PlainSandbox {
             stages: open(self.dir.join("stages"))?.into(),
             root_path: Some(self.root_path()),
             user: None,
+            room: None,
         })
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use noxrunner::{
-    Client, Command, Enforced, ErrorKind, Isolation, LocalBackend, Sandbox, SandboxSpec,
+    Client, Command, Enforced, ErrorKind, Isolation, KilledBy, LocalBackend, Sandbox, SandboxSpec,
 };
 
 use super::{client, shell};
@@ -51,6 +51,7 @@ pub(super) fn assert_storage_is_limited(sandbox: &Sandbox) {
     let command = Command::shell(line).timeout(Duration::from_secs(60));
     let out = sandbox.exec(command).unwrap();
     assert_eq!((out.exit_code(), out.timed_out()), (137, false));
+    assert_eq!(out.killed_by(), Some(KilledBy::Storage));
 }
 
 /// Asserts that the sandbox works again without its large files. Until they are gone, any command may be
@@ -66,9 +67,10 @@ fn memory_is_limited_per_process_and_in_total() {
     let spec = SandboxSpec::new().memory("256Mi");
     let sandbox = client.create("memory", spec).unwrap();
     sandbox.write("kept", "x").unwrap();
-    let alone = "try: a = bytearray(400 << 20)\nexcept MemoryError: print('refused')";
+    let alone = "a = bytearray(400 << 20); print('taken')";
     let out = sandbox.exec(["python3", "-c", alone]).unwrap();
-    assert_eq!(out.stdout(), "refused\n");
+    assert_eq!((out.exit_code(), &*out.stdout()), (137, ""));
+    assert_eq!(out.killed_by(), Some(KilledBy::Memory));
     assert_memory_is_limited(&sandbox);
     assert_eq!(sandbox.read("kept").unwrap(), b"x");
 }
@@ -124,6 +126,54 @@ fn check_storage_on_disk(state: &Path, persistent: bool) {
     assert!(sandbox.delete().unwrap());
     let part = state.join(if persistent { "persistent" } else { "disks" });
     assert_eq!(fs::read_dir(part).unwrap().count(), 0);
+}
+
+#[test]
+fn files_on_disk_count_whoever_writes_them() {
+    let state = tempfile::tempdir().unwrap();
+    let backend = LocalBackend::builder().state_dir(state.path());
+    let client = Client::with_backend(backend.build().unwrap());
+    let spec = SandboxSpec::new().memory("64Mi").storage("100Mi");
+    let sandbox = client.create("disk", spec).unwrap();
+    // Files without a name. The pauses make the outcome independent of the speed of the disk.
+    let script = r"
+import os, time
+total = 0
+while total < 1000:
+    if total % 20 == 0:  # and the previous one stays open
+        file = os.open('/workspace/file', os.O_CREAT | os.O_RDWR)
+        os.unlink('/workspace/file')
+    os.write(file, b'x' * (4 << 20))
+    total += 4
+    print(total, flush=True)
+    time.sleep(0.01)
+";
+    let unnamed = Command::from(["python3", "-c", script]).timeout(Duration::from_secs(180));
+    let out = sandbox.exec(unnamed).unwrap();
+    let written = out.stdout().lines().last().and_then(|mib| mib.parse().ok());
+    assert!(written.is_some_and(|mib: u64| mib <= 150), "{out:?}");
+    assert_eq!(out.killed_by(), Some(KilledBy::Storage), "{out:?}");
+    // Uploads at the same time.
+    let uploads = std::thread::scope(|scope| {
+        let upload = |n| sandbox.write(format!("upload-{n}"), vec![n; 40 << 20]);
+        let threads: Vec<_> = (0..4).map(|n| scope.spawn(move || upload(n))).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect::<Vec<_>>()
+    });
+    let failed: Vec<_> = uploads.into_iter().filter_map(Result::err).collect();
+    assert_eq!(failed.len(), 2, "{failed:?}");
+    for error in failed {
+        assert_eq!(error.kind(), ErrorKind::Io, "{error:#}");
+        assert!(
+            format!("{error:#}").contains("no storage space"),
+            "{error:#}"
+        );
+    }
+    // A sandbox that is full can be cleaned up.
+    assert_eq!(shell(&sandbox, "rm upload-*; ls"), "");
+    sandbox.write("more", vec![0; 80 << 20]).unwrap();
 }
 
 #[test]

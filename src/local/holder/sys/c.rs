@@ -14,6 +14,7 @@ pub(crate) const EOPNOTSUPP: i32 = 95;
 pub(crate) const SIGKILL: c_int = 9;
 pub(crate) const SIGTERM: c_int = 15;
 pub(crate) const SIGCHLD: c_int = 17;
+pub(crate) const SIGCONT: c_int = 18;
 pub(crate) const SIGSTOP: c_int = 19;
 
 /// Converts the result of a call that returns -1 and sets `errno` on failure.
@@ -108,6 +109,7 @@ unsafe extern "C" {
         ...
     ) -> c_int;
     pub(crate) fn fork() -> c_int;
+    pub(crate) fn pipe2(fds: *mut c_int, flags: c_int) -> c_int;
     pub(crate) fn _exit(code: c_int) -> !;
     pub(crate) fn waitpid(pid: c_int, status: *mut c_int, options: c_int) -> c_int;
     pub(crate) fn kill(pid: c_int, signal: c_int) -> c_int;
@@ -141,6 +143,9 @@ unsafe extern "C" {
     pub(crate) fn signalfd(fd: c_int, set: *const SigSet, flags: c_int) -> c_int;
     pub(crate) fn signal(signal: c_int, handler: usize) -> usize;
     pub(crate) fn fstatfs(fd: c_int, answer: *mut StatFs) -> c_int;
+    pub(crate) fn shmctl(id: c_int, command: c_int, buffer: *mut c_void) -> c_int;
+    pub(crate) fn msgctl(id: c_int, command: c_int, buffer: *mut c_void) -> c_int;
+    pub(crate) fn semctl(id: c_int, number: c_int, command: c_int, ...) -> c_int;
     pub(crate) fn geteuid() -> c_uint;
     pub(crate) fn getegid() -> c_uint;
 }

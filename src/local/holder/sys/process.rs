@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::null_mut;
 use std::time::Duration;
 
-use super::c::{self, SIGCHLD, SIGKILL, SIGSTOP, SIGTERM};
+use super::c::{self, SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, SIGTERM};
 use super::c::{check, check_long, new_fd, number, set_process_option};
 
 /// Timeout of a wait with nothing else to do.
@@ -130,9 +130,13 @@ pub(crate) fn kill_process(pid: u32) {
     signal(pid, SIGKILL);
 }
 
-/// Stops a process until it is killed.
+/// Stops a process until it is killed or continued.
 pub(crate) fn stop_process(pid: u32) {
     signal(pid, SIGSTOP);
+}
+
+pub(crate) fn continue_process(pid: u32) {
+    signal(pid, SIGCONT);
 }
 
 /// Sends a signal to a single process. For kill(2), 0 means the own process group, and 1 is the init
@@ -167,6 +171,16 @@ pub(crate) fn close_from(first: u32) {
 pub(crate) fn exit(code: i32) -> ! {
     // SAFETY: the call does not return.
     unsafe { c::_exit(code) }
+}
+
+/// Creates a pipe: its reading and its writing end.
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    const O_CLOEXEC: c_int = 0o2_000_000;
+    let mut fds = [-1; 2];
+    // SAFETY: the array has room for both descriptors.
+    check(unsafe { c::pipe2(fds.as_mut_ptr(), O_CLOEXEC) })?;
+    let [reader, writer] = fds.map(|fd| c::new_fd(fd.into()));
+    Ok((reader?, writer?))
 }
 
 /// Forks. Returns `None` in the child and its process id in the parent.
@@ -222,4 +236,24 @@ pub(crate) fn change_dir(fd: BorrowedFd<'_>) -> io::Result<()> {
 pub(crate) fn set_umask(mask: u32) {
     // SAFETY: the call never fails, and no memory is involved.
     unsafe { c::umask(mask) };
+}
+
+const IPC_RMID: c_int = 0;
+
+/// Removes System V shared memory. Fails silently if it does not exist.
+pub(crate) fn remove_segment(id: i32) {
+    // SAFETY: the removal takes no buffer.
+    unsafe { c::shmctl(id, IPC_RMID, std::ptr::null_mut()) };
+}
+
+/// Removes a System V message queue. Fails silently if it does not exist.
+pub(crate) fn remove_message_queue(id: i32) {
+    // SAFETY: the removal takes no buffer.
+    unsafe { c::msgctl(id, IPC_RMID, std::ptr::null_mut()) };
+}
+
+/// Removes a set of System V semaphores. Fails silently if it does not exist.
+pub(crate) fn remove_semaphores(id: i32) {
+    // SAFETY: the removal takes no buffer.
+    unsafe { c::semctl(id, 0, IPC_RMID) };
 }
