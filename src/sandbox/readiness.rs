@@ -24,17 +24,6 @@ impl Sandbox {
     /// [`NotReady`](ErrorKind::NotReady) if the timeout passes; the cause is the last failure.
     /// [`Cancelled`](ErrorKind::Cancelled) if `cancel` is triggered. An error that waiting cannot fix,
     /// such as a wrong token, is returned at once.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// use std::time::Duration;
-    ///
-    /// let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// sandbox.wait_until_ready(Duration::from_secs(60), None)?;
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
     #[doc(alias = "wait_for_pod_ready")]
     pub fn wait_until_ready(&self, timeout: Duration, cancel: Option<&Cancel>) -> Result<()> {
         self.context("wait for", || {
