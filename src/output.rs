@@ -148,6 +148,15 @@ impl Output {
 
 /// The output of a command that succeeded, from [`Sandbox::run`](crate::Sandbox::run) or
 /// [`Output::check`]. It dereferences to [`Output`] and, unlike that, may be ignored.
+///
+/// ```
+/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+/// sandbox.run(["mkdir", "out"])?;
+/// let listing = sandbox.run(["ls"])?;
+/// assert_eq!(listing.stdout(), "out\n");
+/// # Ok::<_, noxrunner::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Success(pub(crate) Output);
 

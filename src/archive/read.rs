@@ -33,6 +33,16 @@ pub(crate) struct UnpackLimits {
     pub(crate) ratio: u64,
 }
 
+impl Default for UnpackLimits {
+    fn default() -> UnpackLimits {
+        UnpackLimits {
+            entries: 1_000_000,
+            bytes: 64 << 30,
+            ratio: 200,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct ArchiveEntry {
     pub(crate) name: Vec<u8>,

@@ -36,24 +36,10 @@ use crate::os::{self, FileType};
 /// assert!(sandbox.download_dir_with(".", dir.path().join("out"), &extract).is_err());
 /// # Ok::<_, noxrunner::Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Extract {
     limits: UnpackLimits,
     skip_refused: bool,
-}
-
-impl Default for Extract {
-    fn default() -> Self {
-        let limits = UnpackLimits {
-            entries: 1_000_000,
-            bytes: 64 << 30,
-            ratio: 200,
-        };
-        Extract {
-            limits,
-            skip_refused: false,
-        }
-    }
 }
 
 impl Extract {

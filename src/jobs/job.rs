@@ -182,8 +182,8 @@ impl Job {
 }
 
 pub(super) fn unexpected_output(out: &Output) -> Error {
-    let stdout = out.stdout();
-    let message = format!("unexpected output of a job script: {:?}", one_line(&stdout));
+    let stdout = one_line(&out.stdout());
+    let message = format!("unexpected output of a job script: {stdout:?}");
     Error::new(ErrorKind::Protocol, message)
 }
 

@@ -66,11 +66,8 @@ impl Sandbox {
         if out.success() && out.stdout().trim() == "ready" {
             return Ok(());
         }
-        let (code, stdout) = (out.exit_code(), out.stdout());
-        let message = format!(
-            "the probe exited with {code} and printed {:?}",
-            one_line(&stdout)
-        );
+        let (code, stdout) = (out.exit_code(), one_line(&out.stdout()));
+        let message = format!("the probe exited with {code} and printed {stdout:?}");
         Err(Error::new(ErrorKind::NotReady, message))
     }
 }
