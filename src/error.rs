@@ -148,14 +148,6 @@ impl Error {
     }
 
     /// Returns the output of the command that failed or was cancelled, if there is any.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// let error = sandbox.run(["sh", "-c", "echo why >&2; exit 3"]).unwrap_err();
-    /// assert_eq!(error.output().unwrap().exit_code(), 3);
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
     #[must_use]
     pub fn output(&self) -> Option<&Output> {
         self.0.output.as_ref()
@@ -245,13 +237,7 @@ impl Error {
 
     /// Unwraps an error that [`into_io`](Error::into_io) wrapped, or returns the I/O error.
     pub(crate) fn from_io(error: io::Error) -> Result<Error, io::Error> {
-        if error.get_ref().is_some_and(|inner| inner.is::<Error>()) {
-            let inner = error.into_inner().and_then(|inner| inner.downcast().ok());
-            return inner
-                .map(|inner| *inner)
-                .ok_or_else(|| io::ErrorKind::Other.into());
-        }
-        Err(error)
+        error.downcast()
     }
 
     pub(crate) fn with_status(mut self, status: u16) -> Error {
@@ -331,10 +317,7 @@ impl StdError for Error {
 /// Returns the text of an I/O error for the middle of a sentence, without "(os error 2)".
 pub(crate) fn io_reason(error: &io::Error) -> String {
     let text = error.to_string();
-    let text = match text.rfind(" (os error ") {
-        Some(at) => &text[..at],
-        None => &text,
-    };
+    let text = text.rsplit_once(" (os error ").map_or(&*text, |cut| cut.0);
     let mut chars = text.chars();
     match chars.next() {
         // "No such file" becomes lower case, but not "EOF".

@@ -7,18 +7,10 @@ use crate::error::{Error, Result, one_line};
 
 /// Placeholder for the path of the source file in a [`Language`]'s command.
 pub(crate) const FILE_PLACEHOLDER: &str = "{file}";
+const FILE: Cow<'static, str> = Cow::Borrowed(FILE_PLACEHOLDER);
 
 /// The name of a source file, and the command that runs it. `{file}` in the
 /// command is replaced with the path of the file.
-///
-/// ```
-/// use noxrunner::Language;
-///
-/// let c = Language::new("main.c", ["sh", "-c", "cc -O2 -o /tmp/main \"$0\" && exec /tmp/main", "{file}"])?;
-/// assert_eq!(c.file_name(), "main.c");
-/// assert!(Language::new("main.rb", ["ruby"]).is_err(), "no {{file}} in the command");
-/// # Ok::<_, noxrunner::Error>(())
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Language {
     file_name: Cow<'static, str>,
@@ -27,25 +19,13 @@ pub struct Language {
 
 impl Language {
     /// Runs `python3 main.py`.
-    pub const PYTHON: Language = Language::predefined(
-        "main.py",
-        &[Cow::Borrowed("python3"), Cow::Borrowed(FILE_PLACEHOLDER)],
-    );
+    pub const PYTHON: Language = Language::predefined("main.py", &[Cow::Borrowed("python3"), FILE]);
     /// Runs `node main.js`.
-    pub const NODE: Language = Language::predefined(
-        "main.js",
-        &[Cow::Borrowed("node"), Cow::Borrowed(FILE_PLACEHOLDER)],
-    );
+    pub const NODE: Language = Language::predefined("main.js", &[Cow::Borrowed("node"), FILE]);
     /// Runs `sh main.sh`.
-    pub const SH: Language = Language::predefined(
-        "main.sh",
-        &[Cow::Borrowed("sh"), Cow::Borrowed(FILE_PLACEHOLDER)],
-    );
+    pub const SH: Language = Language::predefined("main.sh", &[Cow::Borrowed("sh"), FILE]);
     /// Runs `bash main.bash`.
-    pub const BASH: Language = Language::predefined(
-        "main.bash",
-        &[Cow::Borrowed("bash"), Cow::Borrowed(FILE_PLACEHOLDER)],
-    );
+    pub const BASH: Language = Language::predefined("main.bash", &[Cow::Borrowed("bash"), FILE]);
 
     const fn predefined(
         file_name: &'static str,
@@ -74,6 +54,7 @@ impl Language {
     ///
     /// let awk = Language::new("main.awk", ["awk", "-f", "{file}"])?;
     /// assert_eq!(sandbox.run_code(awk, "BEGIN { print 6 * 7 }")?.stdout(), "42\n");
+    /// assert!(Language::new("main.rb", ["ruby"]).is_err(), "no {{file}} in the command");
     /// # Ok::<_, noxrunner::Error>(())
     /// ```
     pub fn new<S: Into<String>>(
@@ -132,6 +113,7 @@ mod tests {
                 "{name}"
             );
         }
-        assert!(Language::new("a.rb", ["ruby", "-w", FILE_PLACEHOLDER]).is_ok());
+        let ruby = Language::new("a.rb", ["ruby", "-w", FILE_PLACEHOLDER]).unwrap();
+        assert_eq!(ruby.file_name(), "a.rb");
     }
 }

@@ -11,21 +11,14 @@ const USUAL_STREAM_CAP: RangeInclusive<usize> = 1_000_000..=1024 * 1024;
 /// Maximum length of a stream in the `Debug` output, in bytes.
 const MAX_DEBUG_STREAM: usize = 2000;
 
-/// The result of a command: its exit code and both output streams, as bytes.
+/// The result of a command, from [`Sandbox::exec`](crate::Sandbox::exec): its exit code and both output
+/// streams, as bytes.
 ///
 /// NoxRunner v1 carries text: over HTTP, bytes that are not UTF-8 arrive as U+FFFD. For binary data
 /// let the command write a file and [`read`](crate::Sandbox::read) that.
 ///
 /// Two outputs are equal if everything but the duration is. As JSON an output has the fields of
 /// NoxRunner v1: `exitCode`, `stdout`, `stderr`, `durationMs`, `timedOut` and `truncated`.
-///
-/// ```
-/// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-/// let out = sandbox.exec(["sh", "-c", "echo out; echo err >&2; exit 3"])?;
-/// assert_eq!((out.exit_code(), &*out.stdout(), &*out.stderr()), (3, "out\n", "err\n"));
-/// # Ok::<_, noxrunner::Error>(())
-/// ```
 #[derive(Clone)]
 #[must_use = "the exit code says whether the command succeeded: see `check`"]
 pub struct Output {
@@ -34,22 +27,14 @@ pub struct Output {
     stderr: Vec<u8>,
     duration: Duration,
     /// As the backend reported it, if it did.
-    timed_out: Option<bool>,
-    truncated: Option<bool>,
+    pub(crate) timed_out: Option<bool>,
+    pub(crate) truncated: Option<bool>,
     /// The command and its timeout, if known.
     command: Option<(String, Duration)>,
 }
 
 impl Output {
     /// Creates the result that a [`Backend`](crate::Backend) returns.
-    ///
-    /// ```
-    /// use noxrunner::Output;
-    /// use std::time::Duration;
-    ///
-    /// let out = Output::new(124, "started\n", "", Duration::from_secs(1)).with_timed_out(true);
-    /// assert!(out.timed_out() && !out.success());
-    /// ```
     pub fn new(
         exit_code: i32,
         stdout: impl Into<Vec<u8>>,
@@ -136,12 +121,10 @@ impl Output {
     pub fn timed_out(&self) -> bool {
         self.timed_out.unwrap_or_else(|| {
             let tolerance = Duration::from_millis(500);
-            let reached = |timeout| self.duration.saturating_add(tolerance) >= timeout;
+            let latest = self.duration.saturating_add(tolerance);
+            let command = self.command.as_ref();
             matches!(self.exit_code, 124 | 137 | 143 | -1)
-                && self
-                    .command
-                    .as_ref()
-                    .is_some_and(|(_, timeout)| reached(*timeout))
+                && command.is_some_and(|(_, timeout)| latest >= *timeout)
         })
     }
 
@@ -158,21 +141,8 @@ impl Output {
 
     /// Returns the command for an error message.
     pub(crate) fn command(&self) -> &str {
-        self.command
-            .as_ref()
-            .map_or("the command", |(command, _)| command)
-    }
-
-    /// Returns what `PartialEq` compares: everything but the duration.
-    fn comparable(&self) -> (i32, &[u8], &[u8], bool, bool) {
-        let (timed_out, truncated) = (self.timed_out(), self.truncated());
-        (
-            self.exit_code,
-            &self.stdout,
-            &self.stderr,
-            timed_out,
-            truncated,
-        )
+        let command = self.command.as_ref();
+        command.map_or("the command", |(command, _)| command)
     }
 }
 
@@ -188,18 +158,7 @@ impl Output {
 /// # Ok::<_, noxrunner::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Success(Output);
-
-impl Success {
-    /// Wraps an output whose exit code is 0, or returns it.
-    pub(crate) fn new(out: Output) -> Result<Success, Output> {
-        if out.success() {
-            Ok(Success(out))
-        } else {
-            Err(out)
-        }
-    }
-}
+pub struct Success(pub(crate) Output);
 
 impl Deref for Success {
     type Target = Output;
@@ -217,7 +176,11 @@ impl From<Success> for Output {
 
 impl PartialEq for Output {
     fn eq(&self, other: &Output) -> bool {
-        self.comparable() == other.comparable()
+        self.exit_code == other.exit_code
+            && self.stdout == other.stdout
+            && self.stderr == other.stderr
+            && self.timed_out() == other.timed_out()
+            && self.truncated() == other.truncated()
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Result;
 use crate::os::time;
 use crate::validate::check_duration;
@@ -21,11 +23,11 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(900);
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SandboxSpec {
-    ttl: Option<Duration>,
-    image: Option<String>,
-    cpu: Option<String>,
-    memory: Option<String>,
-    storage: Option<String>,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) image: Option<String>,
+    pub(crate) cpu: Option<String>,
+    pub(crate) memory: Option<String>,
+    pub(crate) storage: Option<String>,
 }
 
 impl SandboxSpec {
@@ -123,20 +125,14 @@ impl SandboxSpec {
 /// A backend's answer to the creation of a sandbox.
 ///
 /// As JSON it is the answer of NoxRunner v1: `podName`, `expiresAt`, and `ignored` if anything was.
-///
-/// ```
-/// use noxrunner::SandboxInfo;
-/// use std::time::{Duration, UNIX_EPOCH};
-///
-/// let info = SandboxInfo::new("pod-1", "1970-01-01T00:01:00Z");
-/// assert_eq!(info.pod_name(), "pod-1");
-/// assert_eq!(info.expires_at_time(), Some(UNIX_EPOCH + Duration::from_secs(60)));
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 #[must_use]
 pub struct SandboxInfo {
     pod_name: String,
     expires_at: String,
+    /// An extension of v1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     ignored: Vec<String>,
 }
 

@@ -24,7 +24,7 @@ pub struct Upload<'a> {
 }
 
 enum UploadSource<'a> {
-    Bytes { all: &'a [u8], rest: &'a [u8] },
+    Bytes(io::Cursor<&'a [u8]>),
     File(&'a File),
     Reader(&'a mut (dyn Read + Send)),
 }
@@ -34,10 +34,7 @@ impl<'a> Upload<'a> {
     #[must_use]
     pub fn from_bytes(bytes: &'a [u8]) -> Upload<'a> {
         Upload {
-            origin: UploadSource::Bytes {
-                all: bytes,
-                rest: bytes,
-            },
+            origin: UploadSource::Bytes(io::Cursor::new(bytes)),
             length: Some(bytes.len() as u64),
         }
     }
@@ -84,7 +81,7 @@ impl<'a> Upload<'a> {
     /// If the file cannot be rewound.
     pub fn rewind(&mut self) -> io::Result<bool> {
         match &mut self.origin {
-            UploadSource::Bytes { all, rest } => *rest = all,
+            UploadSource::Bytes(bytes) => bytes.set_position(0),
             UploadSource::File(file) => drop(file.seek(SeekFrom::Start(0))?),
             UploadSource::Reader(_) => return Ok(false),
         }
@@ -95,7 +92,7 @@ impl<'a> Upload<'a> {
 impl Read for Upload<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match &mut self.origin {
-            UploadSource::Bytes { rest, .. } => rest.read(buf),
+            UploadSource::Bytes(bytes) => bytes.read(buf),
             UploadSource::File(file) => file.read(buf),
             UploadSource::Reader(reader) => reader.read(buf),
         }

@@ -1,7 +1,7 @@
 //! Compressing archives, and keeping them until they are sent.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 use flate2::Compression;
@@ -16,7 +16,7 @@ const MAX_IN_MEMORY: usize = 1024 * 1024;
 
 /// Writes a tar.gz archive.
 pub(crate) struct Encoder {
-    pub(super) tar: tar::Builder<GzEncoder<Spool>>,
+    pub(super) tar: tar::Builder<GzEncoder<Spooled>>,
 }
 
 impl Encoder {
@@ -28,7 +28,7 @@ impl Encoder {
         } else {
             Compression::none()
         };
-        let mut tar = tar::Builder::new(GzEncoder::new(Spool::new(), level));
+        let mut tar = tar::Builder::new(GzEncoder::new(Spooled::default(), level));
         tar.follow_symlinks(false);
         Encoder { tar }
     }
@@ -37,7 +37,6 @@ impl Encoder {
         self.tar
             .into_inner()
             .and_then(GzEncoder::finish)
-            .map(|spool| spool.0)
             .map_err(spool_failed)
     }
 }
@@ -49,28 +48,28 @@ fn is_compressible(sample: &[u8]) -> bool {
     sample.is_empty() || compressed.is_ok_and(|c| c.len() < sample.len() / 100 * 97)
 }
 
-/// A complete archive, in memory or in a deleted temporary file.
+/// An archive in memory, or in a deleted temporary file once it is too large. Writing appends to it.
 pub(crate) enum Spooled {
     Memory(Vec<u8>),
     File(File),
 }
 
+impl Default for Spooled {
+    fn default() -> Spooled {
+        Spooled::Memory(Vec::new())
+    }
+}
+
 impl Spooled {
     /// Reads an archive, or any other bytes.
-    pub(crate) fn from_reader(mut reader: impl Read) -> Result<Spooled> {
-        let mut spool = Spool::new();
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            match reader.read(&mut buffer) {
-                Ok(0) => return Ok(spool.0),
-                Ok(got) => spool.write_all(&buffer[..got]).map_err(spool_failed)?,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    return Err(Error::from_io(e)
-                        .unwrap_or_else(|e| Error::io("cannot read the archive", e)));
-                }
-            }
-        }
+    pub(crate) fn from_reader(reader: impl Read) -> Result<Spooled> {
+        let mut spooled = Spooled::default();
+        let mut reader = BufReader::with_capacity(64 * 1024, reader);
+        // An error of writing is marked as our own.
+        io::copy(&mut reader, &mut spooled).map_err(|e| {
+            Error::from_io(e).unwrap_or_else(|e| Error::io("cannot read the archive", e))
+        })?;
+        Ok(spooled)
     }
 
     pub(crate) fn upload(&self) -> Result<Upload<'_>> {
@@ -105,32 +104,17 @@ fn spool_failed(e: io::Error) -> Error {
     })
 }
 
-/// Writes a [`Spooled`].
-pub(super) struct Spool(Spooled);
-
-impl Spool {
-    fn new() -> Spool {
-        Spool(Spooled::Memory(Vec::new()))
-    }
-}
-
-impl Write for Spool {
+impl Write for Spooled {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Spooled::Memory(buffer) = &mut self.0 {
-            if buffer.len() + bytes.len() <= MAX_IN_MEMORY {
-                buffer.extend_from_slice(bytes);
-                return Ok(bytes.len());
+        // Marked as our own error, so that the caller does not blame what it reads.
+        let failed = |e| spool_failed(e).into_io();
+        match self {
+            Spooled::Memory(buffer) if buffer.len() + bytes.len() > MAX_IN_MEMORY => {
+                *self = Spooled::File(deleted_file(buffer).map_err(failed)?);
+                self.write(bytes)
             }
-            let file = deleted_file().and_then(|mut file| {
-                file.write_all(buffer)?;
-                Ok(file)
-            });
-            self.0 = Spooled::File(file.map_err(|e| spool_failed(e).into_io())?);
-        }
-        match &mut self.0 {
-            // Marked as our own error, so that the caller does not blame what it reads.
-            Spooled::File(file) => file.write(bytes).map_err(|e| spool_failed(e).into_io()),
-            Spooled::Memory(_) => Ok(0),
+            Spooled::Memory(buffer) => buffer.write(bytes),
+            Spooled::File(file) => file.write(bytes).map_err(failed),
         }
     }
 
@@ -139,16 +123,17 @@ impl Write for Spool {
     }
 }
 
-/// Creates a file that the system removes when it is closed.
-fn deleted_file() -> io::Result<File> {
+/// Creates a file with these bytes, which the system removes when it is closed.
+fn deleted_file(bytes: &[u8]) -> io::Result<File> {
     let path = std::env::temp_dir().join(temporary_name());
-    let file = OpenOptions::new()
+    let mut file = OpenOptions::new()
         .read(true)
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(&path)?;
     std::fs::remove_file(&path)?;
+    file.write_all(bytes)?;
     Ok(file)
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::cursor::{Cursor, Missing, join};
-use super::unpack::{Extract, Extraction, Links};
+use super::unpack::{Extract, Extraction, Links, shown};
 use crate::error::{Error, Result};
 use crate::os::random::temporary_name;
 use crate::os::remove_tree::remove_at;
@@ -20,11 +20,9 @@ impl Extract {
         match open_dir(target) {
             Ok(dir) => self.unpack_to_dir(archive, dir.as_fd(), dir.as_fd(), Links::Inside),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let shown = target.display();
                 let name = target.file_name().ok_or_else(|| {
-                    Error::invalid(format!(
-                        "cannot create {}: it has no file name",
-                        target.display()
-                    ))
+                    Error::invalid(format!("cannot create {shown}: it has no file name"))
                 })?;
                 let parent = match target.parent() {
                     Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -51,13 +49,8 @@ impl Extract {
         let (done, directories) = self.unpack(archive, stage.open()?, Links::Inside)?;
         directories.finish(stage.dir.as_fd(), &BTreeSet::new())?;
         os::renameat(parent, &stage.name, parent, name).map_err(|e| {
-            Error::io(
-                format_args!(
-                    "cannot rename the download to {:?}",
-                    String::from_utf8_lossy(name)
-                ),
-                e,
-            )
+            let name = String::from_utf8_lossy(name);
+            Error::io(format_args!("cannot rename the download to {name:?}"), e)
         })?;
         Ok(done)
     }
@@ -174,14 +167,9 @@ impl Merge {
         let mut existed = BTreeSet::new();
         let mut todo = vec![Vec::new()];
         while let Some(path) = todo.pop() {
-            let name = || crate::error::one_line(&String::from_utf8_lossy(&path));
-            let failed = |e| Error::io(format_args!("cannot write to {:?}", name()), e);
-            for here in self
-                .directory(&path, dry_run)
-                .map_err(|e| Error::from_io(e).unwrap_or_else(failed))?
-            {
-                todo.push(here);
-            }
+            let failed = |e| Error::io(format_args!("cannot write to {:?}", shown(&path)), e);
+            let both = self.directory(&path, dry_run);
+            todo.extend(both.map_err(|e| Error::from_io(e).unwrap_or_else(failed))?);
             existed.insert(path);
         }
         for (path, mode) in self.read_only {
@@ -238,7 +226,7 @@ impl Merge {
 }
 
 fn conflict(path: &[u8], what: &str) -> Error {
-    let name = crate::error::one_line(&String::from_utf8_lossy(path));
+    let name = shown(path);
     Error::archive(format!(
         "entry {name:?} is refused: {what}; remove it first"
     ))

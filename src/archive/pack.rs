@@ -38,12 +38,8 @@ pub(crate) struct Tree {
 impl Tree {
     /// Lists a directory. `specials` decides about FIFOs, sockets and devices.
     pub(crate) fn list(root: OwnedFd, shown: &Path, specials: SpecialFiles) -> Result<Tree> {
-        let top = os::stat_fd(root.as_fd()).map_err(|e| {
-            Error::io(
-                format_args!("cannot read the metadata of {}", shown.display()),
-                e,
-            )
-        })?;
+        let failed = format_args!("cannot read the metadata of {}", shown.display());
+        let top = os::stat_fd(root.as_fd()).map_err(|e| Error::io(failed, e))?;
         let mut tree = Tree {
             top,
             cursor: Cursor::new(root),
@@ -148,10 +144,7 @@ impl Tree {
         match stat.kind {
             FileType::Directory => add_directory(encoder, name, stat.mode, stat.mtime),
             FileType::File => {
-                let mut file = open_file(&mut self.cursor, path)?;
-                // The file may have grown or been replaced since it was listed.
-                let stat = os::stat_fd(file.as_fd())?;
-                add_file(encoder, name, stat.mode, stat.mtime, stat.size, &mut file)
+                add_open_file(encoder, name, &mut open_file(&mut self.cursor, path)?, None)
             }
             FileType::Symlink => {
                 let (parent, last) = split(path);
@@ -160,20 +153,18 @@ impl Tree {
             }
             FileType::Fifo => {
                 let header = header(EntryType::Fifo, stat.mode, stat.mtime, 0);
-                add(encoder, header, name, b"", &mut io::empty())
+                add_empty(encoder, header, name, b"")
             }
             FileType::Device | FileType::Socket => {
                 let header = header(EntryType::Char, stat.mode, stat.mtime, 0);
-                add(encoder, header, name, b"", &mut io::empty())
+                add_empty(encoder, header, name, b"")
             }
         }
     }
 
     fn shown_path(&self, path: &[u8]) -> String {
-        self.shown
-            .join(OsStr::from_bytes(path))
-            .display()
-            .to_string()
+        let path = self.shown.join(OsStr::from_bytes(path));
+        path.display().to_string()
     }
 
     fn failed(&self, verb: &str, path: &[u8], e: io::Error) -> Error {
@@ -194,12 +185,12 @@ pub(crate) enum SpecialFiles {
     Keep,
 }
 
-/// Opens a file without waiting if a FIFO has replaced it.
 fn read_sample(file: &mut File, at: u64, sample: &mut Vec<u8>) -> io::Result<usize> {
     file.seek(SeekFrom::Start(at))?;
     file.take(SAMPLE_SIZE as u64).read_to_end(sample)
 }
 
+/// Opens a file without waiting if a FIFO has replaced it.
 fn open_file(cursor: &mut Cursor, path: &[u8]) -> io::Result<File> {
     let (parent, name) = split(path);
     let dir = cursor.enter(parent, Missing::Fail)?;
@@ -250,11 +241,14 @@ fn add(
     encoder.tar.append(&header, content)
 }
 
+fn add_empty(encoder: &mut Encoder, header: Header, name: &[u8], link: &[u8]) -> io::Result<()> {
+    add(encoder, header, name, link, &mut io::empty())
+}
+
 /// Adds an entry for the root, which shows that the archive is one of a directory.
 #[cfg(feature = "local")]
 pub(crate) fn add_root(encoder: &mut Encoder) -> io::Result<()> {
-    let header = header(EntryType::Directory, 0o755, 0, 0);
-    add(encoder, header, b"./", b"", &mut io::empty())
+    add_directory(encoder, b".", 0o755, 0)
 }
 
 pub(crate) fn add_directory(
@@ -264,13 +258,7 @@ pub(crate) fn add_directory(
     mtime: u64,
 ) -> io::Result<()> {
     let header = header(EntryType::Directory, mode, mtime, 0);
-    add(
-        encoder,
-        header,
-        &[name, b"/"].concat(),
-        b"",
-        &mut io::empty(),
-    )
+    add_empty(encoder, header, &[name, b"/"].concat(), b"")
 }
 
 /// Adds a file of exactly `size` bytes. Bytes that are appended meanwhile are ignored. It is an error if the
@@ -297,6 +285,19 @@ pub(crate) fn add_file(
     add(encoder, header, name, b"", &mut exact)
 }
 
+/// Adds an open file with its current size and time, and with its own mode unless `mode` replaces it.
+pub(crate) fn add_open_file(
+    encoder: &mut Encoder,
+    name: &[u8],
+    file: &mut File,
+    mode: Option<u32>,
+) -> io::Result<()> {
+    // It may have grown or been replaced since it was found.
+    let stat = os::stat_fd(file.as_fd())?;
+    let mode = mode.unwrap_or(stat.mode);
+    add_file(encoder, name, mode, stat.mtime, stat.size, file)
+}
+
 pub(crate) fn add_link(
     encoder: &mut Encoder,
     name: &[u8],
@@ -304,5 +305,5 @@ pub(crate) fn add_link(
     mtime: u64,
 ) -> io::Result<()> {
     let header = header(EntryType::Symlink, 0o777, mtime, 0);
-    add(encoder, header, name, target, &mut io::empty())
+    add_empty(encoder, header, name, target)
 }

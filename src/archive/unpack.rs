@@ -36,24 +36,10 @@ use crate::os::{self, FileType};
 /// assert!(sandbox.download_dir_with(".", dir.path().join("out"), &extract).is_err());
 /// # Ok::<_, noxrunner::Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Extract {
     limits: UnpackLimits,
     skip_refused: bool,
-}
-
-impl Default for Extract {
-    fn default() -> Self {
-        let limits = UnpackLimits {
-            entries: 1_000_000,
-            bytes: 64 << 30,
-            ratio: 200,
-        };
-        Extract {
-            limits,
-            skip_refused: false,
-        }
-    }
 }
 
 impl Extract {
@@ -390,11 +376,8 @@ impl Unpacker {
             .enter(target_parent, Missing::Fail)
             .map_err(missing)?
             .try_clone_to_owned()?;
-        if os::stat_at(from.as_fd(), target_name)
-            .map_err(missing)?
-            .kind
-            != FileType::File
-        {
+        let stat = os::stat_at(from.as_fd(), target_name).map_err(missing)?;
+        if stat.kind != FileType::File {
             return Err(NO_FILE);
         }
         if target == path {
@@ -423,8 +406,7 @@ fn enter<'a>(cursor: &'a mut Cursor, parent: &[u8]) -> Result<BorrowedFd<'a>, St
 
 /// Tells a symbolic link from a file in the place of a directory. Both give the same system error.
 fn why_no_directory(cursor: &mut Cursor, path: &[u8]) -> Stop {
-    let mut ends: Vec<usize> = (0..path.len()).filter(|at| path[*at] == b'/').collect();
-    ends.push(path.len());
+    let ends = (0..=path.len()).filter(|at| matches!(path.get(*at), None | Some(b'/')));
     for end in ends {
         let (parent, name) = split(&path[..end]);
         let kind = cursor
@@ -519,7 +501,7 @@ fn failed(error: io::Error, name: &[u8]) -> Error {
 }
 
 /// Returns a name from an archive for an error message.
-fn shown(name: &[u8]) -> String {
+pub(super) fn shown(name: &[u8]) -> String {
     crate::error::one_line(&String::from_utf8_lossy(name))
 }
 

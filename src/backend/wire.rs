@@ -1,4 +1,5 @@
-//! The JSON of NoxRunner v1, for the client, the server and the conformance checker.
+//! The JSON of NoxRunner v1, for the client, the server and the conformance checker. The response to
+//! `PUT /v1/sandboxes/{id}` is a [`SandboxInfo`](crate::SandboxInfo).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::command::Command;
 use crate::os::time::whole_seconds;
 use crate::output::{Output, Success};
-use crate::spec::{SandboxInfo, SandboxSpec};
+use crate::spec::SandboxSpec;
 
 /// Media types of request and response bodies.
 pub(crate) const JSON: &str = "application/json";
@@ -44,56 +45,13 @@ impl<'a> From<&'a SandboxSpec> for CreateRequest<'a> {
 
 impl From<CreateRequest<'_>> for SandboxSpec {
     fn from(request: CreateRequest<'_>) -> SandboxSpec {
-        let mut spec = SandboxSpec::new();
-        if let Some(seconds) = request.ttl_seconds {
-            spec = spec.ttl(Duration::from_secs(seconds));
+        SandboxSpec {
+            ttl: request.ttl_seconds.map(Duration::from_secs),
+            image: request.image.map(Cow::into_owned),
+            cpu: request.cpu_limit.map(Cow::into_owned),
+            memory: request.memory_limit.map(Cow::into_owned),
+            storage: request.ephemeral_storage_limit.map(Cow::into_owned),
         }
-        if let Some(image) = request.image {
-            spec = spec.image(image);
-        }
-        if let Some(cpu) = request.cpu_limit {
-            spec = spec.cpu(cpu);
-        }
-        if let Some(memory) = request.memory_limit {
-            spec = spec.memory(memory);
-        }
-        if let Some(storage) = request.ephemeral_storage_limit {
-            spec = spec.storage(storage);
-        }
-        spec
-    }
-}
-
-/// Response to `PUT /v1/sandboxes/{id}`. `ignored` is an extension.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct CreateResponse<'a> {
-    pod_name: Cow<'a, str>,
-    expires_at: Cow<'a, str>,
-    #[serde(default, skip_serializing_if = "<[String]>::is_empty")]
-    ignored: Cow<'a, [String]>,
-}
-
-impl<'a> From<&'a SandboxInfo> for CreateResponse<'a> {
-    fn from(info: &'a SandboxInfo) -> CreateResponse<'a> {
-        CreateResponse {
-            pod_name: info.pod_name().into(),
-            expires_at: info.expires_at().into(),
-            ignored: info.ignored().into(),
-        }
-    }
-}
-
-impl From<CreateResponse<'_>> for SandboxInfo {
-    fn from(response: CreateResponse<'_>) -> SandboxInfo {
-        SandboxInfo::new(response.pod_name, response.expires_at)
-            .with_ignored(response.ignored.into_owned())
-    }
-}
-
-impl Serialize for SandboxInfo {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        CreateResponse::from(self).serialize(serializer)
     }
 }
 
@@ -170,12 +128,8 @@ impl From<ExecResponse<'_>> for Output {
         let (stdout, stderr) = (response.stdout.into_owned(), response.stderr.into_owned());
         let duration = Duration::from_millis(response.duration_ms);
         let mut out = Output::new(response.exit_code, stdout, stderr, duration);
-        if let Some(timed_out) = response.timed_out {
-            out = out.with_timed_out(timed_out);
-        }
-        if let Some(truncated) = response.truncated {
-            out = out.with_truncated(truncated);
-        }
+        out.timed_out = response.timed_out;
+        out.truncated = response.truncated;
         out
     }
 }
@@ -201,6 +155,7 @@ pub(crate) struct ErrorResponse<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::SandboxInfo;
 
     #[test]
     fn specs_and_commands_survive_the_round_trip() {

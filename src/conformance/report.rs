@@ -9,7 +9,8 @@ use super::level::Level;
 use super::table::{ABILITIES, Check};
 
 /// The outcome of a check. `Display` shows `passed`, `failed` or `skipped`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Outcome {
     /// The backend satisfies the rule.
@@ -27,12 +28,6 @@ impl fmt::Display for Outcome {
             Outcome::Failed => "failed",
             Outcome::Skipped => "skipped",
         })
-    }
-}
-
-impl Serialize for Outcome {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
     }
 }
 

@@ -130,24 +130,22 @@ impl Output {
     /// assert!(error.to_string().contains("no rule to make target"));
     /// ```
     pub fn check(self) -> Result<Success> {
-        let failed = match Success::new(self) {
-            Ok(success) => return Ok(success),
-            Err(failed) => failed,
-        };
-        let command = failed.command();
-        let mut message = if failed.timed_out() {
-            let seconds = failed.duration().as_secs_f64();
+        if self.success() {
+            return Ok(Success(self));
+        }
+        let command = self.command();
+        let mut message = if self.timed_out() {
+            let seconds = self.duration().as_secs_f64();
             format!("{command} timed out after {seconds:.1} s")
         } else {
-            format!("{command} exited with {}", failed.exit_code())
+            format!("{command} exited with {}", self.exit_code())
         };
-        let stderr = failed.stderr();
-        let end = last_lines(&stderr);
+        let end = last_lines(&self.stderr());
         if !end.is_empty() {
             message.push_str(":\n");
             message.push_str(&end);
         }
-        Err(Error::new(ErrorKind::Command, message).with_output(failed))
+        Err(Error::new(ErrorKind::Command, message).with_output(self))
     }
 }
 

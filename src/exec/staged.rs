@@ -37,48 +37,22 @@ unset OLDPWD
 exec "$@"
 "#;
 
-/// Variables that a shell sets, drops or interprets. They bypass the script.
-const SHELL_VARIABLES: [&str; 31] = [
-    "BASH",
-    "BASHOPTS",
-    "BASHPID",
-    "BASH_ARGV0",
-    "BASH_COMMAND",
-    "BASH_SUBSHELL",
-    "BASH_VERSINFO",
-    "BASH_VERSION",
-    "CDPATH",
-    "ENV",
-    "EPOCHREALTIME",
-    "EPOCHSECONDS",
-    "EUID",
-    "IFS",
-    "LINENO",
-    "OLDPWD",
-    "OPTARG",
-    "OPTERR",
-    "OPTIND",
-    "PATH",
-    "POSIXLY_CORRECT",
-    "PPID",
-    "PS1",
-    "PS2",
-    "PS4",
-    "PWD",
-    "RANDOM",
-    "SHLVL",
-    "SRANDOM",
-    "SHELLOPTS",
-    "UID",
-];
-
-/// Returns true if a shell passes a variable of this name to its children unchanged.
+/// Returns true if a shell passes a variable of this name to its children unchanged. The others bypass
+/// the script.
 fn passes_through_shell(name: &str) -> bool {
+    match name {
+        // Set, dropped or interpreted by a shell.
+        "BASH" | "BASHOPTS" | "BASHPID" | "BASH_ARGV0" | "BASH_COMMAND" | "BASH_SUBSHELL"
+        | "BASH_VERSINFO" | "BASH_VERSION" | "CDPATH" | "ENV" | "EPOCHREALTIME"
+        | "EPOCHSECONDS" | "EUID" | "IFS" | "LINENO" | "OLDPWD" | "OPTARG" | "OPTERR"
+        | "OPTIND" | "PATH" | "POSIXLY_CORRECT" | "PPID" | "PS1" | "PS2" | "PS4" | "PWD"
+        | "RANDOM" | "SHLVL" | "SRANDOM" | "SHELLOPTS" | "UID" => return false,
+        _ if name.starts_with("nx_") => return false,
+        _ => {}
+    }
     let mut bytes = name.bytes();
     let is_start = |b: u8| b == b'_' || b.is_ascii_alphabetic();
-    let is_identifier =
-        bytes.next().is_some_and(is_start) && bytes.all(|b| is_start(b) || b.is_ascii_digit());
-    is_identifier && !name.starts_with("nx_") && !SHELL_VARIABLES.contains(&name)
+    bytes.next().is_some_and(is_start) && bytes.all(|b| is_start(b) || b.is_ascii_digit())
 }
 
 /// Runs a command that needs files.

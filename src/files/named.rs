@@ -1,6 +1,5 @@
 //! Sets of named contents.
 
-use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use crate::archive::Contents;
@@ -47,26 +46,14 @@ impl<'a, P: Into<PathBuf>, C: Into<Contents<'a>>> FromIterator<(P, C)> for Files
     }
 }
 
-impl<'a, P: Into<PathBuf>, C: Into<Contents<'a>>, const N: usize> From<[(P, C); N]> for Files<'a> {
-    fn from(files: [(P, C); N]) -> Self {
-        files.into_iter().collect()
-    }
-}
-
-impl<'a, P: Into<PathBuf>, C: Into<Contents<'a>>> From<Vec<(P, C)>> for Files<'a> {
-    fn from(files: Vec<(P, C)>) -> Self {
-        files.into_iter().collect()
-    }
-}
-
-impl<'a, P: Into<PathBuf>, C: Into<Contents<'a>>, S> From<HashMap<P, C, S>> for Files<'a> {
-    fn from(files: HashMap<P, C, S>) -> Self {
-        files.into_iter().collect()
-    }
-}
-
-impl<'a, P: Into<PathBuf>, C: Into<Contents<'a>>> From<BTreeMap<P, C>> for Files<'a> {
-    fn from(files: BTreeMap<P, C>) -> Self {
+/// Uses an array, a vector, a map, or anything else that yields names and contents.
+impl<'a, I, P, C> From<I> for Files<'a>
+where
+    I: IntoIterator<Item = (P, C)>,
+    P: Into<PathBuf>,
+    C: Into<Contents<'a>>,
+{
+    fn from(files: I) -> Self {
         files.into_iter().collect()
     }
 }

@@ -4,12 +4,12 @@ use std::fmt;
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use super::call::{Api, Call, CallBody, read_body};
+use super::call::{Api, Call, read_body};
 use super::errors::{Operation, failure_error};
 use super::socket::CallOptions;
-use super::transport::{Failure, ResponseBody};
+use super::transport::{Body, Failure, ResponseBody};
 use crate::backend::Backend;
-use crate::backend::wire::{ARCHIVE, CreateRequest, CreateResponse, ExecRequest, ExecResponse};
+use crate::backend::wire::{ARCHIVE, CreateRequest, ExecRequest, ExecResponse};
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, Result, one_line};
 use crate::os::time::whole_seconds;
@@ -25,14 +25,6 @@ const EXEC_GRACE: Duration = Duration::from_secs(10);
 ///
 /// Keeps up to 16 idle connections, which all clones of a [`Client`](crate::Client) share. Redirects
 /// are not followed. Logs one debug line per request: method, path, status, duration and attempt.
-///
-/// ```
-/// use noxrunner::{Backend, HttpBackend};
-///
-/// let backend = HttpBackend::new("http://127.0.0.1:1")?;
-/// assert!(backend.health().unwrap_err().is_connect());
-/// # Ok::<_, noxrunner::Error>(())
-/// ```
 pub struct HttpBackend {
     pub(super) api: Api,
     pub(super) timeout: Duration,
@@ -63,10 +55,8 @@ impl HttpBackend {
 
     fn exec_call<'a>(&self, id: &SessionId, command: &'a Command) -> Result<Call<'a>> {
         let seconds = Duration::from_secs(whole_seconds(command.get_timeout()));
-        let total = seconds + EXEC_GRACE;
-        let total = command
-            .give_up_after
-            .map_or(total, |limit| limit.min(total));
+        let give_up_after = command.give_up_after.unwrap_or(Duration::MAX);
+        let total = give_up_after.min(seconds + EXEC_GRACE);
         // An attempt that starts later might be cut off before the command's own timeout.
         let last_start = Instant::now() + EXEC_GRACE.min(total);
         let options = CallOptions {
@@ -107,8 +97,7 @@ impl Backend for HttpBackend {
         let options = self.bounded(self.timeout);
         let request = CreateRequest::from(spec);
         let call = Call::new(Operation::Change, "PUT", url, options).json(&request)?;
-        let response: CreateResponse<'_> = self.api.send_json(call)?;
-        Ok(response.into())
+        self.api.send_json(call)
     }
 
     fn touch(&self, id: &SessionId) -> Result<()> {
@@ -116,7 +105,7 @@ impl Backend for HttpBackend {
         let options = self.bounded(self.timeout);
         let mut call = Call::new(Operation::Change, "POST", url, options);
         // Sends `Content-Length: 0`. Some servers wait for the body of a POST without it.
-        call.body = CallBody::Bytes(Vec::new());
+        call.request.body = Body::Bytes(Vec::new());
         self.api.send_plain(call)
     }
 
@@ -131,8 +120,8 @@ impl Backend for HttpBackend {
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
         let url = self.api.base.files(id.as_str(), "upload", "dest", dest);
         let mut call = Call::new(Operation::Change, "POST", url, self.transfer());
-        call.content_type = Some(ARCHIVE);
-        call.body = CallBody::Upload(archive);
+        call.request.content_type = Some(ARCHIVE);
+        call.request.body = Body::Upload(archive);
         self.api.send_plain(call)
     }
 
@@ -169,11 +158,8 @@ impl Read for DownloadBody {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.body.read(buf) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => {
-                let failure = Failure::cut_off(e);
-                Err(
-                    failure_error(failure, Operation::Read, false, self.started.elapsed())
-                        .into_io(),
-                )
+                let (failure, elapsed) = (Failure::cut_off(e), self.started.elapsed());
+                Err(failure_error(failure, Operation::Read, false, elapsed).into_io())
             }
             result => result,
         }

@@ -13,7 +13,6 @@ use super::transport::{Body, Failure, HttpClient, Request, Response};
 use crate::backend::wire::JSON;
 use crate::cancel::{Cancel, sleep};
 use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, Result, one_line};
-use crate::upload::Upload;
 
 /// Maximum size of a JSON response, in bytes. Two streams of 1 MiB with every byte escaped as `\u0000`
 /// need 12 MiB.
@@ -22,22 +21,13 @@ const MAX_JSON: u64 = 16 * 1024 * 1024;
 /// A call of the protocol.
 pub(super) struct Call<'a> {
     pub(super) operation: Operation,
-    pub(super) method: &'static str,
-    pub(super) url: String,
-    pub(super) content_type: Option<&'static str>,
-    pub(super) body: CallBody<'a>,
+    pub(super) request: Request<'a>,
     pub(super) options: CallOptions,
     pub(super) cancel: Option<&'a Cancel>,
     /// No attempt starts after this.
     pub(super) last_start: Option<Instant>,
     /// True if every response is a success, whatever its status.
     pub(super) accepts_any_status: bool,
-}
-
-pub(super) enum CallBody<'a> {
-    None,
-    Bytes(Vec<u8>),
-    Upload(Upload<'a>),
 }
 
 impl<'a> Call<'a> {
@@ -47,16 +37,17 @@ impl<'a> Call<'a> {
         url: String,
         options: CallOptions,
     ) -> Call<'a> {
-        let last_start = options.deadline;
         Call {
             operation,
-            method,
-            url,
-            content_type: None,
-            body: CallBody::None,
+            request: Request {
+                method,
+                url,
+                content_type: None,
+                body: Body::None,
+            },
             options,
             cancel: None,
-            last_start,
+            last_start: options.deadline,
             accepts_any_status: false,
         }
     }
@@ -64,14 +55,14 @@ impl<'a> Call<'a> {
     pub(super) fn json(mut self, body: &impl Serialize) -> Result<Call<'a>> {
         let bytes = serde_json::to_vec(body)
             .map_err(|e| Error::invalid("cannot be written as JSON").with_source(e))?;
-        self.content_type = Some(JSON);
-        self.body = CallBody::Bytes(bytes);
+        self.request.content_type = Some(JSON);
+        self.request.body = Body::Bytes(bytes);
         Ok(self)
     }
 
     fn repeatable(&self) -> Repeatable {
-        match (&self.body, self.operation) {
-            (CallBody::Upload(upload), _) if !upload.is_replayable() => Repeatable::IfUnsent,
+        match (&self.request.body, self.operation) {
+            (Body::Upload(upload), _) if !upload.is_replayable() => Repeatable::IfUnsent,
             (_, Operation::Exec) => Repeatable::IfNotReceived,
             _ => Repeatable::Always,
         }
@@ -85,27 +76,12 @@ impl<'a> Call<'a> {
         }
     }
 
-    pub(super) fn request(&mut self) -> Result<Request<'_>> {
-        let body = match &mut self.body {
-            CallBody::None => Body::None,
-            CallBody::Bytes(bytes) => Body::Bytes(bytes),
-            CallBody::Upload(upload) => {
-                upload
-                    .rewind()
-                    .map_err(|e| Error::io("cannot read the archive again", e))?;
-                let length = upload.content_length();
-                Body::Reader {
-                    reader: upload,
-                    length,
-                }
-            }
-        };
-        Ok(Request {
-            method: self.method,
-            url: &self.url,
-            content_type: self.content_type,
-            body,
-        })
+    fn rewind(&mut self) -> Result<()> {
+        if let Body::Upload(upload) = &mut self.request.body {
+            let failed = |e| Error::io("cannot read the archive again", e);
+            upload.rewind().map_err(failed)?;
+        }
+        Ok(())
     }
 }
 
@@ -170,8 +146,9 @@ impl Api {
         finish: impl Fn(Response) -> std::result::Result<T, Failure>,
     ) -> Result<Attempt<T>> {
         let started = Instant::now();
-        let (options, cancel) = (call.options, call.cancel);
-        let response = self.http.send(call.request()?, options, cancel);
+        call.rewind()?;
+        let request = &mut call.request;
+        let response = self.http.send(request, call.options, call.cancel);
         let status = response.as_ref().ok().map(|response| response.status);
         let attempt = match response {
             Ok(response) if call.accepts_any_status || response.is_success() => {
@@ -183,34 +160,19 @@ impl Api {
             Ok(response) => Attempt::ErrorResponse(response),
             Err(failure) => Attempt::Failed(failure),
         };
-        let failure = match &attempt {
-            Attempt::Failed(failure) => Some(failure),
-            _ => None,
-        };
-        self.log(call, number, started, status, failure);
-        Ok(attempt)
-    }
-
-    fn log(
-        &self,
-        call: &Call<'_>,
-        number: u32,
-        started: Instant,
-        status: Option<u16>,
-        failure: Option<&Failure>,
-    ) {
-        if !log::log_enabled!(log::Level::Debug) {
-            return;
+        if log::log_enabled!(log::Level::Debug) {
+            let Request { method, url, .. } = &call.request;
+            let path = url.strip_prefix(&self.base.to_string());
+            let path = path.unwrap_or_default();
+            let status = status.map_or("-".to_owned(), |status| status.to_string());
+            let reason = match &attempt {
+                Attempt::Failed(failure) => format!(": {}", failure.message),
+                _ => String::new(),
+            };
+            let millis = started.elapsed().as_millis();
+            log::debug!("{method} {path} {status} {millis} ms, attempt {number}{reason}");
         }
-        let path = call.url.strip_prefix(&self.base.to_string());
-        let path = path.unwrap_or_default();
-        let status = status.map_or("-".to_owned(), |status| status.to_string());
-        let reason = failure.map_or(String::new(), |failure| format!(": {}", failure.message));
-        let millis = started.elapsed().as_millis();
-        log::debug!(
-            "{} {path} {status} {millis} ms, attempt {number}{reason}",
-            call.method
-        );
+        Ok(attempt)
     }
 
     /// Sends a call whose response has nothing but a status.

@@ -54,18 +54,9 @@ impl Connector<()> for StartConnecting {
 /// Opens a socket, unless a connector before it has opened a tunnel through a proxy.
 #[derive(Debug)]
 pub(super) struct SocketConnector {
-    plain: bool,
-    keep_alive_seen: Arc<AtomicBool>,
-}
-
-impl SocketConnector {
-    /// Creates a connector for connections with TLS, or without it (`plain`).
-    pub(super) fn new(plain: bool) -> SocketConnector {
-        SocketConnector {
-            plain,
-            keep_alive_seen: Arc::default(),
-        }
-    }
+    /// No TLS on top.
+    pub(super) plain: bool,
+    pub(super) keep_alive_seen: Arc<AtomicBool>,
 }
 
 impl<In: Transport> Connector<In> for SocketConnector {
@@ -132,11 +123,8 @@ fn connect(addresses: &[SocketAddr], end: Instant) -> io::Result<TcpStream> {
     for (at, address) in addresses.iter().enumerate() {
         // Each address gets half of the remaining time, the last one all of it.
         let left = end.saturating_duration_since(Instant::now());
-        let share = if at + 1 == addresses.len() {
-            left
-        } else {
-            left / 2
-        };
+        let is_last = at + 1 == addresses.len();
+        let share = if is_last { left } else { left / 2 };
         if share.is_zero() {
             return Err(timed_out("connection timed out"));
         }
@@ -184,15 +172,7 @@ fn receive<T>(receiver: &mpsc::Receiver<io::Result<T>>, end: Instant) -> io::Res
 /// The last connector of the chain. It adds the headers that may be secret, below ureq, which logs
 /// everything that it sends at trace level.
 pub(super) struct FinishConnecting {
-    headers: Arc<[u8]>,
-}
-
-impl FinishConnecting {
-    pub(super) fn new(headers: &[u8]) -> FinishConnecting {
-        FinishConnecting {
-            headers: headers.into(),
-        }
-    }
+    pub(super) headers: Arc<[u8]>,
 }
 
 impl<In: Transport> Connector<In> for FinishConnecting {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::backend::HttpBackend;
-use super::call::{Call, CallBody, read_body};
+use super::call::{Call, read_body};
 use super::errors::Operation;
 use super::socket::CallOptions;
+use super::transport::Body;
 use crate::cancel::Cancel;
 use crate::error::Result;
 
@@ -53,8 +54,8 @@ impl HttpBackend {
         call.cancel = Some(cancel);
         call.accepts_any_status = true;
         if let Some((content_type, bytes)) = body {
-            call.content_type = Some(content_type).filter(|text| !text.is_empty());
-            call.body = CallBody::Bytes(bytes.to_vec());
+            call.request.content_type = Some(content_type).filter(|text| !text.is_empty());
+            call.request.body = Body::Bytes(bytes.to_vec());
         }
         self.api.send(&mut call, |response| {
             Ok(RawResponse {

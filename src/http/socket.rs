@@ -24,7 +24,7 @@ const TICK: Duration = Duration::from_secs(1);
 const CLOSES_WITHIN: Duration = Duration::from_millis(10);
 
 /// Time limits of one attempt.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct CallOptions {
     /// For making a connection: name resolution, TCP, proxy and TLS together.
     pub(super) connect: Duration,
@@ -46,8 +46,9 @@ impl CallOptions {
 }
 
 /// The progress of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Progress {
+    #[default]
     NotConnected,
     /// Connected, but the request was certainly not received completely.
     NotReceived,
@@ -57,9 +58,10 @@ pub(super) enum Progress {
 
 thread_local! {
     /// The call of this thread. ureq uses its sockets on the caller's thread.
-    static CALL: RefCell<CallState> = const { RefCell::new(CallState::idle()) };
+    static CALL: RefCell<CallState> = RefCell::default();
 }
 
+#[derive(Default)]
 pub(super) struct CallState {
     options: CallOptions,
     cancel: Option<Cancel>,
@@ -88,32 +90,11 @@ impl CallState {
     fn is_cancelled(&self) -> bool {
         self.cancel.as_ref().is_some_and(Cancel::is_cancelled)
     }
-
-    const fn idle() -> CallState {
-        CallState {
-            options: CallOptions {
-                connect: Duration::ZERO,
-                connect_by: None,
-                stall: Duration::ZERO,
-                deadline: None,
-                once: false,
-            },
-            cancel: None,
-            id: 0,
-            headers_added: false,
-            peer_stopped_reading: false,
-            progress: Progress::NotConnected,
-            connecting: 0,
-            connect_end: None,
-            peer: String::new(),
-            cancel_guard: None,
-        }
-    }
 }
 
 /// The scope of a call on this thread. Scopes nest, because an upload may read from a download.
 pub(super) struct CallScope {
-    outer: Option<CallState>,
+    outer: CallState,
 }
 
 impl CallScope {
@@ -124,10 +105,10 @@ impl CallScope {
             options,
             cancel: cancel.cloned(),
             id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
-            ..CallState::idle()
+            ..CallState::default()
         };
         CallScope {
-            outer: Some(CALL.replace(state)),
+            outer: CALL.replace(state),
         }
     }
 
@@ -157,10 +138,8 @@ impl CallScope {
 
 impl Drop for CallScope {
     fn drop(&mut self) {
-        if let Some(outer) = self.outer.take() {
-            // Dropped outside of the borrow, because dropping the guard may run code.
-            drop(CALL.replace(outer));
-        }
+        // Dropped outside of the borrow, because dropping the guard may run code.
+        drop(CALL.replace(std::mem::take(&mut self.outer)));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sending one request over a pooled connection. Only this file, `connect` and `socket` name ureq.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ureq::http::{self, HeaderMap, HeaderName, HeaderValue};
@@ -12,6 +13,7 @@ use super::socket::{CallOptions, CallScope, Progress};
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result, io_reason};
 use crate::exact_reader::ExactReader;
+use crate::upload::Upload;
 
 /// Maximum number of idle connections in the pool.
 const MAX_IDLE: usize = 16;
@@ -27,18 +29,15 @@ const MAX_RESPONSE_HEAD: usize = 64 * 1024;
 
 pub(super) struct Request<'a> {
     pub(super) method: &'static str,
-    pub(super) url: &'a str,
+    pub(super) url: String,
     pub(super) content_type: Option<&'static str>,
     pub(super) body: Body<'a>,
 }
 
 pub(super) enum Body<'a> {
     None,
-    Bytes(&'a [u8]),
-    Reader {
-        reader: &'a mut dyn Read,
-        length: Option<u64>,
-    },
+    Bytes(Vec<u8>),
+    Upload(Upload<'a>),
 }
 
 /// A response whose body has not been read.
@@ -141,16 +140,20 @@ impl HttpClient {
             .max_idle_connections(MAX_IDLE)
             .max_idle_connections_per_host(MAX_IDLE)
             .max_idle_age(MAX_IDLE_AGE);
-        if base.is_https() || https_proxy {
+        if base.https || https_proxy {
             config = with_tls(config, settings.ca_pem.as_deref())?;
         }
-        let connector = ()
-            .chain(StartConnecting)
-            .chain(ConnectProxyConnector::default())
-            .chain(SocketConnector::new(!base.is_https() && !https_proxy));
+        let connector =
+            ().chain(StartConnecting)
+                .chain(ConnectProxyConnector::default())
+                .chain(SocketConnector {
+                    plain: !base.https && !https_proxy,
+                    keep_alive_seen: Arc::default(),
+                });
         #[cfg(feature = "tls")]
         let connector = connector.chain(ureq::unversioned::transport::RustlsConnector::default());
-        let end = FinishConnecting::new(&header_lines(&settings.headers)?);
+        let headers = header_lines(&settings.headers)?.into();
+        let end = FinishConnecting { headers };
         let agent = ureq::Agent::with_parts(config.build(), connector.chain(end), NoResolver);
         Ok(HttpClient { agent })
     }
@@ -158,7 +161,7 @@ impl HttpClient {
     /// Sends a request and reads the head of the response.
     pub(super) fn send(
         &self,
-        request: Request<'_>,
+        request: &mut Request<'_>,
         options: CallOptions,
         cancel: Option<&Cancel>,
     ) -> std::result::Result<Response, Failure> {
@@ -182,30 +185,25 @@ impl HttpClient {
 
     fn run(
         &self,
-        request: Request<'_>,
+        request: &mut Request<'_>,
     ) -> std::result::Result<http::Response<ureq::Body>, ureq::Error> {
         let mut head = http::Request::builder()
             .method(request.method)
-            .uri(request.url);
-        if let Some(headers) = head.headers_mut() {
-            if let Some(kind) = request.content_type {
-                headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static(kind));
-            }
-            if let Body::Reader {
-                length: Some(length),
-                ..
-            } = request.body
-            {
-                headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
-            }
+            .uri(&request.url);
+        if let Some(kind) = request.content_type {
+            head = head.header(http::header::CONTENT_TYPE, kind);
         }
-        match request.body {
+        match &mut request.body {
             Body::None => self.agent.run(head.body(())?),
-            Body::Bytes(bytes) => self.agent.run(head.body(bytes)?),
-            Body::Reader { reader, length } => {
-                let mut body = RequestBody::new(reader, length);
-                self.agent
-                    .run(head.body(ureq::SendBody::from_reader(&mut body))?)
+            Body::Bytes(bytes) => self.agent.run(head.body(bytes.as_slice())?),
+            Body::Upload(upload) => {
+                let length = upload.content_length();
+                if let Some(length) = length {
+                    head = head.header(http::header::CONTENT_LENGTH, length);
+                }
+                let mut body = RequestBody::new(upload, length);
+                let body = ureq::SendBody::from_reader(&mut body);
+                self.agent.run(head.body(body)?)
             }
         }
     }
@@ -308,14 +306,9 @@ fn with_tls(config: Builder, ca_pem: Option<&[u8]>) -> Result<Builder> {
         Some(pem) => {
             let mut certificates = Vec::new();
             for item in parse_pem(pem) {
-                match item {
-                    Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
-                    Ok(_) => {}
-                    Err(e) => {
-                        return Err(
-                            Error::invalid("the CA certificates are not PEM").with_source(e)
-                        );
-                    }
+                let not_pem = |e| Error::invalid("the CA certificates are not PEM").with_source(e);
+                if let PemItem::Certificate(certificate) = item.map_err(not_pem)? {
+                    certificates.push(certificate);
                 }
             }
             if certificates.is_empty() {

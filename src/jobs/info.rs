@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
+
+use crate::os::unix_seconds;
 
 /// The exit code of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -131,12 +133,11 @@ impl Serialize for JobInfo {
             started_at: u64,
             command: &'a [String],
         }
-        let started = self.started.duration_since(UNIX_EPOCH);
         Json {
             job: &self.id,
             state: self.state.name(),
             exit_code: self.state.status(),
-            started_at: started.map_or(0, |since| since.as_secs()),
+            started_at: unix_seconds(self.started),
             command: &self.command,
         }
         .serialize(serializer)
@@ -146,6 +147,7 @@ impl Serialize for JobInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::UNIX_EPOCH;
 
     #[test]
     fn states_have_stable_names() {

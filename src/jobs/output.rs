@@ -126,10 +126,9 @@ impl JobOutput {
         if self.caught_up {
             self.poller.pause(&self.job, None);
         }
-        let (offsets, at) = match self.stream {
-            JobStream::Stdout => ([Some(self.offset), None], 0),
-            JobStream::Stderr => ([None, Some(self.offset)], 1),
-        };
+        let at = self.stream as usize;
+        let mut offsets = [None; 2];
+        offsets[at] = Some(self.offset);
         let mut polled = self.poller.poll(&self.job, offsets, None)?;
         self.caught_up = polled.is_whole();
         let new = std::mem::take(&mut polled.new[at]);
@@ -154,9 +153,7 @@ impl Read for JobOutput {
             }
             self.fill().map_err(Error::into_io)?;
         }
-        let unread = &self.buffer[self.consumed..];
-        let count = buf.len().min(unread.len());
-        buf[..count].copy_from_slice(&unread[..count]);
+        let count = (&self.buffer[self.consumed..]).read(buf)?;
         self.consumed += count;
         Ok(count)
     }
@@ -164,19 +161,12 @@ impl Read for JobOutput {
 
 /// Returns the number of leading bytes that do not end in an incomplete character.
 fn complete_characters(bytes: &[u8]) -> usize {
-    // A character has at most four bytes, so an incomplete one starts within the last three.
-    let start = bytes.len().saturating_sub(3);
-    let incomplete = (start..bytes.len()).find(|at| {
-        let length = match bytes[*at] {
-            0xc2..=0xdf => 2,
-            0xe0..=0xef => 3,
-            0xf0..=0xf4 => 4,
-            _ => 1,
-        };
-        bytes.len() - at < length
-            && matches!(std::str::from_utf8(&bytes[*at..]), Err(e) if e.error_len().is_none())
-    });
-    incomplete.unwrap_or(bytes.len())
+    let last = bytes.utf8_chunks().last();
+    let invalid = last.map_or(&[][..], |chunk| chunk.invalid());
+    match std::str::from_utf8(invalid) {
+        Err(e) if e.error_len().is_none() => bytes.len() - invalid.len(),
+        _ => bytes.len(),
+    }
 }
 
 impl fmt::Debug for JobOutput {

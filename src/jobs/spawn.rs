@@ -71,7 +71,7 @@ impl Job {
         if !dir.starts_with('/') {
             return Err(unexpected_output(&out));
         }
-        let timeout = command.explicit_timeout().map_or(0, whole_seconds);
+        let timeout = command.timeout.map_or(0, whole_seconds);
         let start = staged
             .wrap(scripts::START.source, &dir, &timeout.to_string())
             .timeout(DEFAULT_COMMAND_TIMEOUT);

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use super::errors::path_error;
 #[cfg(target_os = "linux")]
 use super::sys::FileUser;
-use crate::archive::{Encoder, Extract, Links, SpecialFiles, Spooled, Tree, add_file, add_root};
+use crate::archive::{
+    Encoder, Extract, Links, SpecialFiles, Spooled, Tree, add_open_file, add_root,
+};
 use crate::error::{Error, Result, one_line};
 use crate::os::{self, FileType};
 use crate::upload::Upload;
@@ -177,7 +179,6 @@ impl SandboxFiles {
 
 /// Creates the archive of a single file: one entry, without one for the directory.
 fn archive_file(file: &mut File, src: &str) -> io::Result<Spooled> {
-    let stat = os::stat_fd(file.as_fd())?;
     let name = Path::new(src).file_name().unwrap_or(OsStr::new("file"));
     let mut sample = Vec::new();
     file.try_clone()?
@@ -185,14 +186,7 @@ fn archive_file(file: &mut File, src: &str) -> io::Result<Spooled> {
         .read_to_end(&mut sample)?;
     io::Seek::rewind(file)?;
     let mut encoder = Encoder::new(&sample);
-    add_file(
-        &mut encoder,
-        name.as_bytes(),
-        stat.mode,
-        stat.mtime,
-        stat.size,
-        file,
-    )?;
+    add_open_file(&mut encoder, name.as_bytes(), file, None)?;
     encoder.finish().map_err(Error::into_io)
 }
 

@@ -14,12 +14,22 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use libc::c_int;
+use libc::{c_char, c_int};
 
 /// Converts a name for a system call, which would cut it at a NUL byte.
 fn c_name(name: &[u8]) -> io::Result<CString> {
     CString::new(name)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the name contains a NUL byte"))
+}
+
+/// Calls with two names, which are NUL-terminated and live until the call returns.
+fn with_names(
+    first: &[u8],
+    second: &[u8],
+    call: impl FnOnce(*const c_char, *const c_char) -> c_int,
+) -> io::Result<()> {
+    let (first, second) = (c_name(first)?, c_name(second)?);
+    check(call(first.as_ptr(), second.as_ptr())).map(drop)
 }
 
 fn check(result: c_int) -> io::Result<c_int> {
@@ -88,9 +98,10 @@ pub(crate) fn mkdirat(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result
 }
 
 pub(crate) fn symlinkat(target: &[u8], dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
-    let (target, name) = (c_name(target)?, c_name(name)?);
-    // SAFETY: both names are NUL-terminated and outlive the call.
-    check(unsafe { libc::symlinkat(target.as_ptr(), dir.as_raw_fd(), name.as_ptr()) }).map(drop)
+    with_names(target, name, |target, name| {
+        // SAFETY: both names are NUL-terminated and outlive the call.
+        unsafe { libc::symlinkat(target, dir.as_raw_fd(), name) }
+    })
 }
 
 /// Creates a hard link. A symbolic link at `old` is not followed.
@@ -100,18 +111,10 @@ pub(crate) fn linkat(
     new_dir: BorrowedFd<'_>,
     new: &[u8],
 ) -> io::Result<()> {
-    let (old, new) = (c_name(old)?, c_name(new)?);
-    // SAFETY: both names are NUL-terminated and outlive the call.
-    let result = unsafe {
-        libc::linkat(
-            old_dir.as_raw_fd(),
-            old.as_ptr(),
-            new_dir.as_raw_fd(),
-            new.as_ptr(),
-            0,
-        )
-    };
-    check(result).map(drop)
+    with_names(old, new, |old, new| {
+        // SAFETY: both names are NUL-terminated and outlive the call.
+        unsafe { libc::linkat(old_dir.as_raw_fd(), old, new_dir.as_raw_fd(), new, 0) }
+    })
 }
 
 pub(crate) fn renameat(
@@ -120,17 +123,10 @@ pub(crate) fn renameat(
     new_dir: BorrowedFd<'_>,
     new: &[u8],
 ) -> io::Result<()> {
-    let (old, new) = (c_name(old)?, c_name(new)?);
-    // SAFETY: both names are NUL-terminated and outlive the call.
-    let result = unsafe {
-        libc::renameat(
-            old_dir.as_raw_fd(),
-            old.as_ptr(),
-            new_dir.as_raw_fd(),
-            new.as_ptr(),
-        )
-    };
-    check(result).map(drop)
+    with_names(old, new, |old, new| {
+        // SAFETY: both names are NUL-terminated and outlive the call.
+        unsafe { libc::renameat(old_dir.as_raw_fd(), old, new_dir.as_raw_fd(), new) }
+    })
 }
 
 pub(crate) fn unlinkat(dir: BorrowedFd<'_>, name: &[u8], directory: bool) -> io::Result<()> {
@@ -206,29 +202,20 @@ pub(crate) struct Stat {
 /// Returns the metadata of a file, without following a symbolic link.
 pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Stat> {
     let name = c_name(name)?;
-    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    let flags = libc::AT_SYMLINK_NOFOLLOW;
     // SAFETY: stat has room for the answer, the name is NUL-terminated.
-    check(unsafe {
-        libc::fstatat(
-            dir.as_raw_fd(),
-            name.as_ptr(),
-            stat.as_mut_ptr(),
-            libc::AT_SYMLINK_NOFOLLOW,
-        )
-    })?;
-    // SAFETY: the call succeeded, so the kernel has initialized it.
-    Ok(read_stat(&unsafe { stat.assume_init() }))
+    read_stat(|stat| unsafe { libc::fstatat(dir.as_raw_fd(), name.as_ptr(), stat, flags) })
 }
 
 pub(crate) fn stat_fd(fd: BorrowedFd<'_>) -> io::Result<Stat> {
-    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
     // SAFETY: stat has room for the answer.
-    check(unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
-    // SAFETY: the call succeeded, so the kernel has initialized it.
-    Ok(read_stat(&unsafe { stat.assume_init() }))
+    read_stat(|stat| unsafe { libc::fstat(fd.as_raw_fd(), stat) })
 }
 
-fn read_stat(stat: &libc::stat) -> Stat {
+fn read_stat(call: impl FnOnce(*mut libc::stat) -> c_int) -> io::Result<Stat> {
+    // SAFETY: stat is plain data, and all zeros is a valid value of it.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    check(call(&mut stat))?;
     let kind = match stat.st_mode & libc::S_IFMT {
         libc::S_IFREG => FileType::File,
         libc::S_IFDIR => FileType::Directory,
@@ -237,13 +224,13 @@ fn read_stat(stat: &libc::stat) -> Stat {
         libc::S_IFSOCK => FileType::Socket,
         _ => FileType::Device,
     };
-    Stat {
+    Ok(Stat {
         kind,
-        mode: mode_bits(stat),
+        mode: mode_bits(&stat),
         size: u64::try_from(stat.st_size).unwrap_or(0),
         mtime: u64::try_from(stat.st_mtime).unwrap_or(0),
-        device: device(stat),
-    }
+        device: device(&stat),
+    })
 }
 
 /// Returns the device number, which is signed on macOS. It is only compared.
@@ -305,18 +292,9 @@ fn clear_errno() {
 
 /// Sets the modification time of an open file or directory.
 pub(crate) fn set_mtime(fd: BorrowedFd<'_>, seconds: u64) -> io::Result<()> {
+    let time = |tv_sec, tv_nsec| libc::timespec { tv_sec, tv_nsec };
     let seconds = libc::time_t::try_from(seconds).unwrap_or(libc::time_t::MAX);
-    let omit = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: libc::UTIME_OMIT,
-    };
-    let times = [
-        omit,
-        libc::timespec {
-            tv_sec: seconds,
-            tv_nsec: 0,
-        },
-    ];
+    let times = [time(0, libc::UTIME_OMIT), time(seconds, 0)];
     // SAFETY: times holds the two values that the call reads.
     check(unsafe { libc::futimens(fd.as_raw_fd(), times.as_ptr()) }).map(drop)
 }
@@ -508,6 +486,6 @@ pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &[u8]) -> Option<io::Resu
 
 /// Returns the seconds since 1970, or 0 for an earlier time.
 pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .map_or(0, |d: Duration| d.as_secs())
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_secs()
 }

@@ -27,11 +27,7 @@ fn date_from_days(days: i64) -> (i64, i64, i64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = (shifted_month + 2) % 12 + 1;
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     (year, month, day)
 }
@@ -81,11 +77,16 @@ pub(crate) fn parse(text: &str) -> Option<SystemTime> {
         rest = fraction.get(end..)?;
     }
     let seconds = days * 86_400 + hour * 3600 + minute * 60 + second - offset_seconds(rest)?;
-    let time = match u64::try_from(seconds) {
-        Ok(after) => UNIX_EPOCH.checked_add(Duration::from_secs(after)),
-        Err(_) => UNIX_EPOCH.checked_sub(Duration::from_secs(seconds.unsigned_abs())),
-    }?;
-    time.checked_add(Duration::from_nanos(nanos.into()))
+    from_unix(seconds)?.checked_add(Duration::from_nanos(nanos.into()))
+}
+
+/// Returns the time that is some seconds after 1970, or before it.
+pub(crate) fn from_unix(seconds: i64) -> Option<SystemTime> {
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    match seconds {
+        0.. => UNIX_EPOCH.checked_add(distance),
+        _ => UNIX_EPOCH.checked_sub(distance),
+    }
 }
 
 /// Parses `Z`, `+02:00`, `-0330` or `+00:00Z`.

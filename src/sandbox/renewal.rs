@@ -41,11 +41,9 @@ impl Renewal {
         };
         sandbox.context("renew", || {
             let probe = Command::new("true").timeout(PROBE_TIMEOUT);
-            let _ = sandbox.backend().exec(sandbox.session_id(), &probe)?;
-            sandbox
-                .backend()
-                .create(sandbox.session_id(), spec)
-                .map(drop)
+            let (backend, id) = (sandbox.backend(), sandbox.session_id());
+            let _ = backend.exec(id, &probe)?;
+            backend.create(id, spec).map(drop)
         })
     }
 }

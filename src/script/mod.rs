@@ -46,8 +46,7 @@ impl Script {
         if code == 0 {
             return Ok(out);
         }
-        let stderr = out.stderr();
-        let stderr = one_line(&stderr);
+        let stderr = one_line(&out.stderr());
         let feature = self.feature;
         let failure = self.failures.iter().find(|failure| failure.0 == code);
         let (kind, text) = match (code, failure) {
@@ -89,9 +88,5 @@ pub(crate) fn remove_temporary(sandbox: &Sandbox, name: &str, workdir: &str) {
 
 /// Decodes base64 that is split into lines.
 pub(crate) fn decode_base64_lines(text: &str) -> Option<Vec<u8>> {
-    let mut joined = Vec::with_capacity(text.len());
-    for line in text.lines() {
-        joined.extend_from_slice(line.as_bytes());
-    }
-    STANDARD.decode(joined).ok()
+    STANDARD.decode(text.lines().collect::<String>()).ok()
 }

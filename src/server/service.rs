@@ -17,7 +17,7 @@ use super::reply::{ErrorReply, Reply};
 use super::route::Route;
 use super::turn::CallGuard;
 use crate::backend::Backend;
-use crate::backend::wire::{CreateRequest, CreateResponse, ExecRequest, ExecResponse, JSON};
+use crate::backend::wire::{CreateRequest, ExecRequest, ExecResponse, JSON};
 use crate::cancel::Cancel;
 use crate::command::Command;
 use crate::error::Result as CallResult;
@@ -109,7 +109,7 @@ impl Service {
                 let spec = SandboxSpec::from(parse_json::<CreateRequest<'_>>(&request)?);
                 spec.check()?;
                 let info = self.run(move |backend| backend.create(&id, &spec)).await?;
-                Reply::json(&CreateResponse::from(&info))
+                Reply::json(&info)
             }
             Route::Touch(id) => {
                 self.run(move |backend| backend.touch(&id)).await?;
