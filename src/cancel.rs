@@ -10,15 +10,6 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// Clones share one state. A `Cancel` cannot be reset: after [`cancel`](Cancel::cancel), every call
 /// that starts with it fails at once. See [`Command::cancel_on`](crate::Command::cancel_on).
-///
-/// ```
-/// use noxrunner::Cancel;
-///
-/// let cancel = Cancel::new();
-/// let clone = cancel.clone();
-/// std::thread::spawn(move || clone.cancel()).join().unwrap();
-/// assert!(cancel.is_cancelled());
-/// ```
 #[derive(Clone, Default)]
 pub struct Cancel(Arc<Shared>);
 

@@ -57,13 +57,6 @@ impl Client {
     }
 
     /// Returns a builder for a client of the server at `base_url`.
-    ///
-    /// ```
-    /// use noxrunner::Client;
-    ///
-    /// let client = Client::builder("https://sandboxes.example.com").token("s3cret").build()?;
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
     pub fn builder(base_url: impl AsRef<str>) -> ClientBuilder {
         HttpBackendBuilder::new(base_url.as_ref())
     }

@@ -148,14 +148,6 @@ impl Error {
     }
 
     /// Returns the output of the command that failed or was cancelled, if there is any.
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// let error = sandbox.run(["sh", "-c", "echo why >&2; exit 3"]).unwrap_err();
-    /// assert_eq!(error.output().unwrap().exit_code(), 3);
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
     #[must_use]
     pub fn output(&self) -> Option<&Output> {
         self.0.output.as_ref()

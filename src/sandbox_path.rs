@@ -75,11 +75,6 @@ impl SandboxPath {
         })
     }
 
-    /// Returns true if the protocol can send the path.
-    pub(crate) fn is_utf8(&self) -> bool {
-        std::str::from_utf8(&self.0).is_ok()
-    }
-
     pub(crate) fn file_name(&self) -> &[u8] {
         self.0.rsplit(|b| *b == b'/').next().unwrap_or_default()
     }

@@ -125,15 +125,6 @@ impl SandboxSpec {
 /// A backend's answer to the creation of a sandbox.
 ///
 /// As JSON it is the answer of NoxRunner v1: `podName`, `expiresAt`, and `ignored` if anything was.
-///
-/// ```
-/// use noxrunner::SandboxInfo;
-/// use std::time::{Duration, UNIX_EPOCH};
-///
-/// let info = SandboxInfo::new("pod-1", "1970-01-01T00:01:00Z");
-/// assert_eq!(info.pod_name(), "pod-1");
-/// assert_eq!(info.expires_at_time(), Some(UNIX_EPOCH + Duration::from_secs(60)));
-/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[must_use]

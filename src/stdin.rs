@@ -9,14 +9,6 @@ use crate::archive::Contents;
 use crate::error::{Error, Result};
 
 /// The standard input of a command: bytes, a file, or everything that a reader yields.
-///
-/// ```
-/// use noxrunner::Stdin;
-///
-/// let text = Stdin::from("3\n1\n2\n");
-/// let zeros = Stdin::reader(std::io::repeat(0));
-/// assert_eq!(format!("{text:?}, {zeros:?}"), "Stdin(6 bytes), Stdin(reader)");
-/// ```
 #[derive(Clone)]
 pub struct Stdin(Input);
 
@@ -103,6 +95,11 @@ mod tests {
     fn reader_is_consumed_once() {
         let stdin = Stdin::reader(&b"x"[..]);
         assert!(stdin.contents().is_ok());
+        let text = Stdin::from("3\n1\n2\n");
+        assert_eq!(
+            format!("{text:?}, {stdin:?}"),
+            "Stdin(6 bytes), Stdin(reader)"
+        );
         let error = stdin.clone().contents().unwrap_err();
         assert!(error.to_string().contains("earlier run"), "{error}");
     }

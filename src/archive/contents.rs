@@ -5,13 +5,12 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::encode::{Encoder, Spooled};
-use super::pack::{SpecialFiles, Tree, add_file};
+use super::pack::{SpecialFiles, Tree, add_file, add_open_file};
 use crate::error::{Error, Result};
 use crate::os;
 
@@ -30,9 +29,6 @@ const DEFAULT_MODE: u32 = 0o644;
 /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
 /// use noxrunner::Contents;
 /// use std::io::Read;
-///
-/// sandbox.write("run", Contents::from("#!/bin/sh\necho hi\n").mode(0o755))?;
-/// assert_eq!(sandbox.run(["./run"])?.stdout(), "hi\n");
 ///
 /// sandbox.write("x", Contents::reader(std::io::repeat(b'x').take(1000)))?;
 /// assert_eq!(sandbox.read("x")?.len(), 1000);
@@ -115,10 +111,8 @@ impl fmt::Debug for Contents<'_> {
 
 /// Archives contents under their names.
 pub(crate) fn archive_contents(files: Vec<(Vec<u8>, Contents<'_>)>) -> Result<Spooled> {
-    let mut sized = Vec::with_capacity(files.len());
-    for (name, contents) in files {
-        sized.push((name, SizedContents::new(contents)?));
-    }
+    let size = |(name, contents)| Ok((name, SizedContents::new(contents)?));
+    let mut sized = files.into_iter().map(size).collect::<Result<Vec<_>>>()?;
     let mut sample = Vec::new();
     for (_, contents) in &mut sized {
         contents.sample(&mut sample);
@@ -210,7 +204,8 @@ impl<'a> SizedContents<'a> {
         let written = match self {
             SizedContents::Tree(tree) => return tree.below(name).write(encoder),
             SizedContents::File { path, mode } => {
-                return add_local_file(encoder, name, &path, mode)
+                return File::open(&path)
+                    .and_then(|mut file| add_open_file(encoder, name, &mut file, mode))
                     .map_err(|e| archive_failed(&path, e));
             }
             SizedContents::Bytes { bytes, mode } => {
@@ -224,18 +219,6 @@ impl<'a> SizedContents<'a> {
         };
         written.map_err(|e| archive_failed(Path::new(OsStr::from_bytes(name)), e))
     }
-}
-
-fn add_local_file(
-    encoder: &mut Encoder,
-    name: &[u8],
-    path: &Path,
-    mode: Option<u32>,
-) -> io::Result<()> {
-    let mut file = File::open(path)?;
-    let stat = os::stat_fd(file.as_fd())?;
-    let mode = mode.unwrap_or(stat.mode);
-    add_file(encoder, name, mode, stat.mtime, stat.size, &mut file)
 }
 
 fn archive_failed(path: &Path, e: io::Error) -> Error {

@@ -15,12 +15,10 @@ pub(crate) use contents::{archive_contents, archive_dir};
 #[cfg(any(feature = "conformance", feature = "local"))]
 pub(crate) use encode::Encoder;
 pub(crate) use encode::Spooled;
-#[cfg(any(feature = "conformance", feature = "local"))]
-pub(crate) use pack::add_file;
 #[cfg(feature = "local")]
-pub(crate) use pack::{SpecialFiles, Tree, add_root};
+pub(crate) use pack::{SpecialFiles, Tree, add_open_file, add_root};
 #[cfg(feature = "conformance")]
-pub(crate) use pack::{add_directory, add_link};
+pub(crate) use pack::{add_directory, add_file, add_link};
 pub(crate) use read::{Entries, Kind};
 #[cfg(feature = "local")]
 pub(crate) use unpack::Links;

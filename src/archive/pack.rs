@@ -144,10 +144,7 @@ impl Tree {
         match stat.kind {
             FileType::Directory => add_directory(encoder, name, stat.mode, stat.mtime),
             FileType::File => {
-                let mut file = open_file(&mut self.cursor, path)?;
-                // The file may have grown or been replaced since it was listed.
-                let stat = os::stat_fd(file.as_fd())?;
-                add_file(encoder, name, stat.mode, stat.mtime, stat.size, &mut file)
+                add_open_file(encoder, name, &mut open_file(&mut self.cursor, path)?, None)
             }
             FileType::Symlink => {
                 let (parent, last) = split(path);
@@ -286,6 +283,19 @@ pub(crate) fn add_file(
         },
     };
     add(encoder, header, name, b"", &mut exact)
+}
+
+/// Adds an open file with its current size and time, and with its own mode unless `mode` replaces it.
+pub(crate) fn add_open_file(
+    encoder: &mut Encoder,
+    name: &[u8],
+    file: &mut File,
+    mode: Option<u32>,
+) -> io::Result<()> {
+    // It may have grown or been replaced since it was found.
+    let stat = os::stat_fd(file.as_fd())?;
+    let mode = mode.unwrap_or(stat.mode);
+    add_file(encoder, name, mode, stat.mtime, stat.size, file)
 }
 
 pub(crate) fn add_link(

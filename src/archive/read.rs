@@ -33,6 +33,16 @@ pub(crate) struct UnpackLimits {
     pub(crate) ratio: u64,
 }
 
+impl Default for UnpackLimits {
+    fn default() -> UnpackLimits {
+        UnpackLimits {
+            entries: 1_000_000,
+            bytes: 64 << 30,
+            ratio: 200,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct ArchiveEntry {
     pub(crate) name: Vec<u8>,
@@ -174,17 +184,13 @@ impl<R: Read> Entries<R> {
 
     /// Reads a block. Returns false at the end of the archive.
     fn block(&mut self, block: &mut [u8; BLOCK]) -> Result<bool> {
-        let mut filled = 0;
-        while filled < BLOCK {
-            match self.archive.read(&mut block[filled..]) {
-                Ok(0) if filled == 0 => return Ok(false),
-                Ok(0) => return Err(damaged(io::ErrorKind::UnexpectedEof.into(), self.read)),
-                Ok(got) => filled += got,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(damaged(e, self.read)),
-            }
+        let mut next = (&mut self.archive).take(BLOCK as u64);
+        match io::copy(&mut next, &mut block.as_mut_slice()) {
+            Ok(0) => Ok(false),
+            Ok(_) if next.limit() == 0 => Ok(true),
+            Ok(_) => Err(damaged(io::ErrorKind::UnexpectedEof.into(), self.read)),
+            Err(e) => Err(damaged(e, self.read)),
         }
-        Ok(true)
     }
 
     /// Reads the content of an extended header.
@@ -216,22 +222,16 @@ impl<R: Read> Entries<R> {
         while !rest.is_empty() {
             let (key, value, after) =
                 record(rest).ok_or_else(|| Error::archive("an extended header is damaged"))?;
-            let number = || {
-                std::str::from_utf8(value)
-                    .ok()?
-                    .split('.')
-                    .next()?
-                    .parse::<u64>()
-                    .ok()
-            };
+            let text = std::str::from_utf8(value).unwrap_or_default();
+            let number = text.split('.').next().and_then(|whole| whole.parse().ok());
             match key {
                 b"path" => extensions.name = Some(value.to_vec()),
                 b"linkpath" => extensions.link = Some(value.to_vec()),
                 b"size" => {
                     let message = "the size in an extended header is not a number";
-                    extensions.size = Some(number().ok_or_else(|| Error::archive(message))?);
+                    extensions.size = Some(number.ok_or_else(|| Error::archive(message))?);
                 }
-                b"mtime" => extensions.mtime = number(),
+                b"mtime" => extensions.mtime = number,
                 _ if key.starts_with(b"GNU.sparse.") => extensions.sparse = true,
                 _ => {}
             }
@@ -276,9 +276,8 @@ fn describe(header: &Header, extensions: Extensions, size: u64) -> ArchiveEntry 
     let name = extensions
         .name
         .unwrap_or_else(|| header.path_bytes().into());
-    let link = extensions
-        .link
-        .or_else(|| Some(header.link_name_bytes()?.into()));
+    let link = extensions.link;
+    let link = link.or_else(|| Some(header.link_name_bytes()?.into()));
     let link = link.unwrap_or_default();
     let kind = match header.entry_type() {
         _ if extensions.sparse => Kind::Sparse,
@@ -293,25 +292,17 @@ fn describe(header: &Header, extensions: Extensions, size: u64) -> ArchiveEntry 
         EntryType::GNUSparse => Kind::Sparse,
         _ => Kind::Unknown,
     };
-    // These may have a size but have no content. GNU tar and Python agree.
-    let empty = matches!(
-        header.entry_type(),
-        EntryType::Directory
-            | EntryType::Symlink
-            | EntryType::Link
-            | EntryType::Fifo
-            | EntryType::Char
-            | EntryType::Block
-    );
+    let size = match header.entry_type() {
+        // These may have a size but have no content. GNU tar and Python agree.
+        EntryType::Directory | EntryType::Symlink | EntryType::Link => 0,
+        EntryType::Fifo | EntryType::Char | EntryType::Block => 0,
+        _ => extensions.size.unwrap_or(size),
+    };
     ArchiveEntry {
         name,
         kind,
         mode: header.mode().unwrap_or(0o644) & 0o777,
-        size: if empty {
-            0
-        } else {
-            extensions.size.unwrap_or(size)
-        },
+        size,
         mtime: extensions.mtime.or(header.mtime().ok()).unwrap_or(0),
     }
 }

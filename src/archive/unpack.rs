@@ -36,31 +36,16 @@ use crate::os::{self, FileType};
 /// assert!(sandbox.download_dir_with(".", dir.path().join("out"), &extract).is_err());
 /// # Ok::<_, noxrunner::Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Extract {
     limits: UnpackLimits,
     skip_refused: bool,
     /// The space that is left for the files, in bytes.
-    room: u64,
+    room: Option<u64>,
 }
 
 /// The space that an empty file takes, in bytes.
 const MIN_FILE: u64 = 4096;
-
-impl Default for Extract {
-    fn default() -> Self {
-        let limits = UnpackLimits {
-            entries: 1_000_000,
-            bytes: 64 << 30,
-            ratio: 200,
-        };
-        Extract {
-            limits,
-            skip_refused: false,
-            room: u64::MAX,
-        }
-    }
-}
 
 impl Extract {
     /// Creates the default rules: at most 1,000,000 entries and 64 GiB, a ratio of at most 200, and any
@@ -108,7 +93,7 @@ impl Extract {
     }
 
     /// Fails with "no space left" if the files need more than this.
-    pub(crate) fn with_room(mut self, bytes: u64) -> Extract {
+    pub(crate) fn with_room(mut self, bytes: Option<u64>) -> Extract {
         self.room = bytes;
         self
     }
@@ -134,7 +119,7 @@ impl Extract {
             done: Extraction::default(),
             buffer: vec![0; 128 * 1024],
         };
-        let mut room = self.room;
+        let mut room = self.room.unwrap_or(u64::MAX);
         Entries::for_each(archive, self.limits, |entry, content| {
             let left = room.checked_sub(entry.size.max(MIN_FILE));
             room = left.ok_or_else(|| failed(io::ErrorKind::StorageFull.into(), &entry.name))?;

@@ -175,7 +175,6 @@ pub(super) fn timeout(probe: &Probe) -> Verdict {
     let answer = probe.exec(probe.shared()?, &body)?;
     let took = started.elapsed().as_secs_f64();
     let alive = is_ticking(probe, name)?;
-    probe.sh(&format!("rm -f {name}"))?;
     expect(
         !alive,
         format!(
@@ -205,7 +204,7 @@ fn ticking(name: &str) -> String {
     )
 }
 
-/// Returns true if the script is still counting.
+/// Returns true if the script is still counting, and ends it.
 fn is_ticking(probe: &Probe, name: &str) -> Result<bool, NotPassed> {
     let count = || {
         probe.sleep(Duration::from_millis(500));
@@ -214,14 +213,15 @@ fn is_ticking(probe: &Probe, name: &str) -> Result<bool, NotPassed> {
             &format!("read -r n <{name}.ticks; echo \"$n\""),
         )
     };
-    Ok(count()?.stdout != count()?.stdout)
+    let ticks = count()?.stdout != count()?.stdout;
+    probe.sh(&format!("rm -f {name}"))?;
+    Ok(ticks)
 }
 
 pub(super) fn timeout_children(probe: &Probe) -> Verdict {
     let name = "nx-timeout-children";
     limited(probe, &format!("({}) & wait", ticking(name)))?;
     let alive = is_ticking(probe, name)?;
-    probe.sh(&format!("rm -f {name}"))?;
     expect(
         !alive,
         format!("a child of the command is still running: {alive}"),
@@ -233,7 +233,6 @@ pub(super) fn background_child(probe: &Probe) -> Verdict {
     let start = format!("({}) </dev/null >/dev/null 2>&1 & sleep 1", ticking(name));
     probe.set_up(probe.shared()?, &start)?;
     let alive = is_ticking(probe, name)?;
-    probe.sh(&format!("rm -f {name}"))?;
     expect(
         alive,
         format!("a background child is still running: {alive}"),

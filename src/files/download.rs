@@ -83,18 +83,6 @@ impl Sandbox {
     /// # Errors
     ///
     /// The same as for [`download_dir`](Sandbox::download_dir).
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// # use std::io::Read;
-    /// let mut archive = Vec::new();
-    /// sandbox.download_archive("/workspace")?.read_to_end(&mut archive)?;
-    /// assert_eq!(archive[..2], [0x1f, 0x8b]);
-    /// # Ok::<_, Box<dyn std::error::Error>>(())
-    /// ```
     #[doc(alias = "download_files")]
     pub fn download_archive(&self, src: impl AsRef<Path>) -> Result<Box<dyn Read + Send>> {
         self.context("download from", || self.open_download(src.as_ref()))

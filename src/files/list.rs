@@ -3,10 +3,11 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::os::random::temporary_name;
+use crate::os::time;
 use crate::output::Output;
 use crate::sandbox::Sandbox;
 use crate::sandbox_path::SandboxPath;
@@ -211,17 +212,12 @@ fn parse_entry(line: &[u8]) -> Option<Entry> {
     let mut text = || std::str::from_utf8(fields.next()?).ok();
     let mode = u32::from_str_radix(text()?, 16).ok()?;
     let size = text()?.parse().ok()?;
-    let seconds: i64 = text()?.parse().ok()?;
+    let modified = time::from_unix(text()?.parse().ok()?)?;
     let name = fields.next()?.strip_prefix(b"./")?.to_vec();
-    let distance = Duration::from_secs(seconds.unsigned_abs());
-    let modified = match seconds {
-        0.. => UNIX_EPOCH.checked_add(distance),
-        _ => UNIX_EPOCH.checked_sub(distance),
-    };
     Some(Entry {
         name: OsString::from_vec(name),
         mode,
         size,
-        modified: modified?,
+        modified,
     })
 }

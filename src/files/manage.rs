@@ -26,17 +26,6 @@ impl Sandbox {
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a path with `..`;
     /// [`Unsupported`](ErrorKind::Unsupported) if the sandbox has no `test`; otherwise the same as for
     /// [`exec`](Sandbox::exec).
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// sandbox.write("a/b.txt", "x")?;
-    /// assert!(sandbox.exists("a/b.txt")? && sandbox.exists("a")?);
-    /// assert!(!sandbox.exists("b.txt")?);
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
     pub fn exists(&self, path: impl AsRef<Path>) -> Result<bool> {
         self.context("check a path in", || {
             let path = SandboxPath::new("path", path)?;
@@ -78,17 +67,6 @@ impl Sandbox {
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a path with `..`, `/` and `/workspace`;
     /// [`Io`](ErrorKind::Io) if something cannot be removed; otherwise the same as for
     /// [`exec`](Sandbox::exec).
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// sandbox.create_dir_all("a/b")?;
-    /// assert!(sandbox.remove("a")?);
-    /// assert!(!sandbox.remove("a")?);
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
     pub fn remove(&self, path: impl AsRef<Path>) -> Result<bool> {
         self.context("remove from", || {
             let path = SandboxPath::file(path)?;

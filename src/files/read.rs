@@ -97,7 +97,7 @@ impl Sandbox {
     pub fn read_to(&self, path: impl AsRef<Path>, mut writer: impl Write) -> Result<u64> {
         self.context("read from", || {
             let path = SandboxPath::file(path)?;
-            if !path.is_utf8() {
+            if path.as_text().is_err() {
                 return self.read_from_parent(&path, &mut writer);
             }
             match self.fetch(&path, &mut writer) {

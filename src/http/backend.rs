@@ -25,14 +25,6 @@ const EXEC_GRACE: Duration = Duration::from_secs(10);
 ///
 /// Keeps up to 16 idle connections, which all clones of a [`Client`](crate::Client) share. Redirects
 /// are not followed. Logs one debug line per request: method, path, status, duration and attempt.
-///
-/// ```
-/// use noxrunner::{Backend, HttpBackend};
-///
-/// let backend = HttpBackend::new("http://127.0.0.1:1")?;
-/// assert!(backend.health().unwrap_err().is_connect());
-/// # Ok::<_, noxrunner::Error>(())
-/// ```
 pub struct HttpBackend {
     pub(super) api: Api,
     pub(super) timeout: Duration,

@@ -21,7 +21,7 @@ const QUERY: &AsciiSet = &SEGMENT.remove(b'/');
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BaseUrl {
     text: String,
-    https: bool,
+    pub(super) https: bool,
     host: String,
     port: u16,
 }
@@ -71,10 +71,6 @@ impl BaseUrl {
         })
     }
 
-    pub(super) fn is_https(&self) -> bool {
-        self.https
-    }
-
     pub(super) fn health(&self) -> String {
         format!("{}/healthz", self.text)
     }
@@ -96,12 +92,7 @@ impl BaseUrl {
     fn is_loopback(&self) -> bool {
         let name = self.host.trim_end_matches('.').to_ascii_lowercase();
         match name.parse::<IpAddr>() {
-            Ok(IpAddr::V6(ip)) => {
-                ip.is_loopback()
-                    || ip.is_unspecified()
-                    || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback())
-            }
-            Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_unspecified(),
+            Ok(ip) => ip.to_canonical().is_loopback() || ip.is_unspecified(),
             Err(_) => name == "localhost" || name.ends_with(".localhost"),
         }
     }
@@ -159,10 +150,8 @@ impl BaseUrl {
             .trim_start_matches("*.")
             .trim_matches('.')
             .to_ascii_lowercase();
-        match host.strip_suffix(&domain) {
-            Some(above) => above.is_empty() || above.ends_with('.'),
-            None => false,
-        }
+        let above = host.strip_suffix(&domain);
+        above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
     }
 }
 

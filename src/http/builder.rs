@@ -162,13 +162,6 @@ impl<T: From<HttpBackend>> HttpBackendBuilder<T> {
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for an invalid setting, by its name;
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for `https` without the feature `tls`.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// let error = noxrunner::Client::builder("example.com").build().unwrap_err();
-    /// assert!(error.to_string().contains("must start with http:// or https://"));
-    /// ```
     pub fn build(self) -> Result<T> {
         check_duration("the timeout", self.timeout)?;
         check_duration("the connect timeout", self.connect_timeout)?;

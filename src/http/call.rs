@@ -160,32 +160,19 @@ impl Api {
             Ok(response) => Attempt::ErrorResponse(response),
             Err(failure) => Attempt::Failed(failure),
         };
-        let failure = match &attempt {
-            Attempt::Failed(failure) => Some(failure),
-            _ => None,
-        };
-        self.log(call, number, started, status, failure);
-        Ok(attempt)
-    }
-
-    fn log(
-        &self,
-        call: &Call<'_>,
-        number: u32,
-        started: Instant,
-        status: Option<u16>,
-        failure: Option<&Failure>,
-    ) {
-        if !log::log_enabled!(log::Level::Debug) {
-            return;
+        if log::log_enabled!(log::Level::Debug) {
+            let Request { method, url, .. } = &call.request;
+            let path = url.strip_prefix(&self.base.to_string());
+            let path = path.unwrap_or_default();
+            let status = status.map_or("-".to_owned(), |status| status.to_string());
+            let reason = match &attempt {
+                Attempt::Failed(failure) => format!(": {}", failure.message),
+                _ => String::new(),
+            };
+            let millis = started.elapsed().as_millis();
+            log::debug!("{method} {path} {status} {millis} ms, attempt {number}{reason}");
         }
-        let Request { method, url, .. } = &call.request;
-        let path = url.strip_prefix(&self.base.to_string());
-        let path = path.unwrap_or_default();
-        let status = status.map_or("-".to_owned(), |status| status.to_string());
-        let reason = failure.map_or(String::new(), |failure| format!(": {}", failure.message));
-        let millis = started.elapsed().as_millis();
-        log::debug!("{method} {path} {status} {millis} ms, attempt {number}{reason}");
+        Ok(attempt)
     }
 
     /// Sends a call whose response has nothing but a status.

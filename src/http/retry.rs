@@ -165,13 +165,8 @@ mod tests {
     #[test]
     fn exec_that_may_have_started_is_not_retried() {
         let again = |kind, progress| {
-            after_failure(
-                Retry::default(),
-                1,
-                Repeatable::IfNotReceived,
-                &failure(kind, progress),
-            )
-            .is_some()
+            let failure = failure(kind, progress);
+            after_failure(Retry::default(), 1, Repeatable::IfNotReceived, &failure).is_some()
         };
         assert!(again(FailureKind::Broken, Progress::NotConnected));
         assert!(again(FailureKind::Broken, Progress::NotReceived));
@@ -195,17 +190,10 @@ mod tests {
         assert!(after_failure(Retry::none(), 1, Repeatable::Always, &broken).is_none());
         assert!(after_failure(Retry::default(), 3, Repeatable::Always, &broken).is_none());
         assert!(after_failure(Retry::default(), 2, Repeatable::Always, &broken).is_some());
-        let wait = |secs| {
-            after_status(
-                Retry::default(),
-                1,
-                Repeatable::Always,
-                429,
-                Some(Duration::from_secs(secs)),
-            )
-        };
-        assert_eq!(wait(20), Some(Duration::from_secs(20)));
-        assert_eq!(wait(21), None);
+        let wait = |time| after_status(Retry::default(), 1, Repeatable::Always, 429, Some(time));
+        let longest = Duration::from_secs(20);
+        assert_eq!(wait(longest), Some(longest));
+        assert_eq!(wait(Duration::from_secs(21)), None);
     }
 
     #[test]

@@ -140,14 +140,14 @@ impl HttpClient {
             .max_idle_connections(MAX_IDLE)
             .max_idle_connections_per_host(MAX_IDLE)
             .max_idle_age(MAX_IDLE_AGE);
-        if base.is_https() || https_proxy {
+        if base.https || https_proxy {
             config = with_tls(config, settings.ca_pem.as_deref())?;
         }
         let connector =
             ().chain(StartConnecting)
                 .chain(ConnectProxyConnector::default())
                 .chain(SocketConnector {
-                    plain: !base.is_https() && !https_proxy,
+                    plain: !base.https && !https_proxy,
                     keep_alive_seen: Arc::default(),
                 });
         #[cfg(feature = "tls")]

@@ -115,16 +115,6 @@ impl Job {
     /// [`NotFound`](ErrorKind::NotFound) if the job or the sandbox does not exist;
     /// [`OutcomeUnknown`](ErrorKind::OutcomeUnknown) if the job is
     /// [`Lost`](super::JobState::Lost); otherwise the same as for [`exec`](Sandbox::exec).
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// let job = sandbox.spawn(["sleep", "1000"])?;
-    /// assert!(job.try_wait()?.is_none());
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
     pub fn try_wait(&self) -> Result<Option<JobStatus>> {
         self.context("poll", || exit_status(self.poll([None, None], None)?.state))
     }
@@ -136,17 +126,6 @@ impl Job {
     ///
     /// [`NotFound`](ErrorKind::NotFound) if the job does not exist; otherwise the same as for
     /// [`exec`](Sandbox::exec).
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// let job = sandbox.spawn(["sleep", "1000"])?;
-    /// job.kill()?;
-    /// assert_eq!(job.wait()?.exit_code(), 137);
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
     pub fn kill(&self) -> Result<()> {
         self.context("kill", || self.run(&scripts::KILL, &[], None).map(drop))
     }
@@ -203,8 +182,8 @@ impl Job {
 }
 
 pub(super) fn unexpected_output(out: &Output) -> Error {
-    let stdout = out.stdout();
-    let message = format!("unexpected output of a job script: {:?}", one_line(&stdout));
+    let stdout = one_line(&out.stdout());
+    let message = format!("unexpected output of a job script: {stdout:?}");
     Error::new(ErrorKind::Protocol, message)
 }
 

@@ -1,6 +1,6 @@
 //! Waiting for jobs and copying their output.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::info::JobStatus;
@@ -83,7 +83,7 @@ impl Job {
     /// # Ok::<_, noxrunner::Error>(())
     /// ```
     pub fn copy_to(&self, mut stdout: impl Write, mut stderr: impl Write) -> Result<JobStatus> {
-        self.context("follow", || self.follow(&mut stdout, &mut stderr))
+        self.context("follow", || self.follow([&mut stdout, &mut stderr]))
     }
 
     /// Copies the output so far to these writers, and returns the exit code if the job has finished.
@@ -110,16 +110,16 @@ impl Job {
         mut stderr: impl Write,
     ) -> Result<Option<JobStatus>> {
         self.context("read output of", || {
-            self.read_so_far(&mut stdout, &mut stderr)
+            self.read_so_far([&mut stdout, &mut stderr])
         })
     }
 
-    fn follow(&self, stdout: &mut dyn Write, stderr: &mut dyn Write) -> Result<JobStatus> {
+    fn follow(&self, mut writers: [&mut dyn Write; 2]) -> Result<JobStatus> {
         let mut poller = Poller::new();
         let mut offsets = [0, 0];
         loop {
             let polled = poller.poll(self, offsets.map(Some), None)?;
-            copy(&polled, &mut offsets, stdout, stderr)?;
+            copy(&polled, &mut offsets, &mut writers)?;
             if !polled.is_whole() {
                 continue;
             }
@@ -130,17 +130,13 @@ impl Job {
         }
     }
 
-    fn read_so_far(
-        &self,
-        stdout: &mut dyn Write,
-        stderr: &mut dyn Write,
-    ) -> Result<Option<JobStatus>> {
+    fn read_so_far(&self, mut writers: [&mut dyn Write; 2]) -> Result<Option<JobStatus>> {
         let mut offsets = [0, 0];
         // The state and the lengths at the start. A busy job could write forever.
         let mut first = None;
         loop {
             let polled = self.poll(offsets.map(Some), None)?;
-            copy(&polled, &mut offsets, stdout, stderr)?;
+            copy(&polled, &mut offsets, &mut writers)?;
             let (state, lengths) = *first.get_or_insert((polled.state, polled.size));
             if polled.is_whole() {
                 return exit_status(polled.state);
@@ -154,22 +150,15 @@ impl Job {
 }
 
 /// Copies the new output of a poll, and advances the offsets.
-fn copy(
-    polled: &Polled,
-    offsets: &mut [u64; 2],
-    stdout: &mut dyn Write,
-    stderr: &mut dyn Write,
-) -> Result<()> {
-    let mut write = |at: usize, writer: &mut dyn Write| -> io::Result<()> {
+fn copy(polled: &Polled, offsets: &mut [u64; 2], writers: &mut [&mut dyn Write; 2]) -> Result<()> {
+    for (at, writer) in writers.iter_mut().enumerate() {
         let bytes = &polled.new[at];
-        offsets[at] += bytes.len() as u64;
         if bytes.is_empty() {
-            return Ok(());
+            continue;
         }
-        writer.write_all(bytes)?;
-        writer.flush()
-    };
-    write(0, stdout)
-        .and_then(|()| write(1, stderr))
-        .map_err(|e| Error::io("cannot write the job's output", e))
+        offsets[at] += bytes.len() as u64;
+        let written = writer.write_all(bytes).and_then(|()| writer.flush());
+        written.map_err(|e| Error::io("cannot write the job's output", e))?;
+    }
+    Ok(())
 }

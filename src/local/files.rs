@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use super::errors::path_error;
 #[cfg(target_os = "linux")]
 use super::sys::FileUser;
-use crate::archive::{Encoder, Extract, Links, SpecialFiles, Spooled, Tree, add_file, add_root};
+use crate::archive::{
+    Encoder, Extract, Links, SpecialFiles, Spooled, Tree, add_open_file, add_root,
+};
 use crate::error::{Error, Result, one_line};
 use crate::os::{self, FileType};
 use crate::upload::Upload;
@@ -116,7 +118,7 @@ impl SandboxFiles {
         let target = self
             .open_or_create_dir(dest)
             .map_err(|e| path_error("dest", dest, e))?;
-        let extract = Extract::any_size().with_room(self.room.unwrap_or(u64::MAX));
+        let extract = Extract::any_size().with_room(self.room);
         extract.unpack_to_dir(archive, target.as_fd(), self.stages.as_fd(), Links::Any)?;
         Ok(())
     }
@@ -175,7 +177,6 @@ impl SandboxFiles {
 
 /// Creates the archive of a single file: one entry, without one for the directory.
 fn archive_file(file: &mut File, src: &str) -> io::Result<Spooled> {
-    let stat = os::stat_fd(file.as_fd())?;
     let name = Path::new(src).file_name().unwrap_or(OsStr::new("file"));
     let mut sample = Vec::new();
     file.try_clone()?
@@ -183,14 +184,7 @@ fn archive_file(file: &mut File, src: &str) -> io::Result<Spooled> {
         .read_to_end(&mut sample)?;
     io::Seek::rewind(file)?;
     let mut encoder = Encoder::new(&sample);
-    add_file(
-        &mut encoder,
-        name.as_bytes(),
-        stat.mode,
-        stat.mtime,
-        stat.size,
-        file,
-    )?;
+    add_open_file(&mut encoder, name.as_bytes(), file, None)?;
     encoder.finish().map_err(Error::into_io)
 }
 

@@ -119,11 +119,7 @@ pub enum Enforced {
 
 impl fmt::Display for Enforced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Enforced::Exact => "Exact",
-            Enforced::Approximate => "Approximate",
-            Enforced::No => "No",
-        })
+        fmt::Debug::fmt(self, f)
     }
 }
 

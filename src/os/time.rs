@@ -77,11 +77,16 @@ pub(crate) fn parse(text: &str) -> Option<SystemTime> {
         rest = fraction.get(end..)?;
     }
     let seconds = days * 86_400 + hour * 3600 + minute * 60 + second - offset_seconds(rest)?;
-    let time = match u64::try_from(seconds) {
-        Ok(after) => UNIX_EPOCH.checked_add(Duration::from_secs(after)),
-        Err(_) => UNIX_EPOCH.checked_sub(Duration::from_secs(seconds.unsigned_abs())),
-    }?;
-    time.checked_add(Duration::from_nanos(nanos.into()))
+    from_unix(seconds)?.checked_add(Duration::from_nanos(nanos.into()))
+}
+
+/// Returns the time that is some seconds after 1970, or before it.
+pub(crate) fn from_unix(seconds: i64) -> Option<SystemTime> {
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    match seconds {
+        0.. => UNIX_EPOCH.checked_add(distance),
+        _ => UNIX_EPOCH.checked_sub(distance),
+    }
 }
 
 /// Parses `Z`, `+02:00`, `-0330` or `+00:00Z`.

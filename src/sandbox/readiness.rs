@@ -24,17 +24,6 @@ impl Sandbox {
     /// [`NotReady`](ErrorKind::NotReady) if the timeout passes; the cause is the last failure.
     /// [`Cancelled`](ErrorKind::Cancelled) if `cancel` is triggered. An error that waiting cannot fix,
     /// such as a wrong token, is returned at once.
-    ///
-    /// # Example
-    ///
-    /// ```
-    /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-    /// use std::time::Duration;
-    ///
-    /// let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-    /// sandbox.wait_until_ready(Duration::from_secs(60), None)?;
-    /// # Ok::<_, noxrunner::Error>(())
-    /// ```
     #[doc(alias = "wait_for_pod_ready")]
     pub fn wait_until_ready(&self, timeout: Duration, cancel: Option<&Cancel>) -> Result<()> {
         self.context("wait for", || {
@@ -77,11 +66,8 @@ impl Sandbox {
         if out.success() && out.stdout().trim() == "ready" {
             return Ok(());
         }
-        let (code, stdout) = (out.exit_code(), out.stdout());
-        let message = format!(
-            "the probe exited with {code} and printed {:?}",
-            one_line(&stdout)
-        );
+        let (code, stdout) = (out.exit_code(), one_line(&out.stdout()));
+        let message = format!("the probe exited with {code} and printed {stdout:?}");
         Err(Error::new(ErrorKind::NotReady, message))
     }
 }

@@ -46,8 +46,7 @@ impl Script {
         if code == 0 {
             return Ok(out);
         }
-        let stderr = out.stderr();
-        let stderr = one_line(&stderr);
+        let stderr = one_line(&out.stderr());
         let feature = self.feature;
         let failure = self.failures.iter().find(|failure| failure.0 == code);
         let (kind, text) = match (code, failure) {

@@ -10,18 +10,10 @@ use super::reply::ErrorReply;
 
 /// Decides who may send requests.
 pub(super) struct Auth {
-    token: Option<String>,
+    pub(super) token: Option<String>,
 }
 
 impl Auth {
-    pub(super) fn new(token: Option<String>) -> Auth {
-        Auth { token }
-    }
-
-    pub(super) fn token(&self) -> Option<&str> {
-        self.token.as_deref()
-    }
-
     /// Checks the Host header of any request, including those that need no token.
     pub(super) fn check_host(
         &self,

@@ -176,13 +176,12 @@ impl ServerBuilder {
             return Err(error);
         }
         self.check()?;
-        let auth = Auth::new(match &self.token {
-            TokenChoice::New => {
-                Some(new_token().map_err(|e| Error::io("cannot create a token", e))?)
-            }
+        let failed = |e| Error::io("cannot create a token", e);
+        let token = match &self.token {
+            TokenChoice::New => Some(new_token().map_err(failed)?),
             TokenChoice::Given(token) => Some(token.clone()),
             TokenChoice::None { .. } => None,
-        });
+        };
         let runtime = self.runtime()?;
         let (listeners, local_addr) = {
             let _entered = runtime.enter();
@@ -190,7 +189,7 @@ impl ServerBuilder {
         };
         let service = Service {
             backend: self.backend,
-            auth,
+            auth: Auth { token },
             calls: Arc::new(Semaphore::new(self.max_calls)),
             max_upload: self.max_upload,
             body_idle: self.body_idle,

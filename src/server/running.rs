@@ -89,7 +89,7 @@ impl Server {
     /// Returns the token that requests need, or `None` if authentication is disabled.
     #[must_use]
     pub fn token(&self) -> Option<&str> {
-        self.service.auth.token()
+        self.service.auth.token.as_deref()
     }
 
     /// Returns a handle that stops the server.

@@ -295,7 +295,7 @@ fn responses_follow_v1() {
     let exec = server.request("POST", "/v1/sandboxes/a/exec", JSON, body);
     assert_eq!(
         json_of(&exec),
-        json!({"exitCode": 3, "stdout": "o\n", "stderr": "e\u{fffd}", "durationMs": 7, "timedOut": true, "truncated": false})
+        json!({"exitCode": 3, "stdout": "o\n", "stderr": "e\u{fffd}", "durationMs": 7, "timedOut": true, "truncated": false, "killedBy": "timeout"})
     );
     assert_eq!(
         server

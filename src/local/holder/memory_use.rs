@@ -10,8 +10,8 @@ struct ProcessMemory {
     private: u64,
     /// The part of shared memory that is present.
     shared: u64,
-    /// All of the address space.
-    reserved: u64,
+    /// The most that the process and the children that it has waited for can have written to pages.
+    touched: u64,
 }
 
 impl ProcessMemory {
@@ -23,7 +23,7 @@ impl ProcessMemory {
                 + field(status, "VmSwap:").unwrap_or(0)
                 + field(status, "VmPTE:").unwrap_or(0),
             shared: field(status, "RssShmem:").unwrap_or(0),
-            reserved: field(status, "VmSize:").unwrap_or(0),
+            touched: 0,
         })
     }
 
@@ -37,6 +37,23 @@ impl ProcessMemory {
             paths.find_map(|path| status(path.join("status").to_str()?.to_owned()))
         };
         of_leader.or_else(of_thread).unwrap_or_default()
+    }
+
+    /// Reads the memory with the number of pages that were ever written: each has caused a page fault.
+    fn read_with_faults(pid: u32) -> ProcessMemory {
+        let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The program's name can contain any bytes, and ends with the last parenthesis.
+        let after_name = stat.rsplit(|byte| *byte == b')').next().unwrap_or_default();
+        let fields = str::from_utf8(after_name).unwrap_or_default().split(' ');
+        // Minor faults, those of children, major faults, those of children.
+        let faults = fields
+            .skip(8)
+            .take(4)
+            .filter_map(|field| field.parse::<u64>().ok());
+        ProcessMemory {
+            touched: faults.sum::<u64>().saturating_mul(4096),
+            ..ProcessMemory::read(pid)
+        }
     }
 }
 
@@ -70,27 +87,38 @@ impl MemoryUse {
     }
 
     /// Measures the memory with each shared object once, and without files in memory. With `hidden`, an
-    /// object counts with the size that was ever mapped: a program can unmap pages that the object keeps.
+    /// object counts with the size that was ever mapped, as far as the processes can have written it: a
+    /// program can unmap pages that the object keeps.
     pub(crate) fn measure(pids: &[u32], objects: &mut SharedObjects, hidden: bool) -> MemoryUse {
         let mut sum = MemoryUse::default();
-        let mut mapped: HashMap<u64, u64> = HashMap::new();
+        let mut present: HashMap<u64, u64> = HashMap::new();
+        let mut touched = 0;
         for pid in pids {
-            let memory = ProcessMemory::read(*pid);
-            let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps")) else {
+            let memory = ProcessMemory::read_with_faults(*pid);
+            touched += memory.touched;
+            let shared = match fs::read_to_string(format!("/proc/{pid}/smaps")) {
+                Ok(text) => objects
+                    .add_process(&text, &mut present, hidden)
+                    .min(memory.touched),
                 // A process can forbid this.
-                let shared = [memory.shared, memory.reserved][usize::from(hidden)];
-                sum.shared += shared;
-                sum.add(*pid, memory.private, shared);
-                continue;
+                Err(_) => {
+                    let shared = [memory.shared, memory.touched][usize::from(hidden)];
+                    sum.shared += shared;
+                    shared
+                }
             };
-            let own = objects.add_process(&text, &mut mapped, hidden);
-            sum.add(*pid, memory.private, own);
+            sum.add(*pid, memory.private, shared);
         }
-        objects.0.retain(|object, _| mapped.contains_key(object));
-        for (object, present) in mapped {
-            let largest = objects.0.get(&object).filter(|_| hidden);
-            sum.shared += largest.map_or(present, |largest| present.max(*largest));
-        }
+        objects.0.retain(|object, _| present.contains_key(object));
+        let all_present: u64 = present.values().sum();
+        let largest = present
+            .iter()
+            .map(|(object, size)| objects.0[object].max(*size));
+        sum.shared += if hidden {
+            largest.sum::<u64>().min(touched).max(all_present)
+        } else {
+            all_present
+        };
         sum.sort()
     }
 
@@ -106,6 +134,10 @@ impl MemoryUse {
 
     pub(crate) fn total(&self) -> u64 {
         self.private + self.shared
+    }
+
+    pub(crate) fn private(&self) -> u64 {
+        self.private
     }
 
     pub(crate) fn shared(&self) -> u64 {
@@ -132,9 +164,20 @@ impl MemoryUse {
 pub(crate) struct SharedObjects(HashMap<u64, u64>);
 
 impl SharedObjects {
+    /// Finds the objects that the processes map, and returns their size.
+    pub(crate) fn find(&mut self, pids: &[u32]) -> u64 {
+        let mut mapped = HashMap::new();
+        for pid in pids {
+            let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+            self.add_process(&maps, &mut mapped, true);
+        }
+        self.0.retain(|object, _| mapped.contains_key(object));
+        self.0.values().sum()
+    }
+
     /// Adds what is present of each object that a process maps. Returns the size of all of them.
-    fn add_process(&mut self, smaps: &str, present: &mut HashMap<u64, u64>, hidden: bool) -> u64 {
-        let sizes = shared_mappings(smaps).into_iter().map(|mapping| {
+    fn add_process(&mut self, maps: &str, present: &mut HashMap<u64, u64>, hidden: bool) -> u64 {
+        let sizes = shared_mappings(maps).into_iter().map(|mapping| {
             let largest = self.0.entry(mapping.object).or_default();
             *largest = (*largest).max(mapping.end);
             *present.entry(mapping.object).or_default() += mapping.present;
@@ -155,7 +198,7 @@ struct SharedMapping {
     present: u64,
 }
 
-/// Parses `/proc/PID/smaps`.
+/// Parses `/proc/PID/maps` or `smaps`.
 fn shared_mappings(text: &str) -> Vec<SharedMapping> {
     let mut found: Vec<SharedMapping> = Vec::new();
     let mut is_shared = false;

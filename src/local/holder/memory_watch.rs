@@ -9,6 +9,7 @@ use crate::memory_use::{MemoryUse, SharedObjects};
 use crate::processes::sandbox_processes;
 use crate::setup::PreparedSandbox;
 use crate::sys::isolation::file_system_space;
+use crate::sys::process::cpu_time;
 use crate::sysv;
 
 /// A fall of the machine's free memory that is never a reason to look at the processes early.
@@ -26,7 +27,7 @@ pub(crate) struct MemoryWatch {
     room: u64,
     machine: MachineMemory,
     looked: Instant,
-    /// Duration of the last look.
+    /// CPU time of the last look.
     cost: Duration,
     objects: SharedObjects,
     /// Processes that were killed, and when.
@@ -56,15 +57,15 @@ impl MemoryWatch {
 
     /// Returns the processes that must be killed: the largest ones, if the memory exceeds the limit.
     pub(crate) fn check(&mut self, sandbox: &PreparedSandbox) -> Vec<u32> {
-        let started = Instant::now();
         self.machine.read();
-        if !self.is_due(started) {
+        if !self.is_due(Instant::now()) {
             return Vec::new();
         }
+        let before = cpu_time();
         let killed = self.look(sandbox);
         self.machine.start_again();
         self.looked = Instant::now();
-        self.cost = self.looked - started;
+        self.cost = cpu_time().saturating_sub(before);
         let since = self.looked;
         self.dying.extend(killed.iter().map(|pid| (*pid, since)));
         killed
@@ -83,11 +84,17 @@ impl MemoryWatch {
         let mut pids = sandbox_processes();
         pids.retain(|pid| self.dying.iter().all(|(dying, _)| dying != pid));
         let outside = outside_processes(sandbox);
-        let estimate = MemoryUse::estimate(&pids).total() + outside;
-        self.room = self.limit.saturating_sub(estimate);
+        let estimate = MemoryUse::estimate(&pids);
+        // The exact measurement reads all page tables, and is not needed if other memory is too much.
+        let unshared = estimate.private() + outside;
+        if unshared > self.limit {
+            self.room = 0;
+            return free(estimate, unshared - self.limit);
+        }
+        self.room = self.limit.saturating_sub(estimate.total() + outside);
         // Pages of shared memory that no process maps any more are in no count of the processes.
-        let growth = self.machine.shared_growth();
-        if self.room > 0 && growth < self.room {
+        let most_hidden = self.machine.shared.saturating_sub(outside);
+        if self.room > 0 && most_hidden.min(self.objects.find(&pids)) < self.room {
             return Vec::new();
         }
         let exact = MemoryUse::measure(&pids, &mut self.objects, false);
@@ -96,12 +103,11 @@ impl MemoryWatch {
         if self.room == 0 {
             return free(exact, total - self.limit);
         }
-        let most_hidden = growth.saturating_sub(exact.shared() + outside);
-        if most_hidden < self.room {
-            return Vec::new();
-        }
         let mapped = MemoryUse::measure(&pids, &mut self.objects, true);
-        let hidden = most_hidden.min(mapped.shared().saturating_sub(exact.shared()));
+        let hidden = mapped
+            .shared()
+            .min(most_hidden)
+            .saturating_sub(exact.shared());
         match (total + hidden).saturating_sub(self.limit) {
             0 => Vec::new(),
             excess => free(mapped, excess),
@@ -141,8 +147,6 @@ struct MachineMemory {
     /// The most memory that was available since the last look.
     most_available: u64,
     shared: u64,
-    /// The least shared memory since the sandbox exists.
-    least_shared: u64,
 }
 
 impl MachineMemory {
@@ -152,7 +156,6 @@ impl MachineMemory {
             available: u64::MAX,
             most_available: 0,
             shared: 0,
-            least_shared: u64::MAX,
         };
         memory.read();
         memory
@@ -177,7 +180,6 @@ impl MachineMemory {
             self.available = available * 1024;
             self.most_available = self.most_available.max(self.available);
             self.shared = shared * 1024;
-            self.least_shared = self.least_shared.min(self.shared);
         }
     }
 
@@ -187,9 +189,5 @@ impl MachineMemory {
 
     fn fallen(&self) -> u64 {
         self.most_available.saturating_sub(self.available)
-    }
-
-    fn shared_growth(&self) -> u64 {
-        self.shared.saturating_sub(self.least_shared)
     }
 }

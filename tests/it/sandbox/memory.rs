@@ -20,7 +20,7 @@ def took(mib):
     global total
     total += mib
     print(total, flush=True)
-    time.sleep(0.01)
+    time.sleep(0.05)
 ";
 
 fn limited(client: &Client, id: &str) -> Sandbox {

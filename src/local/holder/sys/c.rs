@@ -108,6 +108,7 @@ unsafe extern "C" {
         argument: *mut c_void,
         ...
     ) -> c_int;
+    pub(crate) fn clock_gettime(clock: c_int, time: *mut [c_long; 2]) -> c_int;
     pub(crate) fn fork() -> c_int;
     pub(crate) fn pipe2(fds: *mut c_int, flags: c_int) -> c_int;
     pub(crate) fn _exit(code: c_int) -> !;

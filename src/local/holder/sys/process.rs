@@ -238,6 +238,16 @@ pub(crate) fn set_umask(mask: u32) {
     unsafe { c::umask(mask) };
 }
 
+/// Returns the CPU time of this process.
+pub(crate) fn cpu_time() -> Duration {
+    const CLOCK_PROCESS_CPUTIME_ID: c_int = 2;
+    let mut time = [0; 2];
+    // SAFETY: the array has room for the seconds and the nanoseconds of a 64-bit system.
+    unsafe { c::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    let [seconds, nanos] = time.map(i64::unsigned_abs);
+    Duration::from_secs(seconds) + Duration::from_nanos(nanos)
+}
+
 const IPC_RMID: c_int = 0;
 
 /// Removes System V shared memory. Fails silently if it does not exist.
