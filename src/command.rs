@@ -10,7 +10,7 @@ use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::language::{FILE_PLACEHOLDER, Language, SourceCode};
 use crate::output::Output;
-use crate::sandbox_path::WORKSPACE;
+use crate::sandbox_path::{SandboxPath, WORKSPACE};
 use crate::stdin::Stdin;
 use crate::validate::{check_duration, check_no_nul};
 
@@ -314,16 +314,12 @@ impl Command {
 
     fn check_workdir(&self) -> Result<()> {
         let length = self.workdir.len();
-        if length == 0 {
-            return Err(Error::invalid("workdir is an empty path"));
-        }
         if length > MAX_WORKDIR {
             return Err(Error::invalid(format!(
                 "workdir is {length} bytes long, the limit is {MAX_WORKDIR}"
             )));
         }
-        let what = || format!("workdir {:?}", one_line(&self.workdir));
-        check_no_nul(what, &self.workdir)
+        SandboxPath::new("workdir", &self.workdir).map(drop)
     }
 
     /// Returns true if the command needs files in the sandbox, which [`Backend::exec`] cannot send.
@@ -484,7 +480,8 @@ mod tests {
             (a().env("", "x"), "empty name"),
             (a().env("A\0", "x"), "NUL"),
             (a().env("A", "x\0"), "NUL"),
-            (a().workdir(""), "workdir is an empty path"),
+            (a().workdir(""), "workdir \"\" is an empty path"),
+            (a().workdir("/workspace/../etc"), "has a \"..\" component"),
             (a().workdir("/".repeat(5000)), "5000 bytes"),
             (a().arg(&long), "131072 bytes long"),
             (a().arg(&long), "write it to a file"),

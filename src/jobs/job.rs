@@ -16,6 +16,9 @@ use crate::script::Script;
 /// Timeout of a script for one job, in the sandbox.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Time between SIGTERM and SIGKILL.
+const KILL_GRACE: Duration = Duration::from_secs(10);
+
 /// Number of blocks of output in the first poll. In base64 they are slightly less than the usual cap of
 /// 1 MB.
 const USUAL_BLOCKS: u64 = 175;
@@ -28,9 +31,8 @@ const USUAL_BLOCKS: u64 = 175;
 ///
 /// Jobs work on any NoxRunner v1 backend. A process in the sandbox starts the command with its output
 /// in files below `/workspace/.noxrunner/jobs`, and short execs read them. The files count towards the
-/// sandbox's storage and are deleted with it. SIGINT and SIGQUIT are ignored at the start of a job, as
-/// for any background process of a shell. Its stdout and stderr are files: reopening them with
-/// `> /dev/stdout` truncates them.
+/// sandbox's storage and are deleted with it. The stdout and stderr of a job are files: reopening them
+/// with `> /dev/stdout` truncates them.
 ///
 /// # Polling
 ///
@@ -119,15 +121,47 @@ impl Job {
         self.context("poll", || exit_status(self.poll([None, None], None)?.state))
     }
 
-    /// Kills the job's process group with SIGKILL. The exit code is then 137. A job that has finished
-    /// is not an error. Sends one exec, which may be repeated.
+    /// Terminates the job: sends SIGTERM to its process group, waits up to 10 s until it has finished, and
+    /// then kills it. A job that ends by the signal has exit code 143, or 137 if it had to be killed. A job
+    /// that has finished is not an error. Sends one exec, which may be repeated.
     ///
     /// # Errors
     ///
     /// [`NotFound`](ErrorKind::NotFound) if the job does not exist; otherwise the same as for
     /// [`exec`](Sandbox::exec).
     pub fn kill(&self) -> Result<()> {
-        self.context("kill", || self.run(&scripts::KILL, &[], None).map(drop))
+        self.context("kill", || {
+            let grace = KILL_GRACE.as_secs().to_string();
+            let command = scripts::KILL.command(&[&self.id, "TERM", &grace]);
+            let command = command.timeout(SCRIPT_TIMEOUT + KILL_GRACE);
+            scripts::KILL
+                .run(&self.sandbox, &command, &self.id)
+                .map(drop)
+        })
+    }
+
+    /// Sends a signal to the job's process group, such as `INT`, `USR1` or `KILL`, without the prefix `SIG`.
+    /// A job that has finished is not an error. Sends one exec, which may be repeated.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if this is not the name of a signal; otherwise the same
+    /// as for [`kill`](Job::kill).
+    pub fn signal(&self, signal: impl AsRef<str>) -> Result<()> {
+        let signal = signal.as_ref();
+        self.context("signal", || {
+            if signal.is_empty()
+                || !signal
+                    .bytes()
+                    .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+            {
+                let shown = one_line(signal);
+                return Err(Error::invalid(format!(
+                    "{shown:?} is not the name of a signal: use for example TERM, INT or KILL"
+                )));
+            }
+            self.run(&scripts::KILL, &[signal, "-"], None).map(drop)
+        })
     }
 
     /// Runs a script for this job. `give_up` limits how long to wait for the response.

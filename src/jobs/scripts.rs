@@ -113,6 +113,10 @@ echo "$! $nx_start" >probe && pwd -P
 /// [`StagedFiles::wrap`](crate::exec::staged::StagedFiles::wrap), `$4` is the timeout in seconds or 0,
 /// then follow the other arguments. The waiter starts the command and waits for it. If there is a timeout, a
 /// timer kills the command's process group.
+///
+/// A shell starts background commands with SIGINT and SIGQUIT ignored, which they cannot change. So neither
+/// the waiter nor the command is one: the second `setsid` leads a process group, and therefore forks and
+/// lets the shell go on.
 pub(super) const START: Script = job_script(concat!(
     with_state!(
         r#"
@@ -133,29 +137,36 @@ printf '%-40s\n' - >"$nx_dir/waiter.new" &&
 printf '%-40s\n' - >"$nx_dir/pid" &&
 printf '%-16s\n' - >"$nx_dir/exit" &&
 : >"$nx_dir/stdout" && : >"$nx_dir/stderr" || exit 1
-nx_run='command -v "$1" >/dev/null 2>&1 || { echo "$1: command not found" >&2; exit 127; }
-exec "$@"'
-setsid sh -c '"#
+nx_run='"#
     ),
+    start_time!(),
+    r#"
+start_time $$
+printf "%-40s\n" "$$ $nx_start" 1<>"$1/pid"
+shift
+command -v "$1" >/dev/null 2>&1 || { echo "$1: command not found" >&2; exit 127; }
+exec "$@"'
+nx_out=$(setsid sh -c 'exec setsid "$@"' sh sh -c '"#,
     start_time!(),
     r#"
 nx_dir=$1 nx_timeout=$3 nx_run=$4
 exec 3<"$2"
 rm -f "$nx_dir/in/stdin"
-shift 4
-setsid sh -c "$nx_run" sh "$@" <&3 3<&- >>"$nx_dir/stdout" 2>>"$nx_dir/stderr" &
-nx_pid=$!
-exec 3<&-
-start_time $nx_pid
-printf "%-40s\n" "$nx_pid $nx_start" 1<>"$nx_dir/pid"
+start_time $$
+printf "%-40s\n" "$$ $nx_start" 1<>"$nx_dir/waiter.new" &&
+mv "$nx_dir/waiter.new" "$nx_dir/waiter" || exit 1
+# Ends the wait of the script for this output.
+exec >/dev/null
 nx_timer=
 if [ "$nx_timeout" != 0 ]; then
-  setsid sh -c "sleep \"\$1\" || exit; printf %s -timeout 1<>\"\$3/exit\"; kill -s KILL -- \"-\$2\"" \
-    sh "$nx_timeout" "$nx_pid" "$nx_dir" &
+  setsid sh -c "sleep \"\$1\" || exit; printf %s -timeout 1<>\"\$2/exit\"; read -r nx_pid nx_start <\"\$2/pid\"
+    kill -s KILL -- \"-\$nx_pid\"" sh "$nx_timeout" "$nx_dir" 3<&- &
   nx_timer=$!
 fi
-wait $nx_pid
+shift 4
+setsid sh -c "$nx_run" sh "$nx_dir" "$@" <&3 3<&- >>"$nx_dir/stdout" 2>>"$nx_dir/stderr"
 nx_code=$?
+exec 3<&-
 if [ -n "$nx_timer" ]; then
   # The timer leads no group before its setsid.
   kill -s KILL -- "-$nx_timer" || kill -s KILL "$nx_timer"
@@ -164,11 +175,8 @@ if [ -n "$nx_timer" ]; then
   [ $nx_code != 137 ] || [ "$nx_timed_out" != -timeout ] || nx_code=124
 fi 2>/dev/null
 printf "%-16s\n" $nx_code 1<>"$nx_dir/exit"
-' sh "$nx_dir" "$nx_input" "$nx_timeout" "$nx_run" "$@" </dev/null >/dev/null 2>&1 &
-nx_waiter=$!
-start_time $nx_waiter
-printf '%-40s\n' "$nx_waiter $nx_start" 1<>"$nx_dir/waiter.new" &&
-mv "$nx_dir/waiter.new" "$nx_dir/waiter"
+' sh "$nx_dir" "$nx_input" "$nx_timeout" "$nx_run" "$@" </dev/null 2>/dev/null)
+[ -f "$nx_dir/waiter" ]
 "#
 ));
 
@@ -199,7 +207,8 @@ echo .
 "#
 ));
 
-/// Kills the process group of job `$1`.
+/// Sends signal `$2` to the process group of job `$1`. If `$3` seconds pass before the job has finished,
+/// kills it; `-` does not wait.
 pub(super) const KILL: Script = job_script(with_state!(
     r#"
 cd "./.noxrunner/jobs/$1" 2>/dev/null && [ -f exit ] || exit 44
@@ -213,11 +222,23 @@ until has_exited; do
   [ $nx_tries -lt 4 ] || { echo "the job has not started yet" >&2; exit 1; }
   sleep 1
 done
-if has_exited || ! is_alive "$nx_pid" "$nx_pid_start"; then exit 0; fi
-kill -s KILL -- "-$nx_pid" 2>/dev/null || kill -s KILL "$nx_pid" 2>/dev/null && exit 0
-if has_exited || ! is_alive "$nx_pid" "$nx_pid_start"; then exit 0; fi
-echo "cannot kill process $nx_pid: it may belong to another user" >&2
-exit 1
+has_finished() { has_exited || ! is_alive "$nx_pid" "$nx_pid_start"; }
+# Sends a signal to the group, or to the job that leads it.
+send() {
+  has_finished && exit 0
+  kill -s "$1" -- "-$nx_pid" 2>/dev/null || kill -s "$1" "$nx_pid" 2>/dev/null && return
+  has_finished && exit 0
+  echo "cannot send $1 to process $nx_pid: it may belong to another user" >&2
+  exit 1
+}
+send "$2"
+[ "$3" != - ] || exit 0
+nx_until=$(($(date +%s) + $3))
+until has_finished; do
+  [ "$(date +%s)" -lt $nx_until ] || { send KILL; exit 0; }
+  sleep 0.1 2>/dev/null || sleep 1
+done
+exit 0
 "#
 ));
 

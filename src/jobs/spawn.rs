@@ -81,7 +81,7 @@ impl Job {
             Err(e) if certainly_not_started(e.kind()) => Err(e),
             Err(_) if self.is_running() => Ok(()),
             Err(e) => {
-                if let Err(e) = self.run(&scripts::KILL, &[], None) {
+                if let Err(e) = self.run(&scripts::KILL, &["KILL", "-"], None) {
                     log::warn!(
                         "cannot kill job {}, which may have started: {e:#}",
                         self.id()

@@ -13,6 +13,7 @@ use crate::cancel::Cancel;
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result};
 use crate::output::Output;
+use crate::sandbox_path::SandboxPath;
 use crate::session_id::SessionId;
 use crate::spec::{SandboxInfo, SandboxSpec};
 use crate::upload::Upload;
@@ -200,10 +201,14 @@ impl Backend for LocalBackend {
     }
 
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
+        let dest = SandboxPath::new("dest", dest)?;
+        let dest = dest.as_text()?;
         logged("upload", id, || self.tier.upload(id, dest, archive))
     }
 
     fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>> {
+        let src = SandboxPath::new("src", src)?;
+        let src = src.as_text()?;
         logged("download", id, || self.tier.files(id)?.download(src))
     }
 

@@ -20,11 +20,15 @@ pub(super) fn arguments_too_long() -> Error {
 pub(super) fn path_error(argument: &str, path: &str, cause: io::Error) -> Error {
     let path = one_line(path);
     Error::from_io(cause).unwrap_or_else(|cause| match cause.kind() {
-        io::ErrorKind::NotFound => Error::new(
-            ErrorKind::NotFound,
-            format!("{argument} {path:?} does not exist"),
-        )
-        .with_source(cause),
+        io::ErrorKind::NotFound => {
+            // A caller that repairs a lost sandbox must not take a wrong argument for one.
+            let kind = if argument == "src" {
+                ErrorKind::NotFound
+            } else {
+                ErrorKind::InvalidInput
+            };
+            Error::new(kind, format!("{argument} {path:?} does not exist")).with_source(cause)
+        }
         io::ErrorKind::NotADirectory => {
             Error::invalid(format!("{argument} {path:?} is not a directory")).with_source(cause)
         }

@@ -3,13 +3,19 @@
 use std::fmt;
 use std::fs;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::quantity::{parse_bytes, parse_cpu};
 use crate::error::Result;
 use crate::spec::SandboxSpec;
 
 const MIB: u64 = 1024 * 1024;
+
+/// Minimum of a memory limit. Docker has the same.
+const MIN_MEMORY: u64 = 6 * MIB;
+
+/// Minimum of a storage limit.
+const MIN_STORAGE: u64 = MIB;
 
 /// Maximum number of processes and threads of a sandbox.
 pub(super) const PROCESSES: u64 = 512;
@@ -123,6 +129,41 @@ impl fmt::Display for Enforced {
     }
 }
 
+/// The limits in the spec that created a sandbox. They stay when a later spec asks for others.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct RequestedLimits {
+    cpu: Option<String>,
+    memory: Option<String>,
+    storage: Option<String>,
+}
+
+impl RequestedLimits {
+    pub(super) fn new(spec: &SandboxSpec) -> RequestedLimits {
+        let owned = |limit: Option<&str>| limit.map(str::to_owned);
+        RequestedLimits {
+            cpu: owned(spec.get_cpu()),
+            memory: owned(spec.get_memory()),
+            storage: owned(spec.get_storage()),
+        }
+    }
+
+    /// Returns the names of the limits that a later spec asks for, but that stay different.
+    pub(super) fn ignored(&self, spec: &SandboxSpec) -> Vec<String> {
+        let limits = [
+            ("cpu", &self.cpu, spec.get_cpu()),
+            ("memory", &self.memory, spec.get_memory()),
+            ("storage", &self.storage, spec.get_storage()),
+        ];
+        let is_ignored = |limit: &Option<String>, asked: Option<&str>| {
+            asked.is_some() && limit.as_deref() != asked
+        };
+        let ignored = limits
+            .into_iter()
+            .filter(|(_, limit, asked)| is_ignored(limit, *asked));
+        ignored.map(|(name, ..)| name.to_owned()).collect()
+    }
+}
+
 /// The limits of a spec as numbers. The defaults leave the machine usable.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ResolvedLimits {
@@ -139,7 +180,7 @@ impl ResolvedLimits {
         const DEFAULT_STORAGE: u64 = 512 * MIB;
         let cpu_millis = spec.get_cpu().map(parse_cpu).transpose()?;
         let memory = match spec.get_memory() {
-            Some(text) => parse_bytes("memory limit", text)?,
+            Some(text) => parse_bytes("memory limit", text, MIN_MEMORY)?,
             None => {
                 meminfo("MemTotal:").map_or(DEFAULT_MEMORY, |total| DEFAULT_MEMORY.min(total / 2))
             }
@@ -147,7 +188,7 @@ impl ResolvedLimits {
         let free = meminfo("MemAvailable:").unwrap_or(u64::MAX);
         let in_memory = (memory / 2).min(free / 8);
         let storage = match spec.get_storage() {
-            Some(text) => parse_bytes("storage limit", text)?,
+            Some(text) => parse_bytes("storage limit", text, MIN_STORAGE)?,
             None => DEFAULT_STORAGE.min(in_memory.max(MIB)),
         };
         Ok(ResolvedLimits {

@@ -6,18 +6,31 @@ use crate::error::Error;
 const MAX: u128 = i64::MAX as u128;
 
 /// Parses a quantity of memory or storage and returns it in bytes, rounded up. `name` names the field
-/// in errors.
-pub(super) fn parse_bytes(name: &str, text: &str) -> Result<u64, Error> {
+/// in errors. Less than `min` is refused, because nothing could run with it.
+pub(super) fn parse_bytes(name: &str, text: &str, min: u64) -> Result<u64, Error> {
+    let invalid = |problem: &str| Error::invalid(format!("{name} {text:?} {problem}"));
     let bytes = split(text).and_then(|(number, suffix)| {
         let (factor, exponent) = unit(suffix)?;
         scaled(number, factor, exponent)
     });
-    let bytes = bytes.unwrap_or(Err("is not a Kubernetes quantity"));
-    bytes.map_err(|problem| {
-        Error::invalid(format!(
-            "{name} {text:?} {problem}: use for example 512Mi, 1G or 1073741824"
-        ))
-    })
+    match bytes.unwrap_or(Err("is not a Kubernetes quantity")) {
+        Ok(bytes) if bytes >= min => Ok(bytes),
+        Ok(bytes) => Err(invalid(&too_small(text, bytes, min))),
+        Err(problem) => Err(invalid(&format!(
+            "{problem}: use for example 512Mi, 1G or 1073741824"
+        ))),
+    }
+}
+
+/// Describes the problem with a limit that is too small, and what was probably meant.
+fn too_small(text: &str, bytes: u64, min: u64) -> String {
+    let (number, suffix) = split(text).unwrap_or((text, ""));
+    let size = match suffix {
+        "m" => format!("{number} thousandths of a byte"),
+        _ => format!("{bytes} bytes"),
+    };
+    let min = min >> 20;
+    format!("is {size}, less than the minimum of {min}Mi: did you mean \"{number}Mi\"?")
 }
 
 /// Parses a quantity of CPU and returns it in thousandths of a CPU, rounded up.
@@ -104,7 +117,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn bytes(text: &str) -> Option<u64> {
-        parse_bytes("memory limit", text).ok()
+        parse_bytes("memory limit", text, 0).ok()
     }
 
     fn cpu(text: &str) -> Option<u64> {
@@ -171,15 +184,40 @@ mod tests {
     fn error_names_the_field_and_shows_examples() {
         let text = |result: Result<u64, Error>| result.unwrap_err().to_string();
         assert_eq!(
-            text(parse_bytes("memory limit", "512MB")),
+            text(parse_bytes("memory limit", "512MB", 0)),
             "memory limit \"512MB\" is not a Kubernetes quantity: \
              use for example 512Mi, 1G or 1073741824"
         );
-        assert!(text(parse_bytes("storage", "0")).starts_with("storage \"0\" is zero: "));
-        assert!(text(parse_bytes("storage", "16Ei")).contains("is too large"));
+        assert!(text(parse_bytes("storage", "0", 0)).starts_with("storage \"0\" is zero: "));
+        assert!(text(parse_bytes("storage", "16Ei", 0)).contains("is too large"));
         assert_eq!(
             text(parse_cpu("half")),
             "cpu limit \"half\" is not a number of CPUs: use for example 500m, 1 or 2.5"
+        );
+    }
+
+    #[test]
+    fn limits_that_are_too_small_are_refused_with_the_likely_meaning() {
+        let text = |limit| {
+            let result = parse_bytes("memory limit", limit, 6 << 20);
+            result.unwrap_err().to_string()
+        };
+        assert_eq!(
+            text("512m"),
+            "memory limit \"512m\" is 512 thousandths of a byte, less than the minimum of 6Mi: did you mean \"512Mi\"?"
+        );
+        let rest = "less than the minimum of 6Mi: did you mean \"128Mi\"?";
+        assert_eq!(
+            text("128"),
+            format!("memory limit \"128\" is 128 bytes, {rest}")
+        );
+        assert_eq!(
+            text("128k"),
+            format!("memory limit \"128k\" is 128000 bytes, {rest}")
+        );
+        assert_eq!(
+            parse_bytes("memory limit", "6Mi", 6 << 20).unwrap(),
+            6 << 20
         );
     }
 

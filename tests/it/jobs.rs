@@ -30,6 +30,7 @@ const CHECKS: &[(&str, Check)] = &[
         "a background child does not delay the end",
         background_child,
     ),
+    ("signals reach the job, and it can trap them", signals),
     ("unsupported commands are refused", refused),
     ("a timeout ends the process group", timeout),
     ("concurrent jobs", concurrent_jobs),
@@ -123,6 +124,7 @@ fn kill(sandbox: &Sandbox) {
     );
     wait_for("the child runs", || sandbox.exists("child").unwrap());
     assert_eq!(job.wait_timeout(Duration::from_millis(300)).unwrap(), None);
+    // The job ignores SIGTERM.
     job.kill().unwrap();
     assert_eq!(job.wait().unwrap().exit_code(), 137);
     wait_for("the child ends", || {
@@ -131,6 +133,39 @@ fn kill(sandbox: &Sandbox) {
     });
     job.kill().unwrap();
     assert_eq!(job.try_wait().unwrap().unwrap().exit_code(), 137);
+}
+
+fn signals(sandbox: &Sandbox) {
+    let job = shell(
+        sandbox,
+        "trap 'echo got-int; exit 9' INT; kill -INT $$; echo not-trapped",
+    );
+    assert_eq!(stdout(&job), b"got-int\n");
+    assert_eq!(job.wait().unwrap().exit_code(), 9);
+    let waiting = |trap: &str| {
+        let job = shell(
+            sandbox,
+            &format!("{trap}; echo >ready; while :; do sleep 0.1; done"),
+        );
+        wait_for("the job is ready", || sandbox.exists("ready").unwrap());
+        sandbox.remove("ready").unwrap();
+        job
+    };
+    let job = waiting("trap 'exit 5' TERM");
+    job.kill().unwrap();
+    assert_eq!(job.wait().unwrap().exit_code(), 5);
+    let job = waiting("trap 'exit 6' USR1");
+    job.signal("USR1").unwrap();
+    assert_eq!(job.wait().unwrap().exit_code(), 6);
+    let job = waiting("trap '' TERM");
+    job.signal("TERM").unwrap();
+    assert_eq!(job.try_wait().unwrap(), None);
+    job.signal("KILL").unwrap();
+    assert_eq!(job.wait().unwrap().exit_code(), 137);
+    for odd in ["", "-9", "TERM INT", "SIGTERM;"] {
+        let error = job.signal(odd).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
 }
 
 fn found_again(sandbox: &Sandbox) {
@@ -296,9 +331,9 @@ fn endless_output(sandbox: &Sandbox) {
 
 /// Its sandbox would end long before it does.
 fn job_renews_ttl(client: &Client) {
-    let spec = SandboxSpec::new().ttl(Duration::from_secs(3));
+    let spec = SandboxSpec::new().ttl(Duration::from_secs(10));
     let sandbox = client.create("kept alive", spec).unwrap();
-    assert_eq!(stdout(&shell(&sandbox, "sleep 5; echo end")), b"end\n");
+    assert_eq!(stdout(&shell(&sandbox, "sleep 12; echo end")), b"end\n");
     sandbox.delete().unwrap();
 }
 

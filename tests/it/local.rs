@@ -5,7 +5,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use noxrunner::{Cancel, Client, Command, Error, ErrorKind, Isolation, LocalBackend, SandboxSpec};
+use noxrunner::{
+    Backend, Cancel, Client, Command, Error, ErrorKind, Isolation, LocalBackend, SandboxSpec,
+    SessionId, Upload,
+};
 
 use crate::support::processes::{
     assert_passes, open_files, rerun, unique_sleep, wait_for, with_argument,
@@ -519,4 +522,26 @@ fn fifo_is_refused_and_socket_is_skipped() {
         .unwrap();
     assert_eq!((done.entries(), done.refused().len()), (1, 1));
     assert!(sandbox.read("pipe").is_err(), "a FIFO cannot be read");
+}
+
+#[test]
+fn paths_with_dotdot_are_refused_by_every_call() {
+    let (backend, _dir) = crate::support::local_backend(Isolation::None);
+    let id = SessionId::new("a").unwrap();
+    let _ = backend.create(&id, &SandboxSpec::new()).unwrap();
+    let command = Command::from(["ls"]).workdir("/workspace/../../stages");
+    let refused = [
+        backend.exec(&id, &command).map(drop),
+        backend.upload(&id, "/workspace/../stages", Upload::from_bytes(b"")),
+        backend.download(&id, "/workspace/..").map(drop),
+        backend.download(&id, "../stages").map(drop),
+    ];
+    for result in refused {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(
+            error.to_string().contains("has a \"..\" component"),
+            "{error}"
+        );
+    }
 }

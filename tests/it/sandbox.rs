@@ -15,7 +15,7 @@ use std::fs;
 use std::process::{Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
-use noxrunner::{Cancel, Client, Command, ErrorKind, Sandbox, SandboxSpec};
+use noxrunner::{Cancel, Client, Command, ErrorKind, LocalBackend, Sandbox, SandboxSpec};
 
 use crate::support::processes::{
     assert_passes, children, open_files, parent_of, private_mounts, rerun, unique_sleep, wait_for,
@@ -329,12 +329,35 @@ fn program_that_cannot_run_exits_as_in_a_shell() {
         assert!(stderr.contains(message), "{program}: {stderr}");
     }
     for (workdir, kind) in [
-        ("/none", ErrorKind::NotFound),
+        ("/none", ErrorKind::InvalidInput),
         ("/etc/passwd", ErrorKind::InvalidInput),
     ] {
         let command = Command::from(["true"]).workdir(workdir);
         let error = sandbox.exec(command).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(format!("{error:#}").contains(workdir), "{error}");
+    }
+}
+
+#[test]
+fn limits_of_an_existing_sandbox_stay_and_are_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    for persistent in [false, true] {
+        let backend = LocalBackend::builder().state_dir(dir.path());
+        let client = Client::with_backend(backend.persistent(persistent).build().unwrap());
+        let create = |spec| client.create("a", spec).unwrap();
+        let spec = || SandboxSpec::new().memory("256Mi").storage("8Mi");
+        assert!(create(spec()).info().unwrap().ignored().is_empty());
+        assert!(
+            create(SandboxSpec::new())
+                .info()
+                .unwrap()
+                .ignored()
+                .is_empty()
+        );
+        assert!(create(spec()).info().unwrap().ignored().is_empty());
+        let other = create(spec().memory("1Gi").cpu("1").image("i"));
+        assert_eq!(other.info().unwrap().ignored(), ["cpu", "memory", "image"]);
+        other.delete().unwrap();
     }
 }

@@ -167,8 +167,7 @@ pub(crate) enum Subcommand {
     /// Wait for a job and exit with its code
     Wait(WaitArgs),
     /// Terminate a job and its process group
-    #[command(after_help = "Examples:\n  noxrc kill my-session j0123456789")]
-    Kill(JobArgs),
+    Kill(KillArgs),
     /// Open an interactive shell in a sandbox
     #[command(
         after_help = "Examples:\n  noxrc shell my-session\n  noxrc shell my-session < commands.txt\n\ncd, export and unset apply to later commands. Ctrl-C discards the line or cancels the command, Ctrl-D exits.\nExits with the code of the last command, or with that of `exit CODE`."
@@ -386,6 +385,18 @@ pub(crate) struct ConformanceArgs {
     /// Run only this check (repeatable)
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Vec<String>,
+}
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "Sends SIGTERM, and SIGKILL if the job has not finished after 10 s.\n\nExamples:\n  noxrc kill my-session j0123456789\n  noxrc kill --signal INT my-session j0123456789"
+)]
+pub(crate) struct KillArgs {
+    /// Send only this signal, such as INT or KILL
+    #[arg(long, value_name = "SIGNAL")]
+    pub(crate) signal: Option<String>,
+    #[command(flatten)]
+    pub(crate) job: JobArgs,
 }
 
 #[derive(clap::Args)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use noxrunner::{Error, ErrorKind, Job, JobInfo, JobStatus, Result, Sandbox, shell_quote};
 use serde_json::{Value, json};
 
-use crate::args::{Args, ExecOptions, JobArgs, LogsArgs, WaitArgs};
+use crate::args::{Args, ExecOptions, JobArgs, KillArgs, LogsArgs, WaitArgs};
 use crate::client::{client, is_local};
 use crate::command::{backend_failed, without_timeout};
 use crate::console::Console;
@@ -113,16 +113,19 @@ pub(crate) fn wait(args: &Args, wait: &WaitArgs, console: &Console) -> ExitCode 
     }
 }
 
-pub(crate) fn kill(args: &Args, id: &JobArgs, console: &Console) -> Result<()> {
-    let job = find(args, id)?;
+pub(crate) fn kill(args: &Args, kill: &KillArgs, console: &Console) -> Result<()> {
+    let job = find(args, &kill.job)?;
     let running = job.try_wait()?.is_none();
-    job.kill()?;
-    if running {
-        console.success("Job killed");
-    } else {
-        console.info("The job had already finished");
+    match &kill.signal {
+        Some(signal) => job.signal(signal.strip_prefix("SIG").unwrap_or(signal))?,
+        None => job.kill()?,
     }
-    console.value(&json!({"id": id.id, "job": id.job, "killed": running}));
+    match &kill.signal {
+        _ if !running => console.info("The job had already finished"),
+        Some(signal) => console.success(&format!("Sent {signal}")),
+        None => console.success("Job killed"),
+    }
+    console.value(&json!({"id": kill.job.id, "job": kill.job.job, "killed": running}));
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::errors::{setup_failed, unsupported};
 use crate::local::isolation::Isolation;
-use crate::local::limits::{OPEN_FILES, PROCESSES, ResolvedLimits};
+use crate::local::limits::{OPEN_FILES, PROCESSES, RequestedLimits, ResolvedLimits};
 use crate::local::millis::millis;
 use crate::local::state_dir::{Access, default_state_dir};
 use crate::local::sys;
@@ -172,7 +172,11 @@ impl SandboxFactory {
             disk,
             cgroup: self.create_cgroup(&limits)?,
         };
-        start_holder(self.isolation, &setup, &fds, resources, host_dir)
+        let sandbox = start_holder(self.isolation, &setup, &fds, resources, host_dir)?;
+        Ok(ConfinedSandbox {
+            limits: RequestedLimits::new(spec),
+            ..sandbox
+        })
     }
 
     fn setup(&self, limits: &ResolvedLimits, ttl: Duration) -> Setup {

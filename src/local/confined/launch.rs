@@ -16,6 +16,7 @@ use super::sandbox::{ConfinedSandbox, HolderProcess, RequestSocket, Resources};
 use crate::error::Result;
 use crate::local::errors::setup_failed;
 use crate::local::isolation::Isolation;
+use crate::local::limits::RequestedLimits;
 use crate::local::sys;
 use crate::os;
 
@@ -68,6 +69,7 @@ pub(super) fn start_holder(
             socket: RequestSocket::Control(control),
             process,
             features,
+            limits: RequestedLimits::default(),
             resources,
         }),
         (outcome, process) => {

@@ -17,6 +17,7 @@ use super::sandbox::{ConfinedSandbox, HolderProcess, RequestSocket, Resources};
 use crate::error::{Error, Result};
 use crate::local::errors::no_such_sandbox;
 use crate::local::isolation::Isolation;
+use crate::local::limits::RequestedLimits;
 use crate::local::state_dir::{StateDir, file_name, read_record, remove_dir, write_record};
 use crate::local::sys;
 use crate::os;
@@ -40,6 +41,8 @@ struct HolderRecord {
     /// the same process id.
     started: u64,
     user: Option<u32>,
+    #[serde(default)]
+    limits: RequestedLimits,
 }
 
 impl PersistentRegistry {
@@ -72,26 +75,28 @@ impl PersistentRegistry {
         self.running(&self.dir(id)?)?.ok_or_else(no_such_sandbox)
     }
 
-    /// Creates a sandbox, or renews the TTL of a running one.
+    /// Creates a sandbox, or renews the TTL of a running one. Returns the names of the limits that
+    /// stay as they are.
     pub(super) fn create(
         &self,
         id: &SessionId,
         spec: &SandboxSpec,
         factory: &SandboxFactory,
-    ) -> Result<()> {
+    ) -> Result<Vec<String>> {
         let dir = self.dir(id)?;
         let _lock = self.state.lock()?;
         if let Some(sandbox) = self.running(&dir)? {
             match sandbox.touch(Some(spec.get_ttl())) {
                 // Its holder has just ended.
                 Err(e) if e.is_not_found() => sandbox.end(),
-                result => return result,
+                result => return result.map(|()| sandbox.limits.ignored(spec)),
             }
         }
         remove_dir(&dir)?;
         self.start(&dir, id, spec, factory).inspect_err(|_| {
             let _ = remove_dir(&dir);
-        })
+        })?;
+        Ok(Vec::new())
     }
 
     pub(super) fn delete(&self, id: &SessionId) -> Result<bool> {
@@ -137,6 +142,7 @@ impl PersistentRegistry {
             process: process.pid,
             started: start_time(process.pid).unwrap_or_default(),
             user: process.user,
+            limits: sandbox.limits.clone(),
         };
         if let Err(e) = write_record(dir, &record) {
             sandbox.end();
@@ -181,6 +187,7 @@ impl PersistentRegistry {
             socket: RequestSocket::Directory(opened.into()),
             process,
             features: Features::default(),
+            limits: record.limits,
             resources: Resources::default(),
         };
         Ok(sandbox.is_running().then_some(sandbox))

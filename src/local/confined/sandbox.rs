@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::local::errors::no_such_sandbox;
 use crate::local::exit_code::{KILLED, TIMED_OUT};
 use crate::local::files::SandboxFiles;
+use crate::local::limits::RequestedLimits;
 use crate::local::millis::millis;
 use crate::local::output_pipes::OutputPipes;
 use crate::local::sys::{self, FileUser};
@@ -44,6 +45,7 @@ pub(super) struct ConfinedSandbox {
     pub(super) process: HolderProcess,
     /// The optional features of the machine. Unknown for persistent sandboxes.
     pub(super) features: Features,
+    pub(super) limits: RequestedLimits,
     pub(super) resources: Resources,
 }
 

@@ -68,7 +68,7 @@ impl SandboxTier for ConfinedTier {
 
     fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
         let ttl = spec.get_ttl();
-        match &self.registry {
+        let mut ignored = match &self.registry {
             Registry::Process(registry) => {
                 let create = || self.factory.create(spec, Lifetime::Process);
                 let (sandbox, is_new) = registry.find_or_create(id, create)?;
@@ -82,15 +82,16 @@ impl SandboxTier for ConfinedTier {
                     Err(e) if e.is_not_found() => {
                         registry.delete(id)?;
                         registry.find_or_create(id, create)?;
+                        Vec::new()
                     }
-                    result => result?,
+                    result => result.map(|()| sandbox.limits.ignored(spec))?,
                 }
             }
             Registry::Persistent(registry) => registry.create(id, spec, &self.factory)?,
-        }
+        };
         let info = SandboxInfo::expiring(format!("local-{id}"), SystemTime::now() + ttl);
-        let ignored = spec.get_image().map(|_| "image".to_owned());
-        Ok(info.with_ignored(ignored.into_iter().collect()))
+        ignored.extend(spec.get_image().map(|_| "image".to_owned()));
+        Ok(info.with_ignored(ignored))
     }
 
     fn touch(&self, id: &SessionId) -> Result<()> {
@@ -122,9 +123,16 @@ impl SandboxTier for ConfinedTier {
         let cpu_millis = limits
             .cpu_millis
             .map_or(Limit::NONE, |millis| Limit::new(millis, by_cgroup));
+        // Without /proc nothing can be watched.
+        let is_watched = by_cgroup || self.factory.features()?.proc_mounted;
+        let memory = if is_watched {
+            Limit::new(limits.memory, by_cgroup)
+        } else {
+            Limit::NONE
+        };
         Ok(Limits {
             cpu_millis,
-            memory: Limit::new(limits.memory, by_cgroup),
+            memory,
             storage: Limit::new(limits.storage, !limits.on_disk),
             processes: Limit::new(PROCESSES, self.factory.counts_own_processes()),
             open_files: Limit::new(OPEN_FILES, true),

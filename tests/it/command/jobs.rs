@@ -99,7 +99,7 @@ fn detached_job_can_be_killed() {
     assert_eq!(same, id);
     wait_for("the command runs", || sleeps(&sleep));
     assert_output(&user.local(&["kill", id, &second]), 0, "", "✓ Job killed\n");
-    assert_output(&user.local(&["wait", id, &second]), 137, "", "");
+    assert_output(&user.local(&["wait", id, &second]), 143, "", "");
     assert!(!sleeps(&sleep));
 
     for command in ["logs", "wait", "kill"] {

@@ -237,6 +237,9 @@ fn limits_are_reported_and_validated() {
     let client = Client::with_backend(backend);
     for spec in [
         SandboxSpec::new().memory("512MB"),
+        SandboxSpec::new().memory("512m"),
+        SandboxSpec::new().memory("128"),
+        SandboxSpec::new().storage("512k"),
         SandboxSpec::new().cpu("half"),
         SandboxSpec::new().storage("-1"),
     ] {
