@@ -1,7 +1,9 @@
 //! Cancelling calls from another thread.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -16,17 +18,21 @@ pub struct Cancel(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    cancelled: Condvar,
+    /// The state was cancelled, or a hook has ended.
+    changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     cancelled: bool,
     next_id: u64,
-    hooks: Vec<(u64, Box<dyn FnOnce() + Send>)>,
+    hooks: VecDeque<(u64, Box<dyn FnOnce() + Send>)>,
+    /// The hooks that run now, and their threads.
+    running: Vec<(u64, ThreadId)>,
 }
 
-/// Keeps a hook of [`Cancel::on_cancel`] registered until it is dropped.
+/// Keeps a hook of [`Cancel::on_cancel`] registered until it is dropped. The drop waits for a hook that
+/// runs on another thread, so that no hook runs after its guard.
 #[must_use = "dropping the guard removes the hook"]
 #[derive(Debug)]
 pub struct CancelGuard {
@@ -43,14 +49,16 @@ impl Cancel {
 
     /// Cancels all calls that were given this `Cancel` or a clone of it, now and in the future.
     pub fn cancel(&self) {
-        let hooks = {
-            let mut state = self.lock();
-            state.cancelled = true;
-            std::mem::take(&mut state.hooks)
-        };
-        self.0.cancelled.notify_all();
-        for (_, hook) in hooks {
+        let mut state = self.lock();
+        state.cancelled = true;
+        self.0.changed.notify_all();
+        while let Some((id, hook)) = state.hooks.pop_front() {
+            state.running.push((id, thread::current().id()));
+            drop(state);
+            let running = RunningHook { cancel: self, id };
             hook();
+            drop(running);
+            state = self.lock();
         }
     }
 
@@ -81,7 +89,7 @@ impl Cancel {
             drop(state);
             hook();
         } else {
-            state.hooks.push((id, Box::new(hook)));
+            state.hooks.push_back((id, Box::new(hook)));
         }
         CancelGuard {
             cancel: self.clone(),
@@ -94,7 +102,7 @@ impl Cancel {
         let state = self.lock();
         let waited = self
             .0
-            .cancelled
+            .changed
             .wait_timeout_while(state, time, |s| !s.cancelled);
         !waited.unwrap_or_else(PoisonError::into_inner).0.cancelled
     }
@@ -119,7 +127,27 @@ pub(crate) fn sleep(time: Duration, cancel: Option<&Cancel>) -> Result<()> {
 
 impl Drop for CancelGuard {
     fn drop(&mut self) {
-        self.cancel.lock().hooks.retain(|(id, _)| *id != self.id);
+        let mut state = self.cancel.lock();
+        state.hooks.retain(|(id, _)| *id != self.id);
+        let this = thread::current().id();
+        let runs_elsewhere = |state: &mut State| {
+            let mut running = state.running.iter();
+            running.any(|(id, thread)| *id == self.id && *thread != this)
+        };
+        drop(self.cancel.0.changed.wait_while(state, runs_elsewhere));
+    }
+}
+
+/// A hook that runs. It has ended on drop, also if it panicked.
+struct RunningHook<'a> {
+    cancel: &'a Cancel,
+    id: u64,
+}
+
+impl Drop for RunningHook<'_> {
+    fn drop(&mut self) {
+        self.cancel.lock().running.retain(|(id, _)| *id != self.id);
+        self.cancel.0.changed.notify_all();
     }
 }
 
@@ -135,6 +163,7 @@ impl fmt::Debug for Cancel {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::channel;
 
     #[test]
     fn hooks_run_once_and_not_after_their_guard() {
@@ -153,5 +182,29 @@ mod tests {
         let _late = cancel.on_cancel(hook(10));
         assert_eq!(ran.load(Ordering::SeqCst), 11);
         assert!(!cancel.sleep(Duration::from_secs(60)));
+    }
+    #[test]
+    fn no_hook_runs_after_its_guard() {
+        let (entered, is_entered) = channel();
+        let (leave, may_leave) = channel::<()>();
+        let cancel = Cancel::new();
+        let first = cancel.on_cancel(move || {
+            entered.send(()).unwrap();
+            may_leave.recv().unwrap();
+        });
+        let ran = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&ran);
+        let second = cancel.on_cancel(move || count.store(1, Ordering::SeqCst));
+        let canceller = cancel.clone();
+        let cancelling = thread::spawn(move || canceller.cancel());
+        is_entered.recv().unwrap();
+        drop(second);
+        // The drop of a guard waits for its hook.
+        let dropping = thread::spawn(move || drop(first));
+        assert!(!dropping.is_finished());
+        leave.send(()).unwrap();
+        dropping.join().unwrap();
+        cancelling.join().unwrap();
+        assert_eq!(ran.load(Ordering::SeqCst), 0);
     }
 }

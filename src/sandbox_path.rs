@@ -8,6 +8,9 @@ use crate::error::{Error, ErrorKind, Result, one_line};
 /// The default working directory of a command, and the base of relative paths in a sandbox.
 pub const WORKSPACE: &str = "/workspace";
 
+/// Directory of the files that this crate keeps in a sandbox, below `/workspace`.
+pub(crate) const OWN_DIR: &str = ".noxrunner";
+
 /// Longest path that Linux accepts, in bytes, without the closing NUL.
 const MAX_PATH: usize = 4095;
 
@@ -95,6 +98,10 @@ impl SandboxPath {
     /// safe as an argument.
     pub(crate) fn relative(&self) -> Result<(&'static str, String)> {
         Ok(relative_to_base(self.as_text()?))
+    }
+
+    pub(crate) fn is_workspace(&self) -> bool {
+        self.0 == WORKSPACE.as_bytes()
     }
 
     /// Returns the path relative to `/workspace`, if it is below that.

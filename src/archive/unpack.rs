@@ -42,6 +42,8 @@ pub struct Extract {
     skip_refused: bool,
     /// The space that is left for the files, in bytes.
     room: Option<u64>,
+    /// A directory of the archive that is not unpacked.
+    left_out: Option<&'static str>,
 }
 
 /// The space that an empty file takes, in bytes.
@@ -98,6 +100,19 @@ impl Extract {
         self
     }
 
+    /// Does not unpack this directory at the top of the archive.
+    pub(crate) fn leave_out(mut self, dir: Option<&'static str>) -> Extract {
+        self.left_out = dir;
+        self
+    }
+
+    fn leaves_out(&self, name: &[u8]) -> bool {
+        let name = name.strip_prefix(b"./").unwrap_or(name);
+        let mut parts = name.split(|b| *b == b'/');
+        let top = parts.next().filter(|top| !top.is_empty());
+        top.is_some() && top == self.left_out.map(str::as_bytes)
+    }
+
     pub(crate) fn limits(&self) -> UnpackLimits {
         self.limits
     }
@@ -121,6 +136,9 @@ impl Extract {
         };
         let mut room = self.room.unwrap_or(u64::MAX);
         Entries::for_each(archive, self.limits, |entry, content| {
+            if self.leaves_out(&entry.name) {
+                return Ok(());
+            }
             let left = room.checked_sub(entry.size.max(MIN_FILE));
             room = left.ok_or_else(|| failed(io::ErrorKind::StorageFull.into(), &entry.name))?;
             match unpacker.entry(entry, content) {

@@ -85,7 +85,7 @@ fn check_script(sandbox: &Sandbox, out: &Output, dir: &str, command: &Command) -
         Some(": workdir") => {
             let workdir = one_line(command.get_workdir());
             let message = format!("workdir {workdir:?} does not exist or cannot be entered");
-            Err(Error::new(ErrorKind::NotFound, message))
+            Err(Error::invalid(message))
         }
         Some(_) => {
             let message = "the backend accepted the upload of stdin but did not store it";

@@ -6,15 +6,15 @@ use std::path::Path;
 use crate::archive::{Extract, Extraction};
 use crate::error::Result;
 use crate::sandbox::Sandbox;
-use crate::sandbox_path::SandboxPath;
+use crate::sandbox_path::{OWN_DIR, SandboxPath};
 
 impl Sandbox {
     /// Downloads everything below a directory into a local directory, under the rules of the default
     /// [`Extract`].
     ///
     /// If the local directory does not exist, it appears once the download is complete, or not at all.
-    /// If it exists, nothing in it changes before the whole archive has arrived. Sends one download,
-    /// which may be repeated.
+    /// If it exists, nothing in it changes before the whole archive has arrived. The directory
+    /// `.noxrunner` of jobs is left out. Sends one download, which may be repeated.
     ///
     /// # Errors
     ///
@@ -72,7 +72,11 @@ impl Sandbox {
         extract: &Extract,
     ) -> Result<Extraction> {
         self.context("download from", || {
-            extract.unpack_to_path(self.open_download(src.as_ref())?, local.as_ref())
+            let src = SandboxPath::new("src", src)?;
+            let archive = self.open_download(&src)?;
+            let left_out = src.is_workspace().then_some(OWN_DIR);
+            let extract = extract.clone().leave_out(left_out);
+            extract.unpack_to_path(archive, local.as_ref())
         })
     }
 
@@ -85,11 +89,12 @@ impl Sandbox {
     /// The same as for [`download_dir`](Sandbox::download_dir).
     #[doc(alias = "download_files")]
     pub fn download_archive(&self, src: impl AsRef<Path>) -> Result<Box<dyn Read + Send>> {
-        self.context("download from", || self.open_download(src.as_ref()))
+        self.context("download from", || {
+            self.open_download(&SandboxPath::new("src", src)?)
+        })
     }
 
-    fn open_download(&self, src: &Path) -> Result<Box<dyn Read + Send>> {
-        let src = SandboxPath::new("src", src)?;
+    fn open_download(&self, src: &SandboxPath) -> Result<Box<dyn Read + Send>> {
         self.backend().download(self.session_id(), src.as_text()?)
     }
 }

@@ -10,7 +10,7 @@ use crate::os::random::temporary_name;
 use crate::os::time;
 use crate::output::Output;
 use crate::sandbox::Sandbox;
-use crate::sandbox_path::SandboxPath;
+use crate::sandbox_path::{OWN_DIR, SandboxPath};
 use crate::script::{Script, decode_base64_lines, remove_temporary};
 
 /// Lists the directory `$1`, into the file `$2` unless that is empty.
@@ -113,7 +113,7 @@ impl Entry {
 
 impl Sandbox {
     /// Lists the entries of a directory, sorted by name, including hidden ones. A relative path is
-    /// resolved against `/workspace`.
+    /// resolved against `/workspace`. The directory `.noxrunner` of jobs is left out.
     ///
     /// Sends one exec, and three more calls if the list exceeds the backend's cap on output. Needs
     /// `sh`, `find`, `stat` and `base64` in the sandbox, from GNU or busybox.
@@ -153,6 +153,7 @@ impl Sandbox {
                 Some(entries) => entries,
                 None => self.list_to_file(run, workdir)?,
             };
+            entries.retain(|entry| !path.is_workspace() || entry.name != OWN_DIR);
             entries.sort_by(|a, b| a.name.cmp(&b.name));
             Ok(entries)
         })

@@ -21,7 +21,7 @@
 use crate::error::ErrorKind;
 use crate::script::Script;
 
-/// Directory of the jobs, relative to `/workspace`.
+/// Directory of the jobs, relative to `/workspace`. Its parent is [`OWN_DIR`](crate::sandbox_path::OWN_DIR).
 pub(super) const JOBS_DIR: &str = ".noxrunner/jobs";
 
 /// Unit of requests for output, in bytes. `dd` seeks to a whole block without reading up to it.

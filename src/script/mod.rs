@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 pub use self::shell_quote::shell_quote;
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result, one_line};
-use crate::output::Output;
+use crate::output::{KilledBy, Output};
 use crate::sandbox::Sandbox;
 
 /// The shell of all scripts.
@@ -59,6 +59,12 @@ impl Script {
                 ErrorKind::Unsupported,
                 format!("{feature} needs `sh` in the sandbox: {stderr}"),
             ),
+            _ if stderr.contains("No space left") || out.killed_by() == Some(KilledBy::Storage) => {
+                (
+                    ErrorKind::Io,
+                    format!("{feature} failed: no space left in the sandbox"),
+                )
+            }
             (124 | 137 | 143, _) => (
                 ErrorKind::Timeout,
                 format!("the script for {feature} was killed in the sandbox (exit code {code})"),

@@ -338,6 +338,38 @@ fn job_renews_ttl(client: &Client) {
 }
 
 #[test]
+fn files_of_jobs_are_left_out() {
+    let (backend, dir) = local_backend(Isolation::Namespaces);
+    let sandbox = Client::with_backend(backend)
+        .create("hidden", SandboxSpec::new())
+        .unwrap();
+    sandbox.write("a.txt", "a").unwrap();
+    assert!(sandbox.spawn(["true"]).unwrap().wait().unwrap().success());
+    let names = |path| sandbox.list(path).unwrap().len();
+    assert_eq!((names("."), names("/workspace/.noxrunner")), (1, 1));
+    let out = dir.path().join("out");
+    assert_eq!(sandbox.download_dir(".", &out).unwrap().entries(), 1);
+    assert!(!out.join(".noxrunner").exists() && out.join("a.txt").exists());
+}
+
+#[test]
+fn job_in_a_full_sandbox_says_so() {
+    let (backend, _dir) = local_backend(Isolation::Namespaces);
+    let spec = SandboxSpec::new().storage("8Mi");
+    let sandbox = Client::with_backend(backend).create("full", spec).unwrap();
+    let fill = "head -c 20000000 /dev/zero >big; i=0; while mkdir $i; do i=$((i+1)); done";
+    let _ = sandbox.exec(Command::shell(fill)).unwrap();
+    let error = sandbox.spawn(["true"]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io, "{error:#}");
+    assert!(
+        format!("{error:#}")
+            .to_lowercase()
+            .contains("no space left"),
+        "{error:#}"
+    );
+}
+
+#[test]
 fn unsupported_backend_is_an_error_at_spawn() {
     let dir = tempfile::tempdir().unwrap();
     let empty = dir.path().to_str().unwrap();
