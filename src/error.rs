@@ -37,6 +37,7 @@ struct Inner {
     kind: ErrorKind,
     context: Option<String>,
     message: String,
+    sandbox_gone: bool,
     status: Option<u16>,
     body: Option<String>,
     retry_after: Option<Duration>,
@@ -99,6 +100,7 @@ impl Error {
             kind,
             context: None,
             message: message.into(),
+            sandbox_gone: false,
             status: None,
             body: None,
             retry_after: None,
@@ -151,6 +153,16 @@ impl Error {
     #[must_use]
     pub fn output(&self) -> Option<&Output> {
         self.0.output.as_ref()
+    }
+
+    /// Returns true if the sandbox itself does not exist, or no longer exists. A touch does not bring it
+    /// back; [`Client::create`](crate::Client::create) creates an empty one.
+    ///
+    /// For a download from a server that does not report the difference, this is false, also if the
+    /// sandbox is gone. A touch then shows it.
+    #[must_use]
+    pub fn is_sandbox_gone(&self) -> bool {
+        self.0.sandbox_gone
     }
 
     /// Returns true if the sandbox, or the path in it, does not exist.
@@ -238,6 +250,11 @@ impl Error {
     /// Unwraps an error that [`into_io`](Error::into_io) wrapped, or returns the I/O error.
     pub(crate) fn from_io(error: io::Error) -> Result<Error, io::Error> {
         error.downcast()
+    }
+
+    pub(crate) fn with_sandbox_gone(mut self, gone: bool) -> Error {
+        self.0.sandbox_gone = gone;
+        self
     }
 
     pub(crate) fn with_status(mut self, status: u16) -> Error {

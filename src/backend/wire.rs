@@ -17,6 +17,10 @@ use crate::spec::SandboxSpec;
 pub(crate) const JSON: &str = "application/json";
 pub(crate) const ARCHIVE: &str = "application/x-tar";
 
+/// Header of a 404 response, with the value `sandbox` if the sandbox itself is missing. An extension.
+pub(crate) const MISSING: &str = "x-noxrunner-missing";
+pub(crate) const MISSING_SANDBOX: &str = "sandbox";
+
 /// Body of `PUT /v1/sandboxes/{id}`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::socket::Progress;
 use super::transport::{Failure, FailureKind, Response};
-use crate::backend::wire::ErrorResponse;
+use crate::backend::wire::{ErrorResponse, MISSING, MISSING_SANDBOX};
 use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, one_line};
 
 /// Maximum time for reading the body of an error response.
@@ -79,6 +79,9 @@ pub(super) fn response_error(response: Response, operation: Operation) -> Error 
         502 | 504 if operation == Operation::Exec => ErrorKind::OutcomeUnknown,
         _ => ErrorKind::Status,
     };
+    // Only a download has another reason for a 404: the path.
+    let names_sandbox = response.header(MISSING) == Some(MISSING_SANDBOX);
+    let gone = status == 404 && (operation != Operation::Read || names_sandbox);
     let wait = response.retry_after();
     let location = response.header("location").map(one_line);
     let body = read_error_body(response);
@@ -99,6 +102,7 @@ pub(super) fn response_error(response: Response, operation: Operation) -> Error 
     }
     Error::new(kind, message)
         .with_status(status)
+        .with_sandbox_gone(gone)
         .with_body(&body)
         .with_retry_after(wait)
 }

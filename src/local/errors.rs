@@ -7,7 +7,7 @@ use super::isolation::Isolation;
 use crate::error::{Error, ErrorKind, one_line};
 
 pub(super) fn no_such_sandbox() -> Error {
-    Error::new(ErrorKind::NotFound, "no such sandbox")
+    Error::new(ErrorKind::NotFound, "no such sandbox").with_sandbox_gone(true)
 }
 
 pub(super) fn arguments_too_long() -> Error {

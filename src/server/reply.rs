@@ -1,13 +1,13 @@
 //! Responses: of calls that succeeded, and of requests that were refused.
 
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::body::{BodyEnd, Content, Piece};
-use crate::backend::wire::{ARCHIVE, ErrorResponse, JSON};
+use crate::backend::wire::{ARCHIVE, ErrorResponse, JSON, MISSING, MISSING_SANDBOX};
 use crate::error::{Error, ErrorKind};
 
 /// `Retry-After` of a server at its limit of calls, in seconds.
@@ -63,6 +63,7 @@ pub(super) struct ErrorReply {
     text: String,
     allow: Option<String>,
     retry_after: Option<String>,
+    sandbox_gone: bool,
 }
 
 impl ErrorReply {
@@ -72,6 +73,7 @@ impl ErrorReply {
             text: text.into(),
             allow: None,
             retry_after: None,
+            sandbox_gone: false,
         }
     }
 
@@ -113,6 +115,8 @@ impl ErrorReply {
         };
         set(ALLOW, self.allow.as_deref());
         set(RETRY_AFTER, self.retry_after.as_deref());
+        let missing = HeaderName::from_static(MISSING);
+        set(missing, self.sandbox_gone.then_some(MISSING_SANDBOX));
         let needs_token = self.status == StatusCode::UNAUTHORIZED;
         set(WWW_AUTHENTICATE, needs_token.then_some("Bearer"));
         let error = ErrorResponse {
@@ -151,6 +155,7 @@ impl From<Error> for ErrorReply {
         };
         let mut reply = ErrorReply::new(status, format!("{error:#}"));
         reply.retry_after = error.retry_after().map(|wait| wait.as_secs().to_string());
+        reply.sandbox_gone = error.is_sandbox_gone();
         reply
     }
 }

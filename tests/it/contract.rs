@@ -178,6 +178,12 @@ fn unknown_sandbox(client: &Client) {
         sandbox.exists("f").unwrap_err(),
         sandbox.download_archive("/workspace").err().unwrap(),
     ];
+    // A server need not report whether the sandbox or the directory is missing.
+    let (_download, others) = errors.split_last().unwrap();
+    assert!(
+        others.iter().all(noxrunner::Error::is_sandbox_gone),
+        "{errors:?}"
+    );
     for error in errors {
         assert!(error.is_not_found(), "{error}");
         assert!(
@@ -271,6 +277,10 @@ fn environment(client: &Client) {
         format!("{error:#}").contains("/workspace/missing"),
         "{error}"
     );
+    // Neither this nor a missing file looks like a lost sandbox.
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    let error = sandbox.read("missing").unwrap_err();
+    assert!(error.is_not_found() && !error.is_sandbox_gone(), "{error}");
 }
 
 fn missing_program(client: &Client) {

@@ -273,6 +273,21 @@ fn fake_server() -> (ServerBuilder, Arc<FakeBackend>) {
 const JSON: &str = "Content-Type: application/json\r\n";
 
 #[test]
+fn download_reports_whether_the_sandbox_is_missing() {
+    let (backend, _dir) = local_backend(Isolation::None);
+    let server = RunningServer::start(Server::builder(backend).tcp("127.0.0.1:0").no_auth());
+    let client = Client::new(format!("http://{}", server.addr())).unwrap();
+    let gone = |id: &str| {
+        let sandbox = client.sandbox(id).unwrap();
+        let error = sandbox.download_archive("missing").err().unwrap();
+        assert!(error.is_not_found(), "{error}");
+        error.is_sandbox_gone()
+    };
+    client.create("there", SandboxSpec::new()).unwrap();
+    assert_eq!((gone("there"), gone("not-there")), (false, true));
+}
+
+#[test]
 fn responses_follow_v1() {
     let (builder, _) = fake_server();
     let server = RunningServer::start(builder);
