@@ -33,8 +33,11 @@ use crate::upload::Upload;
 ///
 /// - **Files.** `/workspace` is the working directory and starts empty. `/workspace`, `/tmp` and
 ///   background processes persist between execs until the sandbox ends, as in a pod.
-/// - **Programs.** `/usr` and the other program directories are the host's, read-only. `/etc`
-///   contains the files that programs look up, but nothing about the host's users, name or network.
+/// - **Programs.** `/usr` and the other program directories are the host's, read-only. So are the
+///   entries of `/etc` that belong to root and that everyone can read, except those that identify or
+///   authenticate the machine: users, host names, networks, disks, `environment`, and the settings of
+///   SSH, package managers, containers and VPNs. `passwd`, `group`, `hosts`, `hostname`,
+///   `resolv.conf` and `nsswitch.conf` are generated.
 ///   The image of a spec is ignored and listed in [`SandboxInfo::ignored`].
 /// - **User.** Commands run as user `sandbox` (1000) without capabilities. Stdin is empty, and
 ///   commands have no terminal.

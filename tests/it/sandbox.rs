@@ -1,5 +1,7 @@
 //! Local sandboxes that the kernel confines: lifetime, limits and cleanup.
 
+/// The settings of the host that programs see.
+mod etc;
 /// Sandboxes without namespaces.
 mod landlock;
 /// Memory, storage and CPU limits.

@@ -3,11 +3,12 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use super::cgroup::{Cgroup, DelegatedCgroup};
 use super::disk_dir::{DiskDir, FILES, create_dir};
+use super::etc::{HostEtc, change_times};
 use super::identity;
 use super::launch::start_holder;
 use super::policy;
@@ -34,13 +35,22 @@ const LANDLOCK_RENAMES: u32 = 2;
 
 pub(super) struct SandboxFactory {
     pub(super) isolation: Isolation,
-    root_steps: Vec<Step>,
+    root: Mutex<Option<Arc<Root>>>,
     /// Result of the trial sandbox.
     features: OnceLock<Features>,
     /// Directory for files that are not in memory. `None` for the default.
     state_dir: Option<PathBuf>,
     /// Not used for persistent sandboxes: only this process could remove their cgroups.
     pub(super) cgroups: Option<DelegatedCgroup>,
+}
+
+/// What commands see of the host.
+struct Root {
+    /// The change times of `/etc` before the scan.
+    changed: Vec<Option<SystemTime>>,
+    etc: HostEtc,
+    /// The steps that create a private root.
+    steps: Vec<Step>,
 }
 
 /// The event that ends a sandbox, besides its TTL.
@@ -64,7 +74,7 @@ impl SandboxFactory {
         }
         Ok(SandboxFactory {
             isolation,
-            root_steps: policy::root_steps("size=64m,nr_inodes=4k,mode=1777"),
+            root: Mutex::default(),
             features: OnceLock::new(),
             state_dir,
             cgroups: if persistent {
@@ -203,18 +213,38 @@ impl SandboxFactory {
     /// Adds the root and the Landlock rules. `host_dir` is the files' directory if commands see it at
     /// its path on the host.
     fn add_policy(&self, setup: &mut Setup, host_dir: Option<&Path>) {
+        let root = self.root();
         let Some(host_dir) = host_dir else {
-            setup.steps = self.root_steps.clone();
+            setup.steps = root.steps.clone();
             setup.rules = policy::rules();
             return;
         };
-        setup.rules = policy::rules_at(host_dir);
+        setup.rules = policy::rules_at(host_dir, &root.etc);
         // Sandboxes of root have an unused user id, so that they cannot signal other processes anyway.
         setup.min_landlock = if setup.become_id.is_some() {
             LANDLOCK_RENAMES
         } else {
             LANDLOCK_SIGNALS
         };
+    }
+
+    /// Returns the root of new sandboxes. Scans `/etc` the first time and after changes to it.
+    fn root(&self) -> Arc<Root> {
+        let changed = change_times();
+        let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*root {
+            Some(root) if root.changed == changed => Arc::clone(root),
+            _ => {
+                let etc = HostEtc::scan();
+                let steps = policy::root_steps("size=64m,nr_inodes=4k,mode=1777", &etc);
+                let scanned = Root {
+                    changed,
+                    etc,
+                    steps,
+                };
+                Arc::clone(root.insert(Arc::new(scanned)))
+            }
+        }
     }
 
     fn create_cgroup(&self, limits: &ResolvedLimits) -> Result<Option<Cgroup>> {

@@ -1,14 +1,16 @@
 //! The contents of a sandbox's root, as steps for the holder, and its Landlock rules.
 //!
-//! Add a file of the host to [`SETTINGS`], a masked file of `/proc` to [`MASKED`].
+//! Add a directory of the host to [`PROGRAMS`], a masked file of `/proc` to [`MASKED`]. `etc` chooses the
+//! entries of `/etc`.
 
 use std::fs;
 use std::path::Path;
 
+use super::etc::HostEtc;
 use super::protocol::{LandlockRule, SANDBOX_ID, Step};
 
 /// Host directories of programs and libraries, read-only. Links are copied as links.
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 9] = [
     "bin",
     "sbin",
     "lib",
@@ -17,28 +19,8 @@ const PROGRAMS: [&str; 8] = [
     "libx32",
     "usr",
     "nix/store",
-];
-
-/// Entries of the host's `/etc` that programs look up, read-only. None of them is about the host's
-/// users, network or name.
-const SETTINGS: [&str; 17] = [
-    "alternatives",
-    "ca-certificates",
-    "crypto-policies",
-    "fonts",
-    "java",
-    "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
-    "localtime",
-    "mime.types",
-    "pki",
-    "protocols",
-    "python3",
-    "services",
-    "ssl/certs",
-    "ssl/openssl.cnf",
-    "terminfo",
+    // Certificates that links in /etc lead to.
+    "var/lib/ca-certificates",
 ];
 
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
@@ -78,7 +60,7 @@ const LINKS: [(&str, &str); 7] = [
 ];
 
 /// Returns the steps that create a private root.
-pub(super) fn root_steps(shared_memory_options: &str) -> Vec<Step> {
+pub(super) fn root_steps(shared_memory_options: &str, etc: &HostEtc) -> Vec<Step> {
     let mut list = StepList::default();
     for name in [
         "etc",
@@ -98,11 +80,12 @@ pub(super) fn root_steps(shared_memory_options: &str) -> Vec<Step> {
     for name in DEVICES {
         list.file(&format!("dev/{name}"), "");
     }
-    add_settings(&mut list);
+    add_generated_settings(&mut list);
     for name in PROGRAMS {
         list.bind(name);
     }
     let mut steps = list.0;
+    steps.push(Step::Etc(etc.hidden.clone()));
     steps.push(Step::Seal);
     for name in DEVICES {
         steps.push(Step::Device(format!("/dev/{name}"), format!("dev/{name}")));
@@ -121,8 +104,8 @@ pub(super) fn root_steps(shared_memory_options: &str) -> Vec<Step> {
     steps
 }
 
-/// Adds the files of `/etc`: generated ones, then the host's.
-fn add_settings(list: &mut StepList) {
+/// Adds the files that replace those of the host's `/etc`.
+fn add_generated_settings(list: &mut StepList) {
     let id = SANDBOX_ID;
     list.file(
         "etc/passwd",
@@ -143,9 +126,6 @@ fn add_settings(list: &mut StepList) {
         "etc/nsswitch.conf",
         "passwd: files\ngroup: files\nhosts: files\n",
     );
-    for name in SETTINGS {
-        list.bind(&format!("etc/{name}"));
-    }
 }
 
 /// Returns the Landlock rules of a sandbox with a private root.
@@ -162,14 +142,14 @@ pub(super) fn rules() -> Vec<LandlockRule> {
 }
 
 /// Returns the Landlock rules of a sandbox without a private root, whose files are in `host_dir`.
-pub(super) fn rules_at(host_dir: &Path) -> Vec<LandlockRule> {
+pub(super) fn rules_at(host_dir: &Path, etc: &HostEtc) -> Vec<LandlockRule> {
     let rule = |path: String, write| LandlockRule { path, write };
     let mut rules = vec![rule("/proc".to_owned(), false)];
     for name in PROGRAMS {
         rules.push(rule(format!("/{name}"), false));
     }
-    for name in SETTINGS.iter().chain(&["nsswitch.conf"]) {
-        rules.push(rule(format!("/etc/{name}"), false));
+    for path in &etc.visible {
+        rules.push(rule(path.to_string_lossy().into_owned(), false));
     }
     for name in DEVICES {
         rules.push(rule(format!("/dev/{name}"), true));
@@ -206,24 +186,13 @@ impl StepList {
         let Ok(found) = fs::symlink_metadata(&from) else {
             return;
         };
-        // The target of a link in /etc may not exist in the sandbox, so it is resolved here.
-        let is_setting = path.starts_with("etc/");
-        if found.is_symlink() && !is_setting {
+        if found.is_symlink() {
             if let Some(target) = fs::read_link(&from).ok().as_deref().and_then(Path::to_str) {
                 self.link(target, path);
             }
             return;
         }
-        let real = from.canonicalize().ok();
-        let Some(real) = real.as_deref().and_then(Path::to_str) else {
-            return;
-        };
-        if Path::new(real).is_dir() {
-            self.dir(path);
-        } else {
-            self.dir(path.rsplit_once('/').map_or(".", |(parent, _)| parent));
-            self.file(path, "");
-        }
-        self.0.push(Step::Bind(real.to_owned(), path.to_owned()));
+        self.dir(path);
+        self.0.push(Step::Bind(format!("/{path}"), path.to_owned()));
     }
 }

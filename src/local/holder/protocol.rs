@@ -93,6 +93,8 @@ pub(crate) enum Step {
     Link(String, String),
     /// A bind mount of a host path: host path, path.
     Bind(String, String),
+    /// The host's `/etc` below the files that exist in `etc`, without these entries.
+    Etc(Vec<String>),
     /// Makes everything so far read-only, without devices and setuid programs.
     Seal,
     /// A bind mount of a device: host path, path.
@@ -221,6 +223,7 @@ impl Step {
             Step::File(..) => "write a file of the root",
             Step::Link(..) => "create a link of the root",
             Step::Bind(..) => "bind a directory of the host",
+            Step::Etc(_) => "show /etc of the host",
             Step::Seal => "make the root read-only",
             Step::Device(..) => "bind a device",
             Step::Proc(_) => "mount /proc",
@@ -263,6 +266,7 @@ encode_enum!(Step {
     8 => ReadOnly(path),
     9 => Tmpfs(path, options),
     10 => Data(name, path),
+    11 => Etc(hidden),
 });
 
 encode_struct!(LandlockRule { path, write });
@@ -338,6 +342,7 @@ mod tests {
                 Step::File("b".to_owned(), b"\xff\0".to_vec()),
                 Step::Link("c".to_owned(), "d".to_owned()),
                 Step::Bind("e".to_owned(), "f".to_owned()),
+                Step::Etc(vec!["e".to_owned()]),
                 Step::Seal,
                 Step::Device("g".to_owned(), "h".to_owned()),
                 Step::Proc("i".to_owned()),

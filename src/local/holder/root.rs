@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 
+use crate::etc::show_etc;
 use crate::protocol::{Setup, StartReport, Step, in_step};
 use crate::sys::c::EPERM;
 use crate::sys::isolation::{
@@ -69,6 +70,7 @@ fn take_step(step: &Step, data: &OwnedFd) -> io::Result<()> {
         }
         Step::Link(target, path) => symlink(target, path),
         Step::Bind(from, to) => bind(from, to),
+        Step::Etc(hidden) => show_etc(hidden),
         Step::Seal => {
             let attributes = ATTR_READ_ONLY | ATTR_NOSUID | ATTR_NODEV;
             set_mount_attributes(".", attributes, true)
