@@ -40,7 +40,7 @@ use crate::upload::Upload;
 ///   `resolv.conf` and `nsswitch.conf` are generated.
 ///   The image of a spec is ignored and listed in [`SandboxInfo::ignored`].
 /// - **User.** Commands run as user `sandbox` (1000) without capabilities. Stdin is empty, and
-///   commands have no terminal.
+///   commands have no terminal, but can create up to 64 pseudo-terminals.
 /// - **Environment.** Commands get `PATH`, `HOME`, `TMPDIR`, `USER`, `LOGNAME` and `NOX_WORKSPACE`;
 ///   the variables `LANG`, `LC_ALL`, `LC_CTYPE` and `TZ` of this process; and their own variables.
 /// - **Network.** Each sandbox has a private loopback interface and no other network.

@@ -10,6 +10,8 @@ mod limits;
 mod persistent;
 /// Machines on which sandboxes cannot be created or lack a part.
 mod refusals;
+/// Pseudo-terminals.
+mod terminals;
 
 use std::fs;
 use std::process::{Command as Process, Stdio};

@@ -25,6 +25,9 @@ const PROGRAMS: [&str; 9] = [
 
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 
+/// Pseudo-terminals of the sandbox alone. The machine has some thousand in total.
+const TERMINAL_OPTIONS: &str = "newinstance,ptmxmode=0666,mode=0620,max=64";
+
 /// Entries of `/proc` that reveal information about the host or its users, or control the host. They
 /// are covered.
 const MASKED: [&str; 15] = [
@@ -49,9 +52,10 @@ const MASKED: [&str; 15] = [
 const READ_ONLY: [&str; 2] = ["irq", "sys"];
 
 /// Links in `/dev`, `/etc` and `/var`: target, path.
-const LINKS: [(&str, &str); 7] = [
+const LINKS: [(&str, &str); 8] = [
     ("/tmp", "var/tmp"),
     ("/run", "var/run"),
+    ("pts/ptmx", "dev/ptmx"),
     ("/proc/self/fd", "dev/fd"),
     ("/proc/self/fd/0", "dev/stdin"),
     ("/proc/self/fd/1", "dev/stdout"),
@@ -65,6 +69,7 @@ pub(super) fn root_steps(shared_memory_options: &str, etc: &HostEtc) -> Vec<Step
     for name in [
         "etc",
         "dev",
+        "dev/pts",
         "dev/shm",
         "proc",
         "tmp",
@@ -77,7 +82,9 @@ pub(super) fn root_steps(shared_memory_options: &str, etc: &HostEtc) -> Vec<Step
     for (target, path) in LINKS {
         list.link(target, path);
     }
-    for name in DEVICES {
+    // Some containers have no /dev/tty.
+    let tty = Path::new("/dev/tty").exists().then_some("tty");
+    for name in DEVICES.into_iter().chain(tty) {
         list.file(&format!("dev/{name}"), "");
     }
     add_generated_settings(&mut list);
@@ -87,9 +94,13 @@ pub(super) fn root_steps(shared_memory_options: &str, etc: &HostEtc) -> Vec<Step
     let mut steps = list.0;
     steps.push(Step::Etc(etc.hidden.clone()));
     steps.push(Step::Seal);
-    for name in DEVICES {
+    for name in DEVICES.into_iter().chain(tty) {
         steps.push(Step::Device(format!("/dev/{name}"), format!("dev/{name}")));
     }
+    steps.push(Step::Terminals(
+        "dev/pts".to_owned(),
+        TERMINAL_OPTIONS.to_owned(),
+    ));
     steps.push(Step::Proc("proc".to_owned()));
     let in_proc = |name: &&str| format!("proc/{name}");
     steps.extend(MASKED.iter().map(in_proc).map(Step::Mask));

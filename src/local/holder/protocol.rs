@@ -106,6 +106,8 @@ pub(crate) enum Step {
     Mask(String),
     /// Makes a path read-only, if it exists.
     ReadOnly(String),
+    /// Private pseudo-terminals: path, mount options.
+    Terminals(String, String),
     /// A tmpfs: path, mount options.
     Tmpfs(String, String),
     /// A bind mount of a directory of the sandbox's files: its name, path.
@@ -229,6 +231,7 @@ impl Step {
             Step::Proc(_) => "mount /proc",
             Step::Mask(_) => "cover a file of /proc",
             Step::ReadOnly(_) => "make a part of /proc read-only",
+            Step::Terminals(..) => "mount the pseudo-terminals",
             Step::Tmpfs(..) => "mount a tmpfs",
             Step::Data(..) => "bind the files of the sandbox",
         }
@@ -267,6 +270,7 @@ encode_enum!(Step {
     9 => Tmpfs(path, options),
     10 => Data(name, path),
     11 => Etc(hidden),
+    12 => Terminals(path, options),
 });
 
 encode_struct!(LandlockRule { path, write });
@@ -348,6 +352,7 @@ mod tests {
                 Step::Proc("i".to_owned()),
                 Step::Mask("j".to_owned()),
                 Step::ReadOnly("k".to_owned()),
+                Step::Terminals("t".to_owned(), "u".to_owned()),
                 Step::Tmpfs("l".to_owned(), "m".to_owned()),
                 Step::Data("n".to_owned(), "o".to_owned()),
             ],

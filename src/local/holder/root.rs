@@ -86,6 +86,9 @@ fn take_step(step: &Step, data: &OwnedFd) -> io::Result<()> {
             bind(path, path)?;
             set_mount_attributes(path, ATTR_READ_ONLY, true)
         }
+        Step::Terminals(path, options) => {
+            mount("devpts", path, "devpts", MS_NOSUID | MS_NOEXEC, options)
+        }
         Step::Tmpfs(path, options) => mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, options),
         Step::Data(name, path) => {
             let from = format!("/proc/self/fd/{}/{name}", data.as_raw_fd());
