@@ -310,6 +310,17 @@ fn command_longer_than_one_message_arrives_whole() {
 }
 
 #[test]
+fn output_streams_can_be_opened_by_name() {
+    let line = "echo one > /dev/stdout; echo two | tee /dev/stderr; echo three >> /dev/fd/1";
+    let sandbox = create(&client(), "streams");
+    let out = sandbox.run(Command::shell(line)).unwrap();
+    assert_eq!(
+        (&*out.stdout(), &*out.stderr()),
+        ("one\ntwo\nthree\n", "two\n")
+    );
+}
+
+#[test]
 fn program_that_cannot_run_exits_as_in_a_shell() {
     let client = client();
     let sandbox = create(&client, "programs");

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::fchown;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -186,6 +187,12 @@ impl ConfinedSandbox {
         let failed = |e| Error::io("cannot create a pipe", e);
         let (stdout, their_stdout) = sys::pipe().map_err(failed)?;
         let (stderr, their_stderr) = sys::pipe().map_err(failed)?;
+        if let Some(user) = self.process.user {
+            // Otherwise commands cannot open /dev/stdout and /dev/stderr.
+            for pipe in [&their_stdout, &their_stderr] {
+                fchown(pipe, Some(user), Some(user)).map_err(failed)?;
+            }
+        }
         let pipes = OutputPipes::new(stdout, stderr).map_err(failed)?;
         let mut fds = ExecFds {
             stdout: their_stdout,

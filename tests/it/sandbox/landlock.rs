@@ -163,6 +163,16 @@ fn create_and_wait() {
 }
 
 #[test]
+fn output_streams_can_be_opened_by_name() {
+    let (client, _dir) = client();
+    let line = "echo one > /dev/stdout; echo two | tee /dev/stderr";
+    let out = create(&client, "streams")
+        .run(Command::shell(line))
+        .unwrap();
+    assert_eq!((&*out.stdout(), &*out.stderr()), ("one\ntwo\n", "two\n"));
+}
+
+#[test]
 fn expired_sandbox_leaves_no_files() {
     let dir = searchable_dir();
     let client = Client::with_backend(builder().state_dir(dir.path()).build().unwrap());
