@@ -41,6 +41,8 @@ use crate::upload::Upload;
 ///   The image of a spec is ignored and listed in [`SandboxInfo::ignored`].
 /// - **User.** Commands run as user `sandbox` (1000) without capabilities. Stdin is empty, and
 ///   commands have no terminal, but can create up to 64 pseudo-terminals.
+/// - **Debuggers.** Processes of a sandbox can trace and read each other, but not the holder and the
+///   supervisors, which start the commands.
 /// - **Environment.** Commands get `PATH`, `HOME`, `TMPDIR`, `USER`, `LOGNAME` and `NOX_WORKSPACE`;
 ///   the variables `LANG`, `LC_ALL`, `LC_CTYPE` and `TZ` of this process; and their own variables.
 /// - **Network.** Each sandbox has a private loopback interface and no other network.
@@ -99,6 +101,7 @@ use crate::upload::Upload;
 /// - Commands can use connected pairs of sockets, but no other sockets and no System V or POSIX
 ///   shared memory.
 /// - The host's processes and their arguments are visible, but cannot be inspected or signalled.
+///   Debuggers and tracers do not work, and there are no pseudo-terminals.
 /// - Commands run as this user; as root, under an otherwise unused user id. Landlock does not
 ///   restrict `stat`, `chmod`, `chown` and similar calls: commands can check whether this user's
 ///   files exist, and change their mode.

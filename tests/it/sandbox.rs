@@ -12,6 +12,8 @@ mod persistent;
 mod refusals;
 /// Pseudo-terminals.
 mod terminals;
+/// Debuggers and tracers.
+mod tracing;
 
 use std::fs;
 use std::process::{Command as Process, Stdio};

@@ -222,7 +222,9 @@ fn wait_for(main: c_int, state: &AtomicI32) -> HolderReply {
         let arguments = [usize::MAX, (&raw mut status) as usize, 0, 0, 0];
         // SAFETY: status has room for the result.
         let child = unsafe { raw_syscall(number::WAIT4, arguments) };
-        if child == main as isize {
+        if is_stopped(status) && child > 0 {
+            release(child, status);
+        } else if child == main as isize {
             reply = match status & 0x7f {
                 0 => HolderReply::Exited((status >> 8) & 0xff),
                 signal => HolderReply::Signaled(signal),
@@ -238,6 +240,26 @@ fn wait_for(main: c_int, state: &AtomicI32) -> HolderReply {
             };
         }
     }
+}
+
+/// Returns true for the status of a child that has not ended, but waits for its tracer.
+fn is_stopped(status: c_int) -> bool {
+    status & 0xff == 0x7f
+}
+
+/// Stops tracing a child that has made its parent its tracer with `PTRACE_TRACEME`. Passes on the signal
+/// that has stopped it.
+fn release(child: isize, status: c_int) {
+    const PTRACE_DETACH: usize = 17;
+    const SIGTRAP: usize = 5;
+    let signal = match (status >> 8) as usize & 0xff {
+        // Sent to a traced process when it executes a program.
+        SIGTRAP => 0,
+        signal => signal,
+    };
+    let arguments = [PTRACE_DETACH, child as usize, 0, signal, 0];
+    // SAFETY: all arguments are numbers.
+    unsafe { raw_syscall(number::PTRACE, arguments) };
 }
 
 /// Main function of the supervisor's child: becomes the command, in its own session, with its

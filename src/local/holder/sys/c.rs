@@ -169,6 +169,7 @@ pub(crate) mod number {
     pub(crate) const PIVOT_ROOT: c_long = either(155, 41);
     pub(crate) const PRCTL: c_long = either(157, 167);
     pub(crate) const PRLIMIT64: c_long = either(302, 261);
+    pub(crate) const PTRACE: c_long = either(101, 117);
     pub(crate) const RT_SIGPROCMASK: c_long = either(14, 135);
     pub(crate) const SENDTO: c_long = either(44, 206);
     pub(crate) const SETGROUPS: c_long = either(116, 159);

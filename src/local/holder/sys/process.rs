@@ -107,6 +107,8 @@ pub(crate) fn take_child() -> Child {
     match unsafe { c::waitpid(-1, &raw mut status, WNOHANG) } {
         -1 => Child::NoneLeft,
         0 => Child::Running,
+        // An orphan has made this process its tracer. It stays stopped.
+        _ if status & 0xff == 0x7f => take_child(),
         pid => {
             let status = match status & 0x7f {
                 0 => WaitStatus::Exited((status >> 8) & 0xff),
