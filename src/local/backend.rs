@@ -71,7 +71,7 @@ use crate::upload::Upload;
 ///
 /// - **Watched memory.** The sandbox's holder process checks the memory several times a second at
 ///   most. A sandbox can exceed the limit for some milliseconds before its largest process is
-///   killed. A single process cannot allocate more than the limit.
+///   killed. Memory that is reserved but not used does not count.
 /// - **Storage** is in memory. If the spec asks for more than half of the memory limit or an eighth
 ///   of the free memory, the files are in the state directory instead and their size is watched. A
 ///   sandbox that exceeds the limit has its processes killed.

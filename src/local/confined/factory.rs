@@ -271,7 +271,6 @@ impl SandboxFactory {
             identity::processes_of_this_user()
         };
         let mut rlimits = vec![
-            (libc::RLIMIT_DATA as u32, limits.memory),
             (libc::RLIMIT_NPROC as u32, PROCESSES + existing),
             (libc::RLIMIT_NOFILE as u32, OPEN_FILES),
             (libc::RLIMIT_CORE as u32, 0),

@@ -66,9 +66,13 @@ fn memory_is_limited_per_process_and_in_total() {
     let spec = SandboxSpec::new().memory("256Mi");
     let sandbox = client.create("memory", spec).unwrap();
     sandbox.write("kept", "x").unwrap();
-    let alone = "try: a = bytearray(400 << 20)\nexcept MemoryError: print('refused')";
-    let out = sandbox.exec(["python3", "-c", alone]).unwrap();
-    assert_eq!(out.stdout(), "refused\n");
+    let reserved = "import mmap; m = mmap.mmap(-1, 8 << 30); m[0] = 1; print('reserved')";
+    let out = sandbox.run(["python3", "-c", reserved]).unwrap();
+    assert_eq!(out.stdout(), "reserved\n");
+    let used =
+        "import time; a = bytearray(400 << 20); a[::4096] = b'x' * len(a[::4096]); time.sleep(60)";
+    let out = sandbox.exec(["python3", "-c", used]).unwrap();
+    assert_eq!((out.exit_code(), out.timed_out()), (137, false));
     assert_memory_is_limited(&sandbox);
     assert_eq!(sandbox.read("kept").unwrap(), b"x");
 }
