@@ -46,6 +46,9 @@ use crate::upload::Upload;
 /// - **Environment.** Commands get `PATH`, `HOME`, `TMPDIR`, `USER`, `LOGNAME` and `NOX_WORKSPACE`;
 ///   the variables `LANG`, `LC_ALL`, `LC_CTYPE` and `TZ` of this process; and their own variables.
 /// - **Network.** Each sandbox has a private loopback interface and no other network.
+/// - **Options.** [`read_only`](crate::LocalBackendBuilder::read_only),
+///   [`network`](crate::LocalBackendBuilder::network) and [`env`](crate::LocalBackendBuilder::env) open
+///   sandboxes further. A sandbox keeps the options that it was created with.
 /// - **Output.** Each stream is kept up to 1 MiB.
 /// - **Timeout.** A command that exceeds its timeout is killed together with all processes that it
 ///   started, and exits with 124. Background processes of earlier commands keep running.

@@ -6,6 +6,8 @@ mod etc;
 mod landlock;
 /// Memory, storage and CPU limits.
 mod limits;
+/// Options that open sandboxes.
+mod options;
 /// Sandboxes that outlive the process that created them.
 mod persistent;
 /// Machines on which sandboxes cannot be created or lack a part.

@@ -1,5 +1,6 @@
 //! Starts a holder and waits until its sandbox is ready.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -68,6 +69,7 @@ pub(super) fn start_holder(
             socket: RequestSocket::Control(control),
             process,
             features,
+            env: BTreeMap::new(),
             resources,
         }),
         (outcome, process) => {

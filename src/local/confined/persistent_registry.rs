@@ -1,6 +1,7 @@
 //! Finds persistent sandboxes by id. Each has a directory with the socket of its holder and a
 //! record of the holder process.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
@@ -40,6 +41,8 @@ struct HolderRecord {
     /// the same process id.
     started: u64,
     user: Option<u32>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
 }
 
 impl PersistentRegistry {
@@ -137,6 +140,7 @@ impl PersistentRegistry {
             process: process.pid,
             started: start_time(process.pid).unwrap_or_default(),
             user: process.user,
+            env: sandbox.env.clone(),
         };
         if let Err(e) = write_record(dir, &record) {
             sandbox.end();
@@ -181,6 +185,7 @@ impl PersistentRegistry {
             socket: RequestSocket::Directory(opened.into()),
             process,
             features: Features::default(),
+            env: record.env,
             resources: Resources::default(),
         };
         Ok(sandbox.is_running().then_some(sandbox))

@@ -7,7 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use super::etc::HostEtc;
-use super::protocol::{LandlockRule, SANDBOX_ID, Step};
+use super::protocol::{LandlockRule, SANDBOX_ID, STAGED, Step};
+use crate::local::options::SharedPath;
 
 /// Host directories of programs and libraries, read-only. Links are copied as links.
 const PROGRAMS: [&str; 9] = [
@@ -24,6 +25,9 @@ const PROGRAMS: [&str; 9] = [
 ];
 
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+
+/// Maximum length of the copy of `/etc/resolv.conf`. The C library reads three servers.
+const MAX_RESOLV_CONF: usize = 8192;
 
 /// Pseudo-terminals of the sandbox alone. The machine has some thousand in total.
 const TERMINAL_OPTIONS: &str = "newinstance,ptmxmode=0666,mode=0620,max=64";
@@ -63,8 +67,30 @@ const LINKS: [(&str, &str); 8] = [
     ("/proc/self/mounts", "etc/mtab"),
 ];
 
-/// Returns the steps that create a private root.
-pub(super) fn root_steps(shared_memory_options: &str, etc: &HostEtc) -> Vec<Step> {
+/// What the caller lets sandboxes use of the host.
+#[derive(Debug)]
+pub(super) struct HostAccess {
+    pub(super) paths: Vec<SharedPath>,
+    pub(super) network: bool,
+}
+
+impl HostAccess {
+    /// Returns the paths that the user of sandboxes cannot reach. `as_other_user` is true if that is
+    /// another user than this process's.
+    pub(super) fn unreachable(&self, as_other_user: bool) -> Vec<&SharedPath> {
+        let paths = self.paths.iter().filter(|_| as_other_user);
+        paths.filter(|path| !path.is_reachable_by_all()).collect()
+    }
+}
+
+/// Returns the steps that create a private root. `staged` are the shared paths that the holder binds
+/// before it switches the user.
+pub(super) fn root_steps(
+    shared_memory_options: &str,
+    etc: &HostEtc,
+    access: &HostAccess,
+    staged: &[&SharedPath],
+) -> Vec<Step> {
     let mut list = StepList::default();
     for name in [
         "etc",
@@ -87,12 +113,18 @@ pub(super) fn root_steps(shared_memory_options: &str, etc: &HostEtc) -> Vec<Step
     for name in DEVICES.into_iter().chain(tty) {
         list.file(&format!("dev/{name}"), "");
     }
-    add_generated_settings(&mut list);
+    add_generated_settings(&mut list, access.network);
     for name in PROGRAMS {
         list.bind(name);
     }
+    for path in &access.paths {
+        let index = staged.iter().position(|staged| *staged == path);
+        list.share(path, index);
+    }
     let mut steps = list.0;
-    steps.push(Step::Etc(etc.hidden.clone()));
+    let is_hidden = |name: &&String| !(access.network && *name == "hosts");
+    let hidden = etc.hidden.iter().filter(is_hidden).cloned();
+    steps.push(Step::Etc(hidden.collect()));
     steps.push(Step::Seal);
     for name in DEVICES.into_iter().chain(tty) {
         steps.push(Step::Device(format!("/dev/{name}"), format!("dev/{name}")));
@@ -116,7 +148,7 @@ pub(super) fn root_steps(shared_memory_options: &str, etc: &HostEtc) -> Vec<Step
 }
 
 /// Adds the files that replace those of the host's `/etc`.
-fn add_generated_settings(list: &mut StepList) {
+fn add_generated_settings(list: &mut StepList, network: bool) {
     let id = SANDBOX_ID;
     list.file(
         "etc/passwd",
@@ -131,12 +163,18 @@ fn add_generated_settings(list: &mut StepList) {
         &format!("root:x:0:\nsandbox:x:{id}:\nnogroup:x:65534:\n"),
     );
     list.file("etc/hostname", "sandbox\n");
-    list.file("etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n");
-    list.file("etc/resolv.conf", "");
-    list.file(
-        "etc/nsswitch.conf",
-        "passwd: files\ngroup: files\nhosts: files\n",
-    );
+    let users = "passwd: files\ngroup: files\n";
+    if network {
+        // A copy, because it is often a link to a file in /run.
+        let servers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let servers = servers.get(..MAX_RESOLV_CONF).unwrap_or(&servers);
+        list.file("etc/resolv.conf", servers);
+        list.file("etc/nsswitch.conf", &format!("{users}hosts: files dns\n"));
+    } else {
+        list.file("etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n");
+        list.file("etc/resolv.conf", "");
+        list.file("etc/nsswitch.conf", &format!("{users}hosts: files\n"));
+    }
 }
 
 /// Returns the Landlock rules of a sandbox with a private root.
@@ -153,13 +191,19 @@ pub(super) fn rules() -> Vec<LandlockRule> {
 }
 
 /// Returns the Landlock rules of a sandbox without a private root, whose files are in `host_dir`.
-pub(super) fn rules_at(host_dir: &Path, etc: &HostEtc) -> Vec<LandlockRule> {
+pub(super) fn rules_at(host_dir: &Path, etc: &HostEtc, access: &HostAccess) -> Vec<LandlockRule> {
     let rule = |path: String, write| LandlockRule { path, write };
     let mut rules = vec![rule("/proc".to_owned(), false)];
     for name in PROGRAMS {
         rules.push(rule(format!("/{name}"), false));
     }
-    for path in &etc.visible {
+    if access.network {
+        for name in ["hosts", "resolv.conf"] {
+            rules.push(rule(format!("/etc/{name}"), false));
+        }
+    }
+    let shared = access.paths.iter().map(|shared| &shared.target);
+    for path in etc.visible.iter().chain(shared) {
         rules.push(rule(path.to_string_lossy().into_owned(), false));
     }
     for name in DEVICES {
@@ -189,6 +233,29 @@ impl StepList {
 
     fn link(&mut self, target: &str, path: &str) {
         self.0.push(Step::Link(target.to_owned(), path.to_owned()));
+    }
+
+    /// Shows a path of the host, unless a directory of programs contains it. `staged` is its index in
+    /// [`STAGED`], if it is there.
+    fn share(&mut self, shared: &SharedPath, staged: Option<usize>) {
+        let is_visible = |name: &str| Path::new(&shared.path).starts_with(format!("/{name}"));
+        let (Some(target), None) = (
+            shared.target.to_str(),
+            PROGRAMS.into_iter().find(|name| is_visible(name)),
+        ) else {
+            return;
+        };
+        let path = shared.path.trim_start_matches('/');
+        if shared.target.is_dir() {
+            self.dir(path);
+        } else {
+            if let Some((parent, _)) = path.rsplit_once('/') {
+                self.dir(parent);
+            }
+            self.file(path, "");
+        }
+        let from = staged.map_or(target.to_owned(), |index| format!("{STAGED}/{index}"));
+        self.0.push(Step::Bind(from, path.to_owned()));
     }
 
     /// Shows a path of the host at the same path, if it exists.

@@ -1,5 +1,6 @@
 //! A sandbox: the process that holds it, and requests to that process.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::fchown;
@@ -35,6 +36,8 @@ pub(super) struct ConfinedSandbox {
     pub(super) process: HolderProcess,
     /// The optional features of the machine. Unknown for persistent sandboxes.
     pub(super) features: Features,
+    /// Environment variables of all commands.
+    pub(super) env: BTreeMap<String, String>,
     #[expect(dead_code, reason = "freed on drop")]
     pub(super) resources: Resources,
 }
@@ -216,11 +219,12 @@ impl ConfinedSandbox {
     fn payload(&self, command: &Command) -> Result<Payload> {
         let workdir = command.get_workdir();
         match &self.process.host_dir {
-            None => Ok(command_payload(command, "", workdir.to_owned())),
+            None => Ok(command_payload(command, &self.env, "", workdir.to_owned())),
             Some(host_dir) => {
                 let workdir = self.files()?.resolve_workdir(workdir)?.path;
                 Ok(command_payload(
                     command,
+                    &self.env,
                     utf8(host_dir)?,
                     utf8(&workdir)?.to_owned(),
                 ))

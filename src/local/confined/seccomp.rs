@@ -16,6 +16,8 @@ pub(crate) struct Options {
     /// allows only connected pairs of sockets, and denies calls that reach other processes or
     /// shared objects.
     pub(crate) own_namespaces: bool,
+    /// Without namespaces, allows sockets of the host's network. With namespaces, it makes no difference.
+    pub(crate) network: bool,
     /// Allows changing the CPU affinity. False if the affinity enforces the CPU limit.
     pub(crate) affinity: bool,
 }
@@ -196,6 +198,11 @@ fn rules(options: &Options) -> BTreeMap<u32, Code> {
     add(libc::SYS_socketpair, only(0, &[AF_UNIX as u32]));
     if !options.own_namespaces {
         rules.extend(without_namespaces());
+        if options.network {
+            rules.insert(libc::SYS_socket as u32, network_sockets());
+            // No socket of another family can be created.
+            rules.remove(&(libc::SYS_connect as u32));
+        }
     }
     // The storage limit does not count files in memory, and the memory watcher counts them only while
     // they are mapped.
@@ -212,14 +219,23 @@ fn rules(options: &Options) -> BTreeMap<u32, Code> {
     rules
 }
 
-/// Allows the common socket families, and of netlink only the protocol that lists network interfaces.
+/// Allows the common socket families.
 fn usual_sockets() -> Code {
-    let usual = [AF_UNIX as u32, AF_INET as u32, AF_INET6 as u32];
+    sockets_of(&[AF_UNIX as u32, AF_INET as u32, AF_INET6 as u32])
+}
+
+/// Allows the socket families of networks. Unix sockets could reach services of the host.
+fn network_sockets() -> Code {
+    sockets_of(&[AF_INET as u32, AF_INET6 as u32])
+}
+
+/// Allows these socket families, and of netlink only the protocol that lists network interfaces.
+fn sockets_of(usual: &[u32]) -> Code {
     let mut code = load_argument(0);
     let netlink = only(2, &[libc::NETLINK_ROUTE as u32]);
     code.extend(one_of(
         &[AF_NETLINK as u32],
-        one_of(&usual, errno(EPERM), allow()),
+        one_of(usual, errno(EPERM), allow()),
         netlink,
     ));
     code

@@ -12,12 +12,20 @@ pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
 /// User and group id of commands inside the sandbox.
 pub(crate) const SANDBOX_ID: u32 = 1000;
 
+/// The directory of [`Setup::staged`], whose entries are named by their index.
+pub(crate) const STAGED: &str = "/tmp/staged";
+
 /// Settings of a sandbox, from the library. [`SetupFds`] are sent with it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Setup {
     /// Creates private namespaces and a private root. Otherwise commands see the files at their
     /// path on the host.
     pub(crate) own_namespaces: bool,
+    /// Uses the host's network instead of a private one.
+    pub(crate) host_network: bool,
+    /// Host paths that only root can reach. Before the user is switched, they are bound to
+    /// [`STAGED`], in order.
+    pub(crate) staged: Vec<String>,
     /// The files are in a directory on the host. Otherwise they are in memory.
     pub(crate) on_disk: bool,
     /// The sandbox ends with the process that created it.
@@ -240,6 +248,8 @@ impl Step {
 
 encode_struct!(Setup {
     own_namespaces,
+    host_network,
+    staged,
     on_disk,
     bound_to_host,
     listens,
@@ -338,6 +348,8 @@ mod tests {
         Setup {
             on_disk: true,
             bound_to_host: true,
+            host_network: true,
+            staged: vec!["/root/x".to_owned()],
             become_id: Some(7),
             ttl_millis: 900_000,
             hostname: "h".to_owned(),

@@ -9,7 +9,7 @@ use crate::encoding::Encoding;
 use crate::guardian::fork_guardian;
 use crate::landlock::restrict;
 use crate::protocol::{Features, MAX_MESSAGE, SANDBOX_ID, Setup, SetupFds, StartReport, in_step};
-use crate::root::{create_files, create_root};
+use crate::root::{create_files, create_root, stage};
 use crate::sys::isolation::{self, MS_PRIVATE, MS_REC};
 use crate::sys::{messages, process};
 
@@ -38,13 +38,19 @@ pub(crate) fn enter(control: &OwnedFd) -> Result<PreparedSandbox, StartReport> {
         let entered = process::change_dir(files_dir.as_fd());
         in_step("enter the directory of the files", entered)?;
     }
+    if !setup.staged.is_empty() {
+        in_step("open the read-only paths", stage(&setup.staged))?;
+    }
     if let Some(id) = setup.become_id {
         in_step("switch to another user", isolation::become_id(id))?;
     }
     // Inside a new user namespace the ids are unknown until they are mapped.
     let ids = isolation::own_ids();
     if setup.own_namespaces {
-        in_step("make the namespaces", fork_into_namespaces(control))?;
+        in_step(
+            "make the namespaces",
+            fork_into_namespaces(control, setup.host_network),
+        )?;
     } else {
         let forked = fork_guardian(control, &signals, fds.host.as_ref());
         in_step("start the guardian", forked)?;
@@ -81,8 +87,8 @@ fn receive_setup(control: &OwnedFd) -> io::Result<(Setup, SetupFds)> {
 
 /// Forks. The child returns as the first process of new namespaces. This process reports the child and
 /// exits.
-fn fork_into_namespaces(control: &OwnedFd) -> io::Result<()> {
-    let Some((pid, pidfd)) = process::fork_into_namespaces()? else {
+fn fork_into_namespaces(control: &OwnedFd, host_network: bool) -> io::Result<()> {
+    let Some((pid, pidfd)) = process::fork_into_namespaces(host_network)? else {
         return Ok(());
     };
     let started = StartReport::Started(pid).encode();
@@ -119,8 +125,10 @@ fn create_world(setup: &Setup) -> Result<(OwnedFd, bool), StartReport> {
     let private = isolation::mount("", "/", "", MS_REC | MS_PRIVATE, "");
     in_step("make all mounts private", private)?;
     let data = create_files(setup)?;
-    let proc_mounted = create_root(&setup.steps, &data)?;
-    in_step("enable the loopback interface", isolation::loopback_up())?;
+    let proc_mounted = create_root(setup, &data)?;
+    if !setup.host_network {
+        in_step("enable the loopback interface", isolation::loopback_up())?;
+    }
     let named = isolation::set_hostname(&setup.hostname);
     in_step("set the host name", named)?;
     Ok((data, proc_mounted))

@@ -10,10 +10,12 @@ const ABSENT: Action = Action::Errno(ENOSYS);
 
 const LOOSE: Options = Options {
     own_namespaces: true,
+    network: false,
     affinity: true,
 };
 const TIGHT: Options = Options {
     own_namespaces: false,
+    network: false,
     affinity: false,
 };
 
@@ -314,6 +316,20 @@ fn only_common_socket_families_are_allowed() {
 }
 
 #[test]
+fn network_without_namespaces_has_no_unix_sockets() {
+    let open = Options {
+        network: true,
+        ..TIGHT
+    };
+    let socket = |family: i32| action_of(open, SYS_socket, &[family as u64, SOCK_STREAM as u64, 0]);
+    assert_eq!(
+        [AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, AF_PACKET, AF_VSOCK].map(socket),
+        [ALLOW, ALLOW, ALLOW, NO, NO, NO]
+    );
+    assert_eq!(action_of(open, SYS_connect, &[]), ALLOW);
+}
+
+#[test]
 fn files_in_memory_are_denied() {
     for number in [SYS_memfd_create, 447] {
         assert_eq!(always(number, &[]), ABSENT, "{number}");
@@ -388,10 +404,10 @@ proptest! {
         arch in prop_oneof![Just(ARCH), any::<u32>()],
         number in prop_oneof![0..600_u32, any::<u32>()],
         args in any::<[u64; 6]>(),
-        bits in any::<[bool; 2]>(),
+        bits in any::<[bool; 3]>(),
     ) {
-        let [own_namespaces, affinity] = bits;
-        let options = Options { own_namespaces, affinity };
+        let [own_namespaces, network, affinity] = bits;
+        let options = Options { own_namespaces, network, affinity };
         let (action, steps) = interpret(&program(&options), arch, number, args);
         prop_assert!(steps <= 30);
         prop_assert_eq!(action == Action::Kill, arch != ARCH);

@@ -121,6 +121,7 @@ unsafe extern "C" {
         data: *const c_char,
     ) -> c_int;
     pub(crate) fn mknod(path: *const c_char, mode: c_uint, device: c_ulong) -> c_int;
+    pub(crate) fn unshare(flags: c_int) -> c_int;
     pub(crate) fn umount2(target: *const c_char, flags: c_int) -> c_int;
     pub(crate) fn prctl(option: c_int, ...) -> c_int;
     pub(crate) fn chdir(path: *const c_char) -> c_int;

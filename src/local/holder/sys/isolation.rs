@@ -85,6 +85,14 @@ pub(crate) fn mount(
     check(result).map(drop)
 }
 
+/// Moves this process to a new mount namespace, where mounts do not affect the host. For root only.
+pub(crate) fn own_mounts() -> io::Result<()> {
+    const CLONE_NEWNS: c_int = 0x2_0000;
+    // SAFETY: no memory is involved, and this process has one thread.
+    check(unsafe { c::unshare(CLONE_NEWNS) })?;
+    mount("", "/", "", MS_REC | MS_PRIVATE, "")
+}
+
 /// Creates the entry that hides the same name in the lower layer of an overlay.
 pub(crate) fn make_whiteout(path: &str) -> io::Result<()> {
     const S_IFCHR: c_uint = 0o020_000;
