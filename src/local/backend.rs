@@ -89,8 +89,18 @@ use crate::upload::Upload;
 ///
 /// A sandbox protects against mistakes and casual attacks: commands cannot reach the host's files,
 /// processes, sockets, keys or devices. It is not a boundary for hostile multi-tenant code, because
-/// all sandboxes share the host's kernel. Commands can see world-readable files in `/usr`, the
-/// kernel version and the system load.
+/// all sandboxes share the host's kernel. Its known limits:
+///
+/// - Commands can see world-readable files in `/usr` and `/etc`, the kernel version and the system load.
+///   `/proc/self/mountinfo` shows where the host's directories are mounted.
+/// - Files in `/usr` that belong to this user are readable even if nobody else can read them, except
+///   for root's sandboxes. Named Unix sockets in `/usr` can be connected to, with this user's id.
+/// - Commands can watch `/usr` with inotify, which shows the programs that the host starts, and can lock
+///   its files with `flock`. A sandbox has 16 inotify instances and 8192 watches.
+/// - A crash can start the host's handler of core dumps, if it is a program (`kernel.core_pattern`).
+/// - 32-bit programs are killed, and stderr says so. Calls for asynchronous I/O contexts, huge pages,
+///   io_uring, BPF, keyrings and sockets other than TCP, UDP, ICMP and Unix fail. So does
+///   `memfd_create` without a cgroup, which must count the memory.
 ///
 /// # Without namespaces
 ///
@@ -107,7 +117,8 @@ use crate::upload::Upload;
 ///   Debuggers and tracers do not work, and there are no pseudo-terminals.
 /// - Commands run as this user; as root, under an otherwise unused user id. Landlock does not
 ///   restrict `stat`, `chmod`, `chown` and similar calls: commands can check whether this user's
-///   files exist, and change their mode.
+///   files exist, and change their mode. The next backend restores the mode of the state directory.
+///   inotify and extended attributes are not available.
 /// - Memory and storage are watched. The process limit counts all processes of this user, except as
 ///   root.
 /// - A command can kill or stop the holder. That ends the whole sandbox.

@@ -355,3 +355,41 @@ fn program_that_cannot_run_exits_as_in_a_shell() {
         assert!(format!("{error:#}").contains(workdir), "{error}");
     }
 }
+
+/// An ELF program for i386 that exits with 0.
+#[cfg(target_arch = "x86_64")]
+fn program_of_i386() -> Vec<u8> {
+    let words = |words: &[u32]| {
+        words
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect::<Vec<u8>>()
+    };
+    let code = [0xb8, 1, 0, 0, 0, 0x31, 0xdb, 0xcd, 0x80];
+    let size = 84 + code.len() as u32;
+    [
+        b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0".to_vec(),
+        // Version, entry, headers.
+        words(&[1, 0x0804_8054, 52, 0, 0]),
+        b"\x34\0\x20\0\x01\0\0\0\0\0\0\0".to_vec(),
+        // A segment with the whole file.
+        words(&[1, 0, 0x0804_8000, 0x0804_8000, size, size, 5, 0x1000]),
+        code.to_vec(),
+    ]
+    .concat()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn program_of_another_architecture_says_why_it_was_killed() {
+    let sandbox = create(&client(), "i386");
+    let program = noxrunner::Contents::from(program_of_i386()).mode(0o755);
+    sandbox.write("i386", program).unwrap();
+    let out = sandbox.exec(["./i386"]).unwrap();
+    if out.exit_code() == 126 {
+        println!("skipped: the kernel does not run 32-bit programs");
+        return;
+    }
+    assert_eq!(out.exit_code(), 128 + libc::SIGSYS);
+    assert!(out.stderr().contains("32-bit programs"), "{out:?}");
+}

@@ -221,6 +221,7 @@ impl SandboxFactory {
         let filter = seccomp::program(&seccomp::Options {
             own_namespaces: self.has_namespaces(),
             network: self.access.network,
+            memory_files: self.cgroups.is_some(),
             affinity: cpus.is_empty(),
         });
         // A tmpfs block is a page. Each file takes one, plus about a quarter of a page that the

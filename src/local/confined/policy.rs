@@ -34,10 +34,11 @@ const TERMINAL_OPTIONS: &str = "newinstance,ptmxmode=0666,mode=0620,max=64";
 
 /// Entries of `/proc` that reveal information about the host or its users, or control the host. They
 /// are covered.
-const MASKED: [&str; 15] = [
+const MASKED: [&str; 16] = [
     "acpi",
     "asound",
     "bus",
+    "cmdline",
     "fs",
     "interrupts",
     "kallsyms",

@@ -31,6 +31,9 @@ const REPLY_WAIT: Duration = Duration::from_secs(5);
 /// Maximum time until a killed sandbox is gone.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
+/// The system call filter kills only for calls of another architecture.
+const KILLED_BY_FILTER: &str = "noxrunner: killed by the system call filter: programs of another architecture, such as 32-bit programs, do not run in a sandbox\n";
+
 pub(super) struct ConfinedSandbox {
     pub(super) socket: RequestSocket,
     pub(super) process: HolderProcess,
@@ -164,7 +167,12 @@ impl ConfinedSandbox {
             .map_err(|e| Error::io("cannot wait for the command", e))?;
         let (code, timed_out) = match outcome {
             ExecOutcome::Replied(HolderReply::Exited(code)) => (code, false),
-            ExecOutcome::Replied(HolderReply::Signaled(signal)) => (128 + signal, false),
+            ExecOutcome::Replied(HolderReply::Signaled(signal)) => {
+                if signal == libc::SIGSYS {
+                    pipes.add_notice(KILLED_BY_FILTER);
+                }
+                (128 + signal, false)
+            }
             ExecOutcome::Replied(HolderReply::TimedOut) => (TIMED_OUT, true),
             ExecOutcome::Replied(HolderReply::NotStarted(stage, errno)) => {
                 return not_started(command, stage, errno, started);

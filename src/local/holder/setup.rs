@@ -107,6 +107,7 @@ fn prepare(setup: &Setup, ids: (u32, u32)) -> Result<(OwnedFd, bool), StartRepor
     process::new_session();
     if setup.own_namespaces {
         map_ids(ids)?;
+        limit_inotify();
     }
     // When memory is short, the kernel kills the sandbox before the library's process. Raising the
     // score needs no privilege.
@@ -145,6 +146,14 @@ fn map_ids((user, group): (u32, u32)) -> Result<(), StartReport> {
     write("setgroups", "deny".to_owned())?;
     write("uid_map", format!("{SANDBOX_ID} {user} 1"))?;
     write("gid_map", format!("{SANDBOX_ID} {group} 1"))
+}
+
+/// Limits the sandbox's share of the user's inotify instances and watches.
+fn limit_inotify() {
+    for (name, limit) in [("instances", "16"), ("watches", "8192")] {
+        // The file cannot be written in some containers.
+        let _ = fs::write(format!("/proc/sys/user/max_inotify_{name}"), limit);
+    }
 }
 
 /// Drops the privileges that commands must not have. Returns the version of Landlock in force.
