@@ -1,7 +1,7 @@
 //! The state directory: sandboxes and files that are stored on disk.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,9 @@ use crate::session_id::SessionId;
 
 /// Maximum time to wait for the lock. Other processes hold it only for moments.
 const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
+
+/// Name of the lock file.
+const LOCK: &str = "lock";
 
 /// Maximum length of a file name on all file systems, minus room for a suffix.
 const MAX_NAME: usize = 240;
@@ -64,6 +67,7 @@ impl StateDir {
         };
         for (path, forbidden) in state.required_dirs() {
             create_dir(&path, access).map_err(failed)?;
+            state.repair(&path, forbidden);
             check_dir(&path, forbidden)?;
             if access == Access::Search {
                 make_searchable(&path).map_err(failed)?;
@@ -88,6 +92,26 @@ impl StateDir {
         dirs
     }
 
+    /// Removes the access of other users to a directory of an earlier backend. Without namespaces,
+    /// commands of this user can have given it. A directory without a lock file may not be ours.
+    fn repair(&self, path: &Path, forbidden: u32) {
+        let is_own = |path: &Path| {
+            let found = path.symlink_metadata();
+            found.is_ok_and(|found| !found.is_symlink() && found.uid() == os::effective_uid())
+        };
+        if !is_own(path) || !is_own(&self.dir.join(LOCK)) {
+            return;
+        }
+        let mode = fs::metadata(path).map_or(0, |found| found.mode() & 0o777);
+        if mode & forbidden != 0 {
+            let shown = path.display();
+            log::warn!(
+                "state directory {shown} had mode {mode:03o}: removed the access of other users"
+            );
+            let _ = fs::set_permissions(path, Permissions::from_mode(mode & !forbidden));
+        }
+    }
+
     /// Checks that all directories exist and are private.
     pub(super) fn check(&self) -> Result<()> {
         let mut dirs = self.required_dirs().into_iter();
@@ -97,7 +121,7 @@ impl StateDir {
     /// Takes the lock that protects creation, removal and TTL changes of sandboxes. The wait is
     /// bounded because the process that holds the lock may have been stopped.
     pub(super) fn lock(&self) -> Result<File> {
-        let path = self.dir.join("lock");
+        let path = self.dir.join(LOCK);
         let failed = |e| Error::io(format_args!("cannot lock {}", path.display()), e);
         let file = OpenOptions::new()
             .write(true)
@@ -226,12 +250,23 @@ pub(super) fn write_record(dir: &Path, record: &impl Serialize) -> io::Result<()
 /// Reads the record in the directory of a sandbox. Returns `None` if it does not exist.
 pub(super) fn read_record<T: DeserializeOwned>(dir: &Path) -> Result<Option<T>> {
     let path = dir.join(RECORD);
-    let read = fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+    let read = read_own(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
     match read.map_err(|e| (e.kind(), e)) {
         Ok(record) => Ok(Some(record)),
         Err((io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, _)) => Ok(None),
         Err((_, e)) => Err(Error::io(format_args!("cannot read {}", path.display()), e)),
     }
+}
+
+/// Reads a file of this user. Others may have written one while they had access to the directory.
+fn read_own(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.uid() != os::effective_uid() {
+        return Err(io::Error::other("belongs to another user"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Locks a directory until the returned file is closed. Returns `None` if another process has locked

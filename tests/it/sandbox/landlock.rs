@@ -172,6 +172,49 @@ fn output_streams_can_be_opened_by_name() {
     assert_eq!((&*out.stdout(), &*out.stderr()), ("one\ntwo\n", "two\n"));
 }
 
+/// Landlock does not restrict chmod.
+#[test]
+fn changed_mode_of_the_state_directory_is_repaired() {
+    let dir = searchable_dir();
+    let open = || {
+        builder()
+            .persistent(true)
+            .state_dir(dir.path().join("state"))
+            .build()
+    };
+    let sandbox = create(&Client::with_backend(open().unwrap()), "opens");
+    let paths = ["", "/persistent-landlock", "/persistent-landlock/opens"];
+    let state = dir.path().join("state").display().to_string();
+    for path in paths {
+        let out = sandbox
+            .exec(["chmod", "777", &format!("{state}{path}")])
+            .unwrap();
+        // Sandboxes of root run as another user.
+        assert_eq!(out.success(), !is_root(), "{out:?}");
+        let repaired = Client::with_backend(open().unwrap());
+        assert_eq!(
+            shell(&repaired.sandbox("opens").unwrap(), "echo hi"),
+            "hi\n"
+        );
+    }
+    let mode = |path: &str| {
+        let found = fs::metadata(format!("{state}{path}")).unwrap();
+        found.permissions().mode() & 0o022
+    };
+    assert_eq!([mode(""), mode("/persistent-landlock")], [0, 0]);
+    assert!(sandbox.delete().unwrap());
+}
+
+#[test]
+fn accesses_of_the_host_cannot_be_watched() {
+    let (client, _dir) = client();
+    let watch = "import ctypes,os\n\
+        l = ctypes.CDLL(None)\n\
+        print(l.inotify_init1(0), l.setxattr(b'f', b'user.x', b'x', 1, 0), l.syscall(469, -100, b'f', 0, 0, 0))";
+    let out = create(&client, "watch").run(["python3", "-c", watch]);
+    assert_eq!(out.unwrap().stdout(), "-1 -1 -1\n");
+}
+
 #[test]
 fn expired_sandbox_leaves_no_files() {
     let dir = searchable_dir();
