@@ -38,6 +38,7 @@ use crate::upload::Upload;
 ///   authenticate the machine: users, host names, networks, disks, `environment`, and the settings of
 ///   SSH, package managers, containers and VPNs. `passwd`, `group`, `hosts`, `hostname`,
 ///   `resolv.conf` and `nsswitch.conf` are generated.
+///   `/sys` contains only the processors and memory nodes.
 ///   The image of a spec is ignored and listed in [`SandboxInfo::ignored`].
 /// - **User.** Commands run as user `sandbox` (1000) without capabilities. Stdin is empty, and
 ///   commands have no terminal, but can create up to 64 pseudo-terminals.

@@ -10,8 +10,8 @@ use super::etc::HostEtc;
 use super::protocol::{LandlockRule, SANDBOX_ID, STAGED, Step};
 use crate::local::options::SharedPath;
 
-/// Host directories of programs and libraries, read-only. Links are copied as links.
-const PROGRAMS: [&str; 9] = [
+/// Host directories of programs and libraries, and what they read, read-only. Links are copied as links.
+const PROGRAMS: [&str; 11] = [
     "bin",
     "sbin",
     "lib",
@@ -22,6 +22,9 @@ const PROGRAMS: [&str; 9] = [
     "nix/store",
     // Certificates that links in /etc lead to.
     "var/lib/ca-certificates",
+    // Processors and memory nodes, for `lscpu` and `nproc`.
+    "sys/devices/system/cpu",
+    "sys/devices/system/node",
 ];
 
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];

@@ -59,6 +59,12 @@ javac -version && javac Hello.java && java Hello",
     not_in_ci(row("maven", "command -v mvn", "mvn -version", "Apache Maven")),
     row("os-release", "test -e /etc/os-release", ". /etc/os-release && echo \"$ID is known\"", "is known"),
     row(
+        "lscpu",
+        "command -v lscpu && test -d /sys/devices/system/cpu/cpu0",
+        "lscpu && nproc",
+        "Thread(s) per core",
+    ),
+    row(
         "gcc",
         "command -v gcc && command -v make",
         "printf '#include <stdio.h>\\nint main(void) { puts(\"hello\"); }' > hello.c
