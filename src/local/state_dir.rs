@@ -92,23 +92,15 @@ impl StateDir {
         dirs
     }
 
-    /// Removes the access of other users to a directory of an earlier backend. Without namespaces,
-    /// commands of this user can have given it. A directory without a lock file may not be ours.
+    /// Restores the modes of a directory of an earlier backend and of its lock file. Without namespaces,
+    /// commands of this user can have changed them.
     fn repair(&self, path: &Path, forbidden: u32) {
-        let is_own = |path: &Path| {
-            let found = path.symlink_metadata();
-            found.is_ok_and(|found| !found.is_symlink() && found.uid() == os::effective_uid())
-        };
-        if !is_own(path) || !is_own(&self.dir.join(LOCK)) {
-            return;
-        }
-        let mode = fs::metadata(path).map_or(0, |found| found.mode() & 0o777);
-        if mode & forbidden != 0 {
-            let shown = path.display();
-            log::warn!(
-                "state directory {shown} had mode {mode:03o}: removed the access of other users"
-            );
-            let _ = fs::set_permissions(path, Permissions::from_mode(mode & !forbidden));
+        repair_mode(path, 0o700, 0);
+        let lock = self.dir.join(LOCK);
+        // Without a lock file, the directory may not be ours.
+        if own_mode(&lock).is_some() {
+            repair_mode(&lock, 0o600, 0o077);
+            repair_mode(path, 0o700, forbidden);
         }
     }
 
@@ -178,6 +170,24 @@ fn create_dir(path: &Path, access: Access) -> io::Result<()> {
         // A link or a file at this path gets a better error from the check that follows.
         Err(_) if path.symlink_metadata().is_ok() => Ok(()),
         result => result,
+    }
+}
+
+/// Returns the mode of a file or directory of this user.
+fn own_mode(path: &Path) -> Option<u32> {
+    let found = path.symlink_metadata().ok()?;
+    let is_own = !found.is_symlink() && found.uid() == os::effective_uid();
+    is_own.then_some(found.mode() & 0o777)
+}
+
+/// Adds the needed permissions and removes the forbidden ones, if this user owns the file or directory.
+fn repair_mode(path: &Path, needed: u32, forbidden: u32) {
+    let Some(mode) = own_mode(path) else { return };
+    let repaired = (mode | needed) & !forbidden;
+    if repaired != mode {
+        let shown = path.display();
+        log::warn!("{shown} had mode {mode:03o}: changed it to {repaired:03o}");
+        let _ = fs::set_permissions(path, Permissions::from_mode(repaired));
     }
 }
 

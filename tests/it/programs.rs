@@ -14,7 +14,7 @@ use noxrunner::{Client, Command, SandboxSpec};
 
 use self::table::{PROGRAMS, Program};
 use crate::support::processes::copy_this_program;
-use crate::support::{in_parallel, is_root};
+use crate::support::{in_parallel, is_root, long_tests_or_skip};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -30,6 +30,9 @@ fn programs_work() {
 fn programs_work_as_a_plain_user() {
     if !is_root() {
         println!("skipped: this is a plain user already");
+        return;
+    }
+    if !long_tests_or_skip("programs in sandboxes of a plain user") {
         return;
     }
     // Other users must be able to reach it, so it is not in a private TMPDIR.

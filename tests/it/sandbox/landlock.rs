@@ -183,25 +183,23 @@ fn changed_mode_of_the_state_directory_is_repaired() {
             .build()
     };
     let sandbox = create(&Client::with_backend(open().unwrap()), "opens");
-    let paths = ["", "/persistent-landlock", "/persistent-landlock/opens"];
     let state = dir.path().join("state").display().to_string();
-    for path in paths {
-        let out = sandbox
-            .exec(["chmod", "777", &format!("{state}{path}")])
-            .unwrap();
+    let paths = ["", "/persistent-landlock", "/lock"];
+    for (path, mode) in paths.iter().flat_map(|path| [(path, "777"), (path, "000")]) {
+        let chmod = ["chmod", mode, &format!("{state}{path}")];
+        let out = sandbox.exec(chmod).unwrap();
         // Sandboxes of root run as another user.
         assert_eq!(out.success(), !is_root(), "{out:?}");
         let repaired = Client::with_backend(open().unwrap());
+        let again = create(&repaired, "opens");
+        assert_eq!(shell(&again, "echo hi"), "hi\n", "chmod {mode} {path}");
+        let found = fs::metadata(format!("{state}{path}")).unwrap();
         assert_eq!(
-            shell(&repaired.sandbox("opens").unwrap(), "echo hi"),
-            "hi\n"
+            found.permissions().mode() & 0o622,
+            0o600,
+            "chmod {mode} {path}"
         );
     }
-    let mode = |path: &str| {
-        let found = fs::metadata(format!("{state}{path}")).unwrap();
-        found.permissions().mode() & 0o022
-    };
-    assert_eq!([mode(""), mode("/persistent-landlock")], [0, 0]);
     assert!(sandbox.delete().unwrap());
 }
 
