@@ -357,7 +357,7 @@ impl Command {
     }
 }
 
-fn check_env((name, value): (&String, &String)) -> Result<()> {
+pub(crate) fn check_env((name, value): (&String, &String)) -> Result<()> {
     let what = || format!("environment variable {:?}", one_line(name));
     if name.is_empty() {
         return Err(Error::invalid("an environment variable has an empty name"));

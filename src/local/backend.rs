@@ -34,14 +34,23 @@ use crate::upload::Upload;
 ///
 /// - **Files.** `/workspace` is the working directory and starts empty. `/workspace`, `/tmp` and
 ///   background processes persist between execs until the sandbox ends, as in a pod.
-/// - **Programs.** `/usr` and the other program directories are the host's, read-only. `/etc`
-///   contains the files that programs look up, but nothing about the host's users, name or network.
+/// - **Programs.** `/usr` and the other program directories are the host's, read-only. So are the
+///   entries of `/etc` that belong to root and that everyone can read, except those that identify or
+///   authenticate the machine: users, host names, networks, disks, `environment`, and the settings of
+///   SSH, package managers, containers and VPNs. `passwd`, `group`, `hosts`, `hostname`,
+///   `resolv.conf` and `nsswitch.conf` are generated.
+///   `/sys` contains only the processors and memory nodes.
 ///   The image of a spec is ignored and listed in [`SandboxInfo::ignored`].
 /// - **User.** Commands run as user `sandbox` (1000) without capabilities. Stdin is empty, and
-///   commands have no terminal.
+///   commands have no terminal, but can create up to 64 pseudo-terminals.
+/// - **Debuggers.** Processes of a sandbox can trace and read each other, but not the holder and the
+///   supervisors, which start the commands.
 /// - **Environment.** Commands get `PATH`, `HOME`, `TMPDIR`, `USER`, `LOGNAME` and `NOX_WORKSPACE`;
 ///   the variables `LANG`, `LC_ALL`, `LC_CTYPE` and `TZ` of this process; and their own variables.
 /// - **Network.** Each sandbox has a private loopback interface and no other network.
+/// - **Options.** [`read_only`](crate::LocalBackendBuilder::read_only),
+///   [`network`](crate::LocalBackendBuilder::network) and [`env`](crate::LocalBackendBuilder::env) open
+///   sandboxes further. A sandbox keeps the options that it was created with.
 /// - **Output.** Each stream is kept up to 1 MiB.
 /// - **Timeout.** A command that exceeds its timeout is killed together with all processes that it
 ///   started, and exits with 124. Background processes of earlier commands keep running.
@@ -87,8 +96,18 @@ use crate::upload::Upload;
 ///
 /// A sandbox protects against mistakes and casual attacks: commands cannot reach the host's files,
 /// processes, sockets, keys or devices. It is not a boundary for hostile multi-tenant code, because
-/// all sandboxes share the host's kernel. Commands can see world-readable files in `/usr`, the
-/// kernel version and the system load.
+/// all sandboxes share the host's kernel. Its known limits:
+///
+/// - Commands can see world-readable files in `/usr` and `/etc`, the kernel version and the system load.
+///   `/proc/self/mountinfo` shows where the host's directories are mounted.
+/// - Files in `/usr` that belong to this user are readable even if nobody else can read them, except
+///   for root's sandboxes. Named Unix sockets in `/usr` can be connected to, with this user's id.
+/// - Commands can watch `/usr` with inotify, which shows the programs that the host starts, and can lock
+///   its files with `flock`. A sandbox has 16 inotify instances and 8192 watches.
+/// - A crash can start the host's handler of core dumps, if it is a program (`kernel.core_pattern`).
+/// - 32-bit programs are killed, and stderr says so. Calls for asynchronous I/O contexts, huge pages,
+///   io_uring, BPF, keyrings and sockets other than TCP, UDP, ICMP and Unix fail. So does
+///   `memfd_create` without a cgroup, which must count the memory.
 ///
 /// # Without namespaces
 ///
@@ -102,9 +121,11 @@ use crate::upload::Upload;
 /// - Commands can use connected pairs of sockets, but no other sockets and no System V or POSIX
 ///   shared memory.
 /// - The host's processes and their arguments are visible, but cannot be inspected or signalled.
+///   Debuggers and tracers do not work, and there are no pseudo-terminals.
 /// - Commands run as this user; as root, under an otherwise unused user id. Landlock does not
 ///   restrict `stat`, `chmod`, `chown` and similar calls: commands can check whether this user's
-///   files exist, and change their mode.
+///   files exist, and change their mode. The next backend restores the mode of the state directory.
+///   inotify and extended attributes are not available.
 /// - Memory and storage are watched. The process limit counts all processes of this user, except as
 ///   root.
 /// - A command can kill or stop the holder. That ends the whole sandbox.

@@ -8,6 +8,7 @@ use super::confined::ConfinedTier;
 #[cfg(not(target_os = "linux"))]
 use super::errors::unsupported;
 use super::isolation::Isolation;
+use super::options::SandboxOptions;
 use super::plain::PlainTier;
 use super::state_dir::default_state_dir;
 use super::tier::SandboxTier;
@@ -28,6 +29,7 @@ pub struct LocalBackendBuilder {
     isolation: Isolation,
     persistent: bool,
     state_dir: Option<PathBuf>,
+    options: SandboxOptions,
 }
 
 impl LocalBackend {
@@ -89,6 +91,49 @@ impl LocalBackendBuilder {
         self
     }
 
+    /// Shows a file or directory of the host in all sandboxes, read-only and at the same path. Can be
+    /// called several times. Defaults to none.
+    ///
+    /// Commands can read what their user may read, and connect to sockets and write to FIFOs below the
+    /// path. As root, that is what everyone may read. Paths above or below the sandbox's own directories
+    /// such as `/workspace`, `/tmp` and `/etc` are refused. [`Isolation::None`] shows all paths anyway.
+    ///
+    /// ```no_run
+    /// use noxrunner::{Client, Command, LocalBackend, SandboxSpec};
+    ///
+    /// let backend = LocalBackend::builder()
+    ///     .read_only("/home/me/.cargo")
+    ///     .read_only("/home/me/.rustup")
+    ///     .env("PATH", "/home/me/.cargo/bin:/usr/bin:/bin")
+    ///     .env("RUSTUP_HOME", "/home/me/.rustup")
+    ///     .env("CARGO_HOME", "/tmp/cargo");
+    /// let sandbox = Client::with_backend(backend.build()?).create("build", SandboxSpec::new())?;
+    /// sandbox.upload_dir("./project", "/workspace")?;
+    /// sandbox.run(["cargo", "build", "--offline"])?;
+    /// # Ok::<_, noxrunner::Error>(())
+    /// ```
+    pub fn read_only(mut self, path: impl Into<PathBuf>) -> LocalBackendBuilder {
+        self.options.read_only.push(path.into());
+        self
+    }
+
+    /// Sets whether sandboxes use the host's network. Commands then reach everything that the host
+    /// reaches: the internet, the local network, services on the host's `localhost`, and a cloud's
+    /// metadata service. Before Linux 6.12 they also reach the host's abstract Unix sockets. They get
+    /// the host's `/etc/hosts` and `/etc/resolv.conf`. [`Isolation::None`] always uses the host's
+    /// network. Defaults to false.
+    pub fn network(mut self, network: bool) -> LocalBackendBuilder {
+        self.options.network = network;
+        self
+    }
+
+    /// Sets an environment variable of all commands. A command's own variables take precedence. Nothing
+    /// else of this process's environment is passed on, except `LANG`, `LC_ALL`, `LC_CTYPE` and `TZ`.
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> LocalBackendBuilder {
+        self.options.env.insert(name.into(), value.into());
+        self
+    }
+
     /// Creates the backend. Unless sandboxes are persistent, this starts and removes one sandbox to
     /// check that the tier works on this machine.
     ///
@@ -98,19 +143,23 @@ impl LocalBackendBuilder {
     ///   message names the failed step, its probable cause and the alternatives.
     /// - [`Io`](crate::ErrorKind::Io) if the state directory cannot be created, belongs to another
     ///   user or is accessible to others.
+    /// - [`InvalidInput`](crate::ErrorKind::InvalidInput) if a read-only path is relative, does not exist
+    ///   or would hide a directory of the sandbox, or an environment variable is not valid.
     /// - [`Unsupported`](crate::ErrorKind::Unsupported) if this platform or build has no isolation.
     pub fn build(self) -> Result<LocalBackend> {
         let isolation = self.isolation;
+        self.options.check()?;
         let tier: Box<dyn SandboxTier> = match isolation {
             Isolation::None => {
                 let state_dir = self.state_dir.map_or_else(default_state_dir, Ok)?;
-                Box::new(PlainTier::open(&state_dir)?)
+                Box::new(PlainTier::open(&state_dir, self.options.env)?)
             }
             #[cfg(target_os = "linux")]
             Isolation::Namespaces | Isolation::Landlock => Box::new(ConfinedTier::open(
                 isolation,
                 self.state_dir,
                 self.persistent,
+                self.options,
             )?),
             #[cfg(not(target_os = "linux"))]
             Isolation::Namespaces | Isolation::Landlock => {

@@ -12,6 +12,7 @@ mod files;
 mod isolation;
 mod limits;
 mod millis;
+mod options;
 mod output_pipes;
 mod plain;
 mod quantity;

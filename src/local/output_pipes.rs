@@ -16,6 +16,8 @@ const STREAM_CAP: usize = 1024 * 1024;
 pub(super) struct OutputPipes {
     pub(super) stdout: CappedPipe,
     pub(super) stderr: CappedPipe,
+    /// A line about the command, at the end of its stderr.
+    notice: Option<&'static str>,
     buffer: Vec<u8>,
 }
 
@@ -24,6 +26,7 @@ impl OutputPipes {
         Ok(OutputPipes {
             stdout: CappedPipe::new(stdout)?,
             stderr: CappedPipe::new(stderr)?,
+            notice: None,
             buffer: vec![0; 64 * 1024],
         })
     }
@@ -36,6 +39,11 @@ impl OutputPipes {
         if stderr {
             self.stderr.read_some(&mut self.buffer);
         }
+    }
+
+    /// Adds a line about the command at the end of its stderr.
+    pub(super) fn add_notice(&mut self, notice: &'static str) {
+        self.notice = Some(notice);
     }
 
     /// Reads the data that is already in the pipes, without waiting for more.
@@ -56,6 +64,9 @@ impl OutputPipes {
     /// Reads the rest of the output and returns the result of a command that has ended.
     pub(super) fn into_output(mut self, code: i32, started: Instant, timed_out: bool) -> Output {
         self.drain();
+        if let Some(notice) = self.notice {
+            self.stderr.kept.extend_from_slice(notice.as_bytes());
+        }
         let truncated = self.stdout.truncated || self.stderr.truncated;
         let duration = started.elapsed();
         Output::new(

@@ -1,7 +1,7 @@
 //! The state directory: sandboxes and files that are stored on disk.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,9 @@ use crate::session_id::SessionId;
 
 /// Maximum time to wait for the lock. Other processes hold it only for moments.
 const MAX_LOCK_WAIT: Duration = Duration::from_secs(30);
+
+/// Name of the lock file.
+const LOCK: &str = "lock";
 
 /// Maximum length of a file name on all file systems, minus room for a suffix.
 const MAX_NAME: usize = 240;
@@ -64,6 +67,7 @@ impl StateDir {
         };
         for (path, forbidden) in state.required_dirs() {
             create_dir(&path, access).map_err(failed)?;
+            state.repair(&path, forbidden);
             check_dir(&path, forbidden)?;
             if access == Access::Search {
                 make_searchable(&path).map_err(failed)?;
@@ -88,6 +92,18 @@ impl StateDir {
         dirs
     }
 
+    /// Restores the modes of a directory of an earlier backend and of its lock file. Without namespaces,
+    /// commands of this user can have changed them.
+    fn repair(&self, path: &Path, forbidden: u32) {
+        repair_mode(path, 0o700, 0);
+        let lock = self.dir.join(LOCK);
+        // Without a lock file, the directory may not be ours.
+        if own_mode(&lock).is_some() {
+            repair_mode(&lock, 0o600, 0o077);
+            repair_mode(path, 0o700, forbidden);
+        }
+    }
+
     /// Checks that all directories exist and are private.
     pub(super) fn check(&self) -> Result<()> {
         let mut dirs = self.required_dirs().into_iter();
@@ -97,7 +113,7 @@ impl StateDir {
     /// Takes the lock that protects creation, removal and TTL changes of sandboxes. The wait is
     /// bounded because the process that holds the lock may have been stopped.
     pub(super) fn lock(&self) -> Result<File> {
-        let path = self.dir.join("lock");
+        let path = self.dir.join(LOCK);
         let failed = |e| Error::io(format_args!("cannot lock {}", path.display()), e);
         let file = OpenOptions::new()
             .write(true)
@@ -154,6 +170,24 @@ fn create_dir(path: &Path, access: Access) -> io::Result<()> {
         // A link or a file at this path gets a better error from the check that follows.
         Err(_) if path.symlink_metadata().is_ok() => Ok(()),
         result => result,
+    }
+}
+
+/// Returns the mode of a file or directory of this user.
+fn own_mode(path: &Path) -> Option<u32> {
+    let found = path.symlink_metadata().ok()?;
+    let is_own = !found.is_symlink() && found.uid() == os::effective_uid();
+    is_own.then_some(found.mode() & 0o777)
+}
+
+/// Adds the needed permissions and removes the forbidden ones, if this user owns the file or directory.
+fn repair_mode(path: &Path, needed: u32, forbidden: u32) {
+    let Some(mode) = own_mode(path) else { return };
+    let repaired = (mode | needed) & !forbidden;
+    if repaired != mode {
+        let shown = path.display();
+        log::warn!("{shown} had mode {mode:03o}: changed it to {repaired:03o}");
+        let _ = fs::set_permissions(path, Permissions::from_mode(repaired));
     }
 }
 
@@ -226,12 +260,23 @@ pub(super) fn write_record(dir: &Path, record: &impl Serialize) -> io::Result<()
 /// Reads the record in the directory of a sandbox. Returns `None` if it does not exist.
 pub(super) fn read_record<T: DeserializeOwned>(dir: &Path) -> Result<Option<T>> {
     let path = dir.join(RECORD);
-    let read = fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+    let read = read_own(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
     match read.map_err(|e| (e.kind(), e)) {
         Ok(record) => Ok(Some(record)),
         Err((io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, _)) => Ok(None),
         Err((_, e)) => Err(Error::io(format_args!("cannot read {}", path.display()), e)),
     }
+}
+
+/// Reads a file of this user. Others may have written one while they had access to the directory.
+fn read_own(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    if file.metadata()?.uid() != os::effective_uid() {
+        return Err(io::Error::other("belongs to another user"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Locks a directory until the returned file is closed. Returns `None` if another process has locked

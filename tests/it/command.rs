@@ -601,3 +601,28 @@ fn colour_follows_the_environment() {
     let both = run_command(command.env("CLICOLOR_FORCE", "1").env("NO_COLOR", "1")).stderr;
     assert_eq!(both, "✓ Manager is healthy\n");
 }
+
+#[test]
+fn options_of_local_sandboxes() {
+    let user = User::new();
+    let shared = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    fs::write(shared.path().join("f"), "x").unwrap();
+    let path = shared.path().to_str().unwrap();
+    let network = "cat /etc/hosts";
+    let out = user.local(&["--ro", path, "--network", "run", "--", "sh", "-c", network]);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    assert_eq!(out.stdout, fs::read_to_string("/etc/hosts").unwrap());
+    // Also after the command.
+    let out = user.local(&["run", "--ro", path, "--", "ls", "-d", path]);
+    assert_eq!((out.code, out.stdout.trim()), (0, path), "{}", out.stderr);
+    let out = user.local(&["--ro", "relative", "run", "--", "true"]);
+    assert_eq!(out.code, 125);
+    assert!(out.stderr.contains("is not absolute"), "{}", out.stderr);
+    let out = user.run(&["--network", "health"]);
+    assert_eq!(out.code, 1);
+    assert!(out.stderr.contains("add --local"), "{}", out.stderr);
+    let out = user.local(&["--network", "--ro", path, "doctor"]);
+    for part in ["--network: commands reach", "commands can read it"] {
+        assert!(out.stderr.contains(part), "{}", out.stderr);
+    }
+}

@@ -38,6 +38,9 @@ mod lease;
 mod local;
 /// The imports between modules have no cycles.
 mod module_graph;
+/// Real programs in local sandboxes.
+#[cfg(target_os = "linux")]
+mod programs;
 /// Local sandboxes that the kernel confines: lifetime, limits and cleanup.
 #[cfg(target_os = "linux")]
 mod sandbox;

@@ -1,15 +1,23 @@
 //! Local sandboxes that the kernel confines: lifetime, limits and cleanup.
 
+/// The settings of the host that programs see.
+mod etc;
 /// Sandboxes without namespaces.
 mod landlock;
 /// Memory, storage and CPU limits.
 mod limits;
 /// What counts as memory, and how its limit is reported.
 mod memory;
+/// Options that open sandboxes.
+mod options;
 /// Sandboxes that outlive the process that created them.
 mod persistent;
 /// Machines on which sandboxes cannot be created or lack a part.
 mod refusals;
+/// Pseudo-terminals.
+mod terminals;
+/// Debuggers and tracers.
+mod tracing;
 
 use std::fs;
 use std::process::{Command as Process, Stdio};
@@ -308,6 +316,17 @@ fn command_longer_than_one_message_arrives_whole() {
 }
 
 #[test]
+fn output_streams_can_be_opened_by_name() {
+    let line = "echo one > /dev/stdout; echo two | tee /dev/stderr; echo three >> /dev/fd/1";
+    let sandbox = create(&client(), "streams");
+    let out = sandbox.run(Command::shell(line)).unwrap();
+    assert_eq!(
+        (&*out.stdout(), &*out.stderr()),
+        ("one\ntwo\nthree\n", "two\n")
+    );
+}
+
+#[test]
 fn program_that_cannot_run_exits_as_in_a_shell() {
     let client = client();
     let sandbox = create(&client, "programs");
@@ -360,4 +379,42 @@ fn limits_of_an_existing_sandbox_stay_and_are_reported() {
         assert_eq!(other.info().unwrap().ignored(), ["cpu", "memory", "image"]);
         other.delete().unwrap();
     }
+}
+
+/// An ELF program for i386 that exits with 0.
+#[cfg(target_arch = "x86_64")]
+fn program_of_i386() -> Vec<u8> {
+    let words = |words: &[u32]| {
+        words
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect::<Vec<u8>>()
+    };
+    let code = [0xb8, 1, 0, 0, 0, 0x31, 0xdb, 0xcd, 0x80];
+    let size = 84 + code.len() as u32;
+    [
+        b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0".to_vec(),
+        // Version, entry, headers.
+        words(&[1, 0x0804_8054, 52, 0, 0]),
+        b"\x34\0\x20\0\x01\0\0\0\0\0\0\0".to_vec(),
+        // A segment with the whole file.
+        words(&[1, 0, 0x0804_8000, 0x0804_8000, size, size, 5, 0x1000]),
+        code.to_vec(),
+    ]
+    .concat()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn program_of_another_architecture_says_why_it_was_killed() {
+    let sandbox = create(&client(), "i386");
+    let program = noxrunner::Contents::from(program_of_i386()).mode(0o755);
+    sandbox.write("i386", program).unwrap();
+    let out = sandbox.exec(["./i386"]).unwrap();
+    if out.exit_code() == 126 {
+        println!("skipped: the kernel does not run 32-bit programs");
+        return;
+    }
+    assert_eq!(out.exit_code(), 128 + libc::SIGSYS);
+    assert!(out.stderr().contains("32-bit programs"), "{out:?}");
 }

@@ -46,6 +46,14 @@ pub(crate) struct Args {
     #[arg(long, global = true, value_name = "TIER", default_value = "namespaces")]
     pub(crate) isolation: Tier,
 
+    /// Show a file or directory of this machine in local sandboxes, read-only (repeatable)
+    #[arg(long = "ro", global = true, value_name = "PATH")]
+    pub(crate) read_only: Vec<PathBuf>,
+
+    /// Let local sandboxes use this machine's network, including localhost
+    #[arg(long, global = true)]
+    pub(crate) network: bool,
+
     /// Timeout for API requests, except exec and transfers
     #[arg(long, global = true, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,

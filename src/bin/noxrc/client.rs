@@ -4,15 +4,22 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use noxrunner::{Client, Error, ErrorKind, HttpBackend, LocalBackend, LocalBackendBuilder, Result};
+use noxrunner::{
+    Client, Error, ErrorKind, HttpBackend, Isolation, LocalBackend, LocalBackendBuilder, Result,
+};
 
 use crate::args::Args;
 use crate::progress;
 
 pub(crate) fn client(args: &Args) -> Result<Client> {
     let client = if is_local(args) {
-        Client::with_backend(local(args).persistent(true).build()?)
+        Client::with_backend(
+            local(args, args.isolation.into())
+                .persistent(true)
+                .build()?,
+        )
     } else {
+        check_no_local_options(args)?;
         Client::from(remote(args, &args.base_url)?)
     };
     Ok(progress::with_progress(client, args.json))
@@ -23,8 +30,21 @@ pub(crate) fn is_local(args: &Args) -> bool {
     args.local || args.base_url.is_empty()
 }
 
-pub(crate) fn local(args: &Args) -> LocalBackendBuilder {
-    LocalBackend::builder().isolation(args.isolation.into())
+pub(crate) fn local(args: &Args, isolation: Isolation) -> LocalBackendBuilder {
+    let builder = LocalBackend::builder().isolation(isolation);
+    let paths = args.read_only.iter();
+    paths
+        .fold(builder, LocalBackendBuilder::read_only)
+        .network(args.network)
+}
+
+/// Refuses options of local sandboxes if a server is used, which would ignore them.
+pub(crate) fn check_no_local_options(args: &Args) -> Result<()> {
+    if args.network || !args.read_only.is_empty() {
+        let text = "--ro and --network are for local sandboxes only: add --local";
+        return Err(Error::new(ErrorKind::InvalidInput, text));
+    }
+    Ok(())
 }
 
 pub(crate) fn remote(args: &Args, url: &str) -> Result<HttpBackend> {

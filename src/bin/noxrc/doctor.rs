@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use noxrunner::{Client, ErrorKind, Isolation, LocalBackend, Result, SandboxSpec};
+use noxrunner::{Client, ErrorKind, Isolation, Result, SandboxSpec};
 use serde_json::{Value, json};
 
 use crate::args::Args;
-use crate::client::{is_local, remote};
+use crate::client::{is_local, local, remote};
 use crate::console::Console;
 
 pub(crate) fn doctor(args: &Args, console: &Console) -> Result<()> {
@@ -16,7 +16,8 @@ pub(crate) fn doctor(args: &Args, console: &Console) -> Result<()> {
         check_server(args, console)?
     };
     let tiers = [Isolation::Namespaces, Isolation::Landlock];
-    let isolation = tiers.map(|tier| check_isolation(tier, console));
+    let isolation = tiers.map(|tier| check_isolation(args, tier, console));
+    warn_about_options(args, console);
     console.value(&json!({"server": server, "isolation": isolation}));
     Ok(())
 }
@@ -57,9 +58,24 @@ fn check_token(client: &Client) -> Result<()> {
     }
 }
 
-fn check_isolation(tier: Isolation, console: &Console) -> Value {
+/// Says what the options for local sandboxes weaken.
+fn warn_about_options(args: &Args, console: &Console) {
+    for path in &args.read_only {
+        console.warning(&format!(
+            "--ro {}: commands can read it, and connect to the sockets below it",
+            path.display()
+        ));
+    }
+    if args.network {
+        console.warning(
+            "--network: commands reach the internet, the local network and this machine's localhost; before Linux 6.12 also its abstract Unix sockets",
+        );
+    }
+}
+
+fn check_isolation(args: &Args, tier: Isolation, console: &Console) -> Value {
     let name = tier.to_string();
-    let built = LocalBackend::builder().isolation(tier).build();
+    let built = local(args, tier).build();
     let checked = built.and_then(|backend| {
         let missing = backend.missing()?;
         let limits = backend.limits(&SandboxSpec::new().cpu("1"))?;

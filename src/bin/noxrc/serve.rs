@@ -8,7 +8,7 @@ use noxrunner::{Error, ErrorKind, Result};
 use serde_json::json;
 
 use crate::args::{Args, ServeArgs};
-use crate::client::{file_error, local, remote};
+use crate::client::{check_no_local_options, file_error, local, remote};
 use crate::console::{self, Console};
 use crate::exit_code::INTERRUPTED;
 use crate::interrupt::termination_signals;
@@ -20,8 +20,11 @@ pub(crate) fn serve(args: &Args, serve: &ServeArgs, console: &Console) -> Result
         log::LevelFilter::Info
     });
     let builder = match &serve.gateway {
-        Some(url) => Server::builder(remote(args, url)?),
-        None => Server::builder(local(args).build()?),
+        Some(url) => {
+            check_no_local_options(args)?;
+            Server::builder(remote(args, url)?)
+        }
+        None => Server::builder(local(args, args.isolation.into()).build()?),
     };
     let builder = listen(builder.max_calls(serve.max_calls), serve);
     let (builder, token_is_new) = authenticate(builder, args, serve)?;

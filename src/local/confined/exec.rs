@@ -23,7 +23,12 @@ const END_WAIT: Duration = Duration::from_secs(1);
 
 /// Returns the payload of a command. `root` is the directory of `/workspace` and `/tmp`, as the
 /// command sees it; empty for `/`.
-pub(super) fn command_payload(command: &Command, root: &str, workdir: String) -> Payload {
+pub(super) fn command_payload(
+    command: &Command,
+    sandbox_env: &BTreeMap<String, String>,
+    root: &str,
+    workdir: String,
+) -> Payload {
     let workspace = format!("{root}/workspace");
     let mut env = BTreeMap::from([
         ("PATH", DEFAULT_PATH.to_owned()),
@@ -38,7 +43,7 @@ pub(super) fn command_payload(command: &Command, root: &str, workdir: String) ->
             env.insert(name, value);
         }
     }
-    for (name, value) in command.get_envs() {
+    for (name, value) in sandbox_env.iter().chain(command.get_envs()) {
         env.insert(name, value.clone());
     }
     let path = env.get("PATH").map(String::as_str).unwrap_or_default();

@@ -1,16 +1,18 @@
 //! Creates sandboxes: chooses limits, rules and user, and starts the holder with them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use super::cgroup::{Cgroup, DelegatedCgroup};
 use super::disk_dir::{DiskDir, FILES, create_dir};
+use super::etc::{HostEtc, change_times};
 use super::identity;
 use super::launch::start_holder;
-use super::policy;
+use super::policy::{self, HostAccess};
 use super::protocol::{Features, Setup, SetupFds, Step};
 use super::sandbox::{ConfinedSandbox, Resources};
 use super::seccomp;
@@ -20,6 +22,7 @@ use crate::local::errors::{setup_failed, unsupported};
 use crate::local::isolation::Isolation;
 use crate::local::limits::{OPEN_FILES, PROCESSES, RequestedLimits, ResolvedLimits};
 use crate::local::millis::millis;
+use crate::local::options::SandboxOptions;
 use crate::local::state_dir::{Access, default_state_dir};
 use crate::local::sys;
 use crate::os;
@@ -34,13 +37,27 @@ const LANDLOCK_RENAMES: u32 = 2;
 
 pub(super) struct SandboxFactory {
     pub(super) isolation: Isolation,
-    root_steps: Vec<Step>,
+    access: HostAccess,
+    /// Environment variables of all commands.
+    env: BTreeMap<String, String>,
+    root: Mutex<Option<Arc<Root>>>,
     /// Result of the trial sandbox.
     features: OnceLock<Features>,
     /// Directory for files that are not in memory. `None` for the default.
     state_dir: Option<PathBuf>,
     /// Not used for persistent sandboxes: only this process could remove their cgroups.
     pub(super) cgroups: Option<DelegatedCgroup>,
+}
+
+/// What commands see of the host.
+struct Root {
+    /// The change times of `/etc` before the scan.
+    changed: Vec<Option<SystemTime>>,
+    etc: HostEtc,
+    /// The steps that create a private root.
+    steps: Vec<Step>,
+    /// The shared paths that only root can reach.
+    staged: Vec<String>,
 }
 
 /// The event that ends a sandbox, besides its TTL.
@@ -56,15 +73,22 @@ impl SandboxFactory {
         isolation: Isolation,
         state_dir: Option<PathBuf>,
         persistent: bool,
+        options: SandboxOptions,
     ) -> Result<SandboxFactory> {
         if !cfg!(noxrunner_holder) {
             return Err(unsupported(
                 "this build does not include the holder of local sandboxes",
             ));
         }
-        Ok(SandboxFactory {
+        let access = HostAccess {
+            paths: options.shared_paths()?,
+            network: options.network,
+        };
+        let factory = SandboxFactory {
             isolation,
-            root_steps: policy::root_steps("size=64m,nr_inodes=4k,mode=1777"),
+            access,
+            env: options.env,
+            root: Mutex::default(),
             features: OnceLock::new(),
             state_dir,
             cgroups: if persistent {
@@ -72,7 +96,21 @@ impl SandboxFactory {
             } else {
                 DelegatedCgroup::find()
             },
-        })
+        };
+        factory.check_paths()?;
+        Ok(factory)
+    }
+
+    /// Checks that sandboxes without namespaces can reach the shared paths.
+    fn check_paths(&self) -> Result<()> {
+        let unreachable = self.access.unreachable(runs_as_other_user());
+        match unreachable.first() {
+            Some(path) if !self.has_namespaces() => Err(Error::invalid(format!(
+                "read-only path {} is in a directory that is not searchable by other users, and sandboxes without namespaces run as another user",
+                path.path
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn has_namespaces(&self) -> bool {
@@ -175,6 +213,7 @@ impl SandboxFactory {
         let sandbox = start_holder(self.isolation, &setup, &fds, resources, host_dir)?;
         Ok(ConfinedSandbox {
             limits: RequestedLimits::new(spec),
+            env: self.env.clone(),
             ..sandbox
         })
     }
@@ -184,6 +223,8 @@ impl SandboxFactory {
         let cpus = whole_cpus.map(choose_cpus).unwrap_or_default();
         let filter = seccomp::program(&seccomp::Options {
             own_namespaces: self.has_namespaces(),
+            network: self.access.network,
+            memory_files: self.cgroups.is_some(),
             affinity: cpus.is_empty(),
         });
         // A tmpfs block is a page. Each file takes one, plus about a quarter of a page that the
@@ -191,6 +232,7 @@ impl SandboxFactory {
         let inodes = (limits.storage / 4096).max(1024);
         Setup {
             own_namespaces: self.has_namespaces(),
+            host_network: self.access.network,
             ttl_millis: millis(ttl),
             hostname: "sandbox".to_owned(),
             data_options: format!("size={},nr_inodes={inodes},mode=755", limits.storage),
@@ -207,18 +249,49 @@ impl SandboxFactory {
     /// Adds the root and the Landlock rules. `host_dir` is the files' directory if commands see it at
     /// its path on the host.
     fn add_policy(&self, setup: &mut Setup, host_dir: Option<&Path>) {
+        let root = self.root();
         let Some(host_dir) = host_dir else {
-            setup.steps = self.root_steps.clone();
+            setup.steps = root.steps.clone();
+            setup.staged = root.staged.clone();
             setup.rules = policy::rules();
             return;
         };
-        setup.rules = policy::rules_at(host_dir);
+        setup.rules = policy::rules_at(host_dir, &root.etc, &self.access);
         // Sandboxes of root have an unused user id, so that they cannot signal other processes anyway.
         setup.min_landlock = if setup.become_id.is_some() {
             LANDLOCK_RENAMES
         } else {
             LANDLOCK_SIGNALS
         };
+    }
+
+    /// Returns the root of new sandboxes. Scans `/etc` the first time and after changes to it.
+    fn root(&self) -> Arc<Root> {
+        let changed = change_times();
+        let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*root {
+            Some(root) if root.changed == changed => Arc::clone(root),
+            _ => {
+                let etc = HostEtc::scan();
+                let staged = self.access.unreachable(runs_as_other_user());
+                let steps = policy::root_steps(
+                    "size=64m,nr_inodes=4k,mode=1777",
+                    &etc,
+                    &self.access,
+                    &staged,
+                );
+                let scanned = Root {
+                    changed,
+                    etc,
+                    steps,
+                    staged: staged
+                        .iter()
+                        .map(|path| path.target.to_string_lossy().into_owned())
+                        .collect(),
+                };
+                Arc::clone(root.insert(Arc::new(scanned)))
+            }
+        }
     }
 
     fn create_cgroup(&self, limits: &ResolvedLimits) -> Result<Option<Cgroup>> {
@@ -258,6 +331,11 @@ impl SandboxFactory {
         }
         rlimits
     }
+}
+
+/// Returns true if sandboxes run as another user than this process.
+fn runs_as_other_user() -> bool {
+    os::effective_uid() == 0
 }
 
 /// Chooses CPUs for a limit, starting at a random one. Returns an empty list if the limit allows all

@@ -32,7 +32,7 @@ pub(super) fn processes_of_this_user() -> u64 {
     threads.sum()
 }
 
-/// Chooses an id from the upper half of the largest range, where ids are rarely in use.
+/// Chooses an id from the largest range, where ids are rarely in use.
 fn from_uid_map(map: &str, random: u32) -> Result<Option<u32>, &'static str> {
     let ranges = map.lines().filter_map(|line| {
         let mut numbers = line.split_whitespace().map(|number| number.parse().ok());
@@ -45,7 +45,8 @@ fn from_uid_map(map: &str, random: u32) -> Result<Option<u32>, &'static str> {
         // Root of a user namespace is an ordinary user outside of it.
         (1.., 1) => Ok(None),
         (0, 1) => Err("find a user id other than root's in /proc/self/uid_map"),
-        // Some systems do not accept the highest ids.
+        // Above the ranges of systemd-nspawn and SSSD, and below those that systemd reserves.
+        _ if count > 0x8000_0000 => Ok(Some(first + 0x7800_0000 + random % 0x07f0_0000)),
         _ => {
             let half = (count / 2).min(0x4000_0000);
             Ok(Some(first + half + random % half.min(0x3000_0000)))
@@ -58,14 +59,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_come_from_the_upper_half_of_the_largest_range() {
+    fn ids_come_from_rarely_used_ranges() {
         for random in [0, 12_345, u32::MAX] {
             let id = |map| from_uid_map(map, random).unwrap().unwrap();
             let id = [
                 id("         0          0 4294967295\n"),
                 id("0 1000 1\n1 100000 65536\n"),
             ];
-            assert!((0x4000_0000..0x7000_0000).contains(&id[0]), "{id:?}");
+            assert!((0x7800_0000..0x7ff0_0000).contains(&id[0]), "{id:?}");
             assert!((32_769..65_537).contains(&id[1]), "{id:?}");
         }
         assert_eq!(from_uid_map("0 1000 1", 5), Ok(None));

@@ -1,5 +1,6 @@
 //! Starts a holder and waits until its sandbox is ready.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -70,6 +71,7 @@ pub(super) fn start_holder(
             process,
             features,
             limits: RequestedLimits::default(),
+            env: BTreeMap::new(),
             resources,
         }),
         (outcome, process) => {

@@ -4,6 +4,7 @@ mod cgroup;
 mod disk_dir;
 #[path = "../holder/encoding.rs"]
 mod encoding;
+mod etc;
 mod exec;
 mod factory;
 mod holder_program;

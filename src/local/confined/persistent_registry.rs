@@ -1,6 +1,7 @@
 //! Finds persistent sandboxes by id. Each has a directory with the socket of its holder and a
 //! record of the holder process.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
@@ -43,6 +44,8 @@ struct HolderRecord {
     user: Option<u32>,
     #[serde(default)]
     limits: RequestedLimits,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
 }
 
 impl PersistentRegistry {
@@ -143,6 +146,7 @@ impl PersistentRegistry {
             started: start_time(process.pid).unwrap_or_default(),
             user: process.user,
             limits: sandbox.limits.clone(),
+            env: sandbox.env.clone(),
         };
         if let Err(e) = write_record(dir, &record) {
             sandbox.end();
@@ -188,6 +192,7 @@ impl PersistentRegistry {
             process,
             features: Features::default(),
             limits: record.limits,
+            env: record.env,
             resources: Resources::default(),
         };
         Ok(sandbox.is_running().then_some(sandbox))

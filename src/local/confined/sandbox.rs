@@ -1,7 +1,9 @@
 //! A sandbox: the process that holds it, and requests to that process.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::fchown;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,12 +42,17 @@ const LOCK_TICK: Duration = Duration::from_millis(10);
 /// Maximum time until a killed sandbox is gone.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
+/// The system call filter kills only for calls of another architecture.
+const KILLED_BY_FILTER: &str = "noxrunner: killed by the system call filter: programs of another architecture, such as 32-bit programs, do not run in a sandbox\n";
+
 pub(super) struct ConfinedSandbox {
     pub(super) socket: RequestSocket,
     pub(super) process: HolderProcess,
     /// The optional features of the machine. Unknown for persistent sandboxes.
     pub(super) features: Features,
     pub(super) limits: RequestedLimits,
+    /// Environment variables of all commands.
+    pub(super) env: BTreeMap<String, String>,
     pub(super) resources: Resources,
 }
 
@@ -200,6 +207,12 @@ impl ConfinedSandbox {
             return not_started(command, stage, errno, started);
         }
         let (code, timed_out) = self.exit_code(&outcome, command, started)?;
+        if matches!(
+            outcome,
+            ExecOutcome::Replied(HolderReply::Signaled(libc::SIGSYS), _)
+        ) {
+            pipes.add_notice(KILLED_BY_FILTER);
+        }
         let mut out = pipes.into_output(code, started, timed_out);
         if let ExecOutcome::Replied(_, usage) = &outcome {
             out = with_usage(out, usage);
@@ -252,6 +265,12 @@ impl ConfinedSandbox {
         let failed = |e| Error::io("cannot create a pipe", e);
         let (stdout, their_stdout) = sys::pipe().map_err(failed)?;
         let (stderr, their_stderr) = sys::pipe().map_err(failed)?;
+        if let Some(user) = self.process.user {
+            // Otherwise commands cannot open /dev/stdout and /dev/stderr.
+            for pipe in [&their_stdout, &their_stderr] {
+                fchown(pipe, Some(user), Some(user)).map_err(failed)?;
+            }
+        }
         let pipes = OutputPipes::new(stdout, stderr).map_err(failed)?;
         let mut fds = ExecFds {
             stdout: their_stdout,
@@ -275,11 +294,12 @@ impl ConfinedSandbox {
     fn payload(&self, command: &Command) -> Result<Payload> {
         let workdir = command.get_workdir();
         match &self.process.host_dir {
-            None => Ok(command_payload(command, "", workdir.to_owned())),
+            None => Ok(command_payload(command, &self.env, "", workdir.to_owned())),
             Some(host_dir) => {
                 let workdir = self.files()?.resolve_workdir(workdir)?.path;
                 Ok(command_payload(
                     command,
+                    &self.env,
                     utf8(host_dir)?,
                     utf8(&workdir)?.to_owned(),
                 ))

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use libc::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, ENOSYS, EPERM};
+use libc::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, ENOSYS, EOPNOTSUPP, EPERM};
 use libc::{SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS};
 
 /// Parts of the filter that depend on the sandbox.
@@ -16,6 +16,11 @@ pub(crate) struct Options {
     /// allows only connected pairs of sockets, and denies calls that reach other processes or
     /// shared objects.
     pub(crate) own_namespaces: bool,
+    /// Without namespaces, allows sockets of the host's network. With namespaces, it makes no difference.
+    pub(crate) network: bool,
+    /// Allows files in memory (`memfd_create`). False without a cgroup: the storage limit does not count
+    /// them, and the memory watcher counts them only while they are mapped.
+    pub(crate) memory_files: bool,
     /// Allows changing the CPU affinity. False if the affinity enforces the CPU limit.
     pub(crate) affinity: bool,
 }
@@ -68,7 +73,10 @@ mod number {
     pub(super) const MEMFD_SECRET: u32 = 447;
     pub(super) const PROCESS_MRELEASE: u32 = 448;
     pub(super) const LSM_SET_SELF_ATTR: u32 = 460;
+    pub(super) const SETXATTRAT: u32 = 463;
+    pub(super) const REMOVEXATTRAT: u32 = 466;
     pub(super) const OPEN_TREE_ATTR: u32 = 467;
+    pub(super) const FILE_SETATTR: u32 = 469;
 
     #[cfg(target_arch = "x86_64")]
     pub(super) const KEXEC_FILE_LOAD: u32 = 320;
@@ -87,10 +95,7 @@ const FORBIDDEN: &[libc::c_long] = &[
     // Opening files by handle bypasses the permissions of directories.
     libc::SYS_name_to_handle_at,
     libc::SYS_open_by_handle_at,
-    // Other processes, including the holder.
-    libc::SYS_ptrace,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
+    // Other processes. Debuggers do not need these calls.
     libc::SYS_kcmp,
     libc::SYS_move_pages,
     libc::SYS_migrate_pages,
@@ -199,11 +204,23 @@ fn rules(options: &Options) -> BTreeMap<u32, Code> {
     add(libc::SYS_socketpair, only(0, &[AF_UNIX as u32]));
     if !options.own_namespaces {
         rules.extend(without_namespaces());
+        if options.network {
+            rules.insert(libc::SYS_socket as u32, network_sockets());
+            // No socket of another family can be created.
+            rules.remove(&(libc::SYS_connect as u32));
+        }
     }
-    // The storage limit does not count files in memory, and the memory watcher counts them only while
-    // they are mapped.
-    rules.insert(libc::SYS_memfd_create as u32, errno(ENOSYS));
+    if !options.memory_files {
+        rules.insert(libc::SYS_memfd_create as u32, errno(ENOSYS));
+    }
     rules.insert(number::MEMFD_SECRET, errno(ENOSYS));
+    // Contexts for asynchronous I/O come from a pool of the whole machine.
+    rules.insert(libc::SYS_io_setup as u32, errno(ENOSYS));
+    // Huge pages come from a pool of the whole machine.
+    rules.insert(
+        libc::SYS_mmap as u32,
+        without_bits(3, libc::MAP_HUGETLB as u32),
+    );
     if !options.affinity {
         rules.insert(libc::SYS_sched_setaffinity as u32, errno(EPERM));
     }
@@ -215,16 +232,43 @@ fn rules(options: &Options) -> BTreeMap<u32, Code> {
     rules
 }
 
-/// Allows the common socket families, and of netlink only the protocol that lists network interfaces.
+/// The default protocol of a socket, ICMP, TCP, UDP and ICMPv6. Others, such as MPTCP, SCTP and UDP-Lite,
+/// are rarely needed and less tested.
+const INTERNET_PROTOCOLS: &[u32] = &[
+    libc::IPPROTO_IP as u32,
+    libc::IPPROTO_ICMP as u32,
+    libc::IPPROTO_TCP as u32,
+    libc::IPPROTO_UDP as u32,
+    libc::IPPROTO_ICMPV6 as u32,
+];
+
+/// Allows the common socket families.
 fn usual_sockets() -> Code {
-    let usual = [AF_UNIX as u32, AF_INET as u32, AF_INET6 as u32];
+    sockets_of(&[AF_UNIX as u32, AF_INET as u32, AF_INET6 as u32])
+}
+
+/// Allows the socket families of networks. Unix sockets could reach services of the host.
+fn network_sockets() -> Code {
+    sockets_of(&[AF_INET as u32, AF_INET6 as u32])
+}
+
+/// Allows these socket families, and of netlink only the protocol that lists network interfaces.
+fn sockets_of(families: &[u32]) -> Code {
     let mut code = load_argument(0);
     let netlink = only(2, &[libc::NETLINK_ROUTE as u32]);
-    code.extend(one_of(
-        &[AF_NETLINK as u32],
-        one_of(&usual, errno(EPERM), allow()),
-        netlink,
-    ));
+    let unix: Vec<u32> = families
+        .iter()
+        .copied()
+        .filter(|f| *f == AF_UNIX as u32)
+        .collect();
+    let inet: Vec<u32> = families
+        .iter()
+        .copied()
+        .filter(|f| *f != AF_UNIX as u32)
+        .collect();
+    let rest = one_of(&unix, errno(EPERM), allow());
+    let rest = one_of(&inet, rest, only(2, INTERNET_PROTOCOLS));
+    code.extend(one_of(&[AF_NETLINK as u32], rest, netlink));
     code
 }
 
@@ -232,6 +276,12 @@ fn usual_sockets() -> Code {
 fn without_namespaces() -> Vec<(u32, Code)> {
     let mut rules = vec![(number::PIDFD_OPEN, errno(EPERM))];
     for number in [
+        // In a pid namespace these reach only the sandbox's own processes, without the holder and the
+        // supervisors, which are not dumpable. A tracer cannot bypass the filter: since Linux 4.8 it
+        // runs after the tracer has changed the call.
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
         libc::SYS_socket,
         libc::SYS_connect,
         libc::SYS_setpriority,
@@ -240,6 +290,7 @@ fn without_namespaces() -> Vec<(u32, Code)> {
         rules.push((number as u32, errno(EPERM)));
     }
     rules.push((libc::SYS_socketpair as u32, stream_pairs()));
+    rules.extend(attributes_of_files());
     for number in [
         libc::SYS_shmget,
         libc::SYS_shmat,
@@ -264,6 +315,37 @@ fn without_namespaces() -> Vec<(u32, Code)> {
         libc::SYS_sched_setattr,
     ] {
         rules.push((number as u32, only(0, &[0])));
+    }
+    rules
+}
+
+/// Returns rules for calls that Landlock does not restrict: they reveal accesses to this user's files, and
+/// change their attributes. Programs fall back on `ENOSYS` and `EOPNOTSUPP`.
+fn attributes_of_files() -> Vec<(u32, Code)> {
+    let mut rules = Vec::new();
+    for number in [
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_inotify_init,
+        libc::SYS_inotify_init1,
+    ] {
+        rules.push((number as u32, errno(ENOSYS)));
+    }
+    for number in [
+        libc::SYS_setxattr,
+        libc::SYS_lsetxattr,
+        libc::SYS_fsetxattr,
+        libc::SYS_removexattr,
+        libc::SYS_lremovexattr,
+        libc::SYS_fremovexattr,
+    ] {
+        rules.push((number as u32, errno(EOPNOTSUPP)));
+    }
+    for number in [
+        number::SETXATTRAT,
+        number::REMOVEXATTRAT,
+        number::FILE_SETATTR,
+    ] {
+        rules.push((number, errno(ENOSYS)));
     }
     rules
 }

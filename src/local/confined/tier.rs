@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::local::files::SandboxFiles;
 use crate::local::isolation::Isolation;
 use crate::local::limits::{Limit, Limits, OPEN_FILES, PROCESSES};
+use crate::local::options::SandboxOptions;
 use crate::local::tier::SandboxTier;
 use crate::output::Output;
 use crate::session_id::SessionId;
@@ -39,8 +40,9 @@ impl ConfinedTier {
         isolation: Isolation,
         state_dir: Option<PathBuf>,
         persistent: bool,
+        options: SandboxOptions,
     ) -> Result<ConfinedTier> {
-        let factory = SandboxFactory::new(isolation, state_dir, persistent)?;
+        let factory = SandboxFactory::new(isolation, state_dir, persistent, options)?;
         let registry = if persistent {
             Registry::Persistent(PersistentRegistry::open(&factory)?)
         } else {

@@ -8,7 +8,7 @@
 //!
 //! - `protocol` and `encoding`: messages between the library and the holder; compiled into both.
 //! - `setup`: turns the started process into the first process of a sandbox.
-//! - `root`: mounts the private root. `landlock`: restricts file access.
+//! - `root`, `etc`: mount the private root. `landlock`: restricts file access.
 //! - `guardian`: kills the remaining processes of a sandbox without namespaces.
 //! - `serve`: the event loop. `running_command`: a command until its end.
 //! - `supervisor`: one process per command that shares the memory of the holder.
@@ -18,6 +18,7 @@
 
 mod disk_watch;
 mod encoding;
+mod etc;
 mod guardian;
 mod landlock;
 mod memory_use;

@@ -12,12 +12,20 @@ pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
 /// User and group id of commands inside the sandbox.
 pub(crate) const SANDBOX_ID: u32 = 1000;
 
+/// The directory of [`Setup::staged`], whose entries are named by their index.
+pub(crate) const STAGED: &str = "/tmp/staged";
+
 /// Settings of a sandbox, from the library. [`SetupFds`] are sent with it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Setup {
     /// Creates private namespaces and a private root. Otherwise commands see the files at their
     /// path on the host.
     pub(crate) own_namespaces: bool,
+    /// Uses the host's network instead of a private one.
+    pub(crate) host_network: bool,
+    /// Host paths that only root can reach. Before the user is switched, they are bound to
+    /// [`STAGED`], in order.
+    pub(crate) staged: Vec<String>,
     /// The files are in a directory on the host. Otherwise they are in memory.
     pub(crate) on_disk: bool,
     /// The sandbox ends with the process that created it.
@@ -93,6 +101,8 @@ pub(crate) enum Step {
     Link(String, String),
     /// A bind mount of a host path: host path, path.
     Bind(String, String),
+    /// The host's `/etc` below the files that exist in `etc`, without these entries.
+    Etc(Vec<String>),
     /// Makes everything so far read-only, without devices and setuid programs.
     Seal,
     /// A bind mount of a device: host path, path.
@@ -104,6 +114,8 @@ pub(crate) enum Step {
     Mask(String),
     /// Makes a path read-only, if it exists.
     ReadOnly(String),
+    /// Private pseudo-terminals: path, mount options.
+    Terminals(String, String),
     /// A tmpfs: path, mount options.
     Tmpfs(String, String),
     /// A bind mount of a directory of the sandbox's files: its name, path.
@@ -242,11 +254,13 @@ impl Step {
             Step::File(..) => "write a file of the root",
             Step::Link(..) => "create a link of the root",
             Step::Bind(..) => "bind a directory of the host",
+            Step::Etc(_) => "show /etc of the host",
             Step::Seal => "make the root read-only",
             Step::Device(..) => "bind a device",
             Step::Proc(_) => "mount /proc",
             Step::Mask(_) => "cover a file of /proc",
             Step::ReadOnly(_) => "make a part of /proc read-only",
+            Step::Terminals(..) => "mount the pseudo-terminals",
             Step::Tmpfs(..) => "mount a tmpfs",
             Step::Data(..) => "bind the files of the sandbox",
         }
@@ -255,6 +269,8 @@ impl Step {
 
 encode_struct!(Setup {
     own_namespaces,
+    host_network,
+    staged,
     on_disk,
     bound_to_host,
     listens,
@@ -284,6 +300,8 @@ encode_enum!(Step {
     8 => ReadOnly(path),
     9 => Tmpfs(path, options),
     10 => Data(name, path),
+    11 => Etc(hidden),
+    12 => Terminals(path, options),
 });
 
 encode_struct!(LandlockRule { path, write });
@@ -383,6 +401,8 @@ mod tests {
         Setup {
             on_disk: true,
             bound_to_host: true,
+            host_network: true,
+            staged: vec!["/root/x".to_owned()],
             become_id: Some(7),
             ttl_millis: 900_000,
             hostname: "h".to_owned(),
@@ -391,11 +411,13 @@ mod tests {
                 Step::File("b".to_owned(), b"\xff\0".to_vec()),
                 Step::Link("c".to_owned(), "d".to_owned()),
                 Step::Bind("e".to_owned(), "f".to_owned()),
+                Step::Etc(vec!["e".to_owned()]),
                 Step::Seal,
                 Step::Device("g".to_owned(), "h".to_owned()),
                 Step::Proc("i".to_owned()),
                 Step::Mask("j".to_owned()),
                 Step::ReadOnly("k".to_owned()),
+                Step::Terminals("t".to_owned(), "u".to_owned()),
                 Step::Tmpfs("l".to_owned(), "m".to_owned()),
                 Step::Data("n".to_owned(), "o".to_owned()),
             ],

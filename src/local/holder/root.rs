@@ -5,15 +5,57 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 
-use crate::protocol::{Setup, StartReport, Step, in_step};
+use crate::etc::show_etc;
+use crate::protocol::{STAGED, Setup, StartReport, Step, in_step};
 use crate::sys::c::EPERM;
 use crate::sys::isolation::{
     ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_READ_ONLY, MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID,
-    MS_REC, mount, pivot_to_current_dir, set_mount_attributes,
+    MS_REC, mount, open_path, own_mounts, pivot_to_current_dir, set_mount_attributes,
 };
+use crate::sys::process::set_umask;
 
 /// A directory that exists on every system, to mount on until the new root covers it.
 const MOUNT_POINT: &str = "/tmp";
+
+/// The same if the read-only paths were staged in the other one.
+const MOUNT_POINT_BESIDE_STAGED: &str = "/tmp/root";
+
+fn mount_point(setup: &Setup) -> &'static str {
+    if setup.staged.is_empty() {
+        MOUNT_POINT
+    } else {
+        MOUNT_POINT_BESIDE_STAGED
+    }
+}
+
+/// Binds host paths to a directory that every user can search. The sandbox's user may not be able to
+/// reach them.
+pub(crate) fn stage(paths: &[String]) -> io::Result<()> {
+    own_mounts()?;
+    // Opened before the mount, which covers some paths.
+    let opened: io::Result<Vec<OwnedFd>> = paths.iter().map(|path| open_path(path)).collect();
+    mount(
+        "tmpfs",
+        MOUNT_POINT,
+        "tmpfs",
+        MS_NOSUID | MS_NODEV,
+        "size=1m,mode=755",
+    )?;
+    set_umask(0o022);
+    fs::create_dir(MOUNT_POINT_BESIDE_STAGED)?;
+    fs::create_dir(STAGED)?;
+    for (index, path) in opened?.iter().enumerate() {
+        let from = format!("/proc/self/fd/{}", path.as_raw_fd());
+        let to = format!("{STAGED}/{index}");
+        if fs::metadata(&from)?.is_dir() {
+            fs::create_dir(&to)?;
+        } else {
+            File::create_new(&to)?;
+        }
+        bind(&from, &to)?;
+    }
+    Ok(())
+}
 
 /// Creates the directories of the sandbox's files, in memory or in the current directory.
 pub(crate) fn create_files(setup: &Setup) -> Result<OwnedFd, StartReport> {
@@ -21,9 +63,10 @@ pub(crate) fn create_files(setup: &Setup) -> Result<OwnedFd, StartReport> {
         "."
     } else {
         let flags = MS_NOSUID | MS_NODEV;
-        let mounted = mount("tmpfs", MOUNT_POINT, "tmpfs", flags, &setup.data_options);
+        let path = mount_point(setup);
+        let mounted = mount("tmpfs", path, "tmpfs", flags, &setup.data_options);
         in_step("mount a tmpfs for the files", mounted)?;
-        MOUNT_POINT
+        path
     };
     in_step("create the directories of the files", create_dirs(path))
 }
@@ -39,13 +82,14 @@ fn create_dirs(path: &str) -> io::Result<OwnedFd> {
 }
 
 /// Creates the root and changes to it. Returns true if `/proc` is mounted.
-pub(crate) fn create_root(steps: &[Step], data: &OwnedFd) -> Result<bool, StartReport> {
+pub(crate) fn create_root(setup: &Setup, data: &OwnedFd) -> Result<bool, StartReport> {
     let options = "size=1m,nr_inodes=1k,mode=755";
-    let entered = mount("tmpfs", MOUNT_POINT, "tmpfs", 0, options)
-        .and_then(|()| std::env::set_current_dir(MOUNT_POINT));
+    let path = mount_point(setup);
+    let entered =
+        mount("tmpfs", path, "tmpfs", 0, options).and_then(|()| std::env::set_current_dir(path));
     in_step("mount a tmpfs for the root", entered)?;
     let mut proc_mounted = false;
-    for step in steps {
+    for step in &setup.steps {
         match (step, take_step(step, data)) {
             // The kernel refuses the mount if the host's /proc is partly covered, as in a container.
             (Step::Proc(_), Err(e)) if e.raw_os_error() == Some(EPERM) => {}
@@ -69,6 +113,7 @@ fn take_step(step: &Step, data: &OwnedFd) -> io::Result<()> {
         }
         Step::Link(target, path) => symlink(target, path),
         Step::Bind(from, to) => bind(from, to),
+        Step::Etc(hidden) => show_etc(hidden),
         Step::Seal => {
             let attributes = ATTR_READ_ONLY | ATTR_NOSUID | ATTR_NODEV;
             set_mount_attributes(".", attributes, true)
@@ -83,6 +128,9 @@ fn take_step(step: &Step, data: &OwnedFd) -> io::Result<()> {
             fs::symlink_metadata(path)?;
             bind(path, path)?;
             set_mount_attributes(path, ATTR_READ_ONLY, true)
+        }
+        Step::Terminals(path, options) => {
+            mount("devpts", path, "devpts", MS_NOSUID | MS_NOEXEC, options)
         }
         Step::Tmpfs(path, options) => mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, options),
         Step::Data(name, path) => {

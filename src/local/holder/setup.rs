@@ -11,7 +11,7 @@ use crate::landlock::restrict;
 use crate::protocol::{
     Features, LandlockRule, MAX_MESSAGE, SANDBOX_ID, Setup, SetupFds, StartReport, in_step,
 };
-use crate::root::{create_files, create_root};
+use crate::root::{create_files, create_root, stage};
 use crate::sys::isolation::{self, MS_PRIVATE, MS_REC};
 use crate::sys::{messages, process};
 
@@ -40,13 +40,19 @@ pub(crate) fn enter(control: &OwnedFd) -> Result<PreparedSandbox, StartReport> {
         let entered = process::change_dir(files_dir.as_fd());
         in_step("enter the directory of the files", entered)?;
     }
+    if !setup.staged.is_empty() {
+        in_step("open the read-only paths", stage(&setup.staged))?;
+    }
     if let Some(id) = setup.become_id {
         in_step("switch to another user", isolation::become_id(id))?;
     }
     // Inside a new user namespace the ids are unknown until they are mapped.
     let ids = isolation::own_ids();
     if setup.own_namespaces {
-        in_step("make the namespaces", fork_into_namespaces(control))?;
+        in_step(
+            "make the namespaces",
+            fork_into_namespaces(control, setup.host_network),
+        )?;
     } else {
         let forked = fork_guardian(control, &signals, fds.host.as_ref());
         in_step("start the guardian", forked)?;
@@ -83,8 +89,8 @@ fn receive_setup(control: &OwnedFd) -> io::Result<(Setup, SetupFds)> {
 
 /// Forks. The child returns as the first process of new namespaces. This process reports the child and
 /// exits.
-fn fork_into_namespaces(control: &OwnedFd) -> io::Result<()> {
-    let Some((pid, pidfd)) = process::fork_into_namespaces()? else {
+fn fork_into_namespaces(control: &OwnedFd, host_network: bool) -> io::Result<()> {
+    let Some((pid, pidfd)) = process::fork_into_namespaces(host_network)? else {
         return Ok(());
     };
     let started = StartReport::Started(pid).encode();
@@ -103,6 +109,7 @@ fn prepare(setup: &Setup, ids: (u32, u32)) -> Result<(OwnedFd, bool), StartRepor
     process::new_session();
     if setup.own_namespaces {
         map_ids(ids)?;
+        limit_inotify();
     }
     // When memory is short, the kernel kills the sandbox before the library's process. Raising the
     // score needs no privilege.
@@ -121,8 +128,10 @@ fn create_world(setup: &Setup) -> Result<(OwnedFd, bool), StartReport> {
     let private = isolation::mount("", "/", "", MS_REC | MS_PRIVATE, "");
     in_step("make all mounts private", private)?;
     let data = create_files(setup)?;
-    let proc_mounted = create_root(&setup.steps, &data)?;
-    in_step("enable the loopback interface", isolation::loopback_up())?;
+    let proc_mounted = create_root(setup, &data)?;
+    if !setup.host_network {
+        in_step("enable the loopback interface", isolation::loopback_up())?;
+    }
     let named = isolation::set_hostname(&setup.hostname);
     in_step("set the host name", named)?;
     Ok((data, proc_mounted))
@@ -139,6 +148,14 @@ fn map_ids((user, group): (u32, u32)) -> Result<(), StartReport> {
     write("setgroups", "deny".to_owned())?;
     write("uid_map", format!("{SANDBOX_ID} {user} 1"))?;
     write("gid_map", format!("{SANDBOX_ID} {group} 1"))
+}
+
+/// Limits the sandbox's share of the user's inotify instances and watches.
+fn limit_inotify() {
+    for (name, limit) in [("instances", "16"), ("watches", "8192")] {
+        // The file cannot be written in some containers.
+        let _ = fs::write(format!("/proc/sys/user/max_inotify_{name}"), limit);
+    }
 }
 
 /// Drops the privileges that commands must not have. Returns the version of Landlock in force.

@@ -259,6 +259,10 @@ fn wait_for(main: c_int, state: &AtomicI32, usage: &mut CommandUsage) -> HolderR
         let arguments = [usize::MAX, status_address, 0, rusage_address, 0];
         // SAFETY: both have room for their result.
         let child = unsafe { raw_syscall(number::WAIT4, arguments) };
+        if is_stopped(status) && child > 0 {
+            release(child, status);
+            continue;
+        }
         if child > 0 {
             usage.cpu_micros += rusage.cpu_micros();
             usage.peak_memory = usage.peak_memory.max(rusage.peak_memory());
@@ -301,6 +305,26 @@ impl ResourceUsage {
     fn peak_memory(&self) -> u64 {
         self.max_rss_kib * 1024
     }
+}
+
+/// Returns true for the status of a child that has not ended, but waits for its tracer.
+fn is_stopped(status: c_int) -> bool {
+    status & 0xff == 0x7f
+}
+
+/// Stops tracing a child that has made its parent its tracer with `PTRACE_TRACEME`. Passes on the signal
+/// that has stopped it.
+fn release(child: isize, status: c_int) {
+    const PTRACE_DETACH: usize = 17;
+    const SIGTRAP: usize = 5;
+    let signal = match (status >> 8) as usize & 0xff {
+        // Sent to a traced process when it executes a program.
+        SIGTRAP => 0,
+        signal => signal,
+    };
+    let arguments = [PTRACE_DETACH, child as usize, 0, signal, 0];
+    // SAFETY: all arguments are numbers.
+    unsafe { raw_syscall(number::PTRACE, arguments) };
 }
 
 /// Main function of the supervisor's child: becomes the command, in its own session, with its

@@ -84,7 +84,7 @@ fn environment(command: &Command, sandbox: &PlainSandbox, exec_token: &str) -> E
     env.insert("HOME".into(), workspace.clone().into());
     env.insert("NOX_WORKSPACE".into(), workspace.into());
     env.insert("TMPDIR".into(), root.join("tmp").into());
-    let own = command.get_envs().iter();
+    let own = sandbox.env.iter().chain(command.get_envs());
     env.extend(own.map(|(name, value)| (name.into(), value.into())));
     env.insert(SANDBOX_MARK.into(), (&sandbox.token).into());
     env.insert(EXEC_MARK.into(), exec_token.into());

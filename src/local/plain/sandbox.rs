@@ -1,5 +1,6 @@
 //! A sandbox: a directory with its files and its record.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -26,16 +27,19 @@ pub(super) struct PlainRecord {
     expires_unix_millis: u64,
     /// Marks the sandbox's processes.
     pub(super) token: String,
+    #[serde(default)]
+    pub(super) env: BTreeMap<String, String>,
 }
 
 impl PlainRecord {
     /// Creates a record that has expired, until it is [renewed](PlainRecord::renew).
-    pub(super) fn new(id: &SessionId) -> PlainRecord {
+    pub(super) fn new(id: &SessionId, env: BTreeMap<String, String>) -> PlainRecord {
         PlainRecord {
             id: id.as_str().to_owned(),
             ttl_millis: 0,
             expires_unix_millis: 0,
             token: random_token(),
+            env,
         }
     }
 
@@ -55,6 +59,8 @@ impl PlainRecord {
 pub(super) struct PlainSandbox {
     pub(super) dir: PathBuf,
     pub(super) token: String,
+    /// Environment variables of all commands.
+    pub(super) env: BTreeMap<String, String>,
 }
 
 impl PlainSandbox {

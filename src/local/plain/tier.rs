@@ -1,5 +1,6 @@
 //! The tier [`Isolation::None`](crate::local::isolation::Isolation::None): finds sandboxes by session id.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::AsFd;
@@ -33,12 +34,14 @@ const REMOVED: &str = "removed";
 
 pub(crate) struct PlainTier {
     state: StateDir,
+    /// Environment variables of new sandboxes.
+    env: BTreeMap<String, String>,
 }
 
 impl PlainTier {
-    pub(crate) fn open(state_dir: &Path) -> Result<PlainTier> {
+    pub(crate) fn open(state_dir: &Path, env: BTreeMap<String, String>) -> Result<PlainTier> {
         let state = StateDir::open(state_dir, &[SANDBOXES, REMOVED], Access::None)?;
-        Ok(PlainTier { state })
+        Ok(PlainTier { state, env })
     }
 
     fn find(&self, id: &SessionId) -> Result<PlainSandbox> {
@@ -46,6 +49,7 @@ impl PlainTier {
         Ok(PlainSandbox {
             dir,
             token: record.token,
+            env: record.env,
         })
     }
 
@@ -113,7 +117,7 @@ impl SandboxTier for PlainTier {
         let dir = self.state.path(SANDBOXES).join(&name);
         let existing = read_record::<PlainRecord>(&dir)?;
         let is_new = existing.is_none();
-        let mut record = existing.unwrap_or_else(|| PlainRecord::new(id));
+        let mut record = existing.unwrap_or_else(|| PlainRecord::new(id, self.env.clone()));
         record.ttl_millis = millis(spec.get_ttl());
         let expires = record.renew();
         let written = if is_new {

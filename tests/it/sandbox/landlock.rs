@@ -163,6 +163,57 @@ fn create_and_wait() {
 }
 
 #[test]
+fn output_streams_can_be_opened_by_name() {
+    let (client, _dir) = client();
+    let line = "echo one > /dev/stdout; echo two | tee /dev/stderr";
+    let out = create(&client, "streams")
+        .run(Command::shell(line))
+        .unwrap();
+    assert_eq!((&*out.stdout(), &*out.stderr()), ("one\ntwo\n", "two\n"));
+}
+
+/// Landlock does not restrict chmod.
+#[test]
+fn changed_mode_of_the_state_directory_is_repaired() {
+    let dir = searchable_dir();
+    let open = || {
+        builder()
+            .persistent(true)
+            .state_dir(dir.path().join("state"))
+            .build()
+    };
+    let sandbox = create(&Client::with_backend(open().unwrap()), "opens");
+    let state = dir.path().join("state").display().to_string();
+    let paths = ["", "/persistent-landlock", "/lock"];
+    for (path, mode) in paths.iter().flat_map(|path| [(path, "777"), (path, "000")]) {
+        let chmod = ["chmod", mode, &format!("{state}{path}")];
+        let out = sandbox.exec(chmod).unwrap();
+        // Sandboxes of root run as another user.
+        assert_eq!(out.success(), !is_root(), "{out:?}");
+        let repaired = Client::with_backend(open().unwrap());
+        let again = create(&repaired, "opens");
+        assert_eq!(shell(&again, "echo hi"), "hi\n", "chmod {mode} {path}");
+        let found = fs::metadata(format!("{state}{path}")).unwrap();
+        assert_eq!(
+            found.permissions().mode() & 0o622,
+            0o600,
+            "chmod {mode} {path}"
+        );
+    }
+    assert!(sandbox.delete().unwrap());
+}
+
+#[test]
+fn accesses_of_the_host_cannot_be_watched() {
+    let (client, _dir) = client();
+    let watch = "import ctypes,os\n\
+        l = ctypes.CDLL(None)\n\
+        print(l.inotify_init1(0), l.setxattr(b'f', b'user.x', b'x', 1, 0), l.syscall(469, -100, b'f', 0, 0, 0))";
+    let out = create(&client, "watch").run(["python3", "-c", watch]);
+    assert_eq!(out.unwrap().stdout(), "-1 -1 -1\n");
+}
+
+#[test]
 fn expired_sandbox_leaves_no_files() {
     let dir = searchable_dir();
     let client = Client::with_backend(builder().state_dir(dir.path()).build().unwrap());

@@ -123,6 +123,8 @@ unsafe extern "C" {
         flags: c_ulong,
         data: *const c_char,
     ) -> c_int;
+    pub(crate) fn mknod(path: *const c_char, mode: c_uint, device: c_ulong) -> c_int;
+    pub(crate) fn unshare(flags: c_int) -> c_int;
     pub(crate) fn umount2(target: *const c_char, flags: c_int) -> c_int;
     pub(crate) fn prctl(option: c_int, ...) -> c_int;
     pub(crate) fn chdir(path: *const c_char) -> c_int;
@@ -174,6 +176,7 @@ pub(crate) mod number {
     pub(crate) const PIVOT_ROOT: c_long = either(155, 41);
     pub(crate) const PRCTL: c_long = either(157, 167);
     pub(crate) const PRLIMIT64: c_long = either(302, 261);
+    pub(crate) const PTRACE: c_long = either(101, 117);
     pub(crate) const RT_SIGPROCMASK: c_long = either(14, 135);
     pub(crate) const SENDTO: c_long = either(44, 206);
     pub(crate) const SETGROUPS: c_long = either(116, 159);

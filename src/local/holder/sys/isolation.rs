@@ -85,6 +85,22 @@ pub(crate) fn mount(
     check(result).map(drop)
 }
 
+/// Moves this process to a new mount namespace, where mounts do not affect the host. For root only.
+pub(crate) fn own_mounts() -> io::Result<()> {
+    const CLONE_NEWNS: c_int = 0x2_0000;
+    // SAFETY: no memory is involved, and this process has one thread.
+    check(unsafe { c::unshare(CLONE_NEWNS) })?;
+    mount("", "/", "", MS_REC | MS_PRIVATE, "")
+}
+
+/// Creates the entry that hides the same name in the lower layer of an overlay.
+pub(crate) fn make_whiteout(path: &str) -> io::Result<()> {
+    const S_IFCHR: c_uint = 0o020_000;
+    let path = c_text(path)?;
+    // SAFETY: the path is NUL-terminated. Device 0 needs no privilege.
+    check(unsafe { c::mknod(path.as_ptr(), S_IFCHR, 0) }).map(drop)
+}
+
 pub(crate) const ATTR_READ_ONLY: u64 = 1;
 pub(crate) const ATTR_NOSUID: u64 = 2;
 pub(crate) const ATTR_NODEV: u64 = 4;

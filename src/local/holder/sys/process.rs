@@ -107,6 +107,8 @@ pub(crate) fn take_child() -> Child {
     match unsafe { c::waitpid(-1, &raw mut status, WNOHANG) } {
         -1 => Child::NoneLeft,
         0 => Child::Running,
+        // An orphan has made this process its tracer. It stays stopped.
+        _ if status & 0xff == 0x7f => take_child(),
         pid => {
             let status = match status & 0x7f {
                 0 => WaitStatus::Exited((status >> 8) & 0xff),
@@ -192,12 +194,14 @@ pub(crate) fn fork() -> io::Result<Option<u32>> {
 
 /// Forks into new namespaces. The child is a sibling of this process, and the first process of the
 /// namespaces. Returns `None` in the child, and its outer process id and a pidfd in the parent.
-pub(crate) fn fork_into_namespaces() -> io::Result<Option<(u32, OwnedFd)>> {
+pub(crate) fn fork_into_namespaces(host_network: bool) -> io::Result<Option<(u32, OwnedFd)>> {
     const CLONE_PIDFD: c_long = 0x1000;
     const CLONE_PARENT: c_long = 0x8000;
-    // Mount, cgroup, UTS, IPC, user, pid and network namespaces.
-    const CLONE_NEW: c_long = 0x7e02_0000;
-    let flags = c_long::from(SIGCHLD) | CLONE_PIDFD | CLONE_PARENT | CLONE_NEW;
+    // Mount, cgroup, UTS, IPC, user and pid namespaces.
+    const CLONE_NEW: c_long = 0x3e02_0000;
+    const CLONE_NEWNET: c_long = 0x4000_0000;
+    let network = if host_network { 0 } else { CLONE_NEWNET };
+    let flags = c_long::from(SIGCHLD) | CLONE_PIDFD | CLONE_PARENT | CLONE_NEW | network;
     let mut pidfd: c_int = -1;
     let address = &raw mut pidfd;
     // SAFETY: this process has one thread. Without CLONE_VM the child has its own copy of the
