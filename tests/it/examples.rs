@@ -136,7 +136,7 @@ fn job_example_follows_finds_and_kills() {
     for line in [
         "line      step 3",
         "finished  exit code 4",
-        "killed    exit code 137",
+        "killed    exit code 143",
     ] {
         assert!(said.lines().any(|said| said == line), "{said}");
     }

@@ -155,7 +155,7 @@ fn failures(sandbox: &Sandbox) {
         Command::code(Language::SH, "true"),
     ] {
         let error = sandbox.exec(command.workdir("missing")).unwrap_err();
-        assert!(error.is_not_found(), "{error:?}");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
         assert!(format!("{error:#}").contains("missing"), "{error}");
     }
     // An exit code of 126 from the command itself is passed on.
