@@ -85,10 +85,10 @@ use crate::upload::Upload;
 ///   exec and each upload and while commands write, including files without a name that are still
 ///   open. A sandbox that exceeds the limit has its processes killed; commands that only remove
 ///   files still work.
-/// - **Exact limits.** If a cgroup v2 with the `memory` controller is delegated to this process
-///   alone (`systemd-run --user --scope -p Delegate=yes`), memory and CPU limits are exact for
-///   sandboxes that are not persistent. Each gets its own cgroup, and this process moves to the
-///   child cgroup `noxrunner-host`.
+/// - **Exact limits.** With a cgroup v2, memory and CPU limits are exact: as root each sandbox gets its
+///   own, where the machine has the `memory` controller; other users ask for it with
+///   [`delegated_cgroup`](crate::LocalBackendBuilder::delegated_cgroup). Persistent sandboxes have
+///   none. A cgroup does not count the files that this process uploads.
 /// - **CPU time.** Without a cgroup or a CPU limit, the 512 processes of a sandbox can take all CPU
 ///   time of the machine. Set a CPU limit if that matters.
 ///

@@ -91,6 +91,19 @@ impl LocalBackendBuilder {
         self
     }
 
+    /// Sets whether memory and CPU limits are enforced by the cgroup v2 that is delegated to this process,
+    /// as with `systemd-run --user --scope -p Delegate=yes`. This process must be alone in that cgroup. It
+    /// moves to the child cgroup `noxrunner-host`, and each sandbox gets a cgroup beside that.
+    ///
+    /// Defaults to false. As root, sandboxes get cgroups without this, and this process is not moved. If
+    /// there is no cgroup, a watcher enforces the memory limit; see
+    /// [`LocalBackend::limits`](LocalBackend#limits). Not for [persistent](Self::persistent) sandboxes,
+    /// because nobody would remove their cgroups.
+    pub fn delegated_cgroup(mut self, delegated: bool) -> LocalBackendBuilder {
+        self.options.delegated_cgroup = delegated;
+        self
+    }
+
     /// Shows a file or directory of the host in all sandboxes, read-only and at the same path. Can be
     /// called several times. Defaults to none.
     ///

@@ -26,6 +26,7 @@ pub(super) struct SandboxOptions {
     pub(super) read_only: Vec<PathBuf>,
     pub(super) network: bool,
     pub(super) env: BTreeMap<String, String>,
+    pub(super) delegated_cgroup: bool,
 }
 
 /// A path of the host that sandboxes see at the same path.

@@ -442,6 +442,9 @@ pub(crate) struct ServeArgs {
     /// Forward requests to another server; --token and --header apply to that one
     #[arg(long, value_name = "URL")]
     pub(crate) gateway: Option<String>,
+    /// Enforce memory and CPU limits by the cgroup v2 that is delegated to this process
+    #[arg(long, conflicts_with = "gateway")]
+    pub(crate) delegated_cgroup: bool,
     /// Maximum number of concurrent calls
     #[arg(long, value_name = "COUNT", default_value = "128")]
     pub(crate) max_calls: usize,

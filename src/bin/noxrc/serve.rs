@@ -24,7 +24,10 @@ pub(crate) fn serve(args: &Args, serve: &ServeArgs, console: &Console) -> Result
             check_no_local_options(args)?;
             Server::builder(remote(args, url)?)
         }
-        None => Server::builder(local(args, args.isolation.into()).build()?),
+        None => {
+            let backend = local(args, args.isolation.into());
+            Server::builder(backend.delegated_cgroup(serve.delegated_cgroup).build()?)
+        }
     };
     let builder = listen(builder.max_calls(serve.max_calls), serve);
     let (builder, token_is_new) = authenticate(builder, args, serve)?;

@@ -32,27 +32,45 @@ pub(super) struct Cgroup {
 }
 
 impl DelegatedCgroup {
-    /// Returns the delegated cgroup. Without one, limits must be watched instead. If this process is
-    /// alone in its cgroup, it moves to a child of it.
-    pub(super) fn find() -> Option<DelegatedCgroup> {
-        let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    /// Returns the top of the tree, where root may create cgroups. Does not move any process.
+    pub(super) fn of_root() -> Option<DelegatedCgroup> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        DelegatedCgroup::prepare(&cgroup_dir(&own, &mounts)?, std::process::id())
+        let top = DelegatedCgroup {
+            dir: cgroup_dir("0::/", &mounts)?,
+        };
+        if !top.has_memory() {
+            // Fails in a container, whose processes are in this cgroup.
+            top.enable_controllers().ok()?;
+        }
+        top.works().then_some(top)
     }
 
-    fn prepare(own: &Path, process: u32) -> Option<DelegatedCgroup> {
-        let dir = if own.file_name()? == HOST_LEAF {
-            own.parent()?
-        } else {
-            own
-        };
+    /// Returns the cgroup that is delegated to this process, which must be alone in it and moves to a
+    /// child of it.
+    pub(super) fn of_this_process() -> io::Result<DelegatedCgroup> {
+        let own = fs::read_to_string("/proc/self/cgroup")?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let dir = cgroup_dir(&own, &mounts).ok_or(io::ErrorKind::Unsupported)?;
+        DelegatedCgroup::prepare(&dir, std::process::id())
+    }
+
+    fn prepare(own: &Path, process: u32) -> io::Result<DelegatedCgroup> {
+        let is_leaf = own.file_name().is_some_and(|name| name == HOST_LEAF);
+        let dir = own.parent().filter(|_| is_leaf).unwrap_or(own);
         let delegated = DelegatedCgroup { dir: dir.into() };
         if !delegated.has_memory() && dir == own {
-            delegated.move_down(process).ok()?;
+            delegated.move_down(process)?;
         }
-        // Creates a trial cgroup, because writing the limits fails on some systems.
-        let works = delegated.has_memory() && delegated.create(&TRIAL_LIMITS).is_ok();
-        works.then_some(delegated)
+        if delegated.works() {
+            Ok(delegated)
+        } else {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    /// Creates a trial cgroup, because writing the limits fails on some systems.
+    fn works(&self) -> bool {
+        self.has_memory() && self.create(&TRIAL_LIMITS).is_ok()
     }
 
     /// Returns true if children of the cgroup can have memory limits.
@@ -64,25 +82,33 @@ impl DelegatedCgroup {
     /// Moves this process to a child cgroup and enables the controllers for other children.
     fn move_down(&self, process: u32) -> io::Result<()> {
         let here = fs::read_to_string(self.dir.join("cgroup.procs"))?;
-        let available = fs::read_to_string(self.dir.join("cgroup.controllers"))?;
-        let has = |name| available.split_whitespace().any(|found| found == name);
-        if here.trim() != process.to_string() || !has("memory") {
+        if here.trim() != process.to_string() || !self.controllers()?.contains(&"memory".to_owned())
+        {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let leaf = self.dir.join(HOST_LEAF);
         fs::create_dir(&leaf)?;
         let enable = || {
             fs::write(leaf.join("cgroup.procs"), process.to_string())?;
-            let wanted = ["memory", "pids", "cpu"]
-                .into_iter()
-                .filter(|name| has(name));
-            let wanted: Vec<String> = wanted.map(|name| format!("+{name}")).collect();
-            fs::write(self.dir.join("cgroup.subtree_control"), wanted.join(" "))
+            self.enable_controllers()
         };
         enable().inspect_err(|_| {
             let _ = fs::write(self.dir.join("cgroup.procs"), process.to_string());
             let _ = fs::remove_dir(&leaf);
         })
+    }
+
+    fn controllers(&self) -> io::Result<Vec<String>> {
+        let available = fs::read_to_string(self.dir.join("cgroup.controllers"))?;
+        Ok(available.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// Enables the controllers for children of this cgroup.
+    fn enable_controllers(&self) -> io::Result<()> {
+        let available = self.controllers()?.into_iter();
+        let wanted = available.filter(|name| ["memory", "pids", "cpu"].contains(&&**name));
+        let wanted: Vec<String> = wanted.map(|name| format!("+{name}")).collect();
+        fs::write(self.dir.join("cgroup.subtree_control"), wanted.join(" "))
     }
 
     pub(super) fn create(&self, limits: &ResolvedLimits) -> io::Result<Cgroup> {
@@ -200,10 +226,10 @@ mod tests {
         let tree = tree("77\n", "cpu io memory pids\n");
         let own = tree.path().join("own");
         // The kernel would list the controllers without plus signs, so the check for memory fails.
-        assert!(DelegatedCgroup::prepare(&own, 77).is_none());
+        assert!(DelegatedCgroup::prepare(&own, 77).is_err());
         let read = |path: &str| fs::read_to_string(own.join(path)).unwrap();
         assert_eq!(read("noxrunner-host/cgroup.procs"), "77");
-        assert_eq!(read("cgroup.subtree_control"), "+memory +pids +cpu");
+        assert_eq!(read("cgroup.subtree_control"), "+cpu +memory +pids");
 
         fs::write(own.join("cgroup.subtree_control"), "cpu memory pids\n").unwrap();
         let delegated = DelegatedCgroup::prepare(&own.join(HOST_LEAF), 77).unwrap();
@@ -231,9 +257,9 @@ mod tests {
         ] {
             let tree = tree(processes, controllers);
             let own = tree.path().join("own");
-            assert!(DelegatedCgroup::prepare(&own, 77).is_none());
+            assert!(DelegatedCgroup::prepare(&own, 77).is_err());
             assert!(!own.join(HOST_LEAF).exists());
         }
-        assert!(DelegatedCgroup::prepare(Path::new("/nonexistent/cgroup"), 77).is_none());
+        assert!(DelegatedCgroup::prepare(Path::new("/nonexistent/cgroup"), 77).is_err());
     }
 }

@@ -91,11 +91,7 @@ impl SandboxFactory {
             root: Mutex::default(),
             features: OnceLock::new(),
             state_dir,
-            cgroups: if persistent {
-                None
-            } else {
-                DelegatedCgroup::find()
-            },
+            cgroups: choose_cgroup(isolation, persistent, options.delegated_cgroup)?,
         };
         factory.check_paths()?;
         Ok(factory)
@@ -336,6 +332,24 @@ impl SandboxFactory {
 /// Returns true if sandboxes run as another user than this process.
 fn runs_as_other_user() -> bool {
     os::effective_uid() == 0
+}
+
+/// Returns the cgroup in which sandboxes get their own, if there is one.
+fn choose_cgroup(
+    isolation: Isolation,
+    persistent: bool,
+    delegated: bool,
+) -> Result<Option<DelegatedCgroup>> {
+    if persistent && delegated {
+        let text = "delegated_cgroup: persistent sandboxes cannot have cgroups, because nobody would remove them";
+        return Err(Error::invalid(text));
+    }
+    if delegated {
+        let own = DelegatedCgroup::of_this_process().map(Some);
+        return own.map_err(|e| setup_failed(isolation, "use the delegated cgroup", e));
+    }
+    let is_root = os::effective_uid() == 0;
+    Ok(DelegatedCgroup::of_root().filter(|_| is_root && !persistent))
 }
 
 /// Chooses CPUs for a limit, starting at a random one. Returns an empty list if the limit allows all
