@@ -12,6 +12,10 @@ mod files;
 mod isolation;
 mod limits;
 mod millis;
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, reason = "only isolated sandboxes share paths")
+)]
 mod options;
 mod output_pipes;
 mod plain;

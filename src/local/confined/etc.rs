@@ -72,6 +72,10 @@ const HIDDEN_LATER: [&str; 8] = [
 /// is hidden.
 const MAX_BELOW: usize = 64;
 
+/// Maximum number of hidden entries, because they are sent in one message. If there are more, every
+/// directory that contains one is hidden.
+const MAX_HIDDEN: usize = 400;
+
 /// The entries of the host's `/etc`, by their visibility.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct HostEtc {
@@ -97,9 +101,23 @@ impl HostEtc {
         let mut etc = HostEtc::default();
         Scan { root, owner }.children("", &mut etc);
         etc.hidden.extend(HIDDEN_LATER.map(str::to_owned));
+        if etc.hidden.len() > MAX_HIDDEN {
+            etc.hide_whole_dirs(root);
+        }
         etc.hidden.sort_unstable();
         etc.hidden.dedup();
         etc
+    }
+
+    /// Hides the directories of `/etc` that contain a hidden entry.
+    fn hide_whole_dirs(&mut self, root: &Path) {
+        for name in &mut self.hidden {
+            if let Some((top, _)) = name.split_once('/') {
+                let dir = root.join(top);
+                self.visible.retain(|path| !path.starts_with(&dir));
+                *name = top.to_owned();
+            }
+        }
     }
 }
 
@@ -274,6 +292,22 @@ mod tests {
         let hidden = |name: &str| found.hidden.iter().any(|hidden| hidden == name);
         assert!(hidden("app") && hidden("file"));
         assert_eq!(found.visible, [""; 0].map(PathBuf::from));
+    }
+
+    #[test]
+    fn many_hidden_entries_hide_their_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..=MAX_HIDDEN / MAX_BELOW {
+            let below = dir.path().join(format!("dir-{n}"));
+            make_dir(below.clone(), 0o755);
+            write(below.join("visible"), 0o644);
+            (0..MAX_BELOW).for_each(|n| write(below.join(n.to_string()), 0o600));
+        }
+        make_dir(dir.path().join("clean"), 0o755);
+        let found = HostEtc::scan_dir(dir.path(), own_id());
+        assert!(found.hidden.contains(&"dir-0".to_owned()));
+        assert!(found.hidden.iter().all(|name| !name.contains('/')));
+        assert_eq!(found.visible, [dir.path().join("clean")]);
     }
 
     #[test]

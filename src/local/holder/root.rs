@@ -20,6 +20,9 @@ const MOUNT_POINT: &str = "/tmp";
 /// The same if the read-only paths were staged in the other one.
 const MOUNT_POINT_BESIDE_STAGED: &str = "/tmp/root";
 
+/// An empty directory of the root.
+const EMPTY_DIR: &str = "run";
+
 fn mount_point(setup: &Setup) -> &'static str {
     if setup.staged.is_empty() {
         MOUNT_POINT
@@ -145,12 +148,8 @@ fn bind(from: &str, to: &str) -> io::Result<()> {
     mount(from, to, "", MS_BIND | MS_REC, "")
 }
 
-/// Covers a directory with an empty one, or a file with `/dev/null`.
+/// Covers a directory with an empty one of the root, or a file with `/dev/null`. Both are read-only.
 fn mask(path: &str) -> io::Result<()> {
-    if !fs::symlink_metadata(path)?.is_dir() {
-        return bind("dev/null", path);
-    }
-    let options = "size=4k,nr_inodes=1,mode=555";
-    mount("tmpfs", path, "tmpfs", MS_NOSUID, options)?;
-    set_mount_attributes(path, ATTR_READ_ONLY, false)
+    let is_dir = fs::symlink_metadata(path)?.is_dir();
+    bind(if is_dir { EMPTY_DIR } else { "dev/null" }, path)
 }
