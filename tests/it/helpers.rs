@@ -283,7 +283,9 @@ fn long_list(sandbox: &Sandbox) {
     // More than fits into the output of one exec.
     let names = "n=0; while [ $n -lt 7000 ]; do : >$n-$LONG; n=$((n + 1)); done";
     let names = Command::shell(names).env("LONG", "x".repeat(200));
-    sandbox.exec(names).unwrap().check().unwrap();
+    sandbox
+        .run(names.timeout(Duration::from_secs(180)))
+        .unwrap();
     let entries = sandbox.list("/workspace").unwrap();
     assert_eq!(entries.len(), 7000);
     assert!(entries.iter().all(|entry| entry.name().len() > 200));

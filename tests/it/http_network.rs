@@ -30,7 +30,7 @@ type Breaker = fn(Conn);
 const SHORT: Duration = Duration::from_millis(500);
 
 /// Much more than any call here needs, and less than a hanging call would take.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 
 fn builder(server: &Scripted) -> ClientBuilder {
     Client::builder(server.url())

@@ -385,7 +385,7 @@ fn unsupported_backend_is_an_error_at_spawn() {
         let error = sandbox.spawn(["sleep", "1000"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         assert!(format!("{error:#}").contains(said), "{error}");
-        assert!(started.elapsed() < Duration::from_secs(20));
+        assert!(started.elapsed() < Duration::from_secs(60));
     }
 }
 

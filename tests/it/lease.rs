@@ -179,7 +179,7 @@ fn drop_on_silent_server_takes_at_most_two_calls() {
     std::thread::sleep(Duration::from_millis(900));
     let started = Instant::now();
     drop(lease);
-    assert!(started.elapsed() < Duration::from_secs(10));
+    assert!(started.elapsed() < Duration::from_secs(30));
 }
 
 #[test]

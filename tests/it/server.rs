@@ -565,7 +565,7 @@ fn stop_cancels_calls_after_the_grace_period() {
     });
     let stopped = Instant::now();
     server.stop();
-    assert!(stopped.elapsed() < Duration::from_secs(20));
+    assert!(stopped.elapsed() < Duration::from_secs(50));
     assert!(fake.cancelled.load(Ordering::SeqCst));
     assert_eq!(fake.running.load(Ordering::SeqCst), 0);
 }

@@ -19,7 +19,7 @@ use crate::output::Output;
 
 /// Maximum time between the deadline of a command and the holder's reply. After that the sandbox is
 /// ended.
-const END_WAIT: Duration = Duration::from_secs(1);
+const END_WAIT: Duration = Duration::from_secs(5);
 
 /// Returns the payload of a command. `root` is the directory of `/workspace` and `/tmp`, as the
 /// command sees it; empty for `/`.

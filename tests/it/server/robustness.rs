@@ -161,7 +161,7 @@ fn slow_request_head_times_out() {
             _ => break,
         }
         assert!(
-            started.elapsed() < Duration::from_secs(25),
+            started.elapsed() < Duration::from_secs(60),
             "the server still waits"
         );
     }
