@@ -95,6 +95,7 @@ impl Extract {
     }
 
     /// Fails with "no space left" if the files need more than this.
+    #[cfg(feature = "local")]
     pub(crate) fn with_room(mut self, bytes: Option<u64>) -> Extract {
         self.room = bytes;
         self
