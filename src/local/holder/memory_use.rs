@@ -4,57 +4,64 @@ use std::collections::HashMap;
 use std::fs;
 
 /// The memory of one process, in bytes.
-#[derive(Debug, Default, PartialEq, Eq)]
 struct ProcessMemory {
-    /// Memory that no other process has: anonymous pages, swap and page tables.
-    private: u64,
+    /// The directory in `/proc` that shows it.
+    dir: String,
+    /// Anonymous pages. Forked processes have pages in common until they write them.
+    anonymous: u64,
+    /// Page tables and swap, which no other process has.
+    own: u64,
     /// The part of shared memory that is present.
     shared: u64,
-    /// The most that the process and the children that it has waited for can have written to pages.
-    touched: u64,
 }
 
 impl ProcessMemory {
-    /// Parses `/proc/PID/status`. Returns `None` for a process without memory: a kernel thread, or one
-    /// that is ending.
-    fn parse(status: &str) -> Option<ProcessMemory> {
+    /// Reads the memory of a process. Returns `None` if it has none, because it is ending.
+    fn read(pid: u32) -> Option<ProcessMemory> {
+        // If the first thread has exited, only the others show the memory that they still use.
+        let threads = || {
+            fs::read_dir(format!("/proc/{pid}/task"))
+                .into_iter()
+                .flatten()
+        };
+        let of_threads = threads()
+            .flatten()
+            .map(|thread| thread.path().display().to_string());
+        let mut dirs = std::iter::once(format!("/proc/{pid}")).chain(of_threads);
+        dirs.find_map(ProcessMemory::read_in)
+    }
+
+    fn read_in(dir: String) -> Option<ProcessMemory> {
+        let status = fs::read_to_string(format!("{dir}/status")).ok()?;
+        let optional = |name| field(&status, name).unwrap_or(0);
         Some(ProcessMemory {
-            private: field(status, "RssAnon:")?
-                + field(status, "VmSwap:").unwrap_or(0)
-                + field(status, "VmPTE:").unwrap_or(0),
-            shared: field(status, "RssShmem:").unwrap_or(0),
-            touched: 0,
+            anonymous: field(&status, "RssAnon:")?,
+            own: optional("VmSwap:") + optional("VmPTE:"),
+            shared: optional("RssShmem:"),
+            dir,
         })
     }
 
-    fn read(pid: u32) -> ProcessMemory {
-        let status = |path: String| ProcessMemory::parse(&fs::read_to_string(path).ok()?);
-        let of_leader = status(format!("/proc/{pid}/status"));
-        // If the first thread has exited, its status lacks the memory that the others still use.
-        let of_thread = || {
-            let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-            let mut paths = threads.flatten().map(|thread| thread.path());
-            paths.find_map(|path| status(path.join("status").to_str()?.to_owned()))
-        };
-        of_leader.or_else(of_thread).unwrap_or_default()
+    /// Returns the anonymous pages, each divided by the number of processes that have it.
+    fn anonymous_share(&self) -> u64 {
+        let rollup = fs::read_to_string(format!("{}/smaps_rollup", self.dir));
+        let share = rollup.ok().and_then(|text| field(&text, "Pss_Anon:"));
+        // A process can forbid this.
+        share.unwrap_or(self.anonymous)
     }
+}
 
-    /// Reads the memory with the number of pages that were ever written: each has caused a page fault.
-    fn read_with_faults(pid: u32) -> ProcessMemory {
-        let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The program's name can contain any bytes, and ends with the last parenthesis.
-        let after_name = stat.rsplit(|byte| *byte == b')').next().unwrap_or_default();
-        let fields = str::from_utf8(after_name).unwrap_or_default().split(' ');
-        // Minor faults, those of children, major faults, those of children.
-        let faults = fields
-            .skip(8)
-            .take(4)
-            .filter_map(|field| field.parse::<u64>().ok());
-        ProcessMemory {
-            touched: faults.sum::<u64>().saturating_mul(4096),
-            ..ProcessMemory::read(pid)
-        }
-    }
+/// Returns the most that a process and the children that it has waited for can have written: each page has
+/// caused a page fault.
+fn touched(pid: u32) -> u64 {
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The program's name can contain any bytes, and ends with the last parenthesis.
+    let after_name = stat.rsplit(|byte| *byte == b')').next().unwrap_or_default();
+    let fields = str::from_utf8(after_name).unwrap_or_default().split(' ');
+    // Minor faults, those of children, major faults, those of children.
+    let faults = fields.skip(8).take(4);
+    let faults = faults.filter_map(|field| field.parse::<u64>().ok());
+    faults.sum::<u64>().saturating_mul(4096)
 }
 
 /// Returns a field such as `RssAnon:    1234 kB`, in bytes.
@@ -67,7 +74,9 @@ fn field(text: &str, name: &str) -> Option<u64> {
 /// Memory of several processes, in bytes.
 #[derive(Default)]
 pub(crate) struct MemoryUse {
-    private: u64,
+    /// Page tables and swap.
+    own: u64,
+    anonymous: u64,
     /// Shared memory that is not in files.
     shared: u64,
     /// Size and process id, the largest process last.
@@ -75,39 +84,42 @@ pub(crate) struct MemoryUse {
 }
 
 impl MemoryUse {
-    /// Measures the memory quickly. Shared memory counts once for each process that maps it.
+    /// Measures the memory quickly. Pages count once for each process that has them.
     pub(crate) fn estimate(pids: &[u32]) -> MemoryUse {
         let mut sum = MemoryUse::default();
         for pid in pids {
-            let memory = ProcessMemory::read(*pid);
-            sum.shared += memory.shared;
-            sum.add(*pid, memory.private, memory.shared);
+            if let Some(memory) = ProcessMemory::read(*pid) {
+                sum.shared += memory.shared;
+                sum.add(*pid, memory.own, memory.anonymous, memory.shared);
+            }
         }
         sum.sort()
     }
 
-    /// Measures the memory with each shared object once, and without files in memory. With `hidden`, an
-    /// object counts with the size that was ever mapped, as far as the processes can have written it: a
-    /// program can unmap pages that the object keeps.
+    /// Measures the memory with each page and each shared object once, and without files in memory. With
+    /// `hidden`, an object counts with the size that was ever mapped, as far as the processes can have
+    /// written it: a program can unmap pages that the object keeps.
     pub(crate) fn measure(pids: &[u32], objects: &mut SharedObjects, hidden: bool) -> MemoryUse {
         let mut sum = MemoryUse::default();
         let mut present: HashMap<u64, u64> = HashMap::new();
-        let mut touched = 0;
+        let mut all_touched = 0;
         for pid in pids {
-            let memory = ProcessMemory::read_with_faults(*pid);
-            touched += memory.touched;
-            let shared = match fs::read_to_string(format!("/proc/{pid}/smaps")) {
+            let Some(memory) = ProcessMemory::read(*pid) else {
+                continue;
+            };
+            let touched = touched(*pid);
+            all_touched += touched;
+            let shared = match fs::read_to_string(format!("{}/smaps", memory.dir)) {
                 Ok(text) => objects
                     .add_process(&text, &mut present, hidden)
-                    .min(memory.touched),
-                // A process can forbid this.
+                    .min(touched),
                 Err(_) => {
-                    let shared = [memory.shared, memory.touched][usize::from(hidden)];
+                    let shared = [memory.shared, touched][usize::from(hidden)];
                     sum.shared += shared;
                     shared
                 }
             };
-            sum.add(*pid, memory.private, shared);
+            sum.add(*pid, memory.own, memory.anonymous_share(), shared);
         }
         objects.0.retain(|object, _| present.contains_key(object));
         let all_present: u64 = present.values().sum();
@@ -115,16 +127,17 @@ impl MemoryUse {
             .iter()
             .map(|(object, size)| objects.0[object].max(*size));
         sum.shared += if hidden {
-            largest.sum::<u64>().min(touched).max(all_present)
+            largest.sum::<u64>().min(all_touched).max(all_present)
         } else {
             all_present
         };
         sum.sort()
     }
 
-    fn add(&mut self, pid: u32, private: u64, shared: u64) {
-        self.private += private;
-        self.by_process.push((private + shared, pid));
+    fn add(&mut self, pid: u32, own: u64, anonymous: u64, shared: u64) {
+        self.own += own;
+        self.anonymous += anonymous;
+        self.by_process.push((own + anonymous + shared, pid));
     }
 
     fn sort(mut self) -> MemoryUse {
@@ -133,11 +146,12 @@ impl MemoryUse {
     }
 
     pub(crate) fn total(&self) -> u64 {
-        self.private + self.shared
+        self.own + self.anonymous + self.shared
     }
 
-    pub(crate) fn private(&self) -> u64 {
-        self.private
+    /// Returns the part that is the same in an estimate and a measurement.
+    pub(crate) fn own(&self) -> u64 {
+        self.own
     }
 
     pub(crate) fn shared(&self) -> u64 {
@@ -168,7 +182,9 @@ impl SharedObjects {
     pub(crate) fn find(&mut self, pids: &[u32]) -> u64 {
         let mut mapped = HashMap::new();
         for pid in pids {
-            let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+            let dir = ProcessMemory::read(*pid).map(|memory| memory.dir);
+            let maps = dir.and_then(|dir| fs::read_to_string(format!("{dir}/maps")).ok());
+            let maps = maps.unwrap_or_default();
             self.add_process(&maps, &mut mapped, true);
         }
         self.0.retain(|object, _| mapped.contains_key(object));

@@ -85,8 +85,8 @@ impl MemoryWatch {
         pids.retain(|pid| self.dying.iter().all(|(dying, _)| dying != pid));
         let outside = outside_processes(sandbox);
         let estimate = MemoryUse::estimate(&pids);
-        // The exact measurement reads all page tables, and is not needed if other memory is too much.
-        let unshared = estimate.private() + outside;
+        // The exact measurement reads all page tables, and is not needed if these alone are too much.
+        let unshared = estimate.own() + outside;
         if unshared > self.limit {
             self.room = 0;
             return free(estimate, unshared - self.limit);

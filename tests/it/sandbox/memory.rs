@@ -78,6 +78,44 @@ libc.syscall({'x86_64': 60, 'aarch64': 93}[os.uname().machine], 0)
 }
 
 #[test]
+fn shared_memory_of_a_process_whose_first_thread_has_exited_counts() {
+    assert_is_stopped(
+        "leader-shared",
+        r"
+m = mmap.mmap(-1, 2 << 30)
+def take():
+    while total < 2048:
+        at = total << 20
+        m[at:at + (4 << 20)] = b'x' * (4 << 20)
+        took(4)
+    os._exit(0)
+threading.Thread(target=take).start()
+libc.syscall({'x86_64': 60, 'aarch64': 93}[os.uname().machine], 0)
+",
+    );
+}
+
+#[test]
+fn pages_that_forked_processes_have_in_common_count_once() {
+    let client = client();
+    let sandbox = limited(&client, "forked");
+    let script = r"
+kept = b'x' * (100 << 20)
+children = []
+for _ in range(8):
+    child = os.fork()
+    if child == 0:
+        time.sleep(2)
+        os._exit(0)
+    children.append(child)
+print([os.waitpid(child, 0)[1] for child in children])
+";
+    let out = python(&sandbox, script);
+    assert_eq!((out.exit_code(), out.killed_by()), (0, None), "{out:?}");
+    assert_eq!(out.stdout(), "[0, 0, 0, 0, 0, 0, 0, 0]\n");
+}
+
+#[test]
 fn shared_memory_counts_after_its_pages_were_unmapped() {
     assert_is_stopped(
         "shared",
