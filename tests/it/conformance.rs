@@ -118,13 +118,13 @@ fn silent_server_ends_run_early() {
         "POST" => conn.respond(404, "no such sandbox"),
         _ => conn.stay_silent(),
     });
-    let builder = HttpBackend::builder(server.url()).timeout(std::time::Duration::from_millis(500));
+    let builder = HttpBackend::builder(server.url()).timeout(std::time::Duration::from_secs(2));
     let started = std::time::Instant::now();
     let report = Conformance::new(builder.build().unwrap()).run(|_| {});
     let report = report.unwrap();
     assert!(!report.conforms());
     // One timeout for each of the 70 checks would take longer.
-    assert!(started.elapsed().as_secs() < 60);
+    assert!(started.elapsed().as_secs() < 120);
     let not_sent = |finding: &&Finding| finding.seen().contains("not sent");
     assert!(report.findings().iter().filter(not_sent).count() > 10);
 }

@@ -71,10 +71,10 @@ impl MemoryWatch {
         killed
     }
 
-    /// Looks take at most a twentieth of the time, but up to half of it while memory is being used up.
+    /// Looks take at most a 25th of the time, but up to half of it while memory is being used up.
     fn is_due(&self, now: Instant) -> bool {
         let is_used_up = self.machine.fallen() > (self.room / 2).max(NOISE);
-        let pause = self.cost * if is_used_up { 2 } else { 20 };
+        let pause = self.cost * if is_used_up { 2 } else { 25 };
         now.saturating_duration_since(self.looked) >= pause
     }
 
