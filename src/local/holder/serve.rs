@@ -50,8 +50,10 @@ struct EventLoop {
     sandbox: PreparedSandbox,
     running: Vec<RunningCommand>,
     pending: Vec<PendingConnection>,
-    /// Time of the next check of the limits. `None` while this is the only process.
+    /// Time of the next check of the limits, while there are other processes.
     next_check: Option<Instant>,
+    /// False while this is the only process.
+    has_children: bool,
     cpus: u64,
     memory: Option<MemoryWatch>,
     disk: Option<DiskWatch>,
@@ -75,6 +77,7 @@ pub(crate) fn run(control: &OwnedFd, sandbox: PreparedSandbox) {
         running: Vec::new(),
         pending: Vec::new(),
         next_check: None,
+        has_children: false,
         cpus,
     };
     let mut buffer = vec![0; MAX_MESSAGE];
@@ -109,7 +112,7 @@ impl EventLoop {
             }
         }
         self.pending.retain(|pending| pending.until > now);
-        if self.next_check.is_some_and(|at| at <= now) {
+        if self.has_children && self.next_check.is_some_and(|at| at <= now) {
             self.check_limits();
         }
         Ok(true)
@@ -158,7 +161,7 @@ impl EventLoop {
         let requests = self.pending.iter().map(|pending| pending.until);
         let next = commands
             .chain(requests)
-            .chain(self.next_check)
+            .chain(self.next_check.filter(|_| self.has_children))
             .chain([self.sandbox.expires])
             .min();
         next.map_or(IDLE_WAIT, |next| next.saturating_duration_since(now))
@@ -204,7 +207,7 @@ impl EventLoop {
                 Child::Ended(pid, status) => self.child_ended(pid, status),
                 Child::Running => return,
                 Child::NoneLeft => {
-                    self.next_check = None;
+                    self.has_children = false;
                     return;
                 }
             }
@@ -254,7 +257,11 @@ impl EventLoop {
         let deadline = Instant::now() + Duration::from_millis(millis);
         let command = RunningCommand::new(supervisor, connection, deadline);
         self.running.push(command);
-        self.next_check.get_or_insert_with(Instant::now);
+        self.has_children = true;
+        // Short commands are checked together, as if they were one.
+        if self.next_check.is_none() {
+            self.schedule_check();
+        }
         if let Some(disk) = &mut self.disk {
             disk.count(&self.sandbox.data);
         }
@@ -276,20 +283,24 @@ impl EventLoop {
         supervisor::start(&payload, rlimits, stdin, &fds, connection.as_fd())
     }
 
-    /// Checks the limits that no cgroup enforces, and schedules the next check.
+    /// Checks the limits that no cgroup enforces.
     fn check_limits(&mut self) {
-        let mut pauses = Vec::new();
         if let Some(memory) = &mut self.memory {
             let killed = memory.check(&self.sandbox);
-            pauses.push(memory.pause(self.cpus));
             self.kill(&killed);
         }
         if let Some(disk) = &mut self.disk {
             let supervisors: Vec<u32> = self.running.iter().map(|r| r.supervisor.pid).collect();
             disk.check(&self.sandbox.data, &supervisors);
-            pauses.push(disk.pause());
         }
-        self.next_check = pauses.into_iter().min().map(|pause| Instant::now() + pause);
+        self.schedule_check();
+    }
+
+    fn schedule_check(&mut self) {
+        let memory = self.memory.as_ref().map(|memory| memory.pause(self.cpus));
+        let disk = self.disk.as_ref().map(DiskWatch::pause);
+        let pause = memory.into_iter().chain(disk).min();
+        self.next_check = pause.map(|pause| Instant::now() + pause);
     }
 
     /// Kills processes because of the memory limit.
