@@ -7,7 +7,7 @@
 //!
 //!     cargo run --example judge -- --url http://127.0.0.1:8080 path/to/problem
 //!
-//! A problem is a directory with `submissions/*.{py,js,sh,c}`, and `tests/NAME.in` beside `tests/NAME.out`.
+//! A problem is a directory with `submissions/*.{py,js,sh,c,cpp}`, and `tests/NAME.in` beside `tests/NAME.out`.
 
 use std::fmt;
 use std::fs;
@@ -211,6 +211,10 @@ fn read_submissions(
             Some("c") => {
                 let compile = "cc -O2 -o /tmp/main \"$0\" && exec /tmp/main";
                 Language::new("main.c", ["sh", "-c", compile, "{file}"])?
+            }
+            Some("cpp") => {
+                let compile = "c++ -O2 -o /tmp/main \"$0\" && exec /tmp/main";
+                Language::new("main.cpp", ["sh", "-c", compile, "{file}"])?
             }
             _ => return Err(format!("{}: unknown language", path.display()).into()),
         };
