@@ -19,6 +19,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::support::processes::{sleeps, unique_sleep, wait_for};
+use crate::support::scripted::{CREATE_OK, Scripted};
 
 const NOXRC: &str = env!("CARGO_BIN_EXE_noxrc");
 
@@ -467,6 +468,66 @@ fn ignored_sighup_stays_ignored() {
     let out = output_of(child.wait_with_output().unwrap());
     assert_eq!(out.code, 130, "{}", out.stderr);
     wait_for("the sandbox is deleted", || !sleeps(&sleep));
+}
+
+/// Starts a server whose sandboxes never become ready.
+fn never_ready() -> Scripted {
+    Scripted::each_request(|request, conn| match &*request.method {
+        "PUT" => conn.respond(200, CREATE_OK),
+        "DELETE" => conn.respond(204, ""),
+        _ => conn.respond(503, r#"{"error": "the pod is pending"}"#),
+    })
+}
+
+#[test]
+fn create_that_is_not_ready_in_time_is_a_warning() {
+    let (user, server) = (User::new(), never_ready());
+    let create = [
+        "--base-url",
+        &server.url(),
+        "create",
+        "a",
+        "--wait",
+        "--wait-timeout",
+        "1",
+    ];
+    let out = user.run(&create);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    assert!(
+        out.stderr
+            .contains("Pod did not become ready within timeout"),
+        "{}",
+        out.stderr
+    );
+    assert!(out.stderr.contains("the pod is pending"), "{}", out.stderr);
+    let json = user.run(&[&["--json"], &create[..]].concat());
+    let json: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(json["ready"], false);
+}
+
+#[test]
+fn interrupted_run_does_not_wait_until_the_sandbox_is_ready() {
+    let (user, server) = (User::new(), never_ready());
+    let mut command = user.command(&["--base-url", &server.url(), "run", "true"]);
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("the sandbox is probed", || {
+        server
+            .requests()
+            .iter()
+            .any(|request| request.method == "POST")
+    });
+    let started = std::time::Instant::now();
+    interrupt(&child);
+    let out = output_of(child.wait_with_output().unwrap());
+    assert_eq!(out.code, 130, "{}", out.stderr);
+    // Without the interruption it waits for two minutes.
+    assert!(started.elapsed() < std::time::Duration::from_secs(60));
+    assert!(
+        server
+            .requests()
+            .iter()
+            .any(|request| request.method == "DELETE")
+    );
 }
 
 #[test]

@@ -362,6 +362,12 @@ fn files(client: &Client) {
     );
     assert!(sandbox.read("missing").unwrap_err().is_not_found());
     assert!(sandbox.exists("a/b").unwrap() && !sandbox.exists("a/x").unwrap());
+    // Directories that every sandbox has.
+    assert!(
+        ["/", ".", "/workspace"]
+            .iter()
+            .all(|dir| sandbox.exists(dir).unwrap())
+    );
     sandbox
         .upload([("x", "1"), ("y/z", "2")], "/workspace/new/deep")
         .unwrap();

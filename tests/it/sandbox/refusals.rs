@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use noxrunner::{Client, Command, ErrorKind, Isolation, LocalBackend};
+use noxrunner::{Client, Command, Enforced, ErrorKind, Isolation, LocalBackend, SandboxSpec};
 
 use super::{create, shell};
 use crate::support::processes::{assert_passes, private_mounts, rerun};
@@ -35,6 +35,9 @@ fn with_proc_hidden() {
     // Whatever else this machine lacks was missing before.
     missing.retain(|part| *part != "proc" && !before.split(' ').any(|word| word == *part));
     assert_eq!(missing, [""; 0]);
+    // Nothing can be watched.
+    let memory = backend.limits(&SandboxSpec::new()).unwrap().memory();
+    assert_eq!((memory.amount(), memory.enforced()), (None, Enforced::No));
     let sandbox = create(&Client::with_backend(backend), "without-proc");
     assert_eq!(shell(&sandbox, "ls /proc; echo hi"), "hi\n");
     let command = Command::shell("sleep 60 & sleep 60").timeout(Duration::from_secs(1));
