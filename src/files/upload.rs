@@ -1,5 +1,6 @@
 //! `POST …/files/upload`: files and directories into a sandbox.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::path::Path;
 
@@ -48,8 +49,8 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a name that is absolute, empty or has a
-    /// `..` component; otherwise the same as for [`write`](Sandbox::write).
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a name that is absolute, empty, has a `..`
+    /// component or occurs twice; otherwise the same as for [`write`](Sandbox::write).
     ///
     /// # Example
     ///
@@ -66,7 +67,9 @@ impl Sandbox {
             let dest = SandboxPath::new("dest", dest)?;
             let files = files.into().0.into_iter();
             let named = files.map(|(name, contents)| Ok((archive_name(&name)?, contents)));
-            let archive = archive_contents(named.collect::<Result<_>>()?)?;
+            let named: Vec<_> = named.collect::<Result<_>>()?;
+            check_names(named.iter().map(|(name, _)| name.as_slice()))?;
+            let archive = archive_contents(named)?;
             self.send_archive(&archive, dest.as_text()?)
         })
     }
@@ -132,6 +135,18 @@ impl Sandbox {
         self.backend()
             .upload(self.session_id(), dest, archive.upload()?)
     }
+}
+
+/// Refuses names of which only one could be stored.
+fn check_names<'a>(names: impl Iterator<Item = &'a [u8]>) -> Result<()> {
+    let mut seen = HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            let name = one_line(&String::from_utf8_lossy(name));
+            return Err(Error::invalid(format!("two files are named {name:?}")));
+        }
+    }
+    Ok(())
 }
 
 /// Returns the name of an entry in an upload: relative, and below the destination.

@@ -362,6 +362,8 @@ fn files(client: &Client) {
     );
     assert!(sandbox.read("missing").unwrap_err().is_not_found());
     assert!(sandbox.exists("a/b").unwrap() && !sandbox.exists("a/x").unwrap());
+    let twice = sandbox.upload([("a", "1"), ("./a", "2")], ".").unwrap_err();
+    assert_eq!(twice.kind(), ErrorKind::InvalidInput, "{twice}");
     // Directories that every sandbox has.
     assert!(
         ["/", ".", "/workspace"]
