@@ -155,6 +155,9 @@ impl Sandbox {
             .download(self.session_id(), path.as_text()?)?;
         let mut fetched = Fetched::Nothing;
         Entries::for_each(archive, Extract::any_size().limits(), |entry, content| {
+            if entry.kind == Kind::Unreadable {
+                return Ok(());
+            }
             let name = trim_name(&entry.name);
             let is_path = matches!(name, b"" | b".") || name == path.file_name();
             fetched = match (&entry.kind, &fetched) {

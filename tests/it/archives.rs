@@ -2,6 +2,8 @@
 
 /// Reading one file of a sandbox.
 mod reading;
+/// Downloads that are packed while they are read.
+mod streaming;
 /// Uploads.
 mod uploading;
 

@@ -1,5 +1,7 @@
 //! Truncated, damaged and hostile archives, and their target directories.
 
+/// Reports of refused and unreadable entries.
+mod reports;
 /// The target directory of an archive.
 mod targets;
 
@@ -68,6 +70,15 @@ impl TarBuilder {
 
     /// A PAX record about the next entry.
     fn pax(self, key: &str, value: &[u8]) -> TarBuilder {
+        self.record(EntryType::XHeader, key, value)
+    }
+
+    /// A PAX record about all following entries.
+    fn pax_global(self, key: &str, value: &[u8]) -> TarBuilder {
+        self.record(EntryType::XGlobalHeader, key, value)
+    }
+
+    fn record(self, kind: EntryType, key: &str, value: &[u8]) -> TarBuilder {
         let rest = key.len() + value.len() + 3;
         let length = (rest..).find(|n| n.to_string().len() + rest == *n).unwrap();
         let record = [
@@ -76,7 +87,7 @@ impl TarBuilder {
             b"\n".as_slice(),
         ]
         .concat();
-        let header = header(EntryType::XHeader, "pax", record.len() as u64, 0o644);
+        let header = header(kind, "pax", record.len() as u64, 0o644);
         self.entry(&header, &record)
     }
 

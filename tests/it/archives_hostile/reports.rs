@@ -1,0 +1,47 @@
+//! Reports of refused and unreadable entries.
+
+use super::*;
+
+#[test]
+fn refused_entries_do_not_slow_down_later_ones() {
+    const REFUSED: usize = 100 * 1024;
+    let block = |archive: TarBuilder| -> Vec<u8> { archive.into_bytes() };
+    let refused = block(TarBuilder::new().dir("../x"));
+    let harmless = block(TarBuilder::new().hardlink("f", "f"));
+    let archive = [
+        block(TarBuilder::new().file("f", b"x")),
+        refused.repeat(REFUSED),
+        harmless.repeat(REFUSED),
+        vec![0; 1024],
+    ]
+    .concat();
+    let dir = Scratch::new();
+    let target = dir.join("out");
+    let done = with_timeout(move || {
+        let extract = Extract::new().skip_refused(true);
+        sandbox_with_download(archive).download_dir_with("/", target, &extract)
+    });
+    let done = done.expect("too slow").unwrap();
+    assert_eq!(done.refused().len(), REFUSED);
+    assert_eq!(done.entries(), REFUSED as u64 + 1);
+}
+
+#[test]
+fn reports_of_unreadable_entries_are_limited() {
+    let mut archive = TarBuilder::new();
+    for _ in 0..1001 {
+        archive = archive.pax_global("NOXRUNNER.unreadable", b"x");
+    }
+    let dir = Scratch::new();
+    let archive = sandbox_with_download(archive.file("f", b"x").finish());
+    let extract = Extract::new().max_entries(1000);
+    let done = archive.download_dir_with("/", dir.join("out"), &extract);
+    assert_error(done, ErrorKind::Archive, &["1000 entries"]);
+    let done = archive.download_dir("/", dir.join("out")).unwrap();
+    assert_eq!((done.entries(), done.refused().len()), (1, 1001));
+    // A report about a name outside of the target changes nothing there.
+    let outside = TarBuilder::new().pax_global("NOXRUNNER.unreadable", b"../out/f");
+    let done = sandbox_with_download(outside.finish()).download_dir("/", dir.join("two"));
+    assert_eq!(done.unwrap().refused()[0].name(), "../out/f");
+    assert!(dir.join("out/f").exists());
+}
