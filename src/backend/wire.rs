@@ -113,12 +113,22 @@ pub(crate) struct ExecResponse<'a> {
 impl<'a> From<&'a Output> for ExecResponse<'a> {
     fn from(out: &'a Output) -> ExecResponse<'a> {
         ExecResponse {
+            truncated: Some(out.truncated()),
+            ..ExecResponse::cut(out, out.stdout(), out.stderr())
+        }
+    }
+}
+
+impl<'a> ExecResponse<'a> {
+    /// The response with parts of the streams.
+    pub(crate) fn cut(out: &Output, stdout: Cow<'a, str>, stderr: Cow<'a, str>) -> Self {
+        ExecResponse {
             exit_code: out.exit_code(),
-            stdout: out.stdout(),
-            stderr: out.stderr(),
+            stdout,
+            stderr,
             duration_ms: u64::try_from(out.duration().as_millis()).unwrap_or(u64::MAX),
             timed_out: Some(out.timed_out()),
-            truncated: Some(out.truncated()),
+            truncated: Some(true),
         }
     }
 }

@@ -452,6 +452,10 @@ fn invalid_settings_are_refused() {
             "invalid address to listen on",
         ),
         (builder().tcp("127.0.0.1:0").max_calls(0), "must not be 0"),
+        (
+            builder().tcp("127.0.0.1:0").memory_budget(1 << 20),
+            "at least 8 MiB",
+        ),
     ] {
         let error = builder.bind().unwrap_err();
         assert!(format!("{error:#}").contains(says), "{error}");

@@ -23,7 +23,10 @@ pub(crate) fn serve(args: &Args, serve: &ServeArgs, console: &Console) -> Result
         Some(url) => Server::builder(remote(args, url)?),
         None => Server::builder(local(args).build()?),
     };
-    let builder = listen(builder.max_calls(serve.max_calls), serve);
+    let builder = builder
+        .max_calls(serve.max_calls)
+        .memory_budget(serve.memory_budget);
+    let builder = listen(builder, serve);
     let (builder, token_is_new) = authenticate(builder, args, serve)?;
     let server = builder.bind()?;
     announce(&server, serve, token_is_new, console);

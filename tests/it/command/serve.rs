@@ -1,5 +1,8 @@
 //! `noxrc serve`: the server, its gateway mode and its settings.
 
+/// Attacks on the memory and the connections of the server.
+mod attacks;
+
 use std::io::{BufRead, BufReader};
 
 use super::*;

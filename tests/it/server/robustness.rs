@@ -180,6 +180,58 @@ fn stalled_body_gets_408() {
 }
 
 #[test]
+fn trickled_body_gets_408() {
+    let server = RunningServer::start(fake_server().0.body_idle(Duration::from_secs(1)));
+    let json = "POST /v1/sandboxes/a/exec HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nContent-Type: application/json\r\n";
+    for head in [UPLOAD, json] {
+        let mut stream = server.connect();
+        let request = format!("{head}Content-Length: 100000\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let started = Instant::now();
+        // No pause is as long as the server waits.
+        while stream.write_all(b"x").is_ok() {
+            assert!(started.elapsed() < Duration::from_secs(60), "{head}");
+            stream
+                .set_read_timeout(Some(Duration::from_millis(100)))
+                .unwrap();
+            if stream.peek(&mut [0]).is_ok() {
+                break;
+            }
+        }
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        assert_eq!(read_response(&mut stream).status, 408, "{head}");
+    }
+}
+
+#[test]
+fn connection_without_a_valid_request_is_closed() {
+    let server = server();
+    for start in ["", "\r\n"] {
+        let mut stream = server.connect();
+        stream.write_all(start.as_bytes()).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(50)))
+            .unwrap();
+        assert_eq!(stream.read(&mut [0; 100]).unwrap(), 0);
+    }
+}
+
+#[test]
+fn health_does_not_wait_for_calls() {
+    let (builder, fake) = fake_server();
+    let server = RunningServer::start(builder.max_calls(1));
+    let mut busy = server.connect();
+    busy.write_all(super::exec_for(60).as_bytes()).unwrap();
+    wait_for("the command runs", || {
+        fake.running.load(Ordering::SeqCst) == 1
+    });
+    let health = server.send(&format!("{HEALTH}Connection: close\r\n\r\n"));
+    assert_eq!(health.status, 200);
+}
+
+#[test]
 fn truncated_upload_is_not_200() {
     let server = server();
     for framing in [
