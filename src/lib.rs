@@ -131,6 +131,8 @@ mod lease;
 mod local;
 mod os;
 mod output;
+#[cfg(any(feature = "local", feature = "server"))]
+mod quantity;
 mod sandbox;
 mod sandbox_path;
 mod script;

@@ -5,8 +5,8 @@ use std::fs;
 
 use serde::Serialize;
 
-use super::quantity::{parse_bytes, parse_cpu};
 use crate::error::Result;
+use crate::quantity::{parse_bytes, parse_cpu};
 use crate::spec::SandboxSpec;
 
 const MIB: u64 = 1024 * 1024;

@@ -14,7 +14,6 @@ mod limits;
 mod millis;
 mod output_pipes;
 mod plain;
-mod quantity;
 mod state_dir;
 #[cfg(target_os = "linux")]
 mod sys;

@@ -15,6 +15,7 @@ use super::admission::Admission;
 use super::auth::Auth;
 use super::budget::{Budget, MIN_BUDGET};
 use super::listener::{Listener, UnixSocket};
+use super::maxima::{Maxima, MaximaSettings};
 use super::running::Server;
 use super::service::Service;
 use crate::backend::Backend;
@@ -44,6 +45,7 @@ pub struct ServerBuilder {
     max_calls: usize,
     max_upload: u64,
     memory_budget: u64,
+    maxima: MaximaSettings,
     body_idle: Duration,
     grace: Duration,
     /// The first invalid address.
@@ -78,6 +80,7 @@ impl Server {
             max_calls: 128,
             max_upload: 4 << 30,
             memory_budget: 256 << 20,
+            maxima: MaximaSettings::default(),
             body_idle: Duration::from_secs(30),
             grace: Duration::from_secs(10),
             error: None,
@@ -153,6 +156,44 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets the maximum TTL. A request with a longer one gets 400, as for the other maxima. Without one the
+    /// TTL is 900 s or the maximum, whichever is shorter. Defaults to no maximum.
+    pub fn max_ttl(mut self, ttl: Duration) -> ServerBuilder {
+        self.maxima.ttl = Some(ttl);
+        self
+    }
+
+    /// Sets the maximum memory limit of a sandbox as a Kubernetes quantity, such as `2Gi`. A request
+    /// without a limit gets the maximum if it is below 1 GiB, the default of local sandboxes, and
+    /// otherwise the backend's default. Defaults to no maximum.
+    pub fn max_memory(mut self, memory: impl Into<String>) -> ServerBuilder {
+        self.maxima.memory = Some(memory.into());
+        self
+    }
+
+    /// Sets the maximum storage limit of a sandbox as a Kubernetes quantity, such as `2Gi`. A request
+    /// without a limit gets the maximum if it is below 512 MiB, the default of local sandboxes, and
+    /// otherwise the backend's default. Defaults to no maximum.
+    pub fn max_storage(mut self, storage: impl Into<String>) -> ServerBuilder {
+        self.maxima.storage = Some(storage.into());
+        self
+    }
+
+    /// Sets the maximum CPU limit of a sandbox as a Kubernetes quantity, such as `2` or `500m`. A request
+    /// without a limit gets the maximum. Defaults to no maximum.
+    pub fn max_cpu(mut self, cpu: impl Into<String>) -> ServerBuilder {
+        self.maxima.cpu = Some(cpu.into());
+        self
+    }
+
+    /// Sets the maximum number of sandboxes that clients of this server have created and that have
+    /// neither been deleted nor expired. The creation of another one gets 429 with `Retry-After`, which
+    /// this crate's client repeats until the timeout of the creation. Defaults to no maximum.
+    pub fn max_sandboxes(mut self, count: usize) -> ServerBuilder {
+        self.maxima.sandboxes = Some(count);
+        self
+    }
+
     /// Sets how long a client may keep the server waiting for a part of a body, in either direction. Each
     /// KiB that it transfers earns a second of that time back. Defaults to 30 s.
     pub fn body_idle(mut self, time: Duration) -> ServerBuilder {
@@ -207,6 +248,7 @@ impl ServerBuilder {
             auth: Auth { token },
             calls: Arc::new(Semaphore::new(self.max_calls)),
             budget,
+            maxima: Arc::new(Maxima::new(self.maxima)?),
             max_upload: self.max_upload,
             body_idle: self.body_idle,
             health: Arc::default(),

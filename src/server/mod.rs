@@ -5,6 +5,7 @@
 //! - `listener`: TCP and Unix sockets.
 //! - `admission`: caps on connections.
 //! - `connection`, `turn`, `pace`: the deadlines of a connection.
+//! - `maxima`: the operator's maxima for sandboxes.
 //! - `budget`: the memory that all requests share.
 //! - `auth`: who may send requests.
 //! - `route`: which call a request is.
@@ -19,6 +20,7 @@ mod builder;
 mod connection;
 mod exec;
 mod listener;
+mod maxima;
 mod pace;
 mod reply;
 mod route;

@@ -97,6 +97,14 @@ impl ErrorReply {
         ErrorReply::retry("too many concurrent calls, try again later")
     }
 
+    pub(super) fn too_many_sandboxes(max: usize) -> ErrorReply {
+        let mut reply = ErrorReply::retry(&format!(
+            "this server's maximum of {max} sandboxes exists: delete one, or try again later"
+        ));
+        reply.status = StatusCode::TOO_MANY_REQUESTS;
+        reply
+    }
+
     fn retry(text: &str) -> ErrorReply {
         let mut reply = ErrorReply::new(StatusCode::SERVICE_UNAVAILABLE, text);
         reply.retry_after = Some(BUSY_RETRY_AFTER.to_owned());

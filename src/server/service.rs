@@ -15,12 +15,14 @@ use super::admission::Visitor;
 use super::auth::Auth;
 use super::body::{self, BodyEnd, ReplyBody};
 use super::budget::{Budget, Reservation, Reserved};
+use super::maxima::Maxima;
 use super::reply::{ErrorReply, Reply};
 use super::route::Route;
 use super::turn::CallGuard;
 use crate::backend::Backend;
 use crate::backend::wire::{CreateRequest, JSON};
 use crate::error::Result as CallResult;
+use crate::session_id::SessionId;
 use crate::spec::SandboxSpec;
 
 /// Maximum size of a JSON body, in bytes.
@@ -39,6 +41,7 @@ pub(super) struct Service {
     /// Permits for concurrent calls.
     pub(super) calls: Arc<Semaphore>,
     pub(super) budget: Budget,
+    pub(super) maxima: Arc<Maxima>,
     pub(super) max_upload: u64,
     pub(super) body_idle: Duration,
     /// The last health check. The lock is held during the next one, which needs no permit, so that one of
@@ -108,25 +111,61 @@ impl Service {
             Route::Create(id) => {
                 let received = self.receive_json::<CreateRequest<'_>>(&head.headers, body);
                 let (request, _memory) = received.await?;
-                let spec = SandboxSpec::from(request);
-                spec.check()?;
-                let info = self.run(move |backend| backend.create(&id, &spec)).await?;
-                Reply::json(&info)
+                self.create(id, SandboxSpec::from(request)).await
             }
-            Route::Touch(id) => {
-                self.run(move |backend| backend.touch(&id)).await?;
-                Ok(Reply::Empty(StatusCode::OK))
-            }
+            Route::Touch(id) => self.touch(id).await,
             Route::Exec(id) => self.exec(id, &head.headers, body).await,
             Route::Upload(id, dest) => self.upload(id, dest, &head.headers, body).await,
             Route::Download(id, src) => self.download(id, src).await,
-            Route::Delete(id) => {
-                if self.run(move |backend| backend.delete(&id)).await? {
-                    Ok(Reply::Empty(StatusCode::NO_CONTENT))
-                } else {
-                    Err(ErrorReply::new(StatusCode::NOT_FOUND, "no such sandbox"))
-                }
+            Route::Delete(id) => self.delete(id).await,
+        }
+    }
+
+    async fn create(&self, id: SessionId, spec: SandboxSpec) -> Result<Reply, ErrorReply> {
+        spec.check()?;
+        let spec = self.maxima.apply(spec)?;
+        let permit = self.call_permit()?;
+        let is_new = self.maxima.begin(&id, spec.get_ttl())?;
+        let maxima = Arc::clone(&self.maxima);
+        // Counted in the call itself, which continues if the client disconnects.
+        let create = move |backend: &dyn Backend| {
+            let created = backend.create(&id, &spec);
+            match &created {
+                Ok(_) => maxima.renew(&id),
+                Err(_) if is_new => maxima.end(&id),
+                Err(_) => {}
             }
+            created
+        };
+        Reply::json(&self.run_with(permit, create).await?)
+    }
+
+    async fn touch(&self, id: SessionId) -> Result<Reply, ErrorReply> {
+        let maxima = Arc::clone(&self.maxima);
+        let touch = move |backend: &dyn Backend| {
+            let touched = backend.touch(&id);
+            match &touched {
+                Ok(()) => maxima.renew(&id),
+                Err(e) if e.is_not_found() => maxima.end(&id),
+                Err(_) => {}
+            }
+            touched
+        };
+        self.run(touch).await?;
+        Ok(Reply::Empty(StatusCode::OK))
+    }
+
+    async fn delete(&self, id: SessionId) -> Result<Reply, ErrorReply> {
+        let maxima = Arc::clone(&self.maxima);
+        let delete = move |backend: &dyn Backend| {
+            let existed = backend.delete(&id)?;
+            maxima.end(&id);
+            Ok(existed)
+        };
+        if self.run(delete).await? {
+            Ok(Reply::Empty(StatusCode::NO_CONTENT))
+        } else {
+            Err(ErrorReply::new(StatusCode::NOT_FOUND, "no such sandbox"))
         }
     }
 

@@ -428,6 +428,28 @@ pub(crate) struct ServeArgs {
     /// Memory for connections, bodies, output and archives, such as 64Mi
     #[arg(long, value_name = "BYTES", default_value = "256Mi", value_parser = bytes)]
     pub(crate) memory_budget: u64,
+    #[command(flatten)]
+    pub(crate) maxima: MaximaArgs,
+}
+
+/// Maxima for the sandboxes of clients. More is refused, and defaults are capped.
+#[derive(clap::Args)]
+pub(crate) struct MaximaArgs {
+    /// Maximum TTL of a sandbox
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) max_ttl: Option<Duration>,
+    /// Maximum memory limit of a sandbox, such as 2Gi
+    #[arg(long, value_name = "QUANTITY")]
+    pub(crate) max_mem: Option<String>,
+    /// Maximum storage limit of a sandbox, such as 2Gi
+    #[arg(long, value_name = "QUANTITY")]
+    pub(crate) max_storage: Option<String>,
+    /// Maximum CPU limit of a sandbox, such as 2 or 500m
+    #[arg(long, value_name = "QUANTITY")]
+    pub(crate) max_cpu: Option<String>,
+    /// Maximum number of sandboxes
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) max_sandboxes: Option<usize>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -115,6 +115,40 @@ fn serve_works_with_the_other_commands_and_stops() {
 }
 
 #[test]
+fn serve_enforces_maxima() {
+    let user = User::new();
+    let maxima = [
+        "--listen=127.0.0.1:0",
+        "--isolation=none",
+        "--max-ttl=900",
+        "--max-mem=512Mi",
+        "--max-storage=1Gi",
+        "--max-cpu=1",
+        "--max-sandboxes=1",
+    ];
+    let serving = ServeProcess::start(&user, &maxima);
+    let token = serving.token.clone().unwrap();
+    let create = |args: &[&str]| {
+        let fixed = ["--base-url", &serving.url, "--token", &token, "create", "a"];
+        user.run(&[&fixed, args].concat())
+    };
+    for (flag, value, max) in [
+        ("--ttl", "901", "900 s"),
+        ("--mem", "513Mi", "512Mi"),
+        ("--storage", "2Gi", "1Gi"),
+        ("--cpu", "2", "1"),
+    ] {
+        let says = format!("exceeds this server's maximum of {max}");
+        assert_output(&create(&[flag, value]), 1, "", &says);
+    }
+    assert_output(&create(&[]), 0, "", "Sandbox created");
+    let wrong = user.run(&["serve", "--listen=127.0.0.1:0", "--max-mem=much"]);
+    assert_output(&wrong, 1, "", "max_memory");
+    let zero = user.run(&["serve", "--memory-budget=1Mi", "--listen=127.0.0.1:0"]);
+    assert_output(&zero, 1, "", "at least 8 MiB");
+}
+
+#[test]
 fn serve_refuses_unsafe_settings() {
     let user = User::new();
     assert_output(

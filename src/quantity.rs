@@ -7,7 +7,7 @@ const MAX: u128 = i64::MAX as u128;
 
 /// Parses a quantity of memory or storage and returns it in bytes, rounded up. `name` names the field
 /// in errors.
-pub(super) fn parse_bytes(name: &str, text: &str) -> Result<u64, Error> {
+pub(crate) fn parse_bytes(name: &str, text: &str) -> Result<u64, Error> {
     let bytes = split(text).and_then(|(number, suffix)| {
         let (factor, exponent) = unit(suffix)?;
         scaled(number, factor, exponent)
@@ -21,7 +21,7 @@ pub(super) fn parse_bytes(name: &str, text: &str) -> Result<u64, Error> {
 }
 
 /// Parses a quantity of CPU and returns it in thousandths of a CPU, rounded up.
-pub(super) fn parse_cpu(text: &str) -> Result<u64, Error> {
+pub(crate) fn parse_cpu(text: &str) -> Result<u64, Error> {
     let millis = split(text).and_then(|(number, suffix)| match suffix {
         "" => scaled(number, 1, 3),
         "m" => scaled(number, 1, 0),
