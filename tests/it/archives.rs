@@ -4,6 +4,8 @@
 mod reading;
 /// Downloads that are packed while they are read.
 mod streaming;
+/// Files that downloads are written to.
+mod targets;
 /// Uploads.
 mod uploading;
 
