@@ -15,6 +15,7 @@ use super::sized_file::{SizedFile, WrongSize};
 use super::unpack::MAX_NAME;
 use crate::error::{Error, Result};
 use crate::os::{self, FileType, Stat};
+use crate::printable::printable;
 
 /// What to do with an entry that cannot be archived: one that cannot be read, a socket, or one whose path
 /// is too long.
@@ -230,7 +231,8 @@ impl TreePacker {
         if self.unreadable == Unreadable::Fail || is_exhausted {
             return Err(self.failed(verb, error));
         }
-        log::debug!("cannot {verb} {}: {error}", self.shown_path());
+        let shown = self.shown_path();
+        log::debug!("cannot {verb} {}: {error}", printable(&shown));
         let name = [&*self.prefix, &*self.path].concat();
         add_unreadable(encoder, &name).map_err(|e| self.failed("archive", e))
     }

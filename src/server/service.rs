@@ -22,6 +22,7 @@ use super::turn::CallGuard;
 use crate::backend::Backend;
 use crate::backend::wire::{CreateRequest, JSON};
 use crate::error::Result as CallResult;
+use crate::printable::printable;
 use crate::session_id::SessionId;
 use crate::spec::SandboxSpec;
 
@@ -82,7 +83,7 @@ impl Service {
             target: "noxrunner::server",
             "{} {} {} {} ms",
             head.method,
-            head.uri.path(),
+            printable(head.uri.path()),
             response.status().as_u16(),
             started.elapsed().as_millis()
         );

@@ -2,6 +2,8 @@
 
 /// `noxrc conformance`.
 mod conformance;
+/// Text that tries to control the terminal.
+mod hostile_text;
 /// Detached commands.
 mod jobs;
 /// `noxrc serve`.

@@ -4,18 +4,20 @@
 mod attacks;
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::time::Duration;
 
 use super::*;
 
 /// A running `noxrc serve`, which ends when this is dropped.
-struct ServeProcess {
+pub(super) struct ServeProcess {
     child: Child,
     url: String,
     token: Option<String>,
 }
 
 impl ServeProcess {
-    fn start(user: &User, args: &[&str]) -> ServeProcess {
+    pub(super) fn start(user: &User, args: &[&str]) -> ServeProcess {
         let all: Vec<&str> = ["--json", "serve"].iter().chain(args).copied().collect();
         let mut command = user.command(&all);
         let mut child = command
@@ -34,8 +36,17 @@ impl ServeProcess {
         }
     }
 
+    pub(super) fn connect(&self) -> TcpStream {
+        let addr = self.url.strip_prefix("http://").unwrap();
+        let stream = TcpStream::connect(addr).unwrap();
+        for set in [TcpStream::set_read_timeout, TcpStream::set_write_timeout] {
+            set(&stream, Some(Duration::from_secs(60))).unwrap();
+        }
+        stream
+    }
+
     /// Interrupts the server as Ctrl-C does, and returns its output.
-    fn stop(mut self) -> String {
+    pub(super) fn stop(mut self) -> String {
         interrupt(&self.child);
         let mut text = String::new();
         let mut stderr = self.child.stderr.take().unwrap();

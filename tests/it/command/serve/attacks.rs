@@ -1,8 +1,7 @@
 //! Attacks on the memory and the connections of `noxrc serve`, in a process of its own.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
+use std::net::Shutdown;
 
 use super::*;
 
@@ -25,15 +24,6 @@ fn start(user: &User, args: &[&str]) -> ServeProcess {
 }
 
 impl ServeProcess {
-    fn connect(&self) -> TcpStream {
-        let addr = self.url.strip_prefix("http://").unwrap();
-        let stream = TcpStream::connect(addr).unwrap();
-        for set in [TcpStream::set_read_timeout, TcpStream::set_write_timeout] {
-            set(&stream, Some(Duration::from_secs(60))).unwrap();
-        }
-        stream
-    }
-
     /// Sends a request, and returns the response.
     fn send(&self, request: &str) -> String {
         let mut stream = self.connect();
