@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::cursor::{Cursor, Missing, split};
 use super::read::{ArchiveEntry, Entries, Kind, UnpackLimits};
 use crate::error::{Error, Result};
+use crate::os::chmod::chmod_dir_at;
 use crate::os::{self, FileType};
 
 /// Rules for unpacking the archive of a download on this machine.
@@ -218,7 +219,7 @@ impl Directories {
                 let now = os::stat_fd(dir)?.mode;
                 os::set_mtime(dir, mtime)?;
                 match now & mode {
-                    wanted if wanted != now => os::chmodat(dir, b".", wanted),
+                    wanted if wanted != now => chmod_dir_at(dir, b".", wanted),
                     _ => Ok(()),
                 }
             };
@@ -330,7 +331,7 @@ impl Unpacker {
                 match os::stat_at(dir, name)?.kind {
                     // Created for one of its entries, or listed twice. The later mode applies.
                     FileType::Directory => {
-                        os::chmodat(dir, name, (entry.mode | 0o700) & self.umask)?
+                        chmod_dir_at(dir, name, (entry.mode | 0o700) & self.umask)?
                     }
                     FileType::Symlink => return Err(THROUGH_A_LINK),
                     _ => return Err(Stop::Refused("a file with the same name precedes it")),

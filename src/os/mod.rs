@@ -1,6 +1,7 @@
 //! System calls that std lacks, as safe functions.
 #![expect(unsafe_code, reason = "system calls that std lacks")]
 
+pub(crate) mod chmod;
 pub(crate) mod random;
 pub(crate) mod remove_tree;
 pub(crate) mod time;
@@ -134,15 +135,6 @@ pub(crate) fn unlinkat(dir: BorrowedFd<'_>, name: &[u8], directory: bool) -> io:
     let flags = if directory { libc::AT_REMOVEDIR } else { 0 };
     // SAFETY: the name is NUL-terminated and outlives the call.
     check(unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), flags) }).map(drop)
-}
-
-/// Sets the mode of a file. Symbolic links are followed, so `name` must be known to be a directory that no
-/// other process can replace.
-pub(crate) fn chmodat(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<()> {
-    let name = c_name(name)?;
-    // SAFETY: the name is NUL-terminated and outlives the call.
-    let result = unsafe { libc::fchmodat(dir.as_raw_fd(), name.as_ptr(), mode as libc::mode_t, 0) };
-    check(result).map(drop)
 }
 
 pub(crate) fn readlinkat(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>> {
