@@ -188,7 +188,7 @@ impl ServerBuilder {
 
     /// Sets the maximum number of sandboxes that clients of this server have created and that have
     /// neither been deleted nor expired. The creation of another one gets 429 with `Retry-After`, which
-    /// this crate's client repeats until the timeout of the creation. Defaults to no maximum.
+    /// this crate's client retries. Defaults to no maximum.
     pub fn max_sandboxes(mut self, count: usize) -> ServerBuilder {
         self.maxima.sandboxes = Some(count);
         self

@@ -7,6 +7,7 @@ use noxrunner::server::{Server, ServerBuilder, Stopper};
 use noxrunner::{Error, ErrorKind, Result};
 use serde_json::json;
 
+use crate::allocator::return_large_blocks;
 use crate::args::{Args, MaximaArgs, ServeArgs};
 use crate::client::{file_error, local, remote};
 use crate::console::{self, Console};
@@ -19,6 +20,7 @@ pub(crate) fn serve(args: &Args, serve: &ServeArgs, console: &Console) -> Result
     } else {
         log::LevelFilter::Info
     });
+    return_large_blocks();
     let builder = match &serve.gateway {
         Some(url) => Server::builder(remote(args, url)?),
         None => Server::builder(local(args).build()?),
