@@ -1,5 +1,7 @@
 //! Local sandboxes that the kernel confines: lifetime, limits and cleanup.
 
+/// Downloads that outlive their sandbox.
+mod downloads;
 /// Sandboxes without namespaces.
 mod landlock;
 /// Memory, storage and CPU limits.

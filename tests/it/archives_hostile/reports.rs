@@ -1,4 +1,4 @@
-//! Reports of refused and unreadable entries.
+//! Limits, and reports of refused and unreadable entries.
 
 use super::*;
 
@@ -44,4 +44,43 @@ fn reports_of_unreadable_entries_are_limited() {
     let done = sandbox_with_download(outside.finish()).download_dir("/", dir.join("two"));
     assert_eq!(done.unwrap().refused()[0].name(), "../out/f");
     assert!(dir.join("out/f").exists());
+}
+
+#[test]
+fn limits_count_skipped_entries() {
+    let archive = some_archive().finish();
+    for skip in [false, true] {
+        let extract = Extract::new().skip_refused(skip);
+        let unpack = |extract: Extract| Fixture::new().unpack_with(gzip(&archive), &extract);
+        unpack(extract.clone().max_entries(4)).unwrap();
+        let few = unpack(extract.clone().max_entries(3));
+        assert_error(few, ErrorKind::Archive, &["more than 3 entries"]);
+        unpack(extract.clone().max_bytes(archive.len() as u64)).unwrap();
+        let small = unpack(extract.clone().max_bytes(2000));
+        assert_error(small, ErrorKind::Archive, &["more than 2000 bytes"]);
+    }
+}
+
+#[test]
+fn compression_bomb_is_refused_by_ratio() {
+    const SIZE: usize = 300 << 20;
+    let bomb = header(EntryType::Regular, "bomb", SIZE as u64, 0o644);
+    // A sequence of gzip members is a valid archive and fast to build.
+    let mut archive = gzip(bomb.as_bytes());
+    let member = gzip(&vec![0; 10 << 20]);
+    for _ in 0..SIZE / (10 << 20) {
+        archive.extend_from_slice(&member);
+    }
+    archive.extend(gzip(&[0; 1024]));
+    let result = Fixture::new().unpack_with(archive, &Extract::new().max_ratio(10));
+    assert_error(result, ErrorKind::Archive, &["more than 10 times its size"]);
+}
+
+#[test]
+fn huge_entry_size_is_a_truncated_archive() {
+    for size in [1 << 40, (1 << 63) - 1, 1 << 63, u64::MAX] {
+        let huge = header(EntryType::Regular, "huge", size, 0o644);
+        let archive = TarBuilder::new().entry(&huge, b"little").finish();
+        assert_error(Fixture::new().unpack(archive), ErrorKind::Archive, &[]);
+    }
 }
