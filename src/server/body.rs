@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::{Instant, timeout};
 
@@ -25,6 +26,9 @@ const JSON_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// First size of the buffer of a JSON body, in bytes.
 const FIRST_BUFFER: usize = 8 * 1024;
+
+/// Interval of the checks of an archive whose client does not read.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Maximum time for reading the body of a refused request.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -120,9 +124,27 @@ pub(super) fn send_archive(mut archive: Box<dyn Read + Send>, pieces: &Sender<Pi
             Err(e) => Piece::Failed(e),
         };
         let is_last = !matches!(piece, Piece::Data(_));
-        // Sending fails if the client has disconnected.
-        if pieces.blocking_send(piece).is_err() || is_last {
+        if !send(piece, pieces, &mut *archive) || is_last {
             return;
+        }
+    }
+}
+
+/// Sends a piece once there is room. Returns false if the client has disconnected, or if the archive ends
+/// while the client keeps the call waiting.
+fn send(piece: Piece, pieces: &Sender<Piece>, archive: &mut dyn Read) -> bool {
+    let runtime = Handle::current();
+    loop {
+        let room = async { timeout(CHECK_INTERVAL, pieces.reserve()).await };
+        match runtime.block_on(room) {
+            Ok(Ok(room)) => {
+                room.send(piece);
+                return true;
+            }
+            Ok(Err(_)) => return false,
+            // Reads nothing, but fails if the sandbox is gone.
+            Err(_) if archive.read(&mut []).is_err() => return false,
+            Err(_) => {}
         }
     }
 }

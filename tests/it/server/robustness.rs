@@ -219,6 +219,41 @@ fn connection_without_a_valid_request_is_closed() {
 }
 
 #[test]
+fn stalled_download_of_a_deleted_sandbox_frees_its_call() {
+    let (builder, _dir) = super::local();
+    let builder = builder.tcp("127.0.0.1:0").token("secret").max_calls(2);
+    let server = RunningServer::start(builder.body_idle(Duration::from_secs(600)));
+    let client = server.client();
+    let sandbox = client.create("a", noxrunner::SandboxSpec::new()).unwrap();
+    sandbox.run(["truncate", "-s", "1T", "f"]).unwrap();
+    let download = "GET /v1/sandboxes/a/files/download HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\n\r\n";
+    let mut stalled = server.connect();
+    stalled.write_all(download.as_bytes()).unwrap();
+    stalled.read_exact(&mut [0; 1000]).unwrap();
+    sandbox.delete().unwrap();
+    client.create("b", noxrunner::SandboxSpec::new()).unwrap();
+    // Without retries: each of them needs a call of its own.
+    let body = r#"{"cmd": ["sleep", "1"]}"#;
+    let exec = || {
+        let path = "/v1/sandboxes/b/exec";
+        server.request("POST", path, super::JSON, body).status == 200
+    };
+    let run = || {
+        std::thread::scope(|scope| {
+            let two = [(); 2].map(|()| scope.spawn(exec));
+            two.into_iter().all(|one| one.join().unwrap())
+        })
+    };
+    let started = Instant::now();
+    while !run() {
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "the call is still taken"
+        );
+    }
+}
+
+#[test]
 fn health_does_not_wait_for_calls() {
     let (builder, fake) = fake_server();
     let server = RunningServer::start(builder.max_calls(1));
