@@ -6,6 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::output::Output;
+use crate::printable::{is_hidden, printable, printable_lines};
 
 /// Result of the fallible calls of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -288,8 +289,8 @@ impl Error {
         let mut cause = self.source();
         while let Some(error) = cause {
             match error.downcast_ref::<io::Error>() {
-                Some(io) => write!(f, ": {}", io_reason(io))?,
-                None => write!(f, ": {error}")?,
+                Some(io) => write!(f, ": {}", printable_lines(&io_reason(io)))?,
+                None => write!(f, ": {}", printable_lines(&error.to_string()))?,
             }
             cause = error.source();
         }
@@ -300,9 +301,9 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(context) = &self.0.context {
-            write!(f, "{context}: ")?;
+            write!(f, "{}: ", printable(context))?;
         }
-        f.write_str(&self.0.message)?;
+        f.write_str(&printable_lines(&self.0.message))?;
         if f.alternate() {
             self.write_causes(f)?;
         }
@@ -345,8 +346,8 @@ pub(crate) fn io_reason(error: &io::Error) -> String {
     }
 }
 
-/// Makes text from outside fit for one line of a message: replaces control characters with spaces
-/// and cuts it to [`MAX_LINE`] characters.
+/// Makes text from outside fit for one line of a message: replaces control characters with spaces,
+/// escapes format characters, and cuts it to [`MAX_LINE`] characters.
 pub(crate) fn one_line(text: &str) -> String {
     let mut line: String = text
         .trim()
@@ -354,6 +355,9 @@ pub(crate) fn one_line(text: &str) -> String {
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(MAX_LINE + 1)
         .collect();
+    if line.chars().any(is_hidden) {
+        line = printable(&line).into_owned();
+    }
     if let Some((at, _)) = line.char_indices().nth(MAX_LINE) {
         line.truncate(at);
         line.push('…');
@@ -391,8 +395,19 @@ mod tests {
     }
 
     #[test]
+    fn messages_cannot_control_a_terminal() {
+        let cause = io::Error::other("\u{9b}2J");
+        let error = Error::new(ErrorKind::Status, "bad\u{1b}[31m\nnext\u{202e}");
+        let error = error.with_source(cause).context(|| "a\nb".into());
+        let line = "a\\nb: bad\\u{1b}[31m\nnext\\u{202e}";
+        assert_eq!(error.to_string(), line);
+        assert_eq!(format!("{error:#}"), format!("{line}: \\u{{9b}}2J"));
+    }
+
+    #[test]
     fn text_from_outside_is_one_short_line() {
         assert_eq!(one_line(" a\r\nb\u{1b}[31m \n"), "a  b [31m");
+        assert_eq!(one_line("a\u{202e}b\u{9b}1m"), r"a\u{202e}b 1m");
         let long = one_line(&"ä".repeat(2000));
         assert_eq!(long.chars().count(), MAX_LINE + 1);
         assert!(long.ends_with('…'));

@@ -131,6 +131,9 @@ mod lease;
 mod local;
 mod os;
 mod output;
+mod printable;
+#[cfg(any(feature = "local", feature = "server"))]
+mod quantity;
 mod sandbox;
 mod sandbox_path;
 mod script;
@@ -156,6 +159,7 @@ pub use lease::{DEFAULT_LEASE_TTL, Lease};
 #[cfg(feature = "local")]
 pub use local::{Enforced, Isolation, Limit, Limits, LocalBackend, LocalBackendBuilder};
 pub use output::{KilledBy, Output, Success, Usage};
+pub use printable::printable;
 pub use sandbox::Sandbox;
 pub use sandbox_path::WORKSPACE;
 pub use script::shell_quote;

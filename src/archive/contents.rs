@@ -10,12 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::encode::{Encoder, Spooled};
-use super::pack::{SpecialFiles, Tree, add_file, add_open_file};
+use super::entry::{add_file, start_file};
+use super::pack::{TreePacker, Unreadable};
+use super::sized_file::{SizedFile, WrongSize};
 use crate::error::{Error, Result};
 use crate::os;
-
-/// Number of bytes that are sampled to choose between fast compression and none.
-const SAMPLE_SIZE: usize = 256 * 1024;
 
 /// Default mode of a file.
 const DEFAULT_MODE: u32 = 0o644;
@@ -57,7 +56,9 @@ impl<'a> Contents<'a> {
         Origin::Reader(Box::new(reader)).into()
     }
 
-    /// Uses a file on this machine, or a directory with everything below it.
+    /// Uses a file on this machine, or a directory with everything below it. A file whose metadata has a
+    /// wrong size, as in `/proc`, is sent as it is read. Bytes that are appended to a file while it is
+    /// read are not sent; it is an error if it shrinks.
     pub fn path(path: impl Into<PathBuf>) -> Contents<'a> {
         Origin::Path(path.into()).into()
     }
@@ -112,12 +113,8 @@ impl fmt::Debug for Contents<'_> {
 /// Archives contents under their names.
 pub(crate) fn archive_contents(files: Vec<(Vec<u8>, Contents<'_>)>) -> Result<Spooled> {
     let size = |(name, contents)| Ok((name, SizedContents::new(contents)?));
-    let mut sized = files.into_iter().map(size).collect::<Result<Vec<_>>>()?;
-    let mut sample = Vec::new();
-    for (_, contents) in &mut sized {
-        contents.sample(&mut sample);
-    }
-    let mut encoder = Encoder::new(&sample);
+    let sized = files.into_iter().map(size).collect::<Result<Vec<_>>>()?;
+    let mut encoder = Encoder::new();
     for (name, contents) in sized {
         contents.write(&name, &mut encoder)?;
     }
@@ -126,20 +123,19 @@ pub(crate) fn archive_contents(files: Vec<(Vec<u8>, Contents<'_>)>) -> Result<Sp
 
 /// Archives everything below a directory on this machine.
 pub(crate) fn archive_dir(local: &Path) -> Result<Spooled> {
-    let mut tree = list(local)?;
-    let mut encoder = Encoder::new(&tree.sample());
-    tree.write(&mut encoder)?;
+    let mut encoder = Encoder::new();
+    list(local)?.write_all(&mut encoder)?;
     encoder.finish()
 }
 
-fn list(local: &Path) -> Result<Tree> {
+fn list(local: &Path) -> Result<TreePacker> {
     let dir = os::open_dir(local).map_err(|e| match e.kind() {
         io::ErrorKind::NotADirectory => {
             Error::invalid(format!("{} is not a directory", local.display()))
         }
         _ => Error::io(format_args!("cannot open {}", local.display()), e),
     })?;
-    Tree::list(dir, local, SpecialFiles::Refuse)
+    TreePacker::new(dir, local, Unreadable::Fail)
 }
 
 /// Contents whose length is known.
@@ -147,7 +143,7 @@ enum SizedContents<'a> {
     Bytes { bytes: Cow<'a, [u8]>, mode: u32 },
     File { path: PathBuf, mode: Option<u32> },
     Spooled { content: Spooled, mode: u32 },
-    Tree(Tree),
+    Tree(Box<TreePacker>),
 }
 
 impl<'a> SizedContents<'a> {
@@ -167,7 +163,7 @@ impl<'a> SizedContents<'a> {
         let metadata = std::fs::metadata(&path)
             .map_err(|e| Error::io(format_args!("cannot read {}", path.display()), e))?;
         if metadata.is_dir() {
-            return list(&path).map(SizedContents::Tree);
+            return Ok(SizedContents::Tree(Box::new(list(&path)?)));
         }
         // Opening a FIFO would block until it has a writer.
         if !metadata.is_file() {
@@ -179,33 +175,13 @@ impl<'a> SizedContents<'a> {
         Ok(SizedContents::File { path, mode })
     }
 
-    /// Adds the start of the contents to the sample, up to its maximum size. Read errors are reported
-    /// later, by [`write`](SizedContents::write).
-    fn sample(&mut self, sample: &mut Vec<u8>) {
-        let room = SAMPLE_SIZE.saturating_sub(sample.len());
-        match self {
-            SizedContents::Bytes { bytes, .. } => {
-                sample.extend_from_slice(&bytes[..bytes.len().min(room)]);
-            }
-            SizedContents::File { path, .. } => {
-                let start = File::open(path).map(|file| file.take(room as u64));
-                let _ = start.map(|mut start| start.read_to_end(sample));
-            }
-            SizedContents::Spooled { content, .. } => {
-                let start = content.upload().map(|upload| upload.take(room as u64));
-                let _ = start.map(|mut start| start.read_to_end(sample));
-            }
-            SizedContents::Tree(tree) => sample.extend(tree.sample()),
-        }
-    }
-
     fn write(self, name: &[u8], encoder: &mut Encoder) -> Result<()> {
         let now = os::unix_seconds(SystemTime::now());
         let written = match self {
-            SizedContents::Tree(tree) => return tree.below(name).write(encoder),
+            SizedContents::Tree(tree) => return tree.write_below(name, encoder),
             SizedContents::File { path, mode } => {
                 return File::open(&path)
-                    .and_then(|mut file| add_open_file(encoder, name, &mut file, mode))
+                    .and_then(|file| write_file(name, file, mode, encoder))
                     .map_err(|e| archive_failed(&path, e));
             }
             SizedContents::Bytes { bytes, mode } => {
@@ -219,6 +195,14 @@ impl<'a> SizedContents<'a> {
         };
         written.map_err(|e| archive_failed(Path::new(OsStr::from_bytes(name)), e))
     }
+}
+
+fn write_file(name: &[u8], file: File, mode: Option<u32>, encoder: &mut Encoder) -> io::Result<()> {
+    let mut file = SizedFile::new(file, WrongSize::Spool)?;
+    let mode = mode.unwrap_or(file.mode);
+    start_file(encoder, name, mode, file.mtime, file.size)?;
+    while file.write_piece(encoder)? {}
+    encoder.pad()
 }
 
 fn archive_failed(path: &Path, e: io::Error) -> Error {

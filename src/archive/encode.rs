@@ -4,9 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
-use flate2::Compression;
-use flate2::write::{DeflateEncoder, GzEncoder};
-
+use super::gzip::Gzip;
 use crate::error::{Error, Result};
 use crate::os::random::temporary_name;
 use crate::upload::Upload;
@@ -14,38 +12,65 @@ use crate::upload::Upload;
 /// Maximum size of an archive in memory, in bytes.
 const MAX_IN_MEMORY: usize = 1024 * 1024;
 
+/// Size of a block of a tar archive, in bytes.
+const BLOCK: u64 = 512;
+
 /// Writes a tar.gz archive.
-pub(crate) struct Encoder {
-    pub(super) tar: tar::Builder<GzEncoder<Spooled>>,
+pub(crate) struct Encoder<W = Spooled> {
+    gzip: Gzip<W>,
+    /// Number of bytes since the last whole block.
+    partial: u64,
 }
 
 impl Encoder {
-    /// Creates an encoder. The sample decides whether the whole archive is compressed, because zlib-rs
-    /// cannot change the level within a stream.
-    pub(crate) fn new(sample: &[u8]) -> Encoder {
-        let level = if is_compressible(sample) {
-            Compression::fast()
-        } else {
-            Compression::none()
-        };
-        let mut tar = tar::Builder::new(GzEncoder::new(Spooled::default(), level));
-        tar.follow_symlinks(false);
-        Encoder { tar }
+    pub(crate) fn new() -> Encoder {
+        Encoder::to(Spooled::default())
+    }
+}
+
+impl<W: Write> Encoder<W> {
+    pub(super) fn to(out: W) -> Encoder<W> {
+        Encoder {
+            gzip: Gzip::new(out),
+            partial: 0,
+        }
     }
 
-    pub(crate) fn finish(self) -> Result<Spooled> {
-        self.tar
-            .into_inner()
-            .and_then(GzEncoder::finish)
+    /// Returns what the archive is written to. Some bytes may not be written yet.
+    #[cfg(feature = "local")]
+    pub(super) fn get_mut(&mut self) -> &mut W {
+        self.gzip.get_mut()
+    }
+
+    pub(super) fn write_zeros(&mut self, count: u64) -> io::Result<()> {
+        self.partial = (self.partial + count % BLOCK) % BLOCK;
+        self.gzip.write_zeros(count)
+    }
+
+    /// Fills the last block of an entry.
+    pub(super) fn pad(&mut self) -> io::Result<()> {
+        self.write_zeros((BLOCK - self.partial) % BLOCK)
+    }
+
+    pub(crate) fn finish(mut self) -> Result<W> {
+        // Two blocks of zeros are the end marker.
+        self.gzip
+            .write_zeros(2 * BLOCK)
+            .and_then(|()| self.gzip.finish())
             .map_err(spool_failed)
     }
 }
 
-/// Returns true if level 1 makes the sample at least 3 % smaller. It makes random data 5 % larger.
-fn is_compressible(sample: &[u8]) -> bool {
-    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
-    let compressed = encoder.write_all(sample).and_then(|()| encoder.finish());
-    sample.is_empty() || compressed.is_ok_and(|c| c.len() < sample.len() / 100 * 97)
+impl<W: Write> Write for Encoder<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.gzip.write(bytes)?;
+        self.partial = (self.partial + count as u64) % BLOCK;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// An archive in memory, or in a deleted temporary file once it is too large. Writing appends to it.
@@ -79,14 +104,10 @@ impl Spooled {
         }
     }
 
-    #[cfg(feature = "local")]
-    pub(crate) fn into_reader(self) -> Result<Box<dyn Read + Send>> {
+    pub(super) fn into_file(self) -> Result<File> {
         match self {
-            Spooled::Memory(bytes) => Ok(Box::new(io::Cursor::new(bytes))),
-            Spooled::File(mut file) => {
-                io::Seek::rewind(&mut file).map_err(spool_failed)?;
-                Ok(Box::new(file))
-            }
+            Spooled::Memory(bytes) => deleted_file(&bytes).map_err(spool_failed),
+            Spooled::File(file) => Ok(file),
         }
     }
 }
@@ -140,16 +161,6 @@ fn deleted_file(bytes: &[u8]) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn incompressible_data_is_not_compressed() {
-        let noise: Vec<u8> = (0..4096_u64)
-            .flat_map(|_| crate::os::random::random_u64().to_le_bytes())
-            .collect();
-        assert!(!is_compressible(&noise));
-        assert!(is_compressible(&b"text ".repeat(1000)));
-        assert!(is_compressible(b""));
-    }
 
     #[test]
     fn large_archives_are_kept_in_a_file() {

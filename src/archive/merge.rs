@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::cursor::{Cursor, Missing, join};
 use super::unpack::{Extract, Extraction, Links, shown};
 use crate::error::{Error, Result};
+use crate::os::chmod::chmod_dir_at;
 use crate::os::random::temporary_name;
 use crate::os::remove_tree::remove_at;
 use crate::os::{self, FileType, open_dir};
@@ -176,7 +177,7 @@ impl Merge {
             let restored = self
                 .to
                 .enter(&path, Missing::Fail)
-                .and_then(|dir| os::chmodat(dir, b".", mode));
+                .and_then(|dir| chmod_dir_at(dir, b".", mode));
             restored.map_err(|e| Error::io("cannot restore the mode of a directory", e))?;
         }
         Ok(existed)
@@ -192,7 +193,7 @@ impl Merge {
             return Err(conflict(path, "another file system is mounted there").into_io());
         }
         if !dry_run && target.mode & 0o200 == 0 {
-            os::chmodat(to, b".", target.mode | 0o200)?;
+            chmod_dir_at(to, b".", target.mode | 0o200)?;
             self.read_only.push((path.to_vec(), target.mode));
         }
         for name in os::read_dir(from)? {

@@ -5,21 +5,28 @@
 mod contents;
 mod cursor;
 mod encode;
+mod entry;
+mod gzip;
 mod merge;
 mod pack;
 mod read;
+mod sized_file;
+#[cfg(feature = "local")]
+mod stream;
 mod unpack;
 
 pub use contents::Contents;
 pub(crate) use contents::{archive_contents, archive_dir};
-#[cfg(any(feature = "conformance", feature = "local"))]
+#[cfg(feature = "conformance")]
 pub(crate) use encode::Encoder;
 pub(crate) use encode::Spooled;
-#[cfg(feature = "local")]
-pub(crate) use pack::{SpecialFiles, Tree, add_open_file, add_root};
 #[cfg(feature = "conformance")]
-pub(crate) use pack::{add_directory, add_file, add_link};
+pub(crate) use entry::{add_directory, add_file, add_link};
+#[cfg(feature = "local")]
+pub(crate) use pack::{TreePacker, Unreadable};
 pub(crate) use read::{Entries, Kind};
+#[cfg(feature = "local")]
+pub(crate) use stream::{ArchiveStream, Check};
 #[cfg(feature = "local")]
 pub(crate) use unpack::Links;
 pub use unpack::{Extract, Extraction, Refusal};

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use flate2::bufread::MultiGzDecoder;
 use tar::{EntryType, Header};
 
+use super::entry::UNREADABLE;
 use crate::error::{Error, Result};
 use crate::exact_reader::ExactReader;
 
@@ -65,6 +66,8 @@ pub(crate) enum Kind {
     Fifo,
     Device,
     Sparse,
+    /// Not an entry: the name of one that the sandbox could not archive.
+    Unreadable,
     Unknown,
 }
 
@@ -72,6 +75,8 @@ pub(crate) enum Kind {
 pub(crate) struct Entries<R> {
     archive: R,
     read: u64,
+    /// Names from global headers that have not been returned.
+    unreadable: Vec<Vec<u8>>,
 }
 
 impl Entries<()> {
@@ -90,7 +95,11 @@ impl Entries<()> {
             unpacked: 0,
             limits,
         };
-        let mut entries = Entries { archive, read: 0 };
+        let mut entries = Entries {
+            archive,
+            read: 0,
+            unreadable: Vec::new(),
+        };
         while let Some(entry) = entries.next()? {
             if entries.read > limits.entries {
                 let text = format!(
@@ -129,6 +138,10 @@ impl<R: Read> Entries<R> {
     fn next(&mut self) -> Result<Option<ArchiveEntry>> {
         let mut extensions = Extensions::default();
         loop {
+            if let (false, Some(name)) = (extensions.pending, self.unreadable.pop()) {
+                self.read += 1;
+                return Ok(Some(unreadable(name)));
+            }
             let header = match self.header()? {
                 Some(header) => header,
                 None if extensions.pending => {
@@ -147,7 +160,8 @@ impl<R: Read> Entries<R> {
                     extensions.link = Some(self.long_name(&mut extensions, size)?)
                 }
                 EntryType::XHeader => self.extended(&mut extensions, size)?,
-                EntryType::XGlobalHeader => drop(self.extension(&mut extensions, size)?),
+                // Not part of an entry.
+                EntryType::XGlobalHeader => self.global(size)?,
                 _ => {
                     self.sparse_map(&header)?;
                     self.read += 1;
@@ -215,6 +229,21 @@ impl<R: Read> Entries<R> {
         Ok(name)
     }
 
+    /// Parses a global header. Only the names of unreadable entries matter; a damaged one is ignored.
+    fn global(&mut self, size: u64) -> Result<()> {
+        let content = self.extension(&mut Extensions::default(), size)?;
+        let mut rest = content.as_slice();
+        while let Some((key, value, after)) = record(rest) {
+            if key == UNREADABLE {
+                self.unreadable.push(value.to_vec());
+            }
+            rest = after;
+        }
+        // They are returned from the end.
+        self.unreadable.reverse();
+        Ok(())
+    }
+
     /// Parses records of the form `LENGTH KEY=VALUE\n`, where the length includes itself and the newline.
     fn extended(&mut self, extensions: &mut Extensions, size: u64) -> Result<()> {
         let content = self.extension(extensions, size)?;
@@ -270,6 +299,16 @@ fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let text = whole.get(space + 1..)?.strip_suffix(b"\n")?;
     let equals = text.iter().position(|b| *b == b'=')?;
     Some((&text[..equals], &text[equals + 1..], after))
+}
+
+fn unreadable(name: Vec<u8>) -> ArchiveEntry {
+    ArchiveEntry {
+        name,
+        kind: Kind::Unreadable,
+        mode: 0,
+        size: 0,
+        mtime: 0,
+    }
 }
 
 fn describe(header: &Header, extensions: Extensions, size: u64) -> ArchiveEntry {

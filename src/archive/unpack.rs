@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::cursor::{Cursor, Missing, split};
 use super::read::{ArchiveEntry, Entries, Kind, UnpackLimits};
 use crate::error::{Error, Result};
+use crate::os::chmod::chmod_dir_at;
 use crate::os::{self, FileType};
 
 /// Rules for unpacking the archive of a download on this machine.
@@ -22,6 +23,9 @@ use crate::os::{self, FileType};
 ///   link is deep, or with a `..` after another component;
 /// - it is a hard link to anything but a file of the same archive;
 /// - it is a device, a FIFO or a sparse file.
+///
+/// An entry that the sandbox could not archive, for example because its mode does not allow reading it, is
+/// never an error: [`Extraction::refused`] reports it. This crate's local sandboxes send such reports.
 ///
 /// Owners and the setuid, setgid and sticky bits are never applied. A refused entry is an error unless
 /// [`skip_refused`](Extract::skip_refused) is set.
@@ -133,6 +137,7 @@ impl Extract {
             links,
             directories: Directories::default(),
             done: Extraction::default(),
+            refused_bytes: 0,
             buffer: vec![0; 128 * 1024],
         };
         let mut room = self.room.unwrap_or(u64::MAX);
@@ -144,11 +149,8 @@ impl Extract {
             room = left.ok_or_else(|| failed(io::ErrorKind::StorageFull.into(), &entry.name))?;
             match unpacker.entry(entry, content) {
                 Ok(()) => {}
-                Err(Stop::Refused(rule)) if self.skip_refused => {
-                    unpacker.done.refused.push(Refusal {
-                        name: shown(&entry.name),
-                        rule,
-                    });
+                Err(Stop::Refused(rule)) if self.skip_refused || rule == UNREADABLE_RULE => {
+                    unpacker.refuse(&entry.name, rule);
                 }
                 Err(Stop::Refused(rule)) => {
                     return Err(Error::archive(format!(
@@ -185,7 +187,8 @@ impl Extraction {
         self.bytes
     }
 
-    /// Returns the entries that were refused. Empty unless [`Extract::skip_refused`] is set.
+    /// Returns the entries that were refused, if [`Extract::skip_refused`] is set, and those that the
+    /// sandbox could not archive, with the rule `unreadable in the sandbox`.
     #[must_use]
     pub fn refused(&self) -> &[Refusal] {
         &self.refused
@@ -249,7 +252,7 @@ impl Directories {
                 let now = os::stat_fd(dir)?.mode;
                 os::set_mtime(dir, mtime)?;
                 match now & mode {
-                    wanted if wanted != now => os::chmodat(dir, b".", wanted),
+                    wanted if wanted != now => chmod_dir_at(dir, b".", wanted),
                     _ => Ok(()),
                 }
             };
@@ -281,10 +284,18 @@ struct Unpacker {
     links: Links,
     directories: Directories,
     done: Extraction,
+    /// Total length of the names of refused entries.
+    refused_bytes: usize,
     buffer: Vec<u8>,
 }
 
 impl Unpacker {
+    fn refuse(&mut self, name: &[u8], rule: &'static str) {
+        let name = shown(name);
+        self.refused_bytes += name.len();
+        self.done.refused.push(Refusal { name, rule });
+    }
+
     /// Enforces the limits on entries and memory. A long name can create a thousand directories, and its
     /// length is kept in memory.
     fn check_size(&self, max_entries: u64) -> Result<()> {
@@ -294,13 +305,7 @@ impl Unpacker {
             );
             return Err(Error::archive(text));
         }
-        let names = self.done.refused.iter().map(|refusal| refusal.name.len());
-        let refused = match self.done.refused.len() {
-            // Summed up only every 1024 entries.
-            count if count % 1024 == 0 => names.sum(),
-            _ => 0,
-        };
-        if self.directories.name_bytes + refused > MAX_REMEMBERED {
+        if self.directories.name_bytes + self.refused_bytes > MAX_REMEMBERED {
             let text =
                 format!("names of directories or refused entries exceed {MAX_REMEMBERED} bytes");
             return Err(Error::archive(text));
@@ -309,6 +314,10 @@ impl Unpacker {
     }
 
     fn entry(&mut self, entry: &ArchiveEntry, content: &mut dyn Read) -> Result<(), Stop> {
+        if entry.kind == Kind::Unreadable {
+            self.discard(&entry.name)?;
+            return Err(Stop::Refused(UNREADABLE_RULE));
+        }
         let path = safe_path(&entry.name)?;
         match (path.is_empty(), &entry.kind) {
             // The root is the caller's directory.
@@ -324,9 +333,26 @@ impl Unpacker {
             Kind::Fifo => Err(Stop::Refused("it is a FIFO")),
             Kind::Device => Err(Stop::Refused("it is a device")),
             Kind::Sparse => Err(Stop::Refused("it is a sparse file")),
-            Kind::Unknown => Err(Stop::Refused("its type is unknown")),
+            Kind::Unknown | Kind::Unreadable => Err(Stop::Refused("its type is unknown")),
         }?;
         self.done.entries += 1;
+        Ok(())
+    }
+
+    /// Removes a file whose content could not be read completely.
+    fn discard(&mut self, name: &[u8]) -> io::Result<()> {
+        let Ok(path) = safe_path(name) else {
+            return Ok(());
+        };
+        let (parent, name) = split(&path);
+        if let Ok(dir) = self.cursor.enter(parent, Missing::Fail) {
+            let stat = os::stat_at(dir, name).ok();
+            if let Some(stat) = stat.filter(|stat| stat.kind == FileType::File) {
+                os::unlinkat(dir, name, false)?;
+                self.done.entries = self.done.entries.saturating_sub(1);
+                self.done.bytes = self.done.bytes.saturating_sub(stat.size);
+            }
+        }
         Ok(())
     }
 
@@ -338,7 +364,7 @@ impl Unpacker {
                 match os::stat_at(dir, name)?.kind {
                     // Created for one of its entries, or listed twice. The later mode applies.
                     FileType::Directory => {
-                        os::chmodat(dir, name, (entry.mode | 0o700) & self.umask)?
+                        chmod_dir_at(dir, name, (entry.mode | 0o700) & self.umask)?
                     }
                     FileType::Symlink => return Err(THROUGH_A_LINK),
                     _ => return Err(Stop::Refused("a file with the same name precedes it")),
@@ -424,6 +450,9 @@ impl Unpacker {
     }
 }
 
+/// Rule of an entry that the sandbox could not archive.
+const UNREADABLE_RULE: &str = "unreadable in the sandbox";
+
 const THROUGH_A_LINK: Stop = Stop::Refused("it would be written through a link");
 
 /// Enters an entry's parent directory, which is created.
@@ -477,7 +506,7 @@ fn replacing<T>(
 const MAX_REMEMBERED: usize = 64 * 1024 * 1024;
 
 /// Maximum length of a name, in bytes. This is the maximum length of a path, and limits the depth.
-const MAX_NAME: usize = 4096;
+pub(super) const MAX_NAME: usize = 4096;
 
 /// Normalizes `./a//b/` to `a/b`, and refuses names outside of the target.
 fn safe_path(name: &[u8]) -> Result<Vec<u8>, Stop> {

@@ -140,12 +140,22 @@ fn millis(time: Duration) -> u64 {
 impl<'a> From<&'a Output> for ExecResponse<'a> {
     fn from(out: &'a Output) -> ExecResponse<'a> {
         ExecResponse {
+            truncated: Some(out.truncated()),
+            ..ExecResponse::cut(out, out.stdout(), out.stderr())
+        }
+    }
+}
+
+impl<'a> ExecResponse<'a> {
+    /// The response with parts of the streams.
+    pub(crate) fn cut(out: &Output, stdout: Cow<'a, str>, stderr: Cow<'a, str>) -> Self {
+        ExecResponse {
             exit_code: out.exit_code(),
-            stdout: out.stdout(),
-            stderr: out.stderr(),
+            stdout,
+            stderr,
             duration_ms: millis(out.duration()),
             timed_out: Some(out.timed_out()),
-            truncated: Some(out.truncated()),
+            truncated: Some(true),
             cpu_millis: out.usage().map(|usage| millis(usage.cpu_time())),
             peak_memory_bytes: out.usage().map(|usage| usage.peak_memory()),
             killed_by: out.killed_by(),

@@ -39,7 +39,7 @@ pub(super) fn entry(name: &str, mode: u32, content: EntryContent) -> ArchiveEntr
 
 pub(super) fn pack(entries: &[ArchiveEntry]) -> Result<Vec<u8>> {
     let failed = |e| Error::io("cannot create an archive", e);
-    let mut encoder = Encoder::new(b"");
+    let mut encoder = Encoder::new();
     for entry in entries {
         let (name, mode) = (entry.name.as_bytes(), entry.mode);
         match &entry.content {
@@ -70,7 +70,7 @@ pub(super) fn unpack(archive: &[u8]) -> Result<Vec<ArchiveEntry>> {
     Entries::for_each(archive, limits.limits(), |found, content| {
         let name = String::from_utf8_lossy(&found.name).into_owned();
         let name = name.trim_start_matches("./").trim_end_matches('/');
-        if matches!(name, "" | ".") {
+        if matches!(name, "" | ".") || found.kind == Kind::Unreadable {
             return Ok(());
         }
         let content = match &found.kind {

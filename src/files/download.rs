@@ -8,6 +8,9 @@ use crate::error::Result;
 use crate::sandbox::Sandbox;
 use crate::sandbox_path::{OWN_DIR, SandboxPath};
 
+use super::local_target::LocalTarget;
+use super::read::copy;
+
 impl Sandbox {
     /// Downloads everything below a directory into a local directory, under the rules of the default
     /// [`Extract`].
@@ -91,6 +94,35 @@ impl Sandbox {
     pub fn download_archive(&self, src: impl AsRef<Path>) -> Result<Box<dyn Read + Send>> {
         self.context("download from", || {
             self.open_download(&SandboxPath::new("src", src)?)
+        })
+    }
+
+    /// Downloads everything below a directory as the archive that the backend sends, to a file on this
+    /// machine. Returns its size in bytes. An existing file is replaced, but only once the download is
+    /// complete. A FIFO or a device, such as `/dev/stdout`, is written to directly.
+    ///
+    /// # Errors
+    ///
+    /// The same as for [`download_dir`](Sandbox::download_dir).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
+    /// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
+    /// let local = dir.path().join("workspace.tar.gz");
+    /// let size = sandbox.download_archive_to("/workspace", &local)?;
+    /// assert_eq!(std::fs::metadata(local)?.len(), size);
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn download_archive_to(
+        &self,
+        src: impl AsRef<Path>,
+        local: impl AsRef<Path>,
+    ) -> Result<u64> {
+        self.context("download from", || {
+            let mut archive = self.open_download(&SandboxPath::new("src", src)?)?;
+            LocalTarget::write(local.as_ref(), |file| copy(&mut *archive, file))
         })
     }
 

@@ -2,6 +2,7 @@
 
 mod download;
 mod list;
+mod local_target;
 mod manage;
 mod named;
 mod read;

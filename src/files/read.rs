@@ -1,8 +1,7 @@
 //! Reading single files.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::archive::{Entries, Extract, Kind};
 use crate::error::{Error, ErrorKind, Result};
@@ -10,6 +9,8 @@ use crate::os::random::temporary_name;
 use crate::sandbox::Sandbox;
 use crate::sandbox_path::SandboxPath;
 use crate::script::{Script, remove_temporary};
+
+use super::local_target::LocalTarget;
 
 /// Largest file that [`Sandbox::read`] loads into memory: 1 GiB. Use [`Sandbox::read_to`] for larger
 /// ones.
@@ -117,7 +118,8 @@ impl Sandbox {
     }
 
     /// Downloads a file to a path on this machine, and returns its size in bytes; see
-    /// [`read`](Sandbox::read). An existing file is replaced, but only once the download is complete.
+    /// [`read`](Sandbox::read). An existing file is replaced, but only once the download is complete. A
+    /// FIFO or a device, such as `/dev/stdout`, is written to directly.
     ///
     /// # Errors
     ///
@@ -138,11 +140,7 @@ impl Sandbox {
     pub fn download_file(&self, path: impl AsRef<Path>, local: impl AsRef<Path>) -> Result<u64> {
         let local = local.as_ref();
         self.context("download from", || {
-            let failed = |e| Error::io(format_args!("cannot write {}", local.display()), e);
-            let mut partial = PartialFile::create(local).map_err(failed)?;
-            let size = self.read_to(path, &mut partial.file)?;
-            partial.rename_to(local).map_err(failed)?;
-            Ok(size)
+            LocalTarget::write(local, |file| self.read_to(path, file))
         })
     }
 
@@ -155,6 +153,9 @@ impl Sandbox {
             .download(self.session_id(), path.as_text()?)?;
         let mut fetched = Fetched::Nothing;
         Entries::for_each(archive, Extract::any_size().limits(), |entry, content| {
+            if entry.kind == Kind::Unreadable {
+                return Ok(());
+            }
             let name = trim_name(&entry.name);
             let is_path = matches!(name, b"" | b".") || name == path.file_name();
             fetched = match (&entry.kind, &fetched) {
@@ -232,7 +233,7 @@ fn trim_name(name: &[u8]) -> &[u8] {
 }
 
 /// Copies the content of an entry. Unlike [`io::copy`], this tells read errors from write errors.
-fn copy(content: &mut dyn Read, writer: &mut dyn Write) -> Result<u64> {
+pub(super) fn copy(content: &mut dyn Read, writer: &mut dyn Write) -> Result<u64> {
     let mut buffer = vec![0; 64 * 1024];
     let mut size = 0;
     loop {
@@ -242,7 +243,7 @@ fn copy(content: &mut dyn Read, writer: &mut dyn Write) -> Result<u64> {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => {
                 return Err(Error::from_io(e).unwrap_or_else(|e| {
-                    Error::archive("archive is damaged or truncated inside the file").with_source(e)
+                    Error::archive("archive is damaged or truncated").with_source(e)
                 }));
             }
         };
@@ -268,38 +269,5 @@ impl Write for CappedVec {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// A file under a temporary name beside its final one. It is removed unless it is renamed.
-struct PartialFile {
-    file: File,
-    path: PathBuf,
-}
-
-impl PartialFile {
-    fn create(target: &Path) -> io::Result<PartialFile> {
-        let path = target.with_file_name(temporary_name());
-        // Never through a symbolic link that another user has created.
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)?;
-        Ok(PartialFile { file, path })
-    }
-
-    fn rename_to(&mut self, target: &Path) -> io::Result<()> {
-        self.file.flush()?;
-        std::fs::rename(&self.path, target)?;
-        self.path.clear();
-        Ok(())
-    }
-}
-
-impl Drop for PartialFile {
-    fn drop(&mut self) {
-        if !self.path.as_os_str().is_empty() {
-            let _ = std::fs::remove_file(&self.path);
-        }
     }
 }

@@ -13,6 +13,7 @@ use super::transport::{Body, Failure, HttpClient, Request, Response};
 use crate::backend::wire::JSON;
 use crate::cancel::{Cancel, sleep};
 use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, Result, one_line};
+use crate::printable::printable;
 
 /// Maximum size of a JSON response, in bytes. Two streams of 1 MiB with every byte escaped as `\u0000`
 /// need 12 MiB.
@@ -166,7 +167,7 @@ impl Api {
             let path = path.unwrap_or_default();
             let status = status.map_or("-".to_owned(), |status| status.to_string());
             let reason = match &attempt {
-                Attempt::Failed(failure) => format!(": {}", failure.message),
+                Attempt::Failed(failure) => format!(": {}", printable(&failure.message)),
                 _ => String::new(),
             };
             let millis = started.elapsed().as_millis();

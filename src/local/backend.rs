@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::io::Read;
-use std::time::Instant;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use super::exit_code::KILLED;
 use super::isolation::Isolation;
@@ -12,11 +14,15 @@ use crate::backend::Backend;
 use crate::cancel::Cancel;
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result};
+use crate::os::{self, Stat};
 use crate::output::Output;
 use crate::sandbox_path::SandboxPath;
 use crate::session_id::SessionId;
 use crate::spec::{SandboxInfo, SandboxSpec};
 use crate::upload::Upload;
+
+/// Interval of the checks that the sandbox of a download still exists.
+const EXISTENCE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Sandboxes on this machine. Requires no server, daemon, root rights, image or setup.
 ///
@@ -145,7 +151,7 @@ use crate::upload::Upload;
 /// - Calls to an expired sandbox fail with [`NotFound`](ErrorKind::NotFound). The next creation of
 ///   any sandbox removes its files.
 pub struct LocalBackend {
-    pub(super) tier: Box<dyn SandboxTier>,
+    pub(super) tier: Arc<dyn SandboxTier>,
     pub(super) isolation: Isolation,
 }
 
@@ -230,11 +236,47 @@ impl Backend for LocalBackend {
     fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>> {
         let src = SandboxPath::new("src", src)?;
         let src = src.as_text()?;
-        logged("download", id, || self.tier.files(id)?.download(src))
+        logged("download", id, || {
+            let files = self.tier.files(id)?;
+            let root = os::stat_fd(files.root.as_fd())
+                .map_err(|e| Error::io("cannot read the metadata of the sandbox", e))?;
+            let check = check_existence(Arc::downgrade(&self.tier), id.clone(), root);
+            let archive = files.download(src, Box::new(check))?;
+            Ok(Box::new(archive) as Box<dyn Read + Send>)
+        })
     }
 
     fn delete(&self, id: &SessionId) -> Result<bool> {
         logged("delete", id, || self.tier.delete(id))
+    }
+}
+
+/// Returns a check that fails once the sandbox with this root no longer exists.
+fn check_existence(
+    tier: Weak<dyn SandboxTier>,
+    id: SessionId,
+    root: Stat,
+) -> impl FnMut() -> Result<()> + Send {
+    let mut checked = Instant::now();
+    move || {
+        if checked.elapsed() < EXISTENCE_INTERVAL {
+            return Ok(());
+        }
+        checked = Instant::now();
+        // Without the backend there is nobody to ask. The files are still open.
+        let Some(tier) = tier.upgrade() else {
+            return Ok(());
+        };
+        let is_same = match tier.files(&id) {
+            Ok(files) => os::stat_fd(files.root.as_fd())
+                .is_ok_and(|now| (now.device, now.inode) == (root.device, root.inode)),
+            Err(e) => !e.is_not_found(),
+        };
+        if is_same {
+            return Ok(());
+        }
+        let message = "the sandbox was deleted or has expired";
+        Err(Error::new(ErrorKind::NotFound, message))
     }
 }
 

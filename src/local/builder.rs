@@ -1,6 +1,7 @@
 //! Settings of the local backend.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::backend::LocalBackend;
 #[cfg(target_os = "linux")]
@@ -162,13 +163,13 @@ impl LocalBackendBuilder {
     pub fn build(self) -> Result<LocalBackend> {
         let isolation = self.isolation;
         self.options.check()?;
-        let tier: Box<dyn SandboxTier> = match isolation {
+        let tier: Arc<dyn SandboxTier> = match isolation {
             Isolation::None => {
                 let state_dir = self.state_dir.map_or_else(default_state_dir, Ok)?;
-                Box::new(PlainTier::open(&state_dir, self.options.env)?)
+                Arc::new(PlainTier::open(&state_dir, self.options.env)?)
             }
             #[cfg(target_os = "linux")]
-            Isolation::Namespaces | Isolation::Landlock => Box::new(ConfinedTier::open(
+            Isolation::Namespaces | Isolation::Landlock => Arc::new(ConfinedTier::open(
                 isolation,
                 self.state_dir,
                 self.persistent,

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -12,9 +12,7 @@ use std::path::{Path, PathBuf};
 use super::errors::path_error;
 #[cfg(target_os = "linux")]
 use super::sys::FileUser;
-use crate::archive::{
-    Encoder, Extract, Links, SpecialFiles, Spooled, Tree, add_open_file, add_root,
-};
+use crate::archive::{ArchiveStream, Check, Extract, Links, TreePacker, Unreadable};
 use crate::error::{Error, Result, one_line};
 use crate::os::{self, FileType};
 use crate::upload::Upload;
@@ -123,21 +121,20 @@ impl SandboxFiles {
         Ok(())
     }
 
-    pub(super) fn download(&self, src: &str) -> Result<Box<dyn Read + Send>> {
+    /// Returns the archive of a path, which is created while it is read. `check` can end it.
+    pub(super) fn download(&self, src: &str, check: Check) -> Result<ArchiveStream> {
         let failed = |e| path_error("src", src, e);
         let found = self.resolve(src).map_err(failed)?;
-        let archive = if found.is_dir() {
+        let stream = if found.is_dir() {
             let dir = os::open_dir_at(found.fd.as_fd(), b".").map_err(failed)?;
-            let mut tree = Tree::list(dir, Path::new(src), SpecialFiles::Keep)?;
-            let mut encoder = Encoder::new(&tree.sample());
-            add_root(&mut encoder).map_err(failed)?;
-            tree.write(&mut encoder)?;
-            encoder.finish()?
+            let tree = TreePacker::new(dir, Path::new(src), Unreadable::Report)?;
+            ArchiveStream::of_tree(tree, check)
         } else {
-            let mut file = found.open_file().map_err(failed)?;
-            archive_file(&mut file, src).map_err(failed)?
+            let name = Path::new(src).file_name().unwrap_or(OsStr::new("file"));
+            let file = found.open_file().map_err(failed)?;
+            ArchiveStream::of_file(name.as_bytes(), file, check)
         };
-        archive.into_reader()
+        stream.map_err(failed)
     }
 
     fn open_or_create_dir(&self, path: &str) -> io::Result<OwnedFd> {
@@ -173,19 +170,6 @@ impl SandboxFiles {
         }
         Ok(dir)
     }
-}
-
-/// Creates the archive of a single file: one entry, without one for the directory.
-fn archive_file(file: &mut File, src: &str) -> io::Result<Spooled> {
-    let name = Path::new(src).file_name().unwrap_or(OsStr::new("file"));
-    let mut sample = Vec::new();
-    file.try_clone()?
-        .take(256 * 1024)
-        .read_to_end(&mut sample)?;
-    io::Seek::rewind(file)?;
-    let mut encoder = Encoder::new(&sample);
-    add_open_file(&mut encoder, name.as_bytes(), file, None)?;
-    encoder.finish().map_err(Error::into_io)
 }
 
 /// Checks that a path is in `/workspace` or `/tmp`.

@@ -5,17 +5,11 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-use super::quantity::{parse_bytes, parse_cpu};
 use crate::error::Result;
+use crate::quantity::{MIN_MEMORY, MIN_STORAGE, parse_bytes, parse_cpu};
 use crate::spec::SandboxSpec;
 
 const MIB: u64 = 1024 * 1024;
-
-/// Minimum of a memory limit. Docker has the same.
-const MIN_MEMORY: u64 = 6 * MIB;
-
-/// Minimum of a storage limit.
-const MIN_STORAGE: u64 = MIB;
 
 /// Maximum number of processes and threads of a sandbox.
 pub(super) const PROCESSES: u64 = 512;

@@ -19,7 +19,6 @@ mod millis;
 mod options;
 mod output_pipes;
 mod plain;
-mod quantity;
 mod state_dir;
 #[cfg(target_os = "linux")]
 mod sys;

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::os;
+use crate::os::random::temporary_name;
 use crate::os::remove_tree::remove_at;
 use crate::session_id::SessionId;
 
@@ -248,13 +249,20 @@ pub(super) const RECORD: &str = "sandbox.json";
 
 /// Writes the record in the directory of a sandbox, at once or not at all.
 pub(super) fn write_record(dir: &Path, record: &impl Serialize) -> io::Result<()> {
-    let new = dir.join("sandbox.json.new");
+    let new = dir.join(temporary_name());
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options
-        .open(&new)?
-        .write_all(&serde_json::to_vec(record)?)?;
-    fs::rename(new, dir.join(RECORD))
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)?;
+    let written = file
+        .write_all(&serde_json::to_vec(record)?)
+        .and_then(|()| fs::rename(&new, dir.join(RECORD)));
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written
 }
 
 /// Reads the record in the directory of a sandbox. Returns `None` if it does not exist.

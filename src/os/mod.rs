@@ -1,6 +1,7 @@
 //! System calls that std lacks, as safe functions.
 #![expect(unsafe_code, reason = "system calls that std lacks")]
 
+pub(crate) mod chmod;
 pub(crate) mod random;
 pub(crate) mod remove_tree;
 pub(crate) mod time;
@@ -136,15 +137,6 @@ pub(crate) fn unlinkat(dir: BorrowedFd<'_>, name: &[u8], directory: bool) -> io:
     check(unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), flags) }).map(drop)
 }
 
-/// Sets the mode of a file. Symbolic links are followed, so `name` must be known to be a directory that no
-/// other process can replace.
-pub(crate) fn chmodat(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<()> {
-    let name = c_name(name)?;
-    // SAFETY: the name is NUL-terminated and outlives the call.
-    let result = unsafe { libc::fchmodat(dir.as_raw_fd(), name.as_ptr(), mode as libc::mode_t, 0) };
-    check(result).map(drop)
-}
-
 pub(crate) fn readlinkat(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>> {
     let name = c_name(name)?;
     let mut target = vec![0_u8; 4096];
@@ -197,6 +189,8 @@ pub(crate) struct Stat {
     pub(crate) mtime: u64,
     /// The file system.
     pub(crate) device: u64,
+    #[cfg(feature = "local")]
+    pub(crate) inode: u64,
 }
 
 /// Returns the metadata of a file, without following a symbolic link.
@@ -230,6 +224,8 @@ fn read_stat(call: impl FnOnce(*mut libc::stat) -> c_int) -> io::Result<Stat> {
         size: u64::try_from(stat.st_size).unwrap_or(0),
         mtime: u64::try_from(stat.st_mtime).unwrap_or(0),
         device: device(&stat),
+        #[cfg(feature = "local")]
+        inode: stat.st_ino,
     })
 }
 
@@ -243,6 +239,46 @@ fn device(stat: &libc::stat) -> u64 {
 #[allow(clippy::useless_conversion, reason = "mode_t is narrower on macOS")]
 fn mode_bits(stat: &libc::stat) -> u32 {
     u32::from(stat.st_mode) & 0o7777
+}
+
+/// A part of a file, with the offset of its end. The end of the last part may be beyond the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    Data(u64),
+    /// Zeros that occupy no storage.
+    Hole(u64),
+}
+
+impl Extent {
+    pub(crate) fn end(self) -> u64 {
+        match self {
+            Extent::Data(end) | Extent::Hole(end) => end,
+        }
+    }
+}
+
+/// Returns the part of a file that starts at this offset. Everything is data on systems that do not report
+/// holes. Moves the file's own offset.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn extent_at(_: BorrowedFd<'_>, _: u64) -> Extent {
+    Extent::Data(u64::MAX)
+}
+
+#[cfg(target_os = "linux")]
+pub(crate) fn extent_at(file: BorrowedFd<'_>, at: u64) -> Extent {
+    let seek = |whence| {
+        let at = libc::off_t::try_from(at).map_err(io::Error::other)?;
+        // SAFETY: no memory is involved.
+        let found = unsafe { libc::lseek(file.as_raw_fd(), at, whence) };
+        u64::try_from(found).map_err(|_| io::Error::last_os_error())
+    };
+    match seek(libc::SEEK_DATA) {
+        Ok(data) if data > at => Extent::Hole(data),
+        Ok(_) => Extent::Data(seek(libc::SEEK_HOLE).map_or(u64::MAX, |hole| hole.max(at + 1))),
+        // There is no more data.
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => Extent::Hole(u64::MAX),
+        Err(_) => Extent::Data(u64::MAX),
+    }
 }
 
 /// Returns the names in a directory, without `.` and `..`, in no particular order.

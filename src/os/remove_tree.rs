@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::chmod::chmod_dir_at;
 use super::{self as os, FileType};
 
 /// Removes a file, or a directory with everything in it. Continues after errors, and returns the first
@@ -66,7 +67,13 @@ impl Remover<'_> {
 
     fn move_up(&mut self, dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
         // Moving a directory needs write permission for it.
-        os::chmodat(dir, name, 0o700)?;
+        match chmod_dir_at(dir, name, 0o700) {
+            // A process has replaced it.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
+                return remove_file(dir, name).map(drop);
+            }
+            result => result?,
+        }
         loop {
             let new_name = format!(".noxrunner-removed-{}", self.moved).into_bytes();
             self.moved += 1;
@@ -93,7 +100,7 @@ fn is_name_taken(e: &io::Error) -> bool {
 fn open_any(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
     let stat = os::stat_at(parent, name)?;
     if stat.kind == FileType::Directory && stat.mode & 0o700 != 0o700 {
-        os::chmodat(parent, name, 0o700)?;
+        chmod_dir_at(parent, name, 0o700)?;
     }
     os::open_dir_at(parent, name)
 }

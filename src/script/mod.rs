@@ -11,6 +11,7 @@ pub use self::shell_quote::shell_quote;
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::output::{KilledBy, Output};
+use crate::printable::printable;
 use crate::sandbox::Sandbox;
 
 /// The shell of all scripts.
@@ -89,6 +90,7 @@ pub(crate) fn remove_temporary(sandbox: &Sandbox, name: &str, workdir: &str) {
         Ok(out) => one_line(&out.stderr()),
         Err(e) => format!("{e:#}"),
     };
+    let workdir = printable(workdir);
     log::warn!("cannot remove {workdir}/{name} in the sandbox: {reason}");
 }
 

@@ -7,9 +7,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::budget::{Budget, Reservation, Reserved, Shortage};
+use super::pace::Pace;
 use super::turn::CallGuard;
 
 /// Number of pieces of an archive that are buffered.
@@ -17,6 +20,15 @@ pub(super) const BUFFERED_PIECES: usize = 4;
 
 /// Size of a piece of a download, in bytes.
 const PIECE_SIZE: usize = 64 * 1024;
+
+/// Maximum time for receiving a JSON body.
+const JSON_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// First size of the buffer of a JSON body, in bytes.
+const FIRST_BUFFER: usize = 8 * 1024;
+
+/// Interval of the checks of an archive whose client does not read.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Maximum time for reading the body of a refused request.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,7 +49,10 @@ pub(super) struct ReplyBody {
 
 pub(super) enum Content {
     Whole(Bytes),
-    Archive(Receiver<Piece>),
+    Archive(
+        Receiver<Piece>,
+        #[expect(dead_code, reason = "released with it")] Reservation,
+    ),
 }
 
 impl ReplyBody {
@@ -66,7 +81,7 @@ impl Body for ReplyBody {
             Content::Whole(bytes) => {
                 return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
             }
-            Content::Archive(pieces) => pieces,
+            Content::Archive(pieces, _) => pieces,
         };
         let error = match pieces.poll_recv(cx) {
             Poll::Pending => return Poll::Pending,
@@ -90,7 +105,7 @@ impl Body for ReplyBody {
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Archive(_) => SizeHint::default(),
+            Content::Archive(..) => SizeHint::default(),
         }
     }
 }
@@ -109,9 +124,27 @@ pub(super) fn send_archive(mut archive: Box<dyn Read + Send>, pieces: &Sender<Pi
             Err(e) => Piece::Failed(e),
         };
         let is_last = !matches!(piece, Piece::Data(_));
-        // Sending fails if the client has disconnected.
-        if pieces.blocking_send(piece).is_err() || is_last {
+        if !send(piece, pieces, &mut *archive) || is_last {
             return;
+        }
+    }
+}
+
+/// Sends a piece once there is room. Returns false if the client has disconnected, or if the archive ends
+/// while the client keeps the call waiting.
+fn send(piece: Piece, pieces: &Sender<Piece>, archive: &mut dyn Read) -> bool {
+    let runtime = Handle::current();
+    loop {
+        let room = async { timeout(CHECK_INTERVAL, pieces.reserve()).await };
+        match runtime.block_on(room) {
+            Ok(Ok(room)) => {
+                room.send(piece);
+                return true;
+            }
+            Ok(Err(_)) => return false,
+            // Reads nothing, but fails if the sandbox is gone.
+            Err(_) if archive.read(&mut []).is_err() => return false,
+            Err(_) => {}
         }
     }
 }
@@ -161,9 +194,23 @@ pub(super) enum BodyEnd {
     /// The backend stopped reading.
     NotRead,
     TooLarge,
+    NoMemory(Shortage),
     Stalled,
     /// Cut off, or with invalid framing.
     Broken,
+}
+
+impl From<Shortage> for BodyEnd {
+    fn from(shortage: Shortage) -> BodyEnd {
+        BodyEnd::NoMemory(shortage)
+    }
+}
+
+impl BodyEnd {
+    /// Returns true if the rest of the body can still be read.
+    pub(super) fn leaves_rest(&self) -> bool {
+        matches!(self, BodyEnd::TooLarge | BodyEnd::NoMemory(_))
+    }
 }
 
 /// Forwards the body of a request piece by piece, at most `max` bytes.
@@ -174,8 +221,11 @@ pub(super) async fn receive(
     max: u64,
 ) -> BodyEnd {
     let mut total = 0_u64;
+    let mut pace = Pace::new(idle);
     loop {
-        let (piece, end) = match timeout(idle, next_piece(body)).await {
+        let waiting = Instant::now();
+        let received = timeout(pace.left(), next_piece(body)).await;
+        let (piece, end) = match received {
             Err(_) => (
                 Piece::Failed(io::ErrorKind::TimedOut.into()),
                 BodyEnd::Stalled,
@@ -184,6 +234,7 @@ pub(super) async fn receive(
             Ok(Some(Err(e))) => (Piece::Failed(io::Error::other(e)), BodyEnd::Broken),
             Ok(Some(Ok(bytes))) if total + bytes.len() as u64 <= max => {
                 total += bytes.len() as u64;
+                pace.moved(bytes.len(), waiting.elapsed());
                 match pieces.send(Piece::Data(bytes)).await {
                     Ok(()) => continue,
                     Err(_) => return BodyEnd::NotRead,
@@ -200,24 +251,51 @@ pub(super) async fn receive(
     }
 }
 
-/// Receives a small body, at most `max` bytes.
+/// Receives a small body, at most `max` bytes, after reserving memory for it.
 pub(super) async fn receive_whole(
     body: &mut Incoming,
     idle: Duration,
     max: usize,
-) -> Result<Vec<u8>, BodyEnd> {
-    let mut whole = Vec::new();
+    budget: &Budget,
+) -> Result<Reserved, BodyEnd> {
+    let mut whole = Reserved {
+        bytes: Vec::new(),
+        memory: budget.reserve(0)?,
+    };
+    let end = Instant::now() + JSON_TIMEOUT;
+    let mut pace = Pace::new(idle);
     loop {
-        match timeout(idle, next_piece(body)).await {
+        let waiting = Instant::now();
+        let time = pace.left().min(end - waiting);
+        match timeout(time, next_piece(body)).await {
             Err(_) => return Err(BodyEnd::Stalled),
             Ok(None) => return Ok(whole),
             Ok(Some(Err(_))) => return Err(BodyEnd::Broken),
-            Ok(Some(Ok(bytes))) if whole.len() + bytes.len() > max => {
-                return Err(BodyEnd::TooLarge);
+            Ok(Some(Ok(bytes))) => {
+                pace.moved(bytes.len(), waiting.elapsed());
+                extend(&mut whole, &bytes, max)?;
             }
-            Ok(Some(Ok(bytes))) => whole.extend_from_slice(&bytes),
         }
     }
+}
+
+/// Appends to a body. Growing reserves the new buffer beside the old one.
+fn extend(whole: &mut Reserved, bytes: &[u8], max: usize) -> Result<(), BodyEnd> {
+    let length = whole.bytes.len() + bytes.len();
+    if length > max {
+        return Err(BodyEnd::TooLarge);
+    }
+    let capacity = whole.bytes.capacity();
+    if length > capacity {
+        let larger = length
+            .next_power_of_two()
+            .clamp(FIRST_BUFFER, max.max(FIRST_BUFFER));
+        whole.memory.grow_to((capacity + larger) as u64)?;
+        whole.bytes.reserve_exact(larger - whole.bytes.len());
+        whole.memory.shrink_to(larger as u64);
+    }
+    whole.bytes.extend_from_slice(bytes);
+    Ok(())
 }
 
 /// Reads the body of a refused request in the background. A client that is still sending when its

@@ -5,14 +5,17 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, watch};
 
+use super::admission::Admission;
 use super::auth::Auth;
+use super::budget::{Budget, MIN_BUDGET};
 use super::listener::{Listener, UnixSocket};
+use super::maxima::{Maxima, MaximaSettings};
 use super::running::Server;
 use super::service::Service;
 use crate::backend::Backend;
@@ -41,6 +44,8 @@ pub struct ServerBuilder {
     max_connections: usize,
     max_calls: usize,
     max_upload: u64,
+    memory_budget: u64,
+    maxima: MaximaSettings,
     body_idle: Duration,
     grace: Duration,
     /// The first invalid address.
@@ -74,6 +79,8 @@ impl Server {
             max_connections: 800,
             max_calls: 128,
             max_upload: 4 << 30,
+            memory_budget: 256 << 20,
+            maxima: MaximaSettings::default(),
             body_idle: Duration::from_secs(30),
             grace: Duration::from_secs(10),
             error: None,
@@ -140,7 +147,55 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets how long a body may stall, in either direction. Defaults to 30 s.
+    /// Sets the memory that all connections and calls share, in bytes. It is reserved before a body, the
+    /// output of a command or an archive takes memory; if none is left, the response is 503 with
+    /// `Retry-After`. A third is for connections, which limits their number. At least 8 MiB. Defaults to
+    /// 256 MiB.
+    pub fn memory_budget(mut self, bytes: u64) -> ServerBuilder {
+        self.memory_budget = bytes;
+        self
+    }
+
+    /// Sets the maximum TTL. A request with a longer one gets 400, as for the other maxima. Without one the
+    /// TTL is 900 s or the maximum, whichever is shorter. Defaults to no maximum.
+    pub fn max_ttl(mut self, ttl: Duration) -> ServerBuilder {
+        self.maxima.ttl = Some(ttl);
+        self
+    }
+
+    /// Sets the maximum memory limit of a sandbox as a Kubernetes quantity, such as `2Gi`. A request
+    /// without a limit gets the maximum if it is below 1 GiB, the default of local sandboxes, and
+    /// otherwise the backend's default. Defaults to no maximum.
+    pub fn max_memory(mut self, memory: impl Into<String>) -> ServerBuilder {
+        self.maxima.memory = Some(memory.into());
+        self
+    }
+
+    /// Sets the maximum storage limit of a sandbox as a Kubernetes quantity, such as `2Gi`. A request
+    /// without a limit gets the maximum if it is below 512 MiB, the default of local sandboxes, and
+    /// otherwise the backend's default. Defaults to no maximum.
+    pub fn max_storage(mut self, storage: impl Into<String>) -> ServerBuilder {
+        self.maxima.storage = Some(storage.into());
+        self
+    }
+
+    /// Sets the maximum CPU limit of a sandbox as a Kubernetes quantity, such as `2` or `500m`. A request
+    /// without a limit gets the maximum. Defaults to no maximum.
+    pub fn max_cpu(mut self, cpu: impl Into<String>) -> ServerBuilder {
+        self.maxima.cpu = Some(cpu.into());
+        self
+    }
+
+    /// Sets the maximum number of sandboxes that clients of this server have created and that have
+    /// neither been deleted nor expired. The creation of another one gets 429 with `Retry-After`, which
+    /// this crate's client retries. Defaults to no maximum.
+    pub fn max_sandboxes(mut self, count: usize) -> ServerBuilder {
+        self.maxima.sandboxes = Some(count);
+        self
+    }
+
+    /// Sets how long a client may keep the server waiting for a part of a body, in either direction. Each
+    /// KiB that it transfers earns a second of that time back. Defaults to 30 s.
     pub fn body_idle(mut self, time: Duration) -> ServerBuilder {
         self.body_idle = time;
         self
@@ -187,19 +242,22 @@ impl ServerBuilder {
             let _entered = runtime.enter();
             self.listen()?
         };
+        let (budget, connections) = Budget::new(self.memory_budget, self.max_connections);
         let service = Service {
             backend: self.backend,
             auth: Auth { token },
             calls: Arc::new(Semaphore::new(self.max_calls)),
+            budget,
+            maxima: Arc::new(Maxima::new(self.maxima)?),
             max_upload: self.max_upload,
             body_idle: self.body_idle,
-            health: Mutex::new(None),
+            health: Arc::default(),
         };
         Ok(Server {
             listeners,
             local_addr,
             service: Arc::new(service),
-            connections: Arc::new(Semaphore::new(self.max_connections)),
+            admission: Arc::new(Admission::new(connections)),
             grace: self.grace,
             stop: watch::Sender::new(false),
             runtime,
@@ -210,7 +268,8 @@ impl ServerBuilder {
         let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(4));
         Builder::new_multi_thread()
             .worker_threads(threads)
-            .max_blocking_threads(self.max_calls)
+            // One more for health checks.
+            .max_blocking_threads(self.max_calls + 1)
             .thread_name("noxrunner-server")
             .enable_all()
             .build()
@@ -249,6 +308,9 @@ impl ServerBuilder {
         }
         if self.max_connections > Semaphore::MAX_PERMITS || self.max_calls > MAX_CALLS {
             return Err(Error::invalid("max_connections or max_calls is too large"));
+        }
+        if self.memory_budget < MIN_BUDGET {
+            return Err(Error::invalid("memory_budget must be at least 8 MiB"));
         }
         Ok(())
     }

@@ -15,11 +15,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
+use super::admission::{Eviction, Visitor};
+use super::pace::Pace;
 use super::service::Service;
 use super::turn::{SharedTurn, Turn};
 
 /// Maximum time without a request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Maximum time until a client has sent its first valid request.
+const GUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum time from the first byte of a head to its end.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,24 +32,27 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of a head, and of the part of a body that is read ahead.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// Serves a connection until the client closes it or the server shuts down.
+/// Serves a connection until the client closes it, the server shuts down, or the connection is evicted.
 pub(super) async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     service: Arc<Service>,
+    visitor: Arc<Visitor>,
+    eviction: Eviction,
     mut stopped: watch::Receiver<bool>,
 ) {
     let turn = SharedTurn::idle();
     let stream = DeadlineStream {
         stream,
         turn: turn.clone(),
+        visitor: Arc::clone(&visitor),
         read_alarm: Alarm::default(),
-        write_deadline: None,
-        write_timeout: service.body_idle,
+        write_wait: None,
+        pace: Pace::new(service.body_idle),
     };
     let respond = service_fn(move |request| {
         let guard = turn.start_call();
-        let service = Arc::clone(&service);
-        async move { Ok::<_, Infallible>(service.respond(request, guard).await) }
+        let (service, visitor) = (Arc::clone(&service), Arc::clone(&visitor));
+        async move { Ok::<_, Infallible>(service.respond(request, guard, &visitor).await) }
     });
     let connection = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
@@ -53,7 +61,17 @@ pub(super) async fn serve(
     let mut connection = pin!(connection);
     let mut stop = pin!(stopped.wait_for(|stopped| *stopped));
     let mut stopping = false;
+    let mut eviction = Some(eviction);
     poll_fn(|cx| {
+        match eviction
+            .as_mut()
+            .map(|eviction| Pin::new(eviction).poll(cx))
+        {
+            Some(Poll::Ready(Ok(()))) => return Poll::Ready(()),
+            // No longer a guest.
+            Some(Poll::Ready(Err(_))) => eviction = None,
+            Some(Poll::Pending) | None => {}
+        }
         if !stopping && stop.as_mut().poll(cx).is_ready() {
             stopping = true;
             connection.as_mut().graceful_shutdown();
@@ -68,9 +86,11 @@ pub(super) async fn serve(
 struct DeadlineStream<S> {
     stream: S,
     turn: SharedTurn,
+    visitor: Arc<Visitor>,
     read_alarm: Alarm,
-    write_deadline: Option<Pin<Box<Sleep>>>,
-    write_timeout: Duration,
+    /// The start and the end of a write that the client has not read yet.
+    write_wait: Option<(Instant, Pin<Box<Sleep>>)>,
+    pace: Pace,
 }
 
 /// A timer that is set for every request. It avoids most resets: an earlier timer stays, and is set again
@@ -119,6 +139,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for DeadlineStream<S> {
             return Poll::Ready(read);
         }
         let end = match this.turn.get() {
+            Turn::Idle(since) if this.visitor.is_guest() => since + GUEST_TIMEOUT,
             Turn::Idle(since) => since + IDLE_TIMEOUT,
             Turn::Head(since) => since + HEAD_TIMEOUT,
             Turn::Call => return Poll::Pending,
@@ -129,21 +150,24 @@ impl<S: AsyncRead + Unpin> AsyncRead for DeadlineStream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> DeadlineStream<S> {
-    /// Fails if a write has been pending for too long.
+    /// Fails if the client reads too slowly. `written` is the number of bytes in a result.
     fn with_deadline<T>(
         &mut self,
         cx: &mut Context<'_>,
         poll: Poll<io::Result<T>>,
+        written: fn(&T) -> usize,
     ) -> Poll<io::Result<T>> {
-        if poll.is_ready() {
-            self.write_deadline = None;
-            return poll;
+        if let Poll::Ready(result) = poll {
+            let waited = self.write_wait.take();
+            let waited = waited.map_or(Duration::ZERO, |(since, _)| since.elapsed());
+            self.pace.moved(result.as_ref().map_or(0, written), waited);
+            return Poll::Ready(result);
         }
-        let timeout = self.write_timeout;
-        let sleep = self
-            .write_deadline
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-        ready!(sleep.as_mut().poll(cx));
+        let left = self.pace.left();
+        let (_, end) = self
+            .write_wait
+            .get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(left))));
+        ready!(end.as_mut().poll(cx));
         Poll::Ready(Err(timed_out()))
     }
 }
@@ -155,17 +179,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for DeadlineStream<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.with_deadline(cx, poll)
+        self.with_deadline(cx, poll, |n| *n)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.stream).poll_flush(cx);
-        self.with_deadline(cx, poll)
+        self.with_deadline(cx, poll, |()| 0)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.with_deadline(cx, poll)
+        self.with_deadline(cx, poll, |()| 0)
     }
 
     fn poll_write_vectored(
@@ -174,7 +198,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for DeadlineStream<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.with_deadline(cx, poll)
+        self.with_deadline(cx, poll, |n| *n)
     }
 
     fn is_write_vectored(&self) -> bool {

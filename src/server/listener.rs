@@ -3,6 +3,7 @@
 use std::fs;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -12,8 +13,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
+use super::admission::Admission;
 use super::connection;
 use super::service::Service;
 use crate::os::random::temporary_name;
@@ -48,13 +50,13 @@ impl Listener {
     pub(super) async fn accept_all(
         self,
         service: Arc<Service>,
-        connections: Arc<Semaphore>,
+        admission: Arc<Admission>,
         mut stopped: watch::Receiver<bool>,
         connection_open: mpsc::Sender<()>,
     ) {
         loop {
             let stop = async { drop(stopped.wait_for(|stopped| *stopped).await) };
-            let stream = match unless(stop, self.accept()).await {
+            let (stream, peer) = match unless(stop, self.accept()).await {
                 None => return,
                 Some(Ok(stream)) => stream,
                 Some(Err(e)) => {
@@ -63,28 +65,28 @@ impl Listener {
                     continue;
                 }
             };
-            let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else {
+            let Some((visitor, eviction)) = admission.admit(peer) else {
                 tokio::spawn(refuse(stream));
                 continue;
             };
             let (service, stopped) = (Arc::clone(&service), stopped.clone());
             let connection_open = connection_open.clone();
             tokio::spawn(async move {
-                connection::serve(stream, service, stopped).await;
-                drop((permit, connection_open));
+                connection::serve(stream, service, Arc::new(visitor), eviction, stopped).await;
+                drop(connection_open);
             });
         }
     }
 
-    async fn accept(&self) -> io::Result<Box<dyn Connection>> {
+    async fn accept(&self) -> io::Result<(Box<dyn Connection>, Option<IpAddr>)> {
         Ok(match self {
             Listener::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, peer) = listener.accept().await?;
                 // Without this, a small response waits for the acknowledgement of the one before it.
                 stream.set_nodelay(true)?;
-                Box::new(stream)
+                (Box::new(stream), Some(peer.ip()))
             }
-            Listener::Unix(socket) => Box::new(socket.listener.accept().await?.0),
+            Listener::Unix(socket) => (Box::new(socket.listener.accept().await?.0), None),
         })
     }
 }

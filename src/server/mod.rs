@@ -3,17 +3,25 @@
 //! - `builder`: settings, and binding to addresses.
 //! - `running`: the server itself, from `run` to its stop.
 //! - `listener`: TCP and Unix sockets.
-//! - `connection`, `turn`: the deadlines of a connection.
+//! - `admission`: caps on connections.
+//! - `connection`, `turn`, `pace`: the deadlines of a connection.
+//! - `maxima`: the operator's maxima for sandboxes.
+//! - `budget`: the memory that all requests share.
 //! - `auth`: who may send requests.
 //! - `route`: which call a request is.
-//! - `service`, `transfer`: the calls.
+//! - `service`, `exec`, `transfer`: the calls.
 //! - `reply`, `body`: responses, and archives between the network and a blocking backend.
 
+mod admission;
 mod auth;
 mod body;
+mod budget;
 mod builder;
 mod connection;
+mod exec;
 mod listener;
+mod maxima;
+mod pace;
 mod reply;
 mod route;
 mod running;

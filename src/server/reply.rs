@@ -7,10 +7,11 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::body::{BodyEnd, Content, Piece};
+use super::budget::{Reservation, Reserved, Shortage};
 use crate::backend::wire::{ARCHIVE, ErrorResponse, JSON, MISSING, MISSING_SANDBOX};
 use crate::error::{Error, ErrorKind};
 
-/// `Retry-After` of a server at its limit of calls, in seconds.
+/// `Retry-After` of a server at a limit, in seconds.
 const BUSY_RETRY_AFTER: &str = "1";
 
 /// Response of a call that succeeded.
@@ -18,15 +19,15 @@ pub(super) enum Reply {
     Empty(StatusCode),
     Text(&'static str),
     Json(Vec<u8>),
-    Archive(mpsc::Receiver<Piece>),
+    /// JSON whose memory is reserved until it is sent.
+    Reserved(Reserved),
+    Archive(mpsc::Receiver<Piece>, Reservation),
 }
 
 impl Reply {
     pub(super) fn json(value: &impl Serialize) -> Result<Reply, ErrorReply> {
-        serde_json::to_vec(value).map(Reply::Json).map_err(|e| {
-            let text = format!("cannot write the response as JSON: {e}");
-            ErrorReply::new(StatusCode::INTERNAL_SERVER_ERROR, text)
-        })
+        let json = serde_json::to_vec(value);
+        json.map(Reply::Json).map_err(ErrorReply::not_json)
     }
 
     /// Writes the head, and returns the content.
@@ -48,9 +49,13 @@ impl Reply {
                 set_type(JSON);
                 Content::Whole(json.into())
             }
-            Reply::Archive(pieces) => {
+            Reply::Reserved(json) => {
+                set_type(JSON);
+                Content::Whole(Bytes::from_owner(json))
+            }
+            Reply::Archive(pieces, memory) => {
                 set_type(ARCHIVE);
-                Content::Archive(pieces)
+                Content::Archive(pieces, memory)
             }
         }
     }
@@ -81,12 +86,28 @@ impl ErrorReply {
         ErrorReply::new(StatusCode::BAD_REQUEST, text)
     }
 
+    pub(super) fn not_json(error: serde_json::Error) -> ErrorReply {
+        let text = format!("cannot write the response as JSON: {error}");
+        ErrorReply::new(StatusCode::INTERNAL_SERVER_ERROR, text)
+    }
+
     pub(super) fn too_large() -> ErrorReply {
         ErrorReply::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large")
     }
 
     pub(super) fn busy() -> ErrorReply {
-        let text = "too many concurrent calls, try again later";
+        ErrorReply::retry("too many concurrent calls, try again later")
+    }
+
+    pub(super) fn too_many_sandboxes(max: usize) -> ErrorReply {
+        let mut reply = ErrorReply::retry(&format!(
+            "this server's maximum of {max} sandboxes exists: delete one, or try again later"
+        ));
+        reply.status = StatusCode::TOO_MANY_REQUESTS;
+        reply
+    }
+
+    fn retry(text: &str) -> ErrorReply {
         let mut reply = ErrorReply::new(StatusCode::SERVICE_UNAVAILABLE, text);
         reply.retry_after = Some(BUSY_RETRY_AFTER.to_owned());
         reply
@@ -160,10 +181,22 @@ impl From<Error> for ErrorReply {
     }
 }
 
+impl From<Shortage> for ErrorReply {
+    fn from(shortage: Shortage) -> ErrorReply {
+        match shortage {
+            Shortage::Now => {
+                ErrorReply::retry("the server's memory budget is used up, try again later")
+            }
+            Shortage::Always => ErrorReply::too_large(),
+        }
+    }
+}
+
 impl From<BodyEnd> for ErrorReply {
     fn from(end: BodyEnd) -> ErrorReply {
         match end {
             BodyEnd::TooLarge => ErrorReply::too_large(),
+            BodyEnd::NoMemory(shortage) => shortage.into(),
             BodyEnd::Stalled => ErrorReply::new(StatusCode::REQUEST_TIMEOUT, "the body stalled"),
             BodyEnd::Broken | BodyEnd::NotRead | BodyEnd::Complete => {
                 ErrorReply::bad_request("the body is incomplete")

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
+use super::admission::Admission;
 use super::listener::Listener;
 use super::service::Service;
 use crate::error::Result;
@@ -43,12 +44,19 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Limits
 ///
-/// - The head of a request must arrive within 10 s and fit into 64 KiB. A body may stall for the
-///   [idle time](super::ServerBuilder::body_idle), and so may the client's reading of a response. A
-///   connection without a request is closed after 60 s.
+/// - The head of a request must arrive within 10 s and fit into 64 KiB, a JSON body within 60 s. A client
+///   may keep the server waiting for the [idle time](super::ServerBuilder::body_idle) in total, while it
+///   sends a body and while it reads a response. Each KiB that it transfers earns a second of that time
+///   back, so a transfer of any length must keep a rate of 1 KiB/s. A connection without a request is closed
+///   after 60 s, or 10 s if it has not sent a valid request yet.
 /// - The numbers of concurrent [connections](super::ServerBuilder::max_connections) and
 ///   [calls](super::ServerBuilder::max_calls) are limited. Over the limit the response is 503 with
-///   `Retry-After`.
+///   `Retry-After`. An address may have three quarters of the connections. Half of them may be without a
+///   valid request; beyond that, the oldest of those is closed. Health checks need none of the calls.
+/// - [Memory](super::ServerBuilder::memory_budget) for connections, bodies, output and archives is reserved
+///   before it is used. If none is left, the response is 503 with `Retry-After`. A command that has run
+///   still gets its response: if there is no memory for its whole output within 10 s, the output is cut
+///   and marked as truncated.
 /// - JSON bodies may have 8 MiB, archives [`max_upload`](super::ServerBuilder::max_upload). Archives are
 ///   streamed in both directions, so memory does not grow with them.
 /// - If a client disconnects while its command is running, the command is cancelled.
@@ -60,7 +68,7 @@ pub struct Server {
     pub(super) listeners: Vec<Listener>,
     pub(super) local_addr: Option<SocketAddr>,
     pub(super) service: Arc<Service>,
-    pub(super) connections: Arc<Semaphore>,
+    pub(super) admission: Arc<Admission>,
     pub(super) grace: Duration,
     pub(super) stop: watch::Sender<bool>,
     pub(super) runtime: Runtime,
@@ -108,7 +116,7 @@ impl Server {
         let Server {
             listeners,
             service,
-            connections,
+            admission,
             grace,
             stop,
             runtime,
@@ -120,7 +128,7 @@ impl Server {
             for listener in listeners {
                 let accepting = listener.accept_all(
                     Arc::clone(&service),
-                    Arc::clone(&connections),
+                    Arc::clone(&admission),
                     stop.subscribe(),
                     connection_open.clone(),
                 );

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 use super::body::{self, BUFFERED_PIECES, BodyEnd, UploadReader};
+use super::budget;
 use super::reply::{ErrorReply, Reply};
 use super::service::{Service, check_content_type, content_length, join};
 use crate::backend::wire::ARCHIVE;
@@ -40,9 +41,10 @@ impl Service {
         }
         let (pieces, received) = mpsc::channel(BUFFERED_PIECES);
         let permit = self.call_permit()?;
+        let memory = self.budget.reserve(budget::TRANSFER)?;
         let backend = Arc::clone(&self.backend);
         let task = spawn_blocking(move || {
-            let _permit = permit;
+            let _held = (permit, memory);
             let mut reader = UploadReader::new(received);
             backend.upload(&id, &dest, Upload::from_reader(&mut reader, length))?;
             reader
@@ -57,7 +59,7 @@ impl Service {
         let result = join(task.await);
         match end {
             BodyEnd::Complete | BodyEnd::NotRead => result?,
-            BodyEnd::TooLarge => return Err(end.into()),
+            BodyEnd::TooLarge | BodyEnd::NoMemory(_) => return Err(end.into()),
             BodyEnd::Stalled | BodyEnd::Broken => {
                 *body = None;
                 return Err(end.into());
@@ -71,6 +73,7 @@ impl Service {
         let (pieces, received) = mpsc::channel(BUFFERED_PIECES);
         let (started, starts) = oneshot::channel();
         let permit = self.call_permit()?;
+        let memory = self.budget.reserve(budget::TRANSFER)?;
         let backend = Arc::clone(&self.backend);
         let task = spawn_blocking(move || {
             let _permit = permit;
@@ -81,7 +84,7 @@ impl Service {
             Ok(())
         });
         if starts.await.is_ok() {
-            return Ok(Reply::Archive(received));
+            return Ok(Reply::Archive(received, memory));
         }
         join(task.await)?;
         let text = "the download did not start";

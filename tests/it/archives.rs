@@ -2,6 +2,10 @@
 
 /// Reading one file of a sandbox.
 mod reading;
+/// Downloads that are packed while they are read.
+mod streaming;
+/// Files that downloads are written to.
+mod targets;
 /// Uploads.
 mod uploading;
 

@@ -2,6 +2,8 @@
 
 /// `noxrc conformance`.
 mod conformance;
+/// Text that tries to control the terminal.
+mod hostile_text;
 /// Detached commands.
 mod jobs;
 /// `noxrc serve`.
@@ -338,6 +340,32 @@ fn upload_and_download_transfer_files_and_directories() {
     assert_output(&downloaded, 0, "", "✓ Downloaded to d.tar.gz\n");
     assert!(fs::metadata(user.path("d.tar.gz")).unwrap().len() > 100);
     assert_output(&user.local(&["cat", "a", "missing"]), 1, "", "missing");
+}
+
+#[test]
+fn download_to_stdout_follows_redirections() {
+    let user = user_with_files();
+    for (redirection, file, start) in [
+        ("| cat >", "piped", ""),
+        (">", "plain", ""),
+        (">>", "appended", "old\n"),
+    ] {
+        fs::write(user.path(file), "old\n").unwrap();
+        let script =
+            format!("'{NOXRC}' --local download a --output /dev/stdout {redirection}{file}");
+        let out = Command::new("sh")
+            .args(["-c", &script])
+            .env("HOME", user.path(""))
+            .env_remove("XDG_STATE_HOME")
+            .current_dir(user.path(""))
+            .output();
+        let out = output_of(out.unwrap());
+        assert_output(&out, 0, "", "Downloaded to /dev/stdout");
+        let written = fs::read(user.path(file)).unwrap();
+        let archive = written.strip_prefix(start.as_bytes()).unwrap();
+        assert!(archive.starts_with(&[0x1f, 0x8b]), "{redirection}");
+    }
+    assert!(fs::symlink_metadata("/dev/stdout").unwrap().is_symlink());
 }
 
 #[test]

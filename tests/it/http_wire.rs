@@ -2,6 +2,8 @@
 
 /// How responses are interpreted.
 mod answers;
+/// Text that tries to control a terminal or a log.
+mod hostile_text;
 /// What logs and errors show, and what they never show.
 mod secrets;
 

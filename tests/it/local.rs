@@ -496,7 +496,7 @@ fn leftovers_of_killed_uploads_are_removed() {
 }
 
 #[test]
-fn fifo_is_refused_and_socket_is_skipped() {
+fn fifo_is_refused_and_socket_is_reported() {
     let (client, dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
     sandbox
@@ -520,7 +520,14 @@ fn fifo_is_refused_and_socket_is_skipped() {
     let done = sandbox
         .download_dir_with("/workspace", dir.path().join("out"), &extract)
         .unwrap();
-    assert_eq!((done.entries(), done.refused().len()), (1, 1));
+    let refused: Vec<_> = done
+        .refused()
+        .iter()
+        .map(|r| (r.name(), r.rule()))
+        .collect();
+    let socket = ("socket", "unreadable in the sandbox");
+    assert_eq!(refused, [("pipe", "it is a FIFO"), socket]);
+    assert_eq!(done.entries(), 1);
     assert!(sandbox.read("pipe").is_err(), "a FIFO cannot be read");
 }
 

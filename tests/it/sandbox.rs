@@ -1,5 +1,7 @@
 //! Local sandboxes that the kernel confines: lifetime, limits and cleanup.
 
+/// Downloads that outlive their sandbox.
+mod downloads;
 /// The settings of the host that programs see.
 mod etc;
 /// Sandboxes without namespaces.

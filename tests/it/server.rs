@@ -1,5 +1,7 @@
 //! This crate's server: contract, responses and authentication.
 
+/// The operator's maxima.
+mod maxima;
 /// The published Python client.
 mod python;
 /// Slow, malicious and disconnected clients.
@@ -467,6 +469,14 @@ fn invalid_settings_are_refused() {
             "invalid address to listen on",
         ),
         (builder().tcp("127.0.0.1:0").max_calls(0), "must not be 0"),
+        (
+            builder().tcp("127.0.0.1:0").max_memory("512MB"),
+            "max_memory",
+        ),
+        (
+            builder().tcp("127.0.0.1:0").memory_budget(1 << 20),
+            "at least 8 MiB",
+        ),
     ] {
         let error = builder.bind().unwrap_err();
         assert!(format!("{error:#}").contains(says), "{error}");

@@ -448,6 +448,31 @@ pub(crate) struct ServeArgs {
     /// Maximum number of concurrent calls
     #[arg(long, value_name = "COUNT", default_value = "128")]
     pub(crate) max_calls: usize,
+    /// Memory for connections, bodies, output and archives, such as 64Mi
+    #[arg(long, value_name = "BYTES", default_value = "256Mi", value_parser = bytes)]
+    pub(crate) memory_budget: u64,
+    #[command(flatten)]
+    pub(crate) maxima: MaximaArgs,
+}
+
+/// Maxima for the sandboxes of clients. More is refused, and defaults are capped.
+#[derive(clap::Args)]
+pub(crate) struct MaximaArgs {
+    /// Maximum TTL of a sandbox
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) max_ttl: Option<Duration>,
+    /// Maximum memory limit of a sandbox, such as 2Gi
+    #[arg(long, value_name = "QUANTITY")]
+    pub(crate) max_mem: Option<String>,
+    /// Maximum storage limit of a sandbox, such as 2Gi
+    #[arg(long, value_name = "QUANTITY")]
+    pub(crate) max_storage: Option<String>,
+    /// Maximum CPU limit of a sandbox, such as 2 or 500m
+    #[arg(long, value_name = "QUANTITY")]
+    pub(crate) max_cpu: Option<String>,
+    /// Maximum number of sandboxes
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) max_sandboxes: Option<usize>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -456,6 +481,18 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(seconds) => Ok(Duration::from_secs(seconds)),
         Err(_) => Err("must be a whole number of seconds".to_owned()),
     }
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    let units = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("", 0)];
+    let (number, shift) = units
+        .iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))
+        .unwrap_or((text, 0));
+    let bytes = number.parse::<u64>().ok();
+    bytes
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| "must be a number of bytes, or end with Ki, Mi or Gi".to_owned())
 }
 
 fn header(text: &str) -> Result<(String, String), String> {

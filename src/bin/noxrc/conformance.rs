@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use noxrunner::conformance::{Conformance, Finding, Level, Outcome, Report};
-use noxrunner::{Error, ErrorKind, Result};
+use noxrunner::{Error, ErrorKind, Result, printable};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Args, ConformanceArgs};
@@ -73,7 +73,7 @@ fn print_finding(finding: &Finding, console: &Console) {
     let (level, name, rule) = (finding.level().to_string(), finding.name(), finding.rule());
     let mut line = format!("{mark} {level:<6} {name:<24} {rule}");
     if finding.outcome() != Outcome::Passed {
-        line.push_str(&format!("\n         seen: {}", finding.seen()));
+        line.push_str(&format!("\n         seen: {}", printable(finding.seen())));
     }
     console.data(format!("{}\n", console.color(color, &line)).as_bytes());
 }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 
-use noxrunner::{Error, ErrorKind, KilledBy, Output, Result};
+use noxrunner::{Error, ErrorKind, KilledBy, Output, Result, printable};
 use serde_json::{Value, json};
 
 /// Prints the output of the command. If the reader of stdout or stderr is gone, the rest is discarded.
@@ -50,7 +50,8 @@ impl Console {
 
     /// Prints an error as a notice, with a hint if there is one.
     pub(crate) fn error_notice(&self, error: &Error) {
-        self.failure(&format!("{error:#}"));
+        // An error may have several lines, and is escaped already.
+        self.line("✗", "31", &format!("{error:#}"));
         if let Some(hint) = hint(error) {
             self.info(hint);
         }
@@ -66,7 +67,7 @@ impl Console {
     /// Prints the value of `--json`, if that was given.
     pub(crate) fn value(&self, value: &Value) {
         if self.json {
-            self.data(format!("{value}\n").as_bytes());
+            self.data(format!("{}\n", ascii_escapes(&value.to_string())).as_bytes());
         }
     }
 
@@ -116,10 +117,32 @@ impl Console {
         paint(self.color_stdout, color, text)
     }
 
+    /// Prints a line, any of which may come from the server or the sandbox.
     fn notice(&self, mark: &str, color: &str, text: &str) {
+        self.line(mark, color, &printable(text));
+    }
+
+    fn line(&self, mark: &str, color: &str, text: &str) {
         let line = paint(self.color_stderr, color, &format!("{mark} {text}"));
         let _ = writeln!(io::stderr().lock(), "{line}");
     }
+}
+
+/// Escapes the hidden characters that JSON allows in a string.
+fn ascii_escapes(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    let mut units = [0; 2];
+    for c in json.chars() {
+        // JSON itself has no characters that need an escape, other than in strings.
+        if printable(c.encode_utf8(&mut [0; 4])).starts_with('\\') && c != '\\' {
+            for unit in c.encode_utf16(&mut units) {
+                escaped.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
 }
 
 fn paint(enabled: bool, color: &str, text: &str) -> String {
@@ -162,7 +185,8 @@ impl log::Log for StderrLog {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            let _ = writeln!(io::stderr().lock(), "{}", record.args());
+            let line = record.args().to_string();
+            let _ = writeln!(io::stderr().lock(), "{}", printable(&line));
         }
     }
 

@@ -1,11 +1,11 @@
 //! `upload`, `download`, `cp`, `cat`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use noxrunner::{Contents, Error, ErrorKind, Extract, Files, Result, Sandbox};
+use noxrunner::{Contents, Error, ErrorKind, Extract, Extraction, Files, Result, Sandbox};
 use serde_json::json;
 
 use crate::args::{Args, DownloadArgs, UploadArgs};
@@ -51,10 +51,7 @@ pub(crate) fn download(args: &Args, download: &DownloadArgs, console: &Console) 
     let sandbox = client(args)?.sandbox(&download.id)?;
     console.info("Downloading files...");
     if let Some(output) = &download.output {
-        let failed = |e| file_error("cannot write", output, e);
-        let mut archive = sandbox.download_archive(&download.src)?;
-        let mut file = File::create(output).map_err(failed)?;
-        let bytes = io::copy(&mut archive, &mut file).map_err(failed)?;
+        let bytes = sandbox.download_archive_to(&download.src, output)?;
         console.success(&format!("Downloaded to {}", output.display()));
         console.value(&json!({"id": download.id, "output": output, "bytes": bytes}));
         return Ok(());
@@ -67,15 +64,19 @@ pub(crate) fn download(args: &Args, download: &DownloadArgs, console: &Console) 
 fn extract(sandbox: &Sandbox, src: &str, dir: &Path, console: &Console) -> Result<()> {
     let extract = Extract::new().skip_refused(true);
     let extraction = sandbox.download_dir_with(src, dir, &extract)?;
-    for refusal in extraction.refused() {
-        console.warning(&format!("Skipped {:?}: {}", refusal.name(), refusal.rule()));
-    }
+    warn_of_refused(&extraction, console);
     console.success(&format!("Extracted to {}", dir.display()));
     let mut value = json!(extraction);
     value["id"] = json!(sandbox.id());
     value["directory"] = json!(dir);
     console.value(&value);
     Ok(())
+}
+
+fn warn_of_refused(extraction: &Extraction, console: &Console) {
+    for refusal in extraction.refused() {
+        console.warning(&format!("Skipped {:?}: {}", refusal.name(), refusal.rule()));
+    }
 }
 
 pub(crate) fn cat(args: &Args, id: &str, path: &str, console: &Console) -> Result<()> {
@@ -129,7 +130,7 @@ pub(crate) fn copy(args: &Args, source: &str, target: &str, console: &Console) -
             console.success(&format!("Copied {} to {target}", from.display()));
         }
         (Location::Sandbox(id, from), Location::Local(to)) => {
-            let to = copy_from_sandbox(&client(args)?.sandbox(id)?, from, to)?;
+            let to = copy_from_sandbox(&client(args)?.sandbox(id)?, from, to, console)?;
             console.success(&format!("Copied {source} to {}", to.display()));
         }
         _ => {
@@ -187,14 +188,19 @@ pub(crate) fn name_of(path: &Path) -> Result<PathBuf> {
 }
 
 /// Copies a file or directory of a sandbox as `cp` does, and returns its new path.
-pub(crate) fn copy_from_sandbox(sandbox: &Sandbox, from: &str, to: &Path) -> Result<PathBuf> {
+pub(crate) fn copy_from_sandbox(
+    sandbox: &Sandbox,
+    from: &str,
+    to: &Path,
+    console: &Console,
+) -> Result<PathBuf> {
     let from = if from.is_empty() { "." } else { from };
     let to = match Path::new(from).file_name() {
         Some(name) if to.is_dir() => to.join(name),
         _ => to.to_owned(),
     };
     if is_dir(sandbox, from)? {
-        sandbox.download_dir(from, &to)?;
+        warn_of_refused(&sandbox.download_dir(from, &to)?, console);
     } else {
         sandbox.download_file(from, &to)?;
     }

@@ -3,7 +3,9 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use noxrunner::{Error, ErrorKind, Job, JobInfo, JobStatus, Result, Sandbox, shell_quote};
+use noxrunner::{
+    Error, ErrorKind, Job, JobInfo, JobStatus, Result, Sandbox, printable, shell_quote,
+};
 use serde_json::{Value, json};
 
 use crate::args::{Args, ExecOptions, JobArgs, KillArgs, LogsArgs, WaitArgs};
@@ -54,7 +56,8 @@ fn job_line(job: &JobInfo) -> String {
     let age = job.started().elapsed().unwrap_or_default().as_secs();
     let command: Vec<_> = job.command().iter().map(|arg| shell_quote(arg)).collect();
     // The sandbox must not print more than a line, or control the terminal.
-    let command = command.join(" ").replace(char::is_control, "\u{fffd}");
+    let command = command.join(" ");
+    let command = printable(&command);
     format!(
         "{}  {:<11} {age:>6} s ago  {command}\n",
         job.id(),

@@ -1,5 +1,6 @@
 //! The command `noxrc`.
 //!
+//! - `allocator`: settings of the memory allocator.
 //! - `args`: the command line.
 //! - `client`: the client that the arguments ask for.
 //! - `console`: what is printed, and where.
@@ -7,6 +8,7 @@
 //! - `command`: the command to run in a sandbox, and its result.
 //! - `sandboxes`, `exec`, `run`, `jobs`, `files`, `shell`, `serve`, `conformance`, `doctor`: the subcommands.
 
+mod allocator;
 mod args;
 mod client;
 mod command;

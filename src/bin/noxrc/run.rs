@@ -113,7 +113,7 @@ fn run_in(sandbox: &Sandbox, run: &RunArgs, interrupt: &Interrupt, console: &Con
         return code;
     }
     for path in &run.download {
-        match copy_from_sandbox(sandbox, path, Path::new(".")) {
+        match copy_from_sandbox(sandbox, path, Path::new("."), console) {
             Ok(to) => console.success(&format!("Downloaded {path} to {}", to.display())),
             Err(error) => {
                 // The value of --json was the command's output.

@@ -7,7 +7,8 @@ use noxrunner::server::{Server, ServerBuilder, Stopper};
 use noxrunner::{Error, ErrorKind, Result};
 use serde_json::json;
 
-use crate::args::{Args, ServeArgs};
+use crate::allocator::return_large_blocks;
+use crate::args::{Args, MaximaArgs, ServeArgs};
 use crate::client::{check_no_local_options, file_error, local, remote};
 use crate::console::{self, Console};
 use crate::exit_code::INTERRUPTED;
@@ -19,6 +20,7 @@ pub(crate) fn serve(args: &Args, serve: &ServeArgs, console: &Console) -> Result
     } else {
         log::LevelFilter::Info
     });
+    return_large_blocks();
     let builder = match &serve.gateway {
         Some(url) => {
             check_no_local_options(args)?;
@@ -29,7 +31,10 @@ pub(crate) fn serve(args: &Args, serve: &ServeArgs, console: &Console) -> Result
             Server::builder(backend.delegated_cgroup(serve.delegated_cgroup).build()?)
         }
     };
-    let builder = listen(builder.max_calls(serve.max_calls), serve);
+    let builder = builder
+        .max_calls(serve.max_calls)
+        .memory_budget(serve.memory_budget);
+    let builder = limit(listen(builder, serve), &serve.maxima);
     let (builder, token_is_new) = authenticate(builder, args, serve)?;
     let server = builder.bind()?;
     announce(&server, serve, token_is_new, console);
@@ -48,6 +53,25 @@ fn listen(mut builder: ServerBuilder, serve: &ServeArgs) -> ServerBuilder {
         None if serve.listen.is_empty() => {
             builder.tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)))
         }
+        None => builder,
+    }
+}
+
+fn limit(mut builder: ServerBuilder, maxima: &MaximaArgs) -> ServerBuilder {
+    if let Some(ttl) = maxima.max_ttl {
+        builder = builder.max_ttl(ttl);
+    }
+    if let Some(memory) = &maxima.max_mem {
+        builder = builder.max_memory(memory);
+    }
+    if let Some(storage) = &maxima.max_storage {
+        builder = builder.max_storage(storage);
+    }
+    if let Some(cpu) = &maxima.max_cpu {
+        builder = builder.max_cpu(cpu);
+    }
+    match maxima.max_sandboxes {
+        Some(count) => builder.max_sandboxes(count),
         None => builder,
     }
 }

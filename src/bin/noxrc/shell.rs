@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use noxrunner::{Command, Error, ErrorKind, Output, Result, Sandbox};
+use noxrunner::{Command, Error, ErrorKind, Output, Result, Sandbox, printable};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -139,9 +139,12 @@ impl Session<'_> {
     }
 
     fn prompt(&self) -> String {
+        // The sandbox chooses the names of its directories.
+        let place = format!("{}:{}", self.sandbox.id(), self.dir);
+        let place = printable(&place);
         match self.code {
-            0 => format!("{}:{}$ ", self.sandbox.id(), self.dir),
-            code => format!("{}:{} [{code}]$ ", self.sandbox.id(), self.dir),
+            0 => format!("{place}$ "),
+            code => format!("{place} [{code}]$ "),
         }
     }
 
@@ -151,7 +154,9 @@ impl Session<'_> {
             "" => return true,
             "exit" | "quit" => return false,
             "help" => self.console.data(HELP.as_bytes()),
-            "pwd" => self.console.data(format!("{}\n", self.dir).as_bytes()),
+            "pwd" => self
+                .console
+                .data(format!("{}\n", printable(&self.dir)).as_bytes()),
             "touch" => match self.sandbox.touch() {
                 Ok(()) => self.console.success("TTL extended"),
                 Err(error) => {

@@ -95,9 +95,8 @@ impl PlainSandbox {
         let stages = File::open(&dir).map_err(failed)?;
         for stage in fs::read_dir(&dir).map_err(failed)?.flatten() {
             if let Some(_locked) = lock_stale(&stage) {
-                remove_at(stages.as_fd(), stage.file_name().as_encoded_bytes()).unwrap_or_else(
-                    |e| log::warn!("cannot remove {}: {e}", stage.path().display()),
-                );
+                remove_at(stages.as_fd(), stage.file_name().as_encoded_bytes())
+                    .unwrap_or_else(|e| log::warn!("cannot remove {:?}: {e}", stage.path()));
             }
         }
         Ok(())

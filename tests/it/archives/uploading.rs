@@ -1,5 +1,7 @@
 //! Uploads.
 
+use std::os::unix::fs::FileExt;
+
 use super::*;
 
 #[test]
@@ -260,18 +262,55 @@ fn growing_file_is_sent_as_a_prefix() {
 }
 
 #[test]
+fn files_with_a_wrong_size_are_sent_whole() {
+    let (sandbox, uploads) = recording_sandbox();
+    for path in [
+        "/proc/version",
+        "/proc/filesystems",
+        "/proc/kallsyms",
+        "/sys/kernel/uevent_seqnum",
+    ] {
+        let Ok(expected) = fs::read(path) else {
+            continue;
+        };
+        let stat = fs::metadata(path).unwrap();
+        assert_ne!(stat.len(), expected.len() as u64, "{path}");
+        sandbox.write("f", Contents::path(path)).unwrap();
+        sandbox
+            .upload([("f", Contents::path(path))], "/workspace")
+            .unwrap();
+        for upload in uploads.lock().unwrap().drain(..) {
+            let sent = &unpacked(&upload)[0].content;
+            // Another process may change the number of the last event.
+            assert!(
+                sent.len().abs_diff(expected.len()) <= expected.len() / 10,
+                "{path}"
+            );
+        }
+    }
+    let done = sandbox.upload_dir("/proc/sys/kernel/random", "/workspace");
+    if done.is_ok() {
+        let sent = unpacked(&uploads.lock().unwrap()[0]);
+        let boot_id = sent.iter().find(|entry| entry.name == b"boot_id").unwrap();
+        assert_eq!(boot_id.content.len(), 37);
+    }
+}
+
+#[test]
 fn shrinking_file_is_an_error() {
     let (sandbox, _) = recording_sandbox();
     let dir = Scratch::new();
     fs::create_dir(dir.join("t")).unwrap();
     let path = dir.join("t/log");
     let file = File::create(&path).unwrap();
+    let content = noise(64 << 20);
     let stop = AtomicBool::new(false);
     let shrank = thread::scope(|scope| {
         scope.spawn(|| {
             // The time at which the size is read is unknown, so the file shrinks repeatedly.
             while !stop.load(Ordering::SeqCst) {
-                file.set_len(64 << 20).unwrap();
+                // Written, because a hole takes no time to send.
+                file.write_all_at(&content, 0).unwrap();
                 thread::sleep(Duration::from_millis(30));
                 file.set_len(1).unwrap();
                 thread::sleep(Duration::from_millis(10));

@@ -1,18 +1,23 @@
 //! `noxrc serve`: the server, its gateway mode and its settings.
 
+/// Attacks on the memory and the connections of the server.
+mod attacks;
+
 use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::time::Duration;
 
 use super::*;
 
 /// A running `noxrc serve`, which ends when this is dropped.
-struct ServeProcess {
+pub(super) struct ServeProcess {
     child: Child,
     url: String,
     token: Option<String>,
 }
 
 impl ServeProcess {
-    fn start(user: &User, args: &[&str]) -> ServeProcess {
+    pub(super) fn start(user: &User, args: &[&str]) -> ServeProcess {
         let all: Vec<&str> = ["--json", "serve"].iter().chain(args).copied().collect();
         let mut command = user.command(&all);
         let mut child = command
@@ -31,8 +36,17 @@ impl ServeProcess {
         }
     }
 
+    pub(super) fn connect(&self) -> TcpStream {
+        let addr = self.url.strip_prefix("http://").unwrap();
+        let stream = TcpStream::connect(addr).unwrap();
+        for set in [TcpStream::set_read_timeout, TcpStream::set_write_timeout] {
+            set(&stream, Some(Duration::from_secs(60))).unwrap();
+        }
+        stream
+    }
+
     /// Interrupts the server as Ctrl-C does, and returns its output.
-    fn stop(mut self) -> String {
+    pub(super) fn stop(mut self) -> String {
         interrupt(&self.child);
         let mut text = String::new();
         let mut stderr = self.child.stderr.take().unwrap();
@@ -109,6 +123,40 @@ fn serve_works_with_the_other_commands_and_stops() {
     assert!(said.contains("POST /v1/sandboxes/a/exec 200 "), "{said}");
     assert!(said.contains("✓ Stopped"), "{said}");
     assert!(!said.contains("Authorization"), "{said}");
+}
+
+#[test]
+fn serve_enforces_maxima() {
+    let user = User::new();
+    let maxima = [
+        "--listen=127.0.0.1:0",
+        "--isolation=none",
+        "--max-ttl=900",
+        "--max-mem=512Mi",
+        "--max-storage=1Gi",
+        "--max-cpu=1",
+        "--max-sandboxes=1",
+    ];
+    let serving = ServeProcess::start(&user, &maxima);
+    let token = serving.token.clone().unwrap();
+    let create = |args: &[&str]| {
+        let fixed = ["--base-url", &serving.url, "--token", &token, "create", "a"];
+        user.run(&[&fixed, args].concat())
+    };
+    for (flag, value, max) in [
+        ("--ttl", "901", "900 s"),
+        ("--mem", "513Mi", "512Mi"),
+        ("--storage", "2Gi", "1Gi"),
+        ("--cpu", "2", "1"),
+    ] {
+        let says = format!("exceeds this server's maximum of {max}");
+        assert_output(&create(&[flag, value]), 1, "", &says);
+    }
+    assert_output(&create(&[]), 0, "", "Sandbox created");
+    let wrong = user.run(&["serve", "--listen=127.0.0.1:0", "--max-mem=much"]);
+    assert_output(&wrong, 1, "", "max_memory");
+    let zero = user.run(&["serve", "--memory-budget=1Mi", "--listen=127.0.0.1:0"]);
+    assert_output(&zero, 1, "", "at least 8 MiB");
 }
 
 #[test]

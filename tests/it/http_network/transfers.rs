@@ -338,3 +338,29 @@ fn endless_upload_ends_after_refusal() {
         );
     }
 }
+
+#[test]
+fn cut_download_leaves_no_file() {
+    let server = Scripted::start(|mut conn| {
+        conn.read_request();
+        conn.write(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/x-tar\r\nContent-Length: 100000\r\n\r\n",
+        );
+        let _ = conn.stream().write_all(&noise(50_000));
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let local = dir.path().join("out.tar.gz");
+    let sandbox = sandbox(builder(&server));
+    let error = sandbox
+        .download_archive_to("/workspace", &local)
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect, "{error:#}");
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
+    // A file that existed before stays as it was.
+    std::fs::write(&local, "old").unwrap();
+    sandbox
+        .download_archive_to("/workspace", &local)
+        .unwrap_err();
+    assert_eq!(std::fs::read(&local).unwrap(), b"old");
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
+}

@@ -180,6 +180,93 @@ fn stalled_body_gets_408() {
 }
 
 #[test]
+fn trickled_body_gets_408() {
+    let server = RunningServer::start(fake_server().0.body_idle(Duration::from_secs(1)));
+    let json = "POST /v1/sandboxes/a/exec HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nContent-Type: application/json\r\n";
+    for head in [UPLOAD, json] {
+        let mut stream = server.connect();
+        let request = format!("{head}Content-Length: 100000\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let started = Instant::now();
+        // No pause is as long as the server waits.
+        while stream.write_all(b"x").is_ok() {
+            assert!(started.elapsed() < Duration::from_secs(60), "{head}");
+            stream
+                .set_read_timeout(Some(Duration::from_millis(100)))
+                .unwrap();
+            if stream.peek(&mut [0]).is_ok() {
+                break;
+            }
+        }
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        assert_eq!(read_response(&mut stream).status, 408, "{head}");
+    }
+}
+
+#[test]
+fn connection_without_a_valid_request_is_closed() {
+    let server = server();
+    for start in ["", "\r\n"] {
+        let mut stream = server.connect();
+        stream.write_all(start.as_bytes()).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(50)))
+            .unwrap();
+        assert_eq!(stream.read(&mut [0; 100]).unwrap(), 0);
+    }
+}
+
+#[test]
+fn stalled_download_of_a_deleted_sandbox_frees_its_call() {
+    let (builder, _dir) = super::local();
+    let builder = builder.tcp("127.0.0.1:0").token("secret").max_calls(2);
+    let server = RunningServer::start(builder.body_idle(Duration::from_secs(600)));
+    let client = server.client();
+    let sandbox = client.create("a", noxrunner::SandboxSpec::new()).unwrap();
+    sandbox.run(["truncate", "-s", "1T", "f"]).unwrap();
+    let download = "GET /v1/sandboxes/a/files/download HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\n\r\n";
+    let mut stalled = server.connect();
+    stalled.write_all(download.as_bytes()).unwrap();
+    stalled.read_exact(&mut [0; 1000]).unwrap();
+    sandbox.delete().unwrap();
+    client.create("b", noxrunner::SandboxSpec::new()).unwrap();
+    // Without retries: each of them needs a call of its own.
+    let body = r#"{"cmd": ["sleep", "1"]}"#;
+    let exec = || {
+        let path = "/v1/sandboxes/b/exec";
+        server.request("POST", path, super::JSON, body).status == 200
+    };
+    let run = || {
+        std::thread::scope(|scope| {
+            let two = [(); 2].map(|()| scope.spawn(exec));
+            two.into_iter().all(|one| one.join().unwrap())
+        })
+    };
+    let started = Instant::now();
+    while !run() {
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "the call is still taken"
+        );
+    }
+}
+
+#[test]
+fn health_does_not_wait_for_calls() {
+    let (builder, fake) = fake_server();
+    let server = RunningServer::start(builder.max_calls(1));
+    let mut busy = server.connect();
+    busy.write_all(super::exec_for(60).as_bytes()).unwrap();
+    wait_for("the command runs", || {
+        fake.running.load(Ordering::SeqCst) == 1
+    });
+    let health = server.send(&format!("{HEALTH}Connection: close\r\n\r\n"));
+    assert_eq!(health.status, 200);
+}
+
+#[test]
 fn truncated_upload_is_not_200() {
     let server = server();
     for framing in [

@@ -5,9 +5,15 @@ use crate::error::Error;
 /// Maximum value of a limit. Kubernetes and the kernel's file sizes have the same maximum.
 const MAX: u128 = i64::MAX as u128;
 
+/// Minimum of a memory limit: less is too small for a shell. Docker has the same.
+pub(crate) const MIN_MEMORY: u64 = 6 << 20;
+
+/// Minimum of a storage limit.
+pub(crate) const MIN_STORAGE: u64 = 1 << 20;
+
 /// Parses a quantity of memory or storage and returns it in bytes, rounded up. `name` names the field
 /// in errors. Less than `min` is refused, because nothing could run with it.
-pub(super) fn parse_bytes(name: &str, text: &str, min: u64) -> Result<u64, Error> {
+pub(crate) fn parse_bytes(name: &str, text: &str, min: u64) -> Result<u64, Error> {
     let invalid = |problem: &str| Error::invalid(format!("{name} {text:?} {problem}"));
     let bytes = split(text).and_then(|(number, suffix)| {
         let (factor, exponent) = unit(suffix)?;
@@ -34,7 +40,7 @@ fn too_small(text: &str, bytes: u64, min: u64) -> String {
 }
 
 /// Parses a quantity of CPU and returns it in thousandths of a CPU, rounded up.
-pub(super) fn parse_cpu(text: &str) -> Result<u64, Error> {
+pub(crate) fn parse_cpu(text: &str) -> Result<u64, Error> {
     let millis = split(text).and_then(|(number, suffix)| match suffix {
         "" => scaled(number, 1, 3),
         "m" => scaled(number, 1, 0),
