@@ -168,7 +168,7 @@ impl Output {
             .or(self.timed_out().then_some(KilledBy::Timeout))
     }
 
-    /// Returns what the command has used, if the backend reports it, as local sandboxes do.
+    /// Returns the command's resource usage, if the backend reports it, as local sandboxes do.
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {
         self.usage
@@ -206,7 +206,7 @@ impl fmt::Display for KilledBy {
     }
 }
 
-/// What a command has used, from [`Output::usage`].
+/// Resource usage of a command, from [`Output::usage`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     cpu_time: Duration,
@@ -214,7 +214,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Creates the usage that a [`Backend`](crate::Backend) returns.
+    /// Creates the usage for the output of a [`Backend`](crate::Backend).
     #[must_use]
     pub fn new(cpu_time: Duration, peak_memory: u64) -> Usage {
         Usage {

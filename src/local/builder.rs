@@ -98,8 +98,8 @@ impl LocalBackendBuilder {
     ///
     /// Defaults to false. As root, sandboxes get cgroups without this, and this process is not moved. If
     /// there is no cgroup, a watcher enforces the memory limit; see
-    /// [`LocalBackend::limits`](LocalBackend#limits). Not for [persistent](Self::persistent) sandboxes,
-    /// because nobody would remove their cgroups.
+    /// [`LocalBackend::limits`](LocalBackend#limits). [Persistent](Self::persistent) sandboxes are refused,
+    /// because their cgroups would not be removed.
     pub fn delegated_cgroup(mut self, delegated: bool) -> LocalBackendBuilder {
         self.options.delegated_cgroup = delegated;
         self

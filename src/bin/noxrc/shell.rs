@@ -59,7 +59,7 @@ pub(crate) fn shell(args: &Args, shell: &ShellArgs, console: &Console) -> Result
     Ok(exit_code::of_command(session.code))
 }
 
-/// How a line ended that has exited the shell.
+/// Reported by a line that has exited the shell.
 const EXITED: &str = "exit";
 
 /// The state between two lines.

@@ -341,7 +341,8 @@ fn choose_cgroup(
     delegated: bool,
 ) -> Result<Option<DelegatedCgroup>> {
     if persistent && delegated {
-        let text = "delegated_cgroup: persistent sandboxes cannot have cgroups, because nobody would remove them";
+        let text =
+            "persistent sandboxes cannot use delegated_cgroup: their cgroups would not be removed";
         return Err(Error::invalid(text));
     }
     if delegated {

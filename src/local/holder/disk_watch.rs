@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::mapping::Mapping;
 use crate::processes::sandbox_processes;
 use crate::sys::isolation::file_system_space;
 use crate::sys::process::{continue_process, exit, fork, pipe, stop_process};
@@ -255,18 +256,12 @@ impl FileCount {
 /// Parses a line of `/proc/PID/maps`. Returns the inode of a file without a name, and the position in it
 /// where the mapping ends.
 fn unlinked_mapping(line: &str) -> Option<(u64, u64)> {
-    let mapping = line.strip_suffix(" (deleted)")?;
-    let mut fields = mapping.split_whitespace();
-    let (from, to) = fields.next()?.split_once('-')?;
-    let hexadecimal = |text| u64::from_str_radix(text, 16).ok();
-    let size = hexadecimal(to)?.checked_sub(hexadecimal(from)?)?;
-    let offset = hexadecimal(fields.nth(1)?)?;
-    let inode = fields.nth(1)?.parse().ok()?;
-    // Shared memory without a file, which the memory limit covers.
-    let path = fields.next().unwrap_or_default();
-    let in_memory =
-        path.starts_with("/dev/") || path.starts_with("/SYSV") || path.starts_with("/memfd:");
-    (!in_memory).then_some((inode, offset.checked_add(size)?))
+    let mapping = Mapping::parse(line)?;
+    let path = mapping.path.strip_suffix(" (deleted)")?;
+    // The memory limit covers shared memory without a file.
+    let is_memory = ["/dev/", "/SYSV", "/memfd:"];
+    let is_memory = is_memory.iter().any(|start| path.starts_with(start));
+    (!is_memory).then_some((mapping.inode, mapping.end))
 }
 
 /// Reads a directory, after restoring its owner's permissions if necessary.

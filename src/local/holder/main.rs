@@ -12,7 +12,8 @@
 //! - `guardian`: kills the remaining processes of a sandbox without namespaces.
 //! - `serve`: the event loop. `running_command`: a command until its end.
 //! - `supervisor`: one process per command that shares the memory of the holder.
-//! - `processes`, `memory_use`, `sysv`: the sandbox's processes, their memory and System V objects.
+//! - `processes`, `mapping`, `memory_use`, `sysv`: the sandbox's processes, their memory and System V
+//!   objects.
 //! - `memory_watch`, `disk_watch`: the limits of memory and storage.
 //! - `sys`: system calls.
 
@@ -21,6 +22,7 @@ mod encoding;
 mod etc;
 mod guardian;
 mod landlock;
+mod mapping;
 mod memory_use;
 mod memory_watch;
 mod processes;

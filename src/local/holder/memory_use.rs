@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::fs;
 
+use crate::mapping::Mapping;
+
 /// The memory of one process, in bytes.
 struct ProcessMemory {
     /// The directory in `/proc` that shows it.
@@ -234,17 +236,11 @@ fn shared_mappings(text: &str) -> Vec<SharedMapping> {
 }
 
 impl SharedMapping {
-    /// Parses a line such as `7f00-7f01 rw-s 00000000 00:01 1024  /dev/zero (deleted)`.
     fn parse(line: &str) -> Option<SharedMapping> {
-        let line = line.strip_suffix(" /dev/zero (deleted)")?;
-        let mut fields = line.split_whitespace();
-        let (from, to) = fields.next()?.split_once('-')?;
-        let hexadecimal = |text| u64::from_str_radix(text, 16).ok();
-        let size = hexadecimal(to)?.checked_sub(hexadecimal(from)?)?;
-        let offset = hexadecimal(fields.nth(1)?)?;
-        Some(SharedMapping {
-            object: fields.nth(1)?.parse().ok()?,
-            end: offset.checked_add(size)?,
+        let mapping = Mapping::parse(line)?;
+        (mapping.path == "/dev/zero (deleted)").then_some(SharedMapping {
+            object: mapping.inode,
+            end: mapping.end,
             present: 0,
         })
     }

@@ -124,7 +124,7 @@ fn free(memory: MemoryUse, excess: u64) -> Vec<u32> {
     killed
 }
 
-/// Returns the memory that is no process's: files and System V objects.
+/// Returns the memory outside of processes: files and System V objects.
 fn outside_processes(sandbox: &PreparedSandbox) -> u64 {
     let used = |dir: &OwnedFd| file_system_space(dir.as_fd()).map_or(0, |space| space.used);
     let files = if sandbox.setup.on_disk {

@@ -221,11 +221,11 @@ pub(crate) enum ExceededLimit {
     Storage,
 }
 
-/// What the processes of a command have used.
+/// Resource usage of a command's processes.
 #[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]
 pub(crate) struct CommandUsage {
     pub(crate) cpu_micros: u64,
-    /// Of the largest process.
+    /// Peak memory of the largest process, in bytes.
     pub(crate) peak_memory: u64,
     /// The last limit that has killed a process of the command.
     pub(crate) exceeded: Option<ExceededLimit>,

@@ -1,5 +1,5 @@
-//! The System V objects of the sandbox. They take memory that is no process's, also after the processes
-//! that created them have ended.
+//! The System V objects of the sandbox. They use memory even after the processes that created them have
+//! ended.
 
 use std::fs;
 
