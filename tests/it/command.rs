@@ -498,6 +498,43 @@ fn ignored_sighup_stays_ignored() {
     wait_for("the sandbox is deleted", || !sleeps(&sleep));
 }
 
+#[test]
+fn exceeded_limit_is_reported() {
+    let user = User::new();
+    let hog = [
+        "run",
+        "--mem",
+        "64Mi",
+        "python3",
+        "-c",
+        "bytearray(400 << 20)",
+    ];
+    let out = user.local(&hog);
+    assert_eq!(out.code, 137);
+    assert!(
+        out.stderr.contains("⚠ The memory limit was exceeded"),
+        "{}",
+        out.stderr
+    );
+    let json = user.local(&[&["--json"], &hog[..]].concat());
+    let json: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(
+        (&json["exitCode"], &json["killedBy"]),
+        (&json!(137), &json!("memory"))
+    );
+    assert!(
+        json["peakMemoryBytes"].as_u64().unwrap() > 32 << 20,
+        "{json}"
+    );
+    let small = user.local(&["run", "--mem", "512m", "nproc"]);
+    assert_eq!(small.code, 125);
+    assert!(
+        small.stderr.contains("did you mean \"512Mi\"?"),
+        "{}",
+        small.stderr
+    );
+}
+
 /// Starts a server whose sandboxes never become ready.
 fn never_ready() -> Scripted {
     Scripted::each_request(|request, conn| match &*request.method {

@@ -275,6 +275,16 @@ fn fake_server() -> (ServerBuilder, Arc<FakeBackend>) {
 const JSON: &str = "Content-Type: application/json\r\n";
 
 #[test]
+fn limits_that_are_too_small_are_a_bad_request() {
+    let (backend, _dir) = local_backend(Isolation::Namespaces);
+    let server = RunningServer::start(Server::builder(backend).tcp("127.0.0.1:0").no_auth());
+    let body = r#"{"memoryLimit": "512m"}"#;
+    let create = server.request("PUT", "/v1/sandboxes/a", JSON, body);
+    assert_eq!(create.status, 400);
+    assert!(create.body.contains("did you mean"), "{}", create.body);
+}
+
+#[test]
 fn download_reports_whether_the_sandbox_is_missing() {
     let (backend, _dir) = local_backend(Isolation::None);
     let server = RunningServer::start(Server::builder(backend).tcp("127.0.0.1:0").no_auth());
