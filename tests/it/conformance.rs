@@ -118,7 +118,7 @@ fn silent_server_ends_run_early() {
         "POST" => conn.respond(404, "no such sandbox"),
         _ => conn.stay_silent(),
     });
-    let builder = HttpBackend::builder(server.url()).timeout(std::time::Duration::from_secs(2));
+    let builder = HttpBackend::builder(server.url()).timeout(std::time::Duration::from_secs(1));
     let started = std::time::Instant::now();
     let report = Conformance::new(builder.build().unwrap()).run(|_| {});
     let report = report.unwrap();

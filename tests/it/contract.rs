@@ -202,7 +202,7 @@ fn delete(client: &Client) {
 }
 
 fn ttl(client: &Client) {
-    let spec = || SandboxSpec::new().ttl(Duration::from_secs(8));
+    let spec = || SandboxSpec::new().ttl(Duration::from_secs(6));
     let sandbox = client.create("ttl", spec()).unwrap();
     let untouched = client.create("ttl untouched", spec()).unwrap();
     // No fixed sleeps: a busy machine may stop this thread for a while.

@@ -149,7 +149,7 @@ while total < 1024:
 }
 
 #[test]
-fn system_v_objects_count() {
+fn semaphores_count() {
     assert_is_stopped(
         "semaphores",
         r"
@@ -159,6 +159,10 @@ while total < 2048:
 time.sleep(60)
 ",
     );
+}
+
+#[test]
+fn messages_of_queues_count() {
     assert_is_stopped(
         "messages",
         r"
@@ -170,6 +174,10 @@ while total < 2048:
     took(1)
 ",
     );
+}
+
+#[test]
+fn detached_segments_count() {
     assert_is_stopped(
         "segments",
         r"
