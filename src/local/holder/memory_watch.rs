@@ -12,6 +12,9 @@ use crate::sys::isolation::file_system_space;
 use crate::sys::process::cpu_time;
 use crate::sysv;
 
+/// Maximum time between two looks at few processes.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
 /// A fall of the machine's free memory that is never a reason to look at the processes early.
 const NOISE: u64 = 16 << 20;
 
@@ -71,10 +74,16 @@ impl MemoryWatch {
         killed
     }
 
-    /// Looks take at most a 25th of the time, but up to half of it while memory is being used up.
+    /// Looks take at most a 25th of the time, but up to half of it while memory is being used up. While
+    /// half of the limit is left, there is one per second.
     fn is_due(&self, now: Instant) -> bool {
-        let is_used_up = self.machine.fallen() > (self.room / 2).max(NOISE);
-        let pause = self.cost * if is_used_up { 2 } else { 25 };
+        let pause = if self.machine.fallen() > (self.room / 2).max(NOISE) {
+            self.cost * 2
+        } else if self.room > self.limit / 2 {
+            MAX_PAUSE.max(self.cost * 25)
+        } else {
+            self.cost * 25
+        };
         now.saturating_duration_since(self.looked) >= pause
     }
 
