@@ -32,6 +32,8 @@ pub(crate) struct MemoryWatch {
     looked: Instant,
     /// CPU time of the last look.
     cost: Duration,
+    /// Looks in a row that found no growth. Other programs of the machine use its memory too.
+    false_alarms: u32,
     objects: SharedObjects,
     /// Processes that were killed, and when.
     dying: Vec<(u32, Instant)>,
@@ -45,6 +47,7 @@ impl MemoryWatch {
             machine: MachineMemory::new(),
             looked: Instant::now(),
             cost: Duration::ZERO,
+            false_alarms: 0,
             objects: SharedObjects::default(),
             dying: Vec::new(),
         }
@@ -64,21 +67,23 @@ impl MemoryWatch {
         if !self.is_due(Instant::now()) {
             return Vec::new();
         }
-        let before = cpu_time();
+        let before = (cpu_time(), self.room);
         let killed = self.look(sandbox);
+        let has_grown = self.room + NOISE / 4 < before.1;
+        self.false_alarms = if has_grown { 0 } else { self.false_alarms + 1 };
         self.machine.start_again();
         self.looked = Instant::now();
-        self.cost = cpu_time().saturating_sub(before);
+        self.cost = cpu_time().saturating_sub(before.0);
         let since = self.looked;
         self.dying.extend(killed.iter().map(|pid| (*pid, since)));
         killed
     }
 
-    /// Looks take at most a 25th of the time, but up to half of it while memory is being used up. While
+    /// Looks take at most a 25th of the time, but up to half of it while the sandbox uses up memory. While
     /// half of the limit is left, there is one per second.
     fn is_due(&self, now: Instant) -> bool {
         let pause = if self.machine.fallen() > (self.room / 2).max(NOISE) {
-            self.cost * 2
+            self.cost * (2 << self.false_alarms.min(4)).min(25)
         } else if self.room > self.limit / 2 {
             MAX_PAUSE.max(self.cost * 25)
         } else {
