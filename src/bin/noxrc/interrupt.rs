@@ -60,18 +60,18 @@ fn handle_signals(signals: &mut Signals, cancel: &Cancel, received: &AtomicI32) 
 
 /// Starts watching the signals that end a command.
 pub(crate) fn termination_signals() -> Result<Signals> {
-    Signals::new(not_ignored()).map_err(cannot_watch)
+    Signals::new(watched_signals()).map_err(cannot_watch)
 }
 
-/// Returns the signals that end a command, except those that the parent process ignores for it, as
-/// `nohup` does and shells do for background commands.
-fn not_ignored() -> Vec<i32> {
+/// Returns the signals that end a command. SIGHUP is not one of them if the parent process ignores it for
+/// this one, as `nohup` does.
+fn watched_signals() -> Vec<i32> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    let is_ignored = |signal: &i32| ignored.unwrap_or(0) >> (signal - 1) & 1 == 1;
-    let signals = [SIGHUP, SIGINT, SIGTERM].into_iter();
-    signals.filter(|signal| !is_ignored(signal)).collect()
+    let ignores_hangup = ignored.unwrap_or(0) >> (SIGHUP - 1) & 1 == 1;
+    let signals = [SIGINT, SIGTERM].into_iter();
+    signals.chain((!ignores_hangup).then_some(SIGHUP)).collect()
 }
 
 fn cannot_watch(e: std::io::Error) -> Error {
@@ -88,7 +88,7 @@ impl Idle {
     /// `editor_has_ctrl_c` leaves SIGINT to the line editor.
     pub(crate) fn new(editor_has_ctrl_c: bool) -> Result<Idle> {
         let idle = Arc::new(AtomicBool::new(true));
-        let signals = not_ignored().into_iter();
+        let signals = watched_signals().into_iter();
         for signal in signals.filter(|signal| !(editor_has_ctrl_c && *signal == SIGINT)) {
             register_conditional_default(signal, Arc::clone(&idle)).map_err(cannot_watch)?;
         }
