@@ -181,6 +181,15 @@ impl Output {
     }
 }
 
+/// Removes the start of a character from the end of a stream that was cut.
+#[cfg(any(feature = "local", feature = "server"))]
+pub(crate) fn whole_characters(stream: &[u8]) -> &[u8] {
+    let last = stream.utf8_chunks().last();
+    let rest = last.map_or(&[][..], |chunk| chunk.invalid());
+    let is_start = std::str::from_utf8(rest).is_err_and(|e| e.error_len().is_none());
+    &stream[..stream.len() - if is_start { rest.len() } else { 0 }]
+}
+
 /// A limit that a command has exceeded.
 ///
 /// `Display` and JSON show the name in lower case.

@@ -5,6 +5,10 @@ use crate::error::Error;
 /// Maximum value of a limit. Kubernetes and the kernel's file sizes have the same maximum.
 const MAX: u128 = i64::MAX as u128;
 
+/// Defaults of the limits of local sandboxes, in bytes.
+pub(crate) const DEFAULT_MEMORY: u64 = 1 << 30;
+pub(crate) const DEFAULT_STORAGE: u64 = 512 << 20;
+
 /// Minimum of a memory limit: less is too small for a shell. Docker has the same.
 pub(crate) const MIN_MEMORY: u64 = 6 << 20;
 

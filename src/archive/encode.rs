@@ -36,7 +36,7 @@ impl<W: Write> Encoder<W> {
         }
     }
 
-    /// Returns what the archive is written to. Some bytes may not be written yet.
+    /// Returns the writer of the archive. Some bytes may still be buffered.
     #[cfg(feature = "local")]
     pub(super) fn get_mut(&mut self) -> &mut W {
         self.gzip.get_mut()

@@ -1,4 +1,4 @@
-//! A gzip stream that compresses only what becomes smaller.
+//! A gzip stream that stores data that does not compress well.
 
 use std::io::{self, Write};
 use std::sync::OnceLock;

@@ -17,8 +17,7 @@ use crate::error::{Error, Result};
 use crate::os::{self, FileType, Stat};
 use crate::printable::printable;
 
-/// What to do with an entry that cannot be archived: one that cannot be read, a socket, or one whose path
-/// is too long.
+/// The handling of entries that cannot be archived: unreadable files, sockets, and paths that are too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreadable {
     /// Fail. FIFOs and devices are refused as well.

@@ -12,10 +12,10 @@ use crate::os::{self, Extent};
 /// Number of bytes that are read before the size is taken from the metadata.
 const HEAD: usize = 64 * 1024;
 
-/// How many bytes of a hole one step writes.
+/// Maximum length of a hole that one step writes, in bytes.
 const MAX_HOLE: u64 = 16 << 20;
 
-/// What to do with a file that does not end where its metadata says, such as those in `/proc`.
+/// The handling of files whose size differs from their metadata, such as those in `/proc`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WrongSize {
     /// Read it first, into memory or a temporary file.

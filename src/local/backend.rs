@@ -263,7 +263,7 @@ fn check_existence(
             return Ok(());
         }
         checked = Instant::now();
-        // Without the backend there is nobody to ask. The files are still open.
+        // The backend was dropped, so this cannot be checked. The files are still open.
         let Some(tier) = tier.upgrade() else {
             return Ok(());
         };

@@ -6,7 +6,9 @@ use std::fs;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::quantity::{MIN_MEMORY, MIN_STORAGE, parse_bytes, parse_cpu};
+use crate::quantity::{
+    DEFAULT_MEMORY, DEFAULT_STORAGE, MIN_MEMORY, MIN_STORAGE, parse_bytes, parse_cpu,
+};
 use crate::spec::SandboxSpec;
 
 const MIB: u64 = 1024 * 1024;
@@ -170,8 +172,6 @@ pub(super) struct ResolvedLimits {
 
 impl ResolvedLimits {
     pub(super) fn new(spec: &SandboxSpec) -> Result<ResolvedLimits> {
-        const DEFAULT_MEMORY: u64 = 1024 * MIB;
-        const DEFAULT_STORAGE: u64 = 512 * MIB;
         let cpu_millis = spec.get_cpu().map(parse_cpu).transpose()?;
         let memory = match spec.get_memory() {
             Some(text) => parse_bytes("memory limit", text, MIN_MEMORY)?,

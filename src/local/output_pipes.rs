@@ -3,11 +3,10 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::str;
 use std::time::Instant;
 
 use crate::os;
-use crate::output::Output;
+use crate::output::{Output, whole_characters};
 
 /// Maximum length of a stream that is kept, in bytes.
 const STREAM_CAP: usize = 1024 * 1024;
@@ -105,11 +104,8 @@ impl CappedPipe {
     /// Returns what was kept. Text is not cut inside a character.
     fn into_kept(mut self) -> Vec<u8> {
         if self.truncated {
-            let last = self.kept.utf8_chunks().last();
-            let rest = last.map_or(&[][..], |chunk| chunk.invalid());
-            if str::from_utf8(rest).is_err_and(|e| e.error_len().is_none()) {
-                self.kept.truncate(self.kept.len() - rest.len());
-            }
+            let length = whole_characters(&self.kept).len();
+            self.kept.truncate(length);
         }
         self.kept
     }

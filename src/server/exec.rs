@@ -12,7 +12,7 @@ use super::service::Service;
 use crate::backend::wire::{ExecRequest, ExecResponse};
 use crate::cancel::Cancel;
 use crate::command::Command;
-use crate::output::Output;
+use crate::output::{Output, whole_characters};
 use crate::session_id::SessionId;
 
 /// Maximum time that a response waits for memory.
@@ -74,13 +74,8 @@ async fn answer(out: &Output, mut memory: Reservation) -> Result<Reply, ErrorRep
 
 /// Returns the start of a stream, without a part of a character at its end.
 fn start(stream: &[u8]) -> Cow<'_, str> {
-    let mut start = stream.get(..CUT_STREAM).unwrap_or(stream);
-    if let Err(e) = std::str::from_utf8(start) {
-        if e.error_len().is_none() {
-            start = &start[..e.valid_up_to()];
-        }
-    }
-    String::from_utf8_lossy(start)
+    let start = stream.get(..CUT_STREAM).unwrap_or(stream);
+    String::from_utf8_lossy(whole_characters(start))
 }
 
 /// Sizes of a stream in a response, in bytes.

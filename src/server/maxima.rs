@@ -6,13 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::reply::ErrorReply;
 use crate::error::Result;
-use crate::quantity::{MIN_MEMORY, MIN_STORAGE, parse_bytes, parse_cpu};
+use crate::quantity::{
+    DEFAULT_MEMORY, DEFAULT_STORAGE, MIN_MEMORY, MIN_STORAGE, parse_bytes, parse_cpu,
+};
 use crate::session_id::SessionId;
 use crate::spec::{DEFAULT_TTL, SandboxSpec};
-
-/// Defaults of local sandboxes, in bytes. A maximum below replaces the default.
-const DEFAULT_MEMORY: u64 = 1 << 30;
-const DEFAULT_STORAGE: u64 = 512 << 20;
 
 /// Maxima as they were set.
 #[derive(Default)]

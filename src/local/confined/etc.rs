@@ -192,7 +192,7 @@ impl Scan<'_> {
         } else if found.is_dir() {
             self.dir(name, path, etc);
         } else if !found.is_symlink() {
-            // A link needs no rule of its own: its target is visible or not.
+            // Access to a link depends on its target.
             etc.visible.push(path);
         }
     }

@@ -349,8 +349,10 @@ fn choose_cgroup(
         let own = DelegatedCgroup::of_this_process().map(Some);
         return own.map_err(|e| setup_failed(isolation, "use the delegated cgroup", e));
     }
-    let is_root = os::effective_uid() == 0;
-    Ok(DelegatedCgroup::of_root().filter(|_| is_root && !persistent))
+    if persistent || os::effective_uid() != 0 {
+        return Ok(None);
+    }
+    Ok(DelegatedCgroup::of_root())
 }
 
 /// Chooses CPUs for a limit, starting at a random one. Returns an empty list if the limit allows all

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::fs;
 
 use crate::mapping::Mapping;
+use crate::processes::stat_fields;
 
 /// The memory of one process, in bytes.
-struct ProcessMemory {
+pub(crate) struct ProcessMemory {
+    pid: u32,
     /// The directory in `/proc` that shows it.
     dir: String,
     /// Anonymous pages. Forked processes have pages in common until they write them.
@@ -19,27 +21,24 @@ struct ProcessMemory {
 
 impl ProcessMemory {
     /// Reads the memory of a process. Returns `None` if it has none, because it is ending.
-    fn read(pid: u32) -> Option<ProcessMemory> {
+    pub(crate) fn read(pid: u32) -> Option<ProcessMemory> {
         // If the first thread has exited, only the others show the memory that they still use.
-        let threads = || {
-            fs::read_dir(format!("/proc/{pid}/task"))
-                .into_iter()
-                .flatten()
+        let of_threads = || {
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+            let mut dirs = threads.flatten().map(|thread| thread.path());
+            dirs.find_map(|dir| ProcessMemory::read_in(pid, dir.display().to_string()))
         };
-        let of_threads = threads()
-            .flatten()
-            .map(|thread| thread.path().display().to_string());
-        let mut dirs = std::iter::once(format!("/proc/{pid}")).chain(of_threads);
-        dirs.find_map(ProcessMemory::read_in)
+        ProcessMemory::read_in(pid, format!("/proc/{pid}")).or_else(of_threads)
     }
 
-    fn read_in(dir: String) -> Option<ProcessMemory> {
+    fn read_in(pid: u32, dir: String) -> Option<ProcessMemory> {
         let status = fs::read_to_string(format!("{dir}/status")).ok()?;
         let optional = |name| field(&status, name).unwrap_or(0);
         Some(ProcessMemory {
             anonymous: field(&status, "RssAnon:")?,
             own: optional("VmSwap:") + optional("VmPTE:"),
             shared: optional("RssShmem:"),
+            pid,
             dir,
         })
     }
@@ -48,26 +47,27 @@ impl ProcessMemory {
     fn anonymous_share(&self) -> u64 {
         let rollup = fs::read_to_string(format!("{}/smaps_rollup", self.dir));
         let share = rollup.ok().and_then(|text| field(&text, "Pss_Anon:"));
-        // A process can forbid this.
-        share.unwrap_or(self.anonymous)
+        share.unwrap_or_else(|| self.again().map_or(0, |memory| memory.anonymous))
+    }
+
+    /// Reads the memory again, after it could not be measured: the process can forbid that, or has ended.
+    fn again(&self) -> Option<ProcessMemory> {
+        ProcessMemory::read(self.pid)
     }
 }
 
 /// Returns the most that a process and the children that it has waited for can have written: each page has
 /// caused a page fault.
 fn touched(pid: u32) -> u64 {
-    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The program's name can contain any bytes, and ends with the last parenthesis.
-    let after_name = stat.rsplit(|byte| *byte == b')').next().unwrap_or_default();
-    let fields = str::from_utf8(after_name).unwrap_or_default().split(' ');
     // Minor faults, those of children, major faults, those of children.
-    let faults = fields.skip(8).take(4);
+    let fields = stat_fields(pid).unwrap_or_default();
+    let faults = fields.split(' ').skip(7).take(4);
     let faults = faults.filter_map(|field| field.parse::<u64>().ok());
     faults.sum::<u64>().saturating_mul(4096)
 }
 
 /// Returns a field such as `RssAnon:    1234 kB`, in bytes.
-fn field(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let number: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(number.saturating_mul(1024))
@@ -86,60 +86,62 @@ pub(crate) struct MemoryUse {
 }
 
 impl MemoryUse {
-    /// Measures the memory quickly. Pages count once for each process that has them.
-    pub(crate) fn estimate(pids: &[u32]) -> MemoryUse {
+    /// Estimates the memory. Pages count once for each process that has them.
+    pub(crate) fn estimate(processes: &[ProcessMemory]) -> MemoryUse {
         let mut sum = MemoryUse::default();
-        for pid in pids {
-            if let Some(memory) = ProcessMemory::read(*pid) {
-                sum.shared += memory.shared;
-                sum.add(*pid, memory.own, memory.anonymous, memory.shared);
-            }
+        for memory in processes {
+            sum.shared += memory.shared;
+            sum.add(memory, memory.anonymous, memory.shared);
         }
         sum.sort()
     }
 
-    /// Measures the memory with each page and each shared object once, and without files in memory. With
-    /// `hidden`, an object counts with the size that was ever mapped, as far as the processes can have
+    /// Measures the memory with each page and each shared object once, and without files in memory. The
+    /// second result counts an object with the size that was ever mapped, as far as the processes can have
     /// written it: a program can unmap pages that the object keeps.
-    pub(crate) fn measure(pids: &[u32], objects: &mut SharedObjects, hidden: bool) -> MemoryUse {
-        let mut sum = MemoryUse::default();
+    pub(crate) fn measure(
+        processes: &[ProcessMemory],
+        objects: &mut SharedObjects,
+    ) -> (MemoryUse, MemoryUse) {
+        let (mut exact, mut ever_mapped) = (MemoryUse::default(), MemoryUse::default());
         let mut present: HashMap<u64, u64> = HashMap::new();
         let mut all_touched = 0;
-        for pid in pids {
-            let Some(memory) = ProcessMemory::read(*pid) else {
-                continue;
-            };
-            let touched = touched(*pid);
+        for memory in processes {
+            let touched = touched(memory.pid);
             all_touched += touched;
-            let shared = match fs::read_to_string(format!("{}/smaps", memory.dir)) {
-                Ok(text) => objects
-                    .add_process(&text, &mut present, hidden)
-                    .min(touched),
+            let maps = fs::read_to_string(format!("{}/smaps", memory.dir));
+            let (shared, mapped) = match &maps {
+                Ok(text) => {
+                    let (shared, mapped) = objects.add_process(text, &mut present);
+                    (shared.min(touched), mapped.min(touched))
+                }
                 Err(_) => {
-                    let shared = [memory.shared, touched][usize::from(hidden)];
-                    sum.shared += shared;
-                    shared
+                    let again = memory.again();
+                    let (shared, mapped) = again.map_or((0, 0), |memory| (memory.shared, touched));
+                    exact.shared += shared;
+                    ever_mapped.shared += mapped;
+                    (shared, mapped)
                 }
             };
-            sum.add(*pid, memory.own, memory.anonymous_share(), shared);
+            let anonymous = memory.anonymous_share();
+            exact.add(memory, anonymous, shared);
+            ever_mapped.add(memory, anonymous, mapped);
         }
         objects.0.retain(|object, _| present.contains_key(object));
         let all_present: u64 = present.values().sum();
         let largest = present
             .iter()
             .map(|(object, size)| objects.0[object].max(*size));
-        sum.shared += if hidden {
-            largest.sum::<u64>().min(all_touched).max(all_present)
-        } else {
-            all_present
-        };
-        sum.sort()
+        exact.shared += all_present;
+        ever_mapped.shared += largest.sum::<u64>().min(all_touched).max(all_present);
+        (exact.sort(), ever_mapped.sort())
     }
 
-    fn add(&mut self, pid: u32, own: u64, anonymous: u64, shared: u64) {
-        self.own += own;
+    fn add(&mut self, memory: &ProcessMemory, anonymous: u64, shared: u64) {
+        self.own += memory.own;
         self.anonymous += anonymous;
-        self.by_process.push((own + anonymous + shared, pid));
+        let size = memory.own + anonymous + shared;
+        self.by_process.push((size, memory.pid));
     }
 
     fn sort(mut self) -> MemoryUse {
@@ -181,27 +183,28 @@ pub(crate) struct SharedObjects(HashMap<u64, u64>);
 
 impl SharedObjects {
     /// Finds the objects that the processes map, and returns their size.
-    pub(crate) fn find(&mut self, pids: &[u32]) -> u64 {
-        let mut mapped = HashMap::new();
-        for pid in pids {
-            let dir = ProcessMemory::read(*pid).map(|memory| memory.dir);
-            let maps = dir.and_then(|dir| fs::read_to_string(format!("{dir}/maps")).ok());
-            let maps = maps.unwrap_or_default();
-            self.add_process(&maps, &mut mapped, true);
+    pub(crate) fn find(&mut self, processes: &[ProcessMemory]) -> u64 {
+        let mut present = HashMap::new();
+        for memory in processes {
+            let maps = fs::read_to_string(format!("{}/maps", memory.dir)).unwrap_or_default();
+            self.add_process(&maps, &mut present);
         }
-        self.0.retain(|object, _| mapped.contains_key(object));
+        self.0.retain(|object, _| present.contains_key(object));
         self.0.values().sum()
     }
 
-    /// Adds what is present of each object that a process maps. Returns the size of all of them.
-    fn add_process(&mut self, maps: &str, present: &mut HashMap<u64, u64>, hidden: bool) -> u64 {
-        let sizes = shared_mappings(maps).into_iter().map(|mapping| {
+    /// Adds what is present of each object that a process maps. Returns the sum of that, and of the
+    /// sizes that were ever mapped.
+    fn add_process(&mut self, maps: &str, present: &mut HashMap<u64, u64>) -> (u64, u64) {
+        let (mut all_present, mut ever_mapped) = (0, 0);
+        for mapping in shared_mappings(maps) {
             let largest = self.0.entry(mapping.object).or_default();
             *largest = (*largest).max(mapping.end);
             *present.entry(mapping.object).or_default() += mapping.present;
-            if hidden { *largest } else { mapping.present }
-        });
-        sizes.sum()
+            all_present += mapping.present;
+            ever_mapped += *largest;
+        }
+        (all_present, ever_mapped)
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use crate::memory_use::{MemoryUse, SharedObjects};
+use crate::memory_use::{MemoryUse, ProcessMemory, SharedObjects, field};
 use crate::processes::sandbox_processes;
 use crate::setup::PreparedSandbox;
 use crate::sys::isolation::file_system_space;
@@ -98,7 +98,8 @@ impl MemoryWatch {
         let mut pids = sandbox_processes();
         pids.retain(|pid| self.dying.iter().all(|(dying, _)| dying != pid));
         let outside = outside_processes(sandbox);
-        let estimate = MemoryUse::estimate(&pids);
+        let processes: Vec<_> = pids.into_iter().filter_map(ProcessMemory::read).collect();
+        let estimate = MemoryUse::estimate(&processes);
         // The exact measurement reads all page tables, and is not needed if these alone are too much.
         let unshared = estimate.own() + outside;
         if unshared > self.limit {
@@ -108,23 +109,22 @@ impl MemoryWatch {
         self.room = self.limit.saturating_sub(estimate.total() + outside);
         // Pages of shared memory that no process maps any more are in no count of the processes.
         let most_hidden = self.machine.shared.saturating_sub(outside);
-        if self.room > 0 && most_hidden.min(self.objects.find(&pids)) < self.room {
+        if self.room > 0 && most_hidden.min(self.objects.find(&processes)) < self.room {
             return Vec::new();
         }
-        let exact = MemoryUse::measure(&pids, &mut self.objects, false);
+        let (exact, ever_mapped) = MemoryUse::measure(&processes, &mut self.objects);
         let total = exact.total() + outside;
         self.room = self.limit.saturating_sub(total);
         if self.room == 0 {
             return free(exact, total - self.limit);
         }
-        let mapped = MemoryUse::measure(&pids, &mut self.objects, true);
-        let hidden = mapped
+        let hidden = ever_mapped
             .shared()
             .min(most_hidden)
             .saturating_sub(exact.shared());
         match (total + hidden).saturating_sub(self.limit) {
             0 => Vec::new(),
-            excess => free(mapped, excess),
+            excess => free(ever_mapped, excess),
         }
     }
 }
@@ -175,7 +175,7 @@ impl MachineMemory {
         memory
     }
 
-    /// Without `/proc`, every look seems due.
+    /// Changes nothing without `/proc`.
     fn read(&mut self) {
         let mut buffer = [0; 2048];
         let length = self
@@ -186,14 +186,11 @@ impl MachineMemory {
             Some(Ok(length)) => str::from_utf8(&buffer[..length]).unwrap_or_default(),
             _ => return,
         };
-        let kib = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-            line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
-        };
-        if let (Some(available), Some(shared)) = (kib("MemAvailable:"), kib("Shmem:")) {
-            self.available = available * 1024;
-            self.most_available = self.most_available.max(self.available);
-            self.shared = shared * 1024;
+        let fields = (field(text, "MemAvailable:"), field(text, "Shmem:"));
+        if let (Some(available), Some(shared)) = fields {
+            self.available = available;
+            self.most_available = self.most_available.max(available);
+            self.shared = shared;
         }
     }
 

@@ -38,17 +38,20 @@ fn processes() -> io::Result<Vec<(u32, u32)>> {
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // Empty if the process has ended. The program's name can contain any bytes, so the parent is
-        // searched after its closing parenthesis.
-        let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let after_name = stat.rsplit(|byte| *byte == b')').next().unwrap_or_default();
-        let mut fields = after_name.split(|byte| *byte == b' ').skip(2);
-        let parent = fields.next().and_then(|field| str::from_utf8(field).ok());
-        if let Some(parent) = parent.and_then(|parent| parent.parse().ok()) {
-            found.push((pid, parent));
-        }
+        let parent = stat_fields(pid).and_then(|fields| fields.split(' ').nth(1)?.parse().ok());
+        found.extend(parent.map(|parent| (pid, parent)));
     }
     Ok(found)
+}
+
+/// Returns the fields of `/proc/PID/stat` from the third on: the state, the parent, and so on. `None` if the
+/// process has ended.
+pub(crate) fn stat_fields(pid: u32) -> Option<String> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name can contain any bytes, and ends with the last parenthesis.
+    let after_name = stat.rsplit(|byte| *byte == b')').next()?;
+    let fields = after_name.strip_prefix(b" ")?;
+    String::from_utf8(fields.to_vec()).ok()
 }
 
 /// Returns the children of a process, their children, and so on.
