@@ -12,8 +12,11 @@ use crate::sys::isolation::file_system_space;
 use crate::sys::process::cpu_time;
 use crate::sysv;
 
-/// Maximum time between two looks at few processes.
-const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// Time between two looks while there is plenty of room.
+const ROOMY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Room that programs cannot use up quickly, in bytes.
+const PLENTY: u64 = 512 << 20;
 
 /// A fall of the machine's free memory that is never a reason to look at the processes early.
 const NOISE: u64 = 16 << 20;
@@ -80,12 +83,12 @@ impl MemoryWatch {
     }
 
     /// Looks take at most a 25th of the time, but up to half of it while the sandbox uses up memory. While
-    /// half of the limit is left, there is one per second.
+    /// there is plenty of room, there is one per second.
     fn is_due(&self, now: Instant) -> bool {
         let pause = if self.machine.fallen() > (self.room / 2).max(NOISE) {
             self.cost * (2 << self.false_alarms.min(4)).min(25)
-        } else if self.room > self.limit / 2 {
-            MAX_PAUSE.max(self.cost * 25)
+        } else if self.room > PLENTY {
+            ROOMY_PAUSE.max(self.cost * 25)
         } else {
             self.cost * 25
         };
