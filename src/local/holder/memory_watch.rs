@@ -24,18 +24,22 @@ const NOISE: u64 = 16 << 20;
 /// Time until a killed process no longer counts, even if it still has memory.
 const DYING: Duration = Duration::from_secs(1);
 
-/// Watches the memory of the sandbox's processes and files. Looking at many processes takes long, so that
-/// happens the more rarely the longer it takes. Reading the machine's free memory is cheap. If that has
-/// fallen by half of the room that is left, the processes are looked at earlier.
+/// Watches the memory of the sandbox's processes and files. An estimate is cheap. If it exceeds the limit, the
+/// memory is measured, which can take long. Both happen the more rarely the longer they take. Reading the
+/// machine's free memory is cheaper still. If that has fallen by half of the room that is left, both happen
+/// earlier.
 pub(crate) struct MemoryWatch {
     limit: u64,
-    /// The limit minus the memory at the last look.
+    /// The limit minus the memory at the last estimate or measurement.
     room: u64,
     machine: MachineMemory,
-    looked: Instant,
-    /// CPU time of the last look.
-    cost: Duration,
-    /// Looks in a row that found no growth. Other programs of the machine use its memory too.
+    estimates: Timing,
+    measurements: Timing,
+    /// The last estimate.
+    estimated: u64,
+    /// The part of the estimate that did not exist at the last measurement: pages that several processes have.
+    overestimated: u64,
+    /// Checks in a row that found no growth. Other programs of the machine use its memory too.
     false_alarms: u32,
     objects: SharedObjects,
     /// Processes that were killed, and when.
@@ -48,8 +52,10 @@ impl MemoryWatch {
             limit,
             room: limit,
             machine: MachineMemory::new(),
-            looked: Instant::now(),
-            cost: Duration::ZERO,
+            estimates: Timing::new(),
+            measurements: Timing::new(),
+            estimated: 0,
+            overestimated: 0,
             false_alarms: 0,
             objects: SharedObjects::default(),
             dying: Vec::new(),
@@ -67,68 +73,123 @@ impl MemoryWatch {
     /// Returns the processes that must be killed: the largest ones, if the memory exceeds the limit.
     pub(crate) fn check(&mut self, sandbox: &PreparedSandbox) -> Vec<u32> {
         self.machine.read();
-        if !self.is_due(Instant::now()) {
+        if !self.estimate_is_due() {
             return Vec::new();
         }
-        let before = (cpu_time(), self.room);
-        let killed = self.look(sandbox);
-        let has_grown = self.room + NOISE / 4 < before.1;
+        let room = self.room;
+        let Some(killed) = self.look(sandbox) else {
+            return Vec::new();
+        };
+        let has_grown = self.room + NOISE / 4 < room;
         self.false_alarms = if has_grown { 0 } else { self.false_alarms + 1 };
         self.machine.start_again();
-        self.looked = Instant::now();
-        self.cost = cpu_time().saturating_sub(before.0);
-        let since = self.looked;
-        self.dying.extend(killed.iter().map(|pid| (*pid, since)));
+        let now = Instant::now();
+        self.dying.extend(killed.iter().map(|pid| (*pid, now)));
         killed
     }
 
-    /// Looks take at most a 25th of the time, but up to half of it while the sandbox uses up memory. While
-    /// there is plenty of room, there is one per second.
-    fn is_due(&self, now: Instant) -> bool {
-        let pause = if self.machine.fallen() > (self.room / 2).max(NOISE) {
-            self.cost * (2 << self.false_alarms.min(4)).min(25)
-        } else if self.room > PLENTY {
-            ROOMY_PAUSE.max(self.cost * 25)
-        } else {
-            self.cost * 25
-        };
-        now.saturating_duration_since(self.looked) >= pause
+    /// While there is plenty of room, there is one estimate per second.
+    fn estimate_is_due(&self) -> bool {
+        let is_early = self.room > PLENTY && self.estimates.last.elapsed() < ROOMY_PAUSE;
+        self.estimates.is_due(self.cost_factor()) && (self.uses_up_memory() || !is_early)
     }
 
-    fn look(&mut self, sandbox: &PreparedSandbox) -> Vec<u32> {
-        let now = Instant::now();
-        self.dying.retain(|(_, since)| now < *since + DYING);
-        let mut pids = sandbox_processes();
-        pids.retain(|pid| self.dying.iter().all(|(dying, _)| dying != pid));
+    /// Returns true if the sandbox may be using up the room that was left.
+    fn uses_up_memory(&self) -> bool {
+        self.room == 0 || self.machine.fallen() > (self.room / 2).max(NOISE)
+    }
+
+    /// Checks take at most a 25th of the time, but up to half of it while the sandbox uses up memory.
+    fn cost_factor(&self) -> u32 {
+        if self.uses_up_memory() {
+            (2 << self.false_alarms.min(4)).min(25)
+        } else {
+            25
+        }
+    }
+
+    /// Returns the processes that must be killed. `None` if only a measurement can tell, and it is not due.
+    fn look(&mut self, sandbox: &PreparedSandbox) -> Option<Vec<u32>> {
+        let began = cpu_time();
+        let processes = self.processes();
         let outside = outside_processes(sandbox);
-        let processes: Vec<_> = pids.into_iter().filter_map(ProcessMemory::read).collect();
         let estimate = MemoryUse::estimate(&processes);
+        let mapped = self.objects.find(&processes);
+        self.estimates.ended(began);
         // The exact measurement reads all page tables, and is not needed if these alone are too much.
         let unshared = estimate.own() + outside;
         if unshared > self.limit {
             self.room = 0;
-            return free(estimate, unshared - self.limit);
+            return Some(free(estimate, unshared - self.limit));
         }
-        self.room = self.limit.saturating_sub(estimate.total() + outside);
+        self.set_estimated(estimate.total() + outside);
         // Pages of shared memory that no process maps any more are in no count of the processes.
         let most_hidden = self.machine.shared.saturating_sub(outside);
-        if self.room > 0 && most_hidden.min(self.objects.find(&processes)) < self.room {
-            return Vec::new();
+        if self.estimated + most_hidden.min(mapped) < self.limit {
+            return Some(Vec::new());
         }
+        if !self.measurements.is_due(self.cost_factor()) {
+            return None;
+        }
+        let began = cpu_time();
         let (exact, ever_mapped) = MemoryUse::measure(&processes, &mut self.objects);
+        self.measurements.ended(began);
         let total = exact.total() + outside;
+        self.overestimated = self.estimated.saturating_sub(total);
         self.room = self.limit.saturating_sub(total);
         if self.room == 0 {
-            return free(exact, total - self.limit);
+            return Some(free(exact, total - self.limit));
         }
         let hidden = ever_mapped
             .shared()
             .min(most_hidden)
             .saturating_sub(exact.shared());
-        match (total + hidden).saturating_sub(self.limit) {
+        Some(match (total + hidden).saturating_sub(self.limit) {
             0 => Vec::new(),
             excess => free(ever_mapped, excess),
+        })
+    }
+
+    /// Reads the processes that were not killed yet.
+    fn processes(&mut self) -> Vec<ProcessMemory> {
+        let now = Instant::now();
+        self.dying.retain(|(_, since)| now < *since + DYING);
+        let mut pids = sandbox_processes();
+        pids.retain(|pid| self.dying.iter().all(|(dying, _)| dying != pid));
+        pids.into_iter().filter_map(ProcessMemory::read).collect()
+    }
+
+    /// Takes a new estimate. What has gone since the last one may have been counted more than once.
+    fn set_estimated(&mut self, estimated: u64) {
+        let gone = self.estimated.saturating_sub(estimated);
+        self.overestimated = self.overestimated.saturating_sub(gone);
+        self.estimated = estimated;
+        self.room = (self.limit + self.overestimated).saturating_sub(estimated);
+    }
+}
+
+/// When something that costs time was last done, and its CPU time.
+struct Timing {
+    last: Instant,
+    cost: Duration,
+}
+
+impl Timing {
+    fn new() -> Timing {
+        Timing {
+            last: Instant::now(),
+            cost: Duration::ZERO,
         }
+    }
+
+    fn ended(&mut self, began: Duration) {
+        self.last = Instant::now();
+        self.cost = cpu_time().saturating_sub(began);
+    }
+
+    /// Returns true after this many times the cost.
+    fn is_due(&self, times: u32) -> bool {
+        self.last.elapsed() >= self.cost * times
     }
 }
 
