@@ -11,10 +11,17 @@ pub(crate) fn kill_everything() {
         kill_all();
         return;
     }
+    // Without /proc there is nothing to find the processes by.
+    let _ = kill_descendants(process::id());
+}
+
+/// Kills the descendants of a process. Fails if `/proc` is not mounted.
+pub(crate) fn kill_descendants(of: u32) -> io::Result<()> {
     // Stops the processes first. A stopped process cannot fork, but still counts towards the process
     // limit, so the scan ends even if the processes fork quickly.
     let mut stopped = HashSet::new();
-    while let Ok(found) = descendants(process::id()) {
+    loop {
+        let found = descendants(of)?;
         let new: Vec<u32> = found.into_iter().filter(|p| stopped.insert(*p)).collect();
         if new.is_empty() {
             break;
@@ -22,6 +29,12 @@ pub(crate) fn kill_everything() {
         new.into_iter().for_each(stop_process);
     }
     stopped.into_iter().for_each(kill_process);
+    Ok(())
+}
+
+/// Returns true if a signal has stopped the process.
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    stat_fields(pid).is_some_and(|fields| fields.starts_with(['T', 't']))
 }
 
 /// Returns true if this is the first process of a pid namespace. The namespace contains only the

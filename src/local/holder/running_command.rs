@@ -3,18 +3,21 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use crate::processes::{descendants, kill_everything};
+use crate::processes::{descendants, is_stopped, kill_descendants, kill_everything};
 use crate::protocol::{CommandUsage, ExceededLimit, HolderReply};
 use crate::supervisor::Supervisor;
 use crate::sys::c::SIGKILL;
 use crate::sys::messages;
-use crate::sys::process::{WaitStatus, kill_process};
+use crate::sys::process::WaitStatus;
 
-/// Maximum time until a killed command and its processes have ended. After that, one of them has
-/// stopped the supervisor, and the whole sandbox is killed.
-const KILL_GRACE: Duration = Duration::from_millis(250);
+/// Time until the whole sandbox is killed, if one of its processes has stopped the supervisor.
+const STOPPED_GRACE: Duration = Duration::from_millis(250);
 
-/// Interval of searches for processes that were started while their parent was killed.
+/// Maximum time until a killed command has ended, also on a busy machine. After that the whole sandbox is
+/// killed. The caller waits a second longer.
+const KILL_GRACE: Duration = Duration::from_secs(4);
+
+/// Shortest interval of searches for processes that were started while their parent was killed.
 const KILL_TICK: Duration = Duration::from_millis(2);
 
 pub(crate) struct RunningCommand {
@@ -41,8 +44,8 @@ impl RunningCommand {
     /// Returns when [`check`](RunningCommand::check) must be called next.
     pub(crate) fn next_check(&self, now: Instant) -> Instant {
         match self.killed {
-            Some(_) => now + KILL_TICK,
-            None if self.connection.is_none() => self.deadline + KILL_GRACE,
+            Some(since) => now + KILL_TICK.max(now.saturating_duration_since(since) / 8),
+            None if self.connection.is_none() => self.deadline.max(now) + STOPPED_GRACE,
             None => self.deadline,
         }
     }
@@ -57,17 +60,21 @@ impl RunningCommand {
                 self.connection = None;
             }
         }
-        match self.killed {
-            Some(since) if now < since + KILL_GRACE => match descendants(self.supervisor.pid) {
-                Ok(found) => found.into_iter().for_each(kill_process),
-                // Without /proc the command's processes cannot be told from others.
-                Err(_) => kill_everything(),
-            },
-            Some(_) => kill_everything(),
-            // The supervisor has replied, and was then stopped by a remaining process.
-            None if now >= self.deadline + KILL_GRACE => kill_everything(),
-            None => {}
+        if now >= self.deadline || self.killed.is_some() {
+            let since = self.killed.unwrap_or(self.deadline);
+            // Without /proc the command's processes cannot be told from others.
+            if self.is_stuck(now.saturating_duration_since(since))
+                || (self.killed.is_some() && kill_descendants(self.supervisor.pid).is_err())
+            {
+                kill_everything();
+            }
         }
+    }
+
+    /// Returns true if only the end of the whole sandbox ends the supervisor, because another process keeps it
+    /// stopped.
+    fn is_stuck(&self, waited: Duration) -> bool {
+        waited >= KILL_GRACE || waited >= STOPPED_GRACE && is_stopped(self.supervisor.pid)
     }
 
     /// Marks the command if one of the processes is its own. Without `/proc` this is unknown.
