@@ -106,6 +106,9 @@ pub(super) fn root_steps(
         "workspace",
         "var",
         "run",
+        "sys",
+        "sys/devices",
+        "sys/devices/system",
     ] {
         list.dir(name);
     }
@@ -126,9 +129,7 @@ pub(super) fn root_steps(
         list.share(path, index);
     }
     let mut steps = list.0;
-    let is_hidden = |name: &&String| !(access.network && *name == "hosts");
-    let hidden = etc.hidden.iter().filter(is_hidden).cloned();
-    steps.push(Step::Etc(hidden.collect()));
+    steps.push(Step::Etc(hidden_entries(etc, access.network, &steps)));
     steps.push(Step::Seal);
     for name in DEVICES.into_iter().chain(tty) {
         steps.push(Step::Device(format!("/dev/{name}"), format!("dev/{name}")));
@@ -149,6 +150,20 @@ pub(super) fn root_steps(
         steps.push(Step::Data(name.to_owned(), name.to_owned()));
     }
     steps
+}
+
+/// Returns the entries of the host's `/etc` to hide: those that no step replaces.
+fn hidden_entries(etc: &HostEtc, network: bool, steps: &[Step]) -> Vec<String> {
+    let created = steps.iter().filter_map(|step| match step {
+        Step::File(path, _) | Step::Link(_, path) => path.strip_prefix("etc/"),
+        _ => None,
+    });
+    let created: Vec<&str> = created.collect();
+    let is_hidden = |name: &&String| {
+        let is_visible = network && *name == "hosts";
+        !is_visible && !created.contains(&name.as_str())
+    };
+    etc.hidden.iter().filter(is_hidden).cloned().collect()
 }
 
 /// Adds the files that replace those of the host's `/etc`.

@@ -13,21 +13,20 @@ use crate::sys::isolation::{MS_BIND, MS_NODEV, MS_NOSUID, MS_REC, make_whiteout,
 pub(crate) fn show_etc(hidden: &[String]) -> io::Result<()> {
     // A link takes half the time of a new entry.
     let mut first: Option<String> = None;
+    let mut last_parent = "";
     for name in hidden {
-        if let Some((parent, _)) = name.rsplit_once('/') {
+        let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
+        if parent != last_parent {
             let mut dir = DirBuilder::new();
             dir.recursive(true).mode(0o755).create(in_etc(parent))?;
+            last_parent = parent;
         }
         let path = in_etc(name);
-        let made = match &first {
-            Some(first) => fs::hard_link(first, &path),
-            None => make_whiteout(&path),
-        };
-        match made {
-            Ok(()) => first = first.or(Some(path)),
-            // A generated file replaces the entry.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e),
+        if let Some(first) = &first {
+            fs::hard_link(first, &path)?;
+        } else {
+            make_whiteout(&path)?;
+            first = Some(path);
         }
     }
     // The upper layer hides entries by name, also if the host replaces them. A mount on an entry would

@@ -3,10 +3,10 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 
 use crate::etc::show_etc;
-use crate::protocol::{STAGED, Setup, StartReport, Step, in_step};
+use crate::protocol::{SANDBOX_ID, STAGED, Setup, StartReport, Step, in_step};
 use crate::sys::c::EPERM;
 use crate::sys::isolation::{
     ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_READ_ONLY, MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID,
@@ -148,8 +148,13 @@ fn bind(from: &str, to: &str) -> io::Result<()> {
     mount(from, to, "", MS_BIND | MS_REC, "")
 }
 
-/// Covers a directory with an empty one of the root, or a file with `/dev/null`. Both are read-only.
+/// Covers a directory with an empty one of the root, or a file with `/dev/null`. Both are read-only. Leaves a
+/// file of the host's root that no other user can open.
 fn mask(path: &str) -> io::Result<()> {
-    let is_dir = fs::symlink_metadata(path)?.is_dir();
+    let found = fs::symlink_metadata(path)?;
+    let is_dir = found.is_dir();
+    if !is_dir && found.uid() != SANDBOX_ID && found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
     bind(if is_dir { EMPTY_DIR } else { "dev/null" }, path)
 }
