@@ -41,7 +41,7 @@ const MAX_WORKDIR: usize = 4095;
 ///     .timeout(Duration::from_secs(120));
 /// assert_eq!(build.get_args(), ["make", "-j", "4"]);
 /// assert_eq!(build.get_workdir(), "/workspace/src");
-/// assert_eq!(Command::shell("make && ./run").get_args(), ["sh", "-c", "make && ./run"]);
+/// assert_eq!(Command::shell("make && ./run").get_args(), ["/bin/sh", "-c", "make && ./run"]);
 /// assert_eq!(Command::from(["ls", "-l"]).get_args(), ["ls", "-l"]);
 /// ```
 #[derive(Clone)]
@@ -81,8 +81,9 @@ impl Command {
         }
     }
 
-    /// Creates a command that runs a line in a shell: `sh -c LINE`. Quote arguments with
-    /// [`shell_quote`](crate::shell_quote).
+    /// Creates a command that runs a line in a shell: `/bin/sh -c LINE`. Quote arguments with
+    /// [`shell_quote`](crate::shell_quote). Some servers expand variables in the arguments of a plain `sh`
+    /// before it starts.
     ///
     /// ```
     /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
@@ -95,13 +96,14 @@ impl Command {
     #[doc(alias = "exec_shell")]
     #[must_use]
     pub fn shell(line: impl AsRef<OsStr>) -> Command {
-        Command::new("sh").arg("-c").arg(line)
+        Command::new("/bin/sh").arg("-c").arg(line)
     }
 
-    /// Creates a command that runs a line in bash: `bash -c LINE`. Small images often have no bash.
+    /// Creates a command that runs a line in bash: `/usr/bin/env bash -c LINE`. Small images often have no
+    /// bash.
     #[must_use]
     pub fn bash(line: impl AsRef<OsStr>) -> Command {
-        Command::new("bash").arg("-c").arg(line)
+        Command::new("/usr/bin/env").args(["bash", "-c"]).arg(line)
     }
 
     /// Creates a command that runs source code. The code is written to a file for the run, so it may

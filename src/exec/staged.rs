@@ -37,6 +37,9 @@ unset OLDPWD
 exec "$@"
 "#;
 
+/// What some servers answer instead of any exit code other than 0.
+const ANY_FAILURE: i32 = -1;
+
 /// Returns true if a shell passes a variable of this name to its children unchanged. The others bypass
 /// the script.
 fn passes_through_shell(name: &str) -> bool {
@@ -66,12 +69,13 @@ pub(super) fn exec(sandbox: &Sandbox, command: &Command) -> Result<Output> {
         .upload(sandbox, &format!("{base}/{dir}"))
         .and_then(|()| sandbox.backend().exec(sandbox.session_id(), &script));
     // The script has removed the files, unless they are source code or it may not have started.
-    let started = |out: &Output| !out.timed_out() && !matches!(out.exit_code(), 126 | 127);
+    let started =
+        |out: &Output| !out.timed_out() && !matches!(out.exit_code(), 126 | 127 | ANY_FAILURE);
     if command.code.is_some() || !result.as_ref().is_ok_and(started) {
         remove_temporary(sandbox, &dir, base);
     }
     let out = result?;
-    if matches!(out.exit_code(), 126 | 127) {
+    if matches!(out.exit_code(), 126 | 127 | ANY_FAILURE) {
         check_script(sandbox, &out, &dir, command)?;
     }
     Ok(out)
@@ -91,7 +95,7 @@ fn check_script(sandbox: &Sandbox, out: &Output, dir: &str, command: &Command) -
             let message = "the backend accepted the upload of stdin but did not store it";
             Err(Error::new(ErrorKind::Protocol, message))
         }
-        None if has_shell(sandbox)? => Ok(()),
+        None if out.exit_code() == ANY_FAILURE || has_shell(sandbox)? => Ok(()),
         None => {
             let message = "stdin and source code need `sh` in the sandbox";
             Err(Error::new(ErrorKind::Unsupported, message))

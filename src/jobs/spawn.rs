@@ -73,7 +73,7 @@ impl Job {
         }
         let timeout = command.timeout.map_or(0, whole_seconds);
         let start = staged
-            .wrap(scripts::START.source, &dir, &timeout.to_string())
+            .wrap(&scripts::START.text(), &dir, &timeout.to_string())
             .timeout(DEFAULT_COMMAND_TIMEOUT);
         start.check()?;
         match scripts::START.run(self.sandbox(), &start, self.id()) {

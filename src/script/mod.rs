@@ -14,8 +14,12 @@ use crate::output::{KilledBy, Output};
 use crate::printable::printable;
 use crate::sandbox::Sandbox;
 
-/// The shell of all scripts.
-pub(crate) const SHELL: &str = "sh";
+/// The shell of all scripts. Some servers pass the arguments of a plain `sh` through another shell.
+pub(crate) const SHELL: &str = "/bin/sh";
+
+/// Prints the exit code as the last line of stderr, because some servers answer -1 for every failure.
+const PRINT_FAILURE: &str =
+    "trap 'nx_status=$?; [ $nx_status = 0 ] || echo \"nx-status $nx_status\" >&2' EXIT\n";
 
 /// Exit code of a script that lacks a program. It prints the program's name to stderr.
 const MISSING_PROGRAM: i32 = 43;
@@ -36,18 +40,25 @@ impl Script {
     /// Returns the command that runs the script with these arguments.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         Command::new(SHELL)
-            .args(["-c", self.source, SHELL])
+            .args(["-c", &self.text(), SHELL])
             .args(args)
+    }
+
+    /// Returns the text that the shell runs.
+    pub(crate) fn text(&self) -> String {
+        format!("{PRINT_FAILURE}{}", self.source)
     }
 
     /// Runs the script and maps its exit code. `object` is what it works on, for error messages.
     pub(crate) fn run(&self, sandbox: &Sandbox, command: &Command, object: &str) -> Result<Output> {
         let out = sandbox.backend().exec(sandbox.session_id(), command)?;
-        let code = out.exit_code();
-        if code == 0 {
+        if out.success() {
             return Ok(out);
         }
-        let stderr = one_line(&out.stderr());
+        let stderr = out.stderr();
+        let (printed, stderr) = take_status(&stderr);
+        let code = printed.unwrap_or(out.exit_code());
+        let stderr = one_line(stderr);
         let feature = self.feature;
         let failure = self.failures.iter().find(|failure| failure.0 == code);
         let (kind, text) = match (code, failure) {
@@ -77,6 +88,14 @@ impl Script {
         };
         Err(Error::new(kind, text))
     }
+}
+
+/// Splits off the line of [`PRINT_FAILURE`] from the script's stderr.
+fn take_status(stderr: &str) -> (Option<i32>, &str) {
+    let line = stderr.strip_suffix('\n').unwrap_or(stderr);
+    let split = line.rsplit_once("nx-status ");
+    let found = split.and_then(|(rest, code)| Some((code.parse().ok()?, rest)));
+    found.map_or((None, stderr), |(code, rest)| (Some(code), rest))
 }
 
 /// Removes a temporary file or directory in the sandbox. A failure is logged and not returned, because

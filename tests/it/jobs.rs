@@ -200,7 +200,7 @@ fn job_list(sandbox: &Sandbox) {
     assert_eq!(jobs.len(), 2);
     let of = |job: &Job| jobs.iter().find(|info| info.id() == job.id()).unwrap();
     assert!(matches!(of(&first).state(), JobState::Exited(status) if status.exit_code() == 2));
-    assert_eq!(of(&first).command(), ["sh", "-c", "exit 2"]);
+    assert_eq!(of(&first).command(), ["/bin/sh", "-c", "exit 2"]);
     assert_eq!(of(&second).command(), arguments);
     // `sleep` refuses the odd arguments.
     let _ = second.wait().unwrap();

@@ -12,6 +12,7 @@ import socket, subprocess, sys, tarfile, tempfile, threading, time, urllib.parse
 
 MIB = 1 << 20
 OUTPUT_CAP = 1_000_000
+PATH = os.environ.get("PATH", os.defpath)
 CREATE_FIELDS = {"ttlSeconds", "image", "cpuLimit", "memoryLimit", "ephemeralStorageLimit"}
 OPTIONS = argparse.Namespace()
 ONE_EXEC = threading.Lock()
@@ -259,6 +260,8 @@ def run(sandbox, request):
         cmd = [re.sub(r"\$(\w+|\{\w+\})", lambda m: env.get(m[1].strip("{}"), m[0]), arg) for arg in cmd]
     if fault("exec-large-argument"): cmd = [os.fsencode(arg)[:4096].decode(errors="ignore") for arg in cmd]
     if fault("exec-arguments"): cmd = ["sh", "-c", " ".join(cmd)]
+    # With --path, these are the only programs of the sandbox.
+    if OPTIONS.path != PATH: cmd[0] = re.sub("^(/usr)?/bin/", "", cmd[0])
     # A name with a slash is relative to the command's workdir, not to the server's.
     program = shutil.which(os.path.join(workdir, cmd[0]) if "/" in cmd[0] else cmd[0], path=env["PATH"])
     if program is None:
@@ -580,7 +583,7 @@ def read_options():
         faults = sorted(set(re.findall(r'fault\("([a-z0-9-]+)"\)', source.read())))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="directory of the sandboxes; defaults to a new temporary directory")
-    parser.add_argument("--path", default=os.environ.get("PATH", os.defpath), help="the PATH of commands")
+    parser.add_argument("--path", default=PATH, help="the PATH of commands")
     parser.add_argument("--fault", choices=faults, metavar="NAME", help=f"break a rule: {', '.join(faults)}")
     parser.add_argument("--kill-children", action="store_true", help="the end of an exec ends its background processes")
     parser.add_argument("--token", help="the bearer token that all calls but health need")
