@@ -41,6 +41,8 @@ struct Inner {
     sandbox_gone: bool,
     status: Option<u16>,
     body: Option<String>,
+    code: Option<String>,
+    request_id: Option<String>,
     retry_after: Option<Duration>,
     output: Option<Output>,
     source: Option<Box<dyn StdError + Send + Sync>>,
@@ -57,8 +59,9 @@ pub enum ErrorKind {
     /// The connection failed before the request was received. For calls that change nothing, such as
     /// a download: before the response was complete. Nothing has changed.
     Connect,
-    /// The call exceeded its timeout. If the timeout of an `exec` passes after the request was sent,
-    /// the kind is [`OutcomeUnknown`](ErrorKind::OutcomeUnknown).
+    /// The call exceeded its timeout, or the server ended a command at a timeout of its own. If the
+    /// timeout of an `exec` passes after the request was sent, the kind is
+    /// [`OutcomeUnknown`](ErrorKind::OutcomeUnknown).
     Timeout,
     /// The call was cancelled by a [`Cancel`](crate::Cancel). A command may have run.
     Cancelled,
@@ -104,6 +107,8 @@ impl Error {
             sandbox_gone: false,
             status: None,
             body: None,
+            code: None,
+            request_id: None,
             retry_after: None,
             output: None,
             source: None,
@@ -142,6 +147,20 @@ impl Error {
     #[must_use]
     pub fn response_body(&self) -> Option<&str> {
         self.0.body.as_deref()
+    }
+
+    /// Returns the server's code for the error, such as `EXEC_TIMEOUT`, if its response has one. NoxRunner
+    /// v1 defines no codes.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        self.0.code.as_deref()
+    }
+
+    /// Returns the server's id for the request, if it sent one in the error or as `X-Request-Id`. The
+    /// operator of the server can find the request in its logs by this id.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&str> {
+        self.0.request_id.as_deref()
     }
 
     /// Returns how long the backend asked to wait before the next attempt (`Retry-After`).
@@ -275,6 +294,16 @@ impl Error {
         self
     }
 
+    pub(crate) fn with_code(mut self, code: Option<String>) -> Error {
+        self.0.code = code;
+        self
+    }
+
+    pub(crate) fn with_request_id(mut self, id: Option<String>) -> Error {
+        self.0.request_id = id;
+        self
+    }
+
     pub(crate) fn with_retry_after(mut self, wait: Option<Duration>) -> Error {
         self.0.retry_after = wait;
         self
@@ -320,6 +349,8 @@ impl fmt::Debug for Error {
             .field("kind", &self.0.kind)
             .field("message", &self.to_string())
             .field("status", &self.0.status)
+            .field("code", &self.0.code)
+            .field("request_id", &self.0.request_id)
             .field("source", &self.0.source)
             .finish_non_exhaustive()
     }

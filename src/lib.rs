@@ -127,6 +127,7 @@ mod http;
 mod jobs;
 mod language;
 mod lease;
+mod lenient_json;
 #[cfg(feature = "local")]
 mod local;
 mod os;

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::lenient_json::{known, text};
 use crate::os::time;
 use crate::validate::check_duration;
 
@@ -129,10 +130,16 @@ impl SandboxSpec {
 #[serde(rename_all = "camelCase")]
 #[must_use]
 pub struct SandboxInfo {
+    #[serde(deserialize_with = "text")]
     pod_name: String,
+    #[serde(deserialize_with = "text")]
     expires_at: String,
     /// An extension of v1.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "known",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     ignored: Vec<String>,
 }
 
@@ -158,7 +165,7 @@ impl SandboxInfo {
         self
     }
 
-    /// Returns the backend's own name for the sandbox.
+    /// Returns the backend's own name for the sandbox. Empty if the backend sent null.
     #[must_use]
     pub fn pod_name(&self) -> &str {
         &self.pod_name

@@ -75,6 +75,8 @@ pub(crate) enum Kind {
 pub(crate) struct Entries<R> {
     archive: R,
     read: u64,
+    /// The archive may end before its first block, without an end marker.
+    may_be_empty: bool,
     /// Names from global headers that have not been returned.
     unreadable: Vec<Vec<u8>>,
 }
@@ -85,6 +87,24 @@ impl Entries<()> {
     pub(crate) fn for_each(
         archive: impl Read,
         limits: UnpackLimits,
+        each: impl FnMut(&ArchiveEntry, &mut dyn Read) -> Result<()>,
+    ) -> Result<()> {
+        Entries::read_all(archive, limits, false, each)
+    }
+
+    /// Same as [`for_each`](Entries::for_each), but an empty stream counts as an archive without entries.
+    pub(crate) fn for_each_if_any(
+        archive: impl Read,
+        limits: UnpackLimits,
+        each: impl FnMut(&ArchiveEntry, &mut dyn Read) -> Result<()>,
+    ) -> Result<()> {
+        Entries::read_all(archive, limits, true, each)
+    }
+
+    fn read_all(
+        archive: impl Read,
+        limits: UnpackLimits,
+        may_be_empty: bool,
         mut each: impl FnMut(&ArchiveEntry, &mut dyn Read) -> Result<()>,
     ) -> Result<()> {
         let received = Rc::new(Cell::new(0));
@@ -98,6 +118,7 @@ impl Entries<()> {
         let mut entries = Entries {
             archive,
             read: 0,
+            may_be_empty,
             unreadable: Vec::new(),
         };
         while let Some(entry) = entries.next()? {
@@ -175,12 +196,16 @@ impl<R: Read> Entries<R> {
         let mut header = Header::new_old();
         let block = header.as_mut_bytes();
         if !self.block(block)? {
+            if self.may_be_empty {
+                return Ok(None);
+            }
             let text = format!(
                 "archive is truncated (no end marker after {} entries)",
                 self.read
             );
             return Err(Error::archive(text));
         }
+        self.may_be_empty = false;
         if block.iter().all(|b| *b == 0) {
             return Ok(None);
         }

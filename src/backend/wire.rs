@@ -5,10 +5,11 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 
 use crate::command::Command;
+use crate::lenient_json::{self, known, optional_whole, rounded, text, whole};
 use crate::os::time::whole_seconds;
 use crate::output::{KilledBy, Output, Success, Usage};
 use crate::spec::SandboxSpec;
@@ -25,6 +26,7 @@ pub(crate) const MISSING_SANDBOX: &str = "sandbox";
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct CreateRequest<'a> {
+    #[serde(default, deserialize_with = "optional_whole")]
     ttl_seconds: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<Cow<'a, str>>,
@@ -68,6 +70,7 @@ pub(crate) struct ExecRequest<'a> {
     workdir: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     env: Option<Cow<'a, BTreeMap<String, String>>>,
+    #[serde(default, deserialize_with = "optional_whole")]
     timeout_seconds: Option<u64>,
 }
 
@@ -103,19 +106,30 @@ impl From<ExecRequest<'_>> for Command {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ExecResponse<'a> {
+    #[serde(deserialize_with = "whole")]
     exit_code: i32,
     // Some backends omit empty streams.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     stdout: Cow<'a, str>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     stderr: Cow<'a, str>,
-    #[serde(default)]
-    duration_ms: u64,
+    #[serde(default, deserialize_with = "rounded")]
+    duration_ms: Option<u64>,
+    #[serde(default, deserialize_with = "known")]
     timed_out: Option<bool>,
+    #[serde(default, deserialize_with = "known")]
     truncated: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "rounded",
+        skip_serializing_if = "Option::is_none"
+    )]
     cpu_millis: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "rounded",
+        skip_serializing_if = "Option::is_none"
+    )]
     peak_memory_bytes: Option<u64>,
     #[serde(
         default,
@@ -123,14 +137,6 @@ pub(crate) struct ExecResponse<'a> {
         skip_serializing_if = "Option::is_none"
     )]
     killed_by: Option<KilledBy>,
-}
-
-/// Reads a value that a later version may have others of.
-fn known<'de, D: Deserializer<'de>, T: DeserializeOwned>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    let value = serde_json::Value::deserialize(deserializer)?;
-    Ok(serde_json::from_value(value).ok())
 }
 
 fn millis(time: Duration) -> u64 {
@@ -153,7 +159,7 @@ impl<'a> ExecResponse<'a> {
             exit_code: out.exit_code(),
             stdout,
             stderr,
-            duration_ms: millis(out.duration()),
+            duration_ms: Some(millis(out.duration())),
             timed_out: Some(out.timed_out()),
             truncated: Some(true),
             cpu_millis: out.usage().map(|usage| millis(usage.cpu_time())),
@@ -166,7 +172,7 @@ impl<'a> ExecResponse<'a> {
 impl From<ExecResponse<'_>> for Output {
     fn from(response: ExecResponse<'_>) -> Output {
         let (stdout, stderr) = (response.stdout.into_owned(), response.stderr.into_owned());
-        let duration = Duration::from_millis(response.duration_ms);
+        let duration = Duration::from_millis(response.duration_ms.unwrap_or(0));
         let mut out = Output::new(response.exit_code, stdout, stderr, duration);
         out.timed_out = response.timed_out;
         out.truncated = response.truncated;
@@ -189,10 +195,46 @@ impl Serialize for Success {
     }
 }
 
-/// Body of an error response.
-#[derive(Serialize, Deserialize)]
+/// Body of an error response, as the server writes it.
+#[derive(Serialize)]
 pub(crate) struct ErrorResponse<'a> {
-    pub(crate) error: Cow<'a, str>,
+    pub(crate) error: &'a str,
+}
+
+/// Code of a 504 response to an exec that exceeded the server's maximum. Not part of v1.
+pub(crate) const EXEC_TIMEOUT: &str = "EXEC_TIMEOUT";
+
+/// Header of a response with the server's id for the request. Not part of v1.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
+
+/// The error in an error response.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct ServerError {
+    pub(crate) message: Option<String>,
+    pub(crate) code: Option<String>,
+    pub(crate) request_id: Option<String>,
+}
+
+impl ServerError {
+    /// Parses `{"error": "text"}` or `{"error": {"code", "message", "requestId"}}`. Returns `None` for
+    /// anything else, which need not come from a NoxRunner server.
+    pub(crate) fn parse(body: &[u8]) -> Option<ServerError> {
+        let mut body: Value = lenient_json::from_slice(body).ok()?;
+        let mut error = body.get_mut("error")?.take();
+        let mut field = |name: &str| match error.get_mut(name)?.take() {
+            Value::String(text) => Some(text),
+            _ => None,
+        };
+        let mut parsed = ServerError {
+            message: field("message"),
+            code: field("code"),
+            request_id: field("requestId"),
+        };
+        if let Value::String(text) = error {
+            parsed.message = Some(text);
+        }
+        (parsed.message.is_some() || parsed.code.is_some()).then_some(parsed)
+    }
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ impl Backend for HttpBackend {
             Ok((response.status, read_body(response, MAX_ERROR_BODY as u64)?))
         })?;
         let text = String::from_utf8_lossy(&body);
-        if text.contains("OK") {
+        if says_ok(&text) {
             return Ok(());
         }
         let text = one_line(&text);
@@ -145,6 +145,15 @@ impl Backend for HttpBackend {
             Err(e) => Err(e),
         }
     }
+}
+
+/// Returns true for a healthy server's body, such as `OK` or `{"status":"ok"}`, and for an empty one.
+fn says_ok(text: &str) -> bool {
+    let text = text.trim().to_ascii_lowercase();
+    let words = || text.split(|c: char| !c.is_alphanumeric());
+    let is_page = text.starts_with('<');
+    text.is_empty()
+        || !is_page && words().any(|w| w == "ok") && !words().any(|w| matches!(w, "not" | "false"))
 }
 
 /// The body of a download. Its I/O errors contain an [`Error`], so that a network failure is not taken

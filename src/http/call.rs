@@ -3,7 +3,8 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::base_url::BaseUrl;
 use super::errors::{Operation, failure_error, response_error};
@@ -13,6 +14,7 @@ use super::transport::{Body, Failure, HttpClient, Request, Response};
 use crate::backend::wire::JSON;
 use crate::cancel::{Cancel, sleep};
 use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, Result, one_line};
+use crate::lenient_json;
 use crate::printable::printable;
 
 /// Maximum size of a JSON response, in bytes. Two streams of 1 MiB with every byte escaped as `\u0000`
@@ -186,7 +188,7 @@ impl Api {
     }
 
     /// Sends a call whose response is JSON.
-    pub(super) fn send_json<T: for<'de> Deserialize<'de>>(&self, mut call: Call<'_>) -> Result<T> {
+    pub(super) fn send_json<T: DeserializeOwned>(&self, mut call: Call<'_>) -> Result<T> {
         let (status, body) = self.send(&mut call, |response| {
             Ok((response.status, read_body(response, MAX_JSON + 1)?))
         })?;
@@ -194,7 +196,7 @@ impl Api {
             let message = format!("the response is larger than {MAX_JSON} bytes");
             return Err(Error::new(ErrorKind::Protocol, message).with_status(status));
         }
-        serde_json::from_slice(&body).map_err(|e| {
+        lenient_json::from_slice(&body).map_err(|e| {
             // A body without a length ends with the connection, also where that breaks.
             let kind = match call.operation {
                 Operation::Exec if e.is_eof() => ErrorKind::OutcomeUnknown,

@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use super::socket::Progress;
 use super::transport::{Failure, FailureKind, Response};
-use crate::backend::wire::{ErrorResponse, MISSING, MISSING_SANDBOX};
+use crate::backend::wire::{EXEC_TIMEOUT, MISSING, MISSING_SANDBOX, REQUEST_ID, ServerError};
 use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, one_line};
 
 /// Maximum time for reading the body of an error response.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The end of the message for a command that exceeded the server's maximum, which the answer does not name.
+const EXEC_TIMEOUT_ADVICE: &str = "; the command ran into its own timeout or the server's maximum, \
+    which is 300 s on some servers, or 60 s for one response: run it as a job with spawn()";
 
 /// Category of a call, by the effect of sending it twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +74,41 @@ fn error_kind(progress: Progress, failure: FailureKind, operation: Operation) ->
 /// Returns the error of an error response.
 pub(super) fn response_error(response: Response, operation: Operation) -> Error {
     let status = response.status;
-    let kind = match status {
+    // Only a download has another reason for a 404: the path.
+    let names_sandbox = response.header(MISSING) == Some(MISSING_SANDBOX);
+    let gone = status == 404 && (operation != Operation::Read || names_sandbox);
+    let wait = response.retry_after();
+    let header_id = response.header(REQUEST_ID).map(str::to_owned);
+    let location = response.header("location").map(one_line);
+    let body = read_error_body(response);
+    let said = ServerError::parse(&body).unwrap_or_default();
+    let whole = || String::from_utf8_lossy(&body).into_owned();
+    let code = said.code.as_deref();
+    let timed_out = status == 504 && operation == Operation::Exec && code == Some(EXEC_TIMEOUT);
+    let mut message = format!("server answered {status}");
+    if let Some(code) = code {
+        message.push_str(&format!(" ({})", one_line(code)));
+    }
+    let text = said.message.unwrap_or_else(whole);
+    message.push_str(&explanation(status, location, &text));
+    if timed_out {
+        message.push_str(EXEC_TIMEOUT_ADVICE);
+    }
+    let kind = match timed_out {
+        true => ErrorKind::Timeout,
+        false => status_kind(status, operation),
+    };
+    Error::new(kind, message)
+        .with_status(status)
+        .with_sandbox_gone(gone)
+        .with_body(&body)
+        .with_code(said.code)
+        .with_request_id(said.request_id.or(header_id))
+        .with_retry_after(wait)
+}
+
+fn status_kind(status: u16, operation: Operation) -> ErrorKind {
+    match status {
         400 | 422 => ErrorKind::InvalidInput,
         401 | 403 => ErrorKind::Unauthorized,
         404 => ErrorKind::NotFound,
@@ -78,33 +116,22 @@ pub(super) fn response_error(response: Response, operation: Operation) -> Error 
         // A gateway may have lost the backend while the command was running.
         502 | 504 if operation == Operation::Exec => ErrorKind::OutcomeUnknown,
         _ => ErrorKind::Status,
-    };
-    // Only a download has another reason for a 404: the path.
-    let names_sandbox = response.header(MISSING) == Some(MISSING_SANDBOX);
-    let gone = status == 404 && (operation != Operation::Read || names_sandbox);
-    let wait = response.retry_after();
-    let location = response.header("location").map(one_line);
-    let body = read_error_body(response);
-    let text = match serde_json::from_slice::<ErrorResponse<'_>>(&body) {
-        Ok(json) => json.error.into_owned(),
-        Err(_) => String::from_utf8_lossy(&body).into_owned(),
-    };
-    let mut message = format!("server answered {status}");
-    match (status, location) {
-        (300..=399, Some(location)) => message.push_str(&format!(
-            ", a redirect to {location}, which is not followed: use it as the base URL"
-        )),
-        _ if text.trim().is_empty() => {}
-        _ => message.push_str(&format!(": {}", one_line(&text))),
     }
+}
+
+/// Returns the part of the message after the status. `text` is from the server.
+fn explanation(status: u16, location: Option<String>, text: &str) -> String {
+    let mut explanation = match (status, location) {
+        (300..=399, Some(location)) => {
+            format!(", a redirect to {location}, which is not followed: use it as the base URL")
+        }
+        _ if text.trim().is_empty() => String::new(),
+        _ => format!(": {}", one_line(text)),
+    };
     if status == 401 {
-        message.push_str(" (set a token with token())");
+        explanation.push_str(" (set a token with token())");
     }
-    Error::new(kind, message)
-        .with_status(status)
-        .with_sandbox_gone(gone)
-        .with_body(&body)
-        .with_retry_after(wait)
+    explanation
 }
 
 /// Reads what arrives of the body in a short time. If that is all, the connection can be reused. The

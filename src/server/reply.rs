@@ -140,9 +140,7 @@ impl ErrorReply {
         set(missing, self.sandbox_gone.then_some(MISSING_SANDBOX));
         let needs_token = self.status == StatusCode::UNAUTHORIZED;
         set(WWW_AUTHENTICATE, needs_token.then_some("Bearer"));
-        let error = ErrorResponse {
-            error: self.text.as_str().into(),
-        };
+        let error = ErrorResponse { error: &self.text };
         match serde_json::to_vec(&error) {
             Ok(json) if as_json => {
                 set(CONTENT_TYPE, Some(JSON));

@@ -4,6 +4,8 @@
 mod answers;
 /// Text that tries to control a terminal or a log.
 mod hostile_text;
+/// Responses of servers that deviate from the protocol.
+mod lenient;
 /// What logs and errors show, and what they never show.
 mod secrets;
 

@@ -314,7 +314,7 @@ fn responses_follow_v1() {
         json_of(&create),
         json!({"podName": "pod", "expiresAt": "2026-01-02T12:34:56Z"})
     );
-    let body = r#"{"ttlSeconds": 5, "image": "i", "cpuLimit": null, "other": 1}"#;
+    let body = r#"{"ttlSeconds": 5.0, "image": "i", "cpuLimit": null, "other": 1}"#;
     let create = server.request("PUT", "/v1/sandboxes/a", JSON, body);
     assert_eq!(json_of(&create)["ignored"], json!(["i"]));
 
@@ -365,7 +365,7 @@ const REFUSALS: &[(&str, &str, &str, &str, u16, &str)] = &[
     ("POST", EXEC_PATH, JSON, "{\"cmd\": \"ls\"}", 400, "expected a sequence"),
     ("POST", EXEC_PATH, JSON, "{\"cmd\": [\"x\"], \"timeoutSeconds\": 0}", 400, "timeout"),
     ("PUT", "/v1/sandboxes/a", JSON, "{\"ttlSeconds\": 0}", 400, "TTL is zero"),
-    ("PUT", "/v1/sandboxes/a", JSON, "{\"ttlSeconds\": -1}", 400, "column 17"),
+    ("PUT", "/v1/sandboxes/a", JSON, "{\"ttlSeconds\": -1}", 400, "-1 is not a whole number"),
     ("PUT", "/v1/sandboxes/..", JSON, "{}", 400, ".."),
     ("PUT", "/v1/sandboxes/panic", JSON, "{}", 500, "panicked"),
     ("POST", UPLOAD_PATH, TEXT, "x", 415, "application/x-tar"),

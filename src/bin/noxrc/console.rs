@@ -61,7 +61,13 @@ impl Console {
     pub(crate) fn error(&self, error: &Error) {
         self.error_notice(error);
         let kind = error.kind().to_string();
-        self.value(&json!({"error": format!("{error:#}"), "kind": kind}));
+        let mut value = json!({"error": format!("{error:#}"), "kind": kind});
+        for (name, text) in [("code", error.code()), ("requestId", error.request_id())] {
+            if let Some(text) = text {
+                value[name] = text.into();
+            }
+        }
+        self.value(&value);
     }
 
     /// Prints the value of `--json`, if that was given.

@@ -54,7 +54,7 @@ fn directory_archive_is_not_read_as_a_file() {
 #[test]
 fn broken_response_is_never_a_file() {
     let whole = tar_of(&[(EntryType::Regular, "f", "hello")]);
-    for archive in [&whole[..514], &whole[..1024], b"", b"<html></html>"] {
+    for archive in [&whole[..514], &whole[..1024], b"\x1f\x8b", b"<html></html>"] {
         let sandbox = sandbox_with_download(archive.to_vec());
         assert_error(sandbox.read("f"), ErrorKind::Archive, &["read from"]);
     }
@@ -83,7 +83,7 @@ fn failing_writer_is_an_io_error() {
 /// A backend that only downloads directories, such as one that runs `tar -C`.
 struct DirectoriesOnly {
     inner: LocalBackend,
-    otherwise: fn() -> Error,
+    otherwise: fn() -> Result<Box<dyn Read + Send>>,
 }
 
 impl Backend for DirectoriesOnly {
@@ -113,7 +113,7 @@ impl Backend for DirectoriesOnly {
         let test = test.workdir(workdir);
         match self.inner.exec(id, &test)?.success() {
             true => self.inner.download(id, src),
-            false => Err((self.otherwise)()),
+            false => (self.otherwise)(),
         }
     }
 
@@ -122,11 +122,18 @@ impl Backend for DirectoriesOnly {
     }
 }
 
+/// The response of a backend that archives nothing, and does not notice.
+fn empty_gzip() -> Result<Box<dyn Read + Send>> {
+    let empty = flate2::read::GzEncoder::new(std::io::empty(), flate2::Compression::fast());
+    Ok(Box::new(empty))
+}
+
 #[test]
 fn file_is_read_from_directory_only_backend() {
     for otherwise in [
-        || Error::new(ErrorKind::NotFound, "404"),
-        || Error::new(ErrorKind::Status, "500"),
+        || Err(Error::new(ErrorKind::NotFound, "404")),
+        || Err(Error::new(ErrorKind::Status, "500")),
+        empty_gzip,
     ] {
         let dir = Scratch::new();
         let backend = DirectoriesOnly {
