@@ -12,11 +12,38 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::os::random::random_u64;
 use crate::sandbox::Sandbox;
 use crate::sandbox::renewal::{Renewal, renewal_interval};
+use crate::script::Script;
 use crate::spec::SandboxSpec;
 
 /// TTL of a leased sandbox whose spec does not set one: 60 s. This is how long it outlives a process
 /// that was killed.
 pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(60);
+
+/// Timeout of the commands that set and check the mark.
+const MARK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Marks a sandbox in two places, because a command may clean up one of them.
+const MARK: Script = Script {
+    feature: "a lease",
+    source: r#"
+mkdir -p .noxrunner && : >.noxrunner/lease
+: >"${TMPDIR:-/tmp}/.noxrunner-lease"
+"#,
+    failures: &[],
+};
+
+/// Checks the marks.
+const CHECK_MARK: Script = Script {
+    feature: "a lease",
+    source: r#"
+[ -e .noxrunner/lease ] || [ -e "${TMPDIR:-/tmp}/.noxrunner-lease" ] || exit 44
+"#,
+    failures: &[(
+        44,
+        ErrorKind::NotFound,
+        "the sandbox was lost, and the server has created an empty one in its place",
+    )],
+};
 
 /// A sandbox with a fresh id that is kept alive by a heartbeat, and deleted when the lease is dropped.
 ///
@@ -98,7 +125,9 @@ impl Client {
 
 impl Lease {
     /// Returns the reason if the sandbox was lost: it was deleted, has expired, or could not be
-    /// reached for a whole TTL. The heartbeat notices this within a third of the TTL.
+    /// reached for a whole TTL. The heartbeat notices this within a third of the TTL. Some servers create a
+    /// sandbox that does not exist. There, a file in the sandbox shows that it was replaced, which needs `sh`
+    /// in the sandbox.
     ///
     /// ```
     /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
@@ -208,6 +237,7 @@ fn keep_alive(sandbox: &Sandbox, stop: &Cancel) -> Result<()> {
     // The sandbox certainly exists now, so this finds out whether the backend implements touch. The
     // sandbox may not be ready, so an error means nothing.
     let _ = renewal.renew(sandbox);
+    let mut is_marked = mark(sandbox, stop);
     let mut renewed = Instant::now();
     let mut pause = renewal_interval(ttl);
     while stop.sleep(with_jitter(pause)) {
@@ -216,6 +246,11 @@ fn keep_alive(sandbox: &Sandbox, stop: &Cancel) -> Result<()> {
             Ok(()) => {
                 renewed = started;
                 pause = renewal_interval(ttl);
+                if is_marked {
+                    check_mark(sandbox, stop)?;
+                } else {
+                    is_marked = mark(sandbox, stop);
+                }
             }
             Err(e) if e.is_not_found() || renewed.elapsed() >= ttl => return Err(e),
             Err(e) => {
@@ -226,6 +261,26 @@ fn keep_alive(sandbox: &Sandbox, stop: &Cancel) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Marks the sandbox, so that a server that creates a lost sandbox again is noticed. Returns false if that
+/// was not possible.
+fn mark(sandbox: &Sandbox, stop: &Cancel) -> bool {
+    run_marking(&MARK, sandbox, stop).is_ok()
+}
+
+/// Fails if the mark is gone. Says nothing of other failures, because the sandbox may have too many
+/// processes, for example.
+fn check_mark(sandbox: &Sandbox, stop: &Cancel) -> Result<()> {
+    match run_marking(&CHECK_MARK, sandbox, stop) {
+        Err(e) if e.is_not_found() => Err(e),
+        _ => Ok(()),
+    }
+}
+
+fn run_marking(script: &Script, sandbox: &Sandbox, stop: &Cancel) -> Result<()> {
+    let command = script.command(&[]).timeout(MARK_TIMEOUT).cancel_on(stop);
+    sandbox.context("renew", || script.run(sandbox, &command, "").map(drop))
 }
 
 /// Shortens a pause by up to a tenth at random, so that many leases do not send at the same time.

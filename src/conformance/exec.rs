@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::probe::{ExecResult, Probe};
 use super::verdict::{NotPassed, Verdict, expect};
+use crate::script::SHELL;
 
 pub(super) fn answer(probe: &Probe) -> Verdict {
     let answer = probe.exec(probe.shared()?, &json!({"cmd": ["echo", "hi"]}))?;
@@ -52,12 +53,12 @@ pub(super) fn no_expansion(probe: &Probe) -> Verdict {
 
 pub(super) fn large_argument(probe: &Probe) -> Verdict {
     let large = "x".repeat(100_000);
-    let ran = probe.command(&["sh", "-c", "echo ${#1}", "sh", &large])?;
+    let ran = probe.command(&[SHELL, "-c", "echo ${#1}", "sh", &large])?;
     expect(ran.stdout.trim() == "100000", ran.summary())
 }
 
 pub(super) fn environment(probe: &Probe) -> Verdict {
-    let cmd = ["sh", "-c", "printf '%s|%s' \"$NX_A\" \"$NX_B\""];
+    let cmd = [SHELL, "-c", "printf '%s|%s' \"$NX_A\" \"$NX_B\""];
     let env = json!({"NX_A": "a b", "NX_B": "=ü\n"});
     let ran = probe.run(probe.shared()?, &json!({"cmd": cmd, "env": env}))?;
     expect(ran.stdout == "a b|=ü\n", ran.summary())
@@ -163,13 +164,13 @@ pub(super) fn unknown(probe: &Probe) -> Verdict {
 }
 
 fn limited(probe: &Probe, line: &str) -> Result<ExecResult, NotPassed> {
-    let body = json!({"cmd": ["sh", "-c", line], "timeoutSeconds": 1});
+    let body = json!({"cmd": [SHELL, "-c", line], "timeoutSeconds": 1});
     probe.run(probe.shared()?, &body)
 }
 
 pub(super) fn timeout(probe: &Probe) -> Verdict {
     let name = "nx-timeout";
-    let body = json!({"cmd": ["sh", "-c", ticking(name)], "timeoutSeconds": 1});
+    let body = json!({"cmd": [SHELL, "-c", ticking(name)], "timeoutSeconds": 1});
     let started = Instant::now();
     // The protocol does not say how the response reports the timeout.
     let answer = probe.exec(probe.shared()?, &body)?;
@@ -248,7 +249,7 @@ pub(super) fn background_child(probe: &Probe) -> Verdict {
 
 pub(super) fn background_holds(probe: &Probe) -> Verdict {
     // The child holds both streams open.
-    let body = json!({"cmd": ["sh", "-c", "sleep 8 & echo started"], "timeoutSeconds": 15});
+    let body = json!({"cmd": [SHELL, "-c", "sleep 8 & echo started"], "timeoutSeconds": 15});
     let ran = probe.run(probe.shared()?, &body)?;
     expect(
         ran.stdout == "started\n" && ran.took < Duration::from_secs(6),
@@ -263,7 +264,7 @@ fn run_concurrently(probe: &Probe, lines: &[String]) -> Result<Vec<ExecResult>, 
         let running: Vec<_> = lines
             .iter()
             .map(|line| {
-                let body = json!({"cmd": ["sh", "-c", line], "timeoutSeconds": 15});
+                let body = json!({"cmd": [SHELL, "-c", line], "timeoutSeconds": 15});
                 scope.spawn(move || probe.run(id, &body))
             })
             .collect();
@@ -298,7 +299,7 @@ pub(super) fn parallel(probe: &Probe) -> Verdict {
 
 pub(super) fn jobs(probe: &Probe) -> Verdict {
     let sandbox = probe.shared_sandbox()?;
-    let job = sandbox.spawn(["sh", "-c", "echo out; exit 3"])?;
+    let job = sandbox.spawn([SHELL, "-c", "echo out; exit 3"])?;
     let mut out = Vec::new();
     let status = job.wait_timeout(Duration::from_secs(10))?;
     job.copy_so_far(&mut out, std::io::sink())?;

@@ -17,6 +17,7 @@ use crate::http::{Endpoint, HttpBackend, RawResponse};
 use crate::os::random::random_u64;
 use crate::output::Output;
 use crate::sandbox::Sandbox;
+use crate::script::SHELL;
 
 /// Number of consecutive calls without a response after which no more are made.
 const MAX_UNANSWERED: u32 = 3;
@@ -371,7 +372,7 @@ impl<'a> Probe<'a> {
     /// Runs a command that prepares a check. If the image does not allow it, the check is skipped, because
     /// that says nothing about the protocol.
     pub(super) fn set_up(&self, id: &str, line: &str) -> Checked<ExecResult> {
-        let ran = self.run(id, &json!({"cmd": ["sh", "-c", line]}))?;
+        let ran = self.run(id, &json!({"cmd": [SHELL, "-c", line]}))?;
         let refused = ["ermission denied", "Read-only file system", "not found"];
         let is_refused = |text: &&str| ran.stderr.contains(*text);
         match ran.exit_code {
@@ -388,7 +389,7 @@ impl<'a> Probe<'a> {
     }
 
     pub(super) fn sh(&self, line: &str) -> Checked<ExecResult> {
-        self.command(&["sh", "-c", line])
+        self.command(&[SHELL, "-c", line])
     }
 
     pub(super) fn upload(

@@ -167,14 +167,7 @@ impl<'a> StagedFiles<'a> {
         }
         let archive = archive_contents(std::mem::take(&mut self.files))?;
         let upload = archive.upload()?;
-        match sandbox.backend().upload(sandbox.session_id(), dest, upload) {
-            // Either the sandbox or the call does not exist.
-            Err(e) if e.is_not_found() && sandbox_exists(sandbox) => {
-                let message = "stdin and source code need an upload, which the backend lacks";
-                Err(Error::new(ErrorKind::Unsupported, message).with_source(e))
-            }
-            result => result,
-        }
+        sandbox.send_upload(dest, upload)
     }
 }
 
@@ -190,12 +183,6 @@ fn quote_with_file(word: &str) -> String {
         }
         None => shell_quote(word).into_owned(),
     }
-}
-
-fn sandbox_exists(sandbox: &Sandbox) -> bool {
-    let probe = Command::new("true").timeout(CLEANUP_TIMEOUT);
-    let result = sandbox.backend().exec(sandbox.session_id(), &probe);
-    result.is_ok()
 }
 
 #[cfg(test)]

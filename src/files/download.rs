@@ -1,15 +1,46 @@
 //! `GET …/files/download`: directories out of a sandbox.
 
-use std::io::Read;
+use std::io::{Cursor, Read};
 use std::path::Path;
 
-use crate::archive::{Extract, Extraction};
-use crate::error::Result;
+use crate::archive::{Entries, Extract, Extraction};
+use crate::error::{ErrorKind, Result};
 use crate::sandbox::Sandbox;
 use crate::sandbox_path::{OWN_DIR, SandboxPath};
+use crate::script::Script;
 
 use super::local_target::LocalTarget;
 use super::read::copy;
+
+/// Maximum length of an archive without entries, in bytes: that of tar's records.
+const MAX_EMPTY: u64 = 10_240;
+
+/// Checks that `$1` is a directory.
+const IS_DIRECTORY: Script = Script {
+    feature: "download",
+    source: r#"
+[ -e "$1" ] || exit 44
+[ -d "$1" ] || exit 45
+"#,
+    failures: &[
+        (44, ErrorKind::NotFound, "no such file or directory: {}"),
+        (
+            45,
+            ErrorKind::InvalidInput,
+            "{} is a file, and this server sends only directories: use `read` or `download_file`",
+        ),
+    ],
+};
+
+/// Returns true for a whole archive without entries, also if it lacks the end marker.
+fn has_no_entries(archive: &[u8]) -> bool {
+    let mut has_entries = false;
+    let read = Entries::for_each_if_any(archive, Extract::any_size().limits(), |_, _| {
+        has_entries = true;
+        Ok(())
+    });
+    read.is_ok() && !has_entries
+}
 
 impl Sandbox {
     /// Downloads everything below a directory into a local directory, under the rules of the default
@@ -76,7 +107,7 @@ impl Sandbox {
     ) -> Result<Extraction> {
         self.context("download from", || {
             let src = SandboxPath::new("src", src)?;
-            let archive = self.open_download(&src)?;
+            let archive = self.open_directory(&src)?;
             let left_out = src.is_workspace().then_some(OWN_DIR);
             let extract = extract.clone().leave_out(left_out);
             extract.unpack_to_path(archive, local.as_ref())
@@ -121,9 +152,31 @@ impl Sandbox {
         local: impl AsRef<Path>,
     ) -> Result<u64> {
         self.context("download from", || {
-            let mut archive = self.open_download(&SandboxPath::new("src", src)?)?;
-            LocalTarget::write(local.as_ref(), |file| copy(&mut *archive, file))
+            let src = SandboxPath::new("src", src)?;
+            LocalTarget::write(local.as_ref(), |file| {
+                copy(&mut self.open_directory(&src)?, file)
+            })
         })
+    }
+
+    /// Opens the download of a directory. Some backends answer what is no directory with an empty archive,
+    /// which must not look like an empty directory.
+    fn open_directory(&self, src: &SandboxPath) -> Result<impl Read> {
+        let mut archive = self.open_download(src)?;
+        let mut head = Vec::new();
+        copy(&mut archive.by_ref().take(MAX_EMPTY + 1), &mut head)?;
+        if head.len() as u64 <= MAX_EMPTY && has_no_entries(&head) {
+            let (workdir, argument) = src.relative()?;
+            let command = IS_DIRECTORY.command(&[&argument]).workdir(workdir);
+            match IS_DIRECTORY.run(self, &command, &src.display()) {
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => {
+                    return Err(e);
+                }
+                Err(e) => log::warn!("cannot check that {} is a directory: {e:#}", src.display()),
+                Ok(_) => {}
+            }
+        }
+        Ok(Cursor::new(head).chain(archive))
     }
 
     fn open_download(&self, src: &SandboxPath) -> Result<Box<dyn Read + Send>> {

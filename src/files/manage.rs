@@ -3,10 +3,19 @@
 use std::path::Path;
 
 use crate::command::Command;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::sandbox::Sandbox;
 use crate::sandbox_path::SandboxPath;
 use crate::script::Script;
+
+/// Prints `exists` if `$1` does. An exit code would not do, because some servers hide it.
+const EXISTS: Script = Script {
+    feature: "exists",
+    source: r#"
+if [ -e "$1" ]; then echo exists; fi
+"#,
+    failures: &[],
+};
 
 /// Removes `$1`. Prints `removed` if it existed.
 const REMOVE: Script = Script {
@@ -19,27 +28,20 @@ if [ -e "$1" ] || [ -L "$1" ]; then rm -rf -- "$1" && echo removed; fi
 
 impl Sandbox {
     /// Returns whether a path exists in the sandbox. A symbolic link exists if its target does. Sends
-    /// one exec of `test -e`.
+    /// one exec. Needs `sh` in the sandbox.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for a path with `..`;
-    /// [`Unsupported`](ErrorKind::Unsupported) if the sandbox has no `test`; otherwise the same as for
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a path with `..`;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if the sandbox has no `sh`; otherwise the same as for
     /// [`exec`](Sandbox::exec).
     pub fn exists(&self, path: impl AsRef<Path>) -> Result<bool> {
         self.context("check a path in", || {
             let path = SandboxPath::new("path", path)?;
-            let (workdir, path) = path.relative()?;
-            let out = self.exec(Command::from(["test", "-e", &path]).workdir(workdir))?;
-            match out.exit_code() {
-                0 => Ok(true),
-                1 => Ok(false),
-                127 => Err(Error::new(
-                    ErrorKind::Unsupported,
-                    "exists needs the program `test` in the sandbox",
-                )),
-                _ => out.check().map(|_| false),
-            }
+            let (workdir, argument) = path.relative()?;
+            let command = EXISTS.command(&[&argument]).workdir(workdir);
+            let out = EXISTS.run(self, &command, &path.display())?;
+            Ok(out.stdout().trim() == "exists")
         })
     }
 
@@ -47,8 +49,8 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for a path with `..`;
-    /// [`Command`](ErrorKind::Command) if the directory cannot be created; otherwise the same as for
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a path with `..`;
+    /// [`Command`](crate::ErrorKind::Command) if the directory cannot be created; otherwise the same as for
     /// [`exec`](Sandbox::exec).
     pub fn create_dir_all(&self, path: impl AsRef<Path>) -> Result<()> {
         self.context("create a directory in", || {
@@ -64,8 +66,8 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for a path with `..`, `/` and `/workspace`;
-    /// [`Io`](ErrorKind::Io) if something cannot be removed; otherwise the same as for
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a path with `..`, `/` and `/workspace`;
+    /// [`Io`](crate::ErrorKind::Io) if something cannot be removed; otherwise the same as for
     /// [`exec`](Sandbox::exec).
     pub fn remove(&self, path: impl AsRef<Path>) -> Result<bool> {
         self.context("remove from", || {

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::archive::{Entries, Extract, Kind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::random::temporary_name;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, missing_call};
 use crate::sandbox_path::SandboxPath;
 use crate::script::{Script, remove_temporary};
 
@@ -192,6 +192,14 @@ impl Sandbox {
         Ok(size)
     }
 
+    /// Copies the copy of a file, which exists.
+    fn find_copy(&self, dir: &str, writer: &mut dyn Write) -> Result<Option<u64>> {
+        match self.find(dir, b"f", writer) {
+            Err(e) if e.is_not_found() => Err(missing_call("downloads", e)),
+            found => found,
+        }
+    }
+
     /// Reads a copy of the file in a temporary directory.
     fn read_copy(&self, path: &SandboxPath, writer: &mut dyn Write) -> Result<u64> {
         let dir = temporary_name();
@@ -199,7 +207,7 @@ impl Sandbox {
         let command = COPY.command(&[&argument, &dir]).workdir(workdir);
         let found = COPY
             .run(self, &command, &path.display())
-            .and_then(|_| self.find(&format!("{workdir}/{dir}"), b"f", writer));
+            .and_then(|_| self.find_copy(&format!("{workdir}/{dir}"), writer));
         match &found {
             // Neither code creates the directory.
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => {}

@@ -132,8 +132,7 @@ impl Sandbox {
     }
 
     fn send_archive(&self, archive: &Spooled, dest: &str) -> Result<()> {
-        self.backend()
-            .upload(self.session_id(), dest, archive.upload()?)
+        self.send_upload(dest, archive.upload()?)
     }
 }
 

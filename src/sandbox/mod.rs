@@ -5,11 +5,17 @@ pub(crate) mod renewal;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::Backend;
-use crate::error::{Result, one_line};
+use crate::command::Command;
+use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::session_id::SessionId;
 use crate::spec::{SandboxInfo, SandboxSpec};
+use crate::upload::Upload;
+
+/// Timeout of the command that checks whether the sandbox exists.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A handle to a sandbox. It is cheap to clone; dropping it does not delete the sandbox.
 ///
@@ -89,7 +95,7 @@ impl Sandbox {
     }
 
     /// Returns the TTL that this handle created the sandbox with.
-    pub(crate) fn ttl(&self) -> Option<std::time::Duration> {
+    pub(crate) fn ttl(&self) -> Option<Duration> {
         self.spec.as_ref().map(SandboxSpec::get_ttl)
     }
 
@@ -99,6 +105,17 @@ impl Sandbox {
 
     pub(crate) fn session_id(&self) -> &SessionId {
         &self.id
+    }
+
+    /// Sends an upload. A 404 of a sandbox that runs commands means that the backend has no uploads.
+    pub(crate) fn send_upload(&self, dest: &str, archive: Upload<'_>) -> Result<()> {
+        let probe = || Command::new("true").timeout(PROBE_TIMEOUT);
+        match self.backend.upload(&self.id, dest, archive) {
+            Err(e) if e.is_not_found() && self.backend.exec(&self.id, &probe()).is_ok() => {
+                Err(missing_call("uploads", e))
+            }
+            result => result,
+        }
     }
 
     /// Runs `call` and adds the operation and this sandbox to its error.
@@ -111,6 +128,12 @@ impl Sandbox {
             e.context(|| format!("{operation} sandbox {:?}", one_line(self.id.as_str())))
         })
     }
+}
+
+/// Returns the error of a call that the backend does not have.
+pub(crate) fn missing_call(calls: &str, error: Error) -> Error {
+    let message = format!("this backend has no {calls}");
+    Error::new(ErrorKind::Unsupported, message).with_source(error)
 }
 
 impl fmt::Debug for Sandbox {

@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use super::Sandbox;
+use super::{PROBE_TIMEOUT, Sandbox};
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::time::whole_seconds;
-
-/// Timeout of the command that checks whether the sandbox exists.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Returns how often to renew a TTL: three times before it expires.
 pub(crate) fn renewal_interval(ttl: Duration) -> Duration {

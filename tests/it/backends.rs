@@ -1,9 +1,12 @@
 //! The kinds of backend that jobs, leases and the other helpers must work on.
 
-use noxrunner::{Client, Isolation, LocalBackend};
+use noxrunner::{
+    Client, Command, ErrorKind, HttpBackend, Isolation, LocalBackend, Output, Result, Sandbox,
+};
 
 use crate::support::local_backend;
 use crate::support::plain_server::{PlainServer, busybox};
+use crate::support::quirky_server::{self, Quirks};
 
 /// Defines one test per kind of backend, each of which calls `$check: fn(&Client)`.
 macro_rules! on_each_backend {
@@ -28,6 +31,27 @@ macro_rules! on_each_backend {
         #[test]
         fn through_own_server() {
             crate::backends::own_server($check);
+        }
+        #[test]
+        fn through_control_plane() {
+            crate::backends::quirky(
+                crate::support::quirky_server::Quirks::control_plane(),
+                $check,
+            );
+        }
+        #[test]
+        fn through_old_control_plane() {
+            crate::backends::quirky(
+                crate::support::quirky_server::Quirks::old_control_plane(),
+                $check,
+            );
+        }
+        #[test]
+        fn through_python_backend() {
+            crate::backends::quirky(
+                crate::support::quirky_server::Quirks::python_backend(),
+                $check,
+            );
         }
         #[test]
         fn through_python_server() {
@@ -71,5 +95,66 @@ pub(crate) fn through_python_server_with_busybox(check: fn(&Client)) {
     let path = path.path().to_str().unwrap();
     if let Some(server) = PlainServer::start(&["--path", path]) {
         check(&server.client());
+    }
+}
+
+pub(crate) fn quirky(quirks: Quirks, check: impl Fn(&Client)) {
+    quirky_backend(quirks, |backend| check(&Client::with_backend(backend)));
+}
+
+/// Calls `check` with a client's backend for a server that has these deviations.
+pub(crate) fn quirky_backend(quirks: Quirks, check: impl FnOnce(HttpBackend)) {
+    let (backend, _dir) = local_backend(Isolation::Namespaces);
+    let key = quirks.service_key;
+    let server = quirky_server::serve(backend, quirks);
+    let mut builder = HttpBackend::builder(server.url());
+    if let Some(key) = key {
+        builder = builder.header("X-Service-Key", key);
+    }
+    check(builder.build().unwrap());
+}
+
+/// Returns the directories of a sandbox. Some servers accept only paths below `/workspace`.
+pub(crate) fn own_dirs(sandbox: &Sandbox) -> &'static [&'static str] {
+    let in_tmp = sandbox.exec(Command::new("true").workdir("/tmp"));
+    if in_tmp.is_ok() {
+        &["/workspace", "/tmp"]
+    } else {
+        &["/workspace"]
+    }
+}
+
+/// Returns the exit code that the backend reports for this one. Some servers report -1 for every failure.
+pub(crate) fn reported(sandbox: &Sandbox, code: i32) -> i32 {
+    let exit = Command::shell(format!("exit {code}"));
+    let reported = sandbox.exec(exit).unwrap().exit_code();
+    assert!([code, -1].contains(&reported), "{reported}");
+    reported
+}
+
+/// Returns true if the sandbox with this file is gone. Some servers create an empty one in its place.
+pub(crate) fn is_gone(sandbox: &Sandbox, file: &str) -> bool {
+    match sandbox.exists(file) {
+        Ok(exists) => !exists,
+        Err(e) if e.is_not_found() => true,
+        Err(e) => {
+            let message = "the sandbox ended while the command ran";
+            assert!(format!("{e:#}").contains(message), "{e}");
+            false
+        }
+    }
+}
+
+/// Asserts that an exec has timed out with this output. Some servers report only that.
+pub(crate) fn assert_timed_out(result: Result<Output>, stdout: &str) {
+    match result {
+        Ok(out) => {
+            assert!(out.timed_out() && out.exit_code() == 124, "{out:?}");
+            assert_eq!(out.stdout(), stdout);
+        }
+        Err(e) => assert_eq!(
+            (e.kind(), e.code()),
+            (ErrorKind::Timeout, Some("EXEC_TIMEOUT"))
+        ),
     }
 }

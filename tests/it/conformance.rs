@@ -10,6 +10,7 @@ use noxrunner::{Cancel, ErrorKind, HttpBackend};
 
 use crate::support::in_parallel;
 use crate::support::plain_server::PlainServer;
+use crate::support::quirky_server::Quirks;
 use crate::support::scripted::Scripted;
 
 fn checks(url: &str) -> Conformance {
@@ -109,6 +110,61 @@ fn minimal_server_passes() {
     }
     let abilities = report.abilities();
     assert!(abilities.contains(&("upload", false)) && abilities.contains(&("jobs", true)));
+}
+
+/// The rules that the control plane breaks.
+const BROKEN_BY_CONTROL_PLANE: &[&str] = &[
+    "health-ok",
+    "health-text",
+    "create-repeats-ttl",
+    "touch-unknown",
+    "exec-arguments",
+    "exec-unknown",
+    "exec-timeout-children",
+    "exec-timeout-code",
+    "exec-timeout-output",
+    "upload-unknown",
+    "download-file",
+    "download-missing",
+    "download-unknown",
+    "error-json",
+];
+
+/// Asserts that exactly these checks fail.
+fn assert_failures(name: &str, quirks: Quirks, expected: &[&str]) {
+    crate::backends::quirky_backend(quirks, |backend| {
+        let report = Conformance::new(backend).run(print_finding).unwrap();
+        let failed = |finding: &&Finding| finding.outcome() == Outcome::Failed;
+        let failed = report.findings().iter().filter(failed);
+        let failed: BTreeSet<_> = failed.map(Finding::name).collect();
+        assert_eq!(failed, expected.iter().copied().collect(), "{name}");
+        assert_eq!(report.left_behind(), [""; 0], "{name}");
+    });
+}
+
+#[test]
+fn deviations_of_other_servers_are_found() {
+    let without_exit_codes = ["exec-exit-code", "exec-not-found", "exec-signal-code"];
+    let of_old = [BROKEN_BY_CONTROL_PLANE, &without_exit_codes].concat();
+    let of_python = [
+        "create-expiry",
+        "exec-answer",
+        "exec-not-utf8",
+        "download-gzip",
+    ];
+    let runs: [(&str, Quirks, &[&str]); 4] = [
+        (
+            "control plane",
+            Quirks::control_plane(),
+            BROKEN_BY_CONTROL_PLANE,
+        ),
+        ("old control plane", Quirks::old_control_plane(), &of_old),
+        ("python backend", Quirks::python_backend(), &of_python),
+        ("minimal backend", Quirks::minimal(), &[]),
+    ];
+    in_parallel(runs, 4, |(name, quirks, expected)| {
+        assert_failures(name, quirks, expected);
+    });
 }
 
 #[test]

@@ -8,7 +8,7 @@ use noxrunner::{
     Cancel, Client, Command, Contents, EntryKind, ErrorKind, Language, Sandbox, SandboxSpec, Stdin,
 };
 
-use crate::backends::on_each_backend;
+use crate::backends::{assert_timed_out, on_each_backend, own_dirs, reported};
 use crate::support::in_parallel;
 use crate::support::plain_server::PlainServer;
 
@@ -41,8 +41,8 @@ fn run_all(client: &Client) {
 }
 
 fn assert_nothing_left(sandbox: &Sandbox, name: &str) {
-    for dir in ["/workspace", "/tmp"] {
-        let look = Command::shell("ls -A | grep noxrunner-").workdir(dir);
+    for dir in own_dirs(sandbox) {
+        let look = Command::shell("ls -A | grep noxrunner-").workdir(*dir);
         assert_eq!(sandbox.exec(look).unwrap().stdout(), "", "{name}: {dir}");
     }
 }
@@ -66,16 +66,16 @@ fn stdin(sandbox: &Sandbox) {
     let out = sandbox
         .exec(command.workdir("a dir").stdin("in\n"))
         .unwrap();
-    assert_eq!(out.exit_code(), 3);
+    assert_eq!(out.exit_code(), reported(sandbox, 3));
     let text = out.stdout();
     assert!(text.starts_with("in a b it's {file} $x\n"), "{text}");
     assert!(text.ends_with("/a dir\n"), "{text}");
-    let out = sandbox.exec(Command::shell("cat; pwd").workdir("/tmp").stdin("in\n"));
-    let text = out.unwrap().stdout().into_owned();
-    assert!(
-        text.starts_with("in\n/") && text.ends_with("tmp\n"),
-        "{text}"
-    );
+    for dir in own_dirs(sandbox) {
+        let out = sandbox.exec(Command::shell("cat; pwd").workdir(*dir).stdin("in\n"));
+        let text = out.unwrap().stdout().into_owned();
+        let expected = (text.starts_with("in\n/"), text.trim_end().ends_with(dir));
+        assert_eq!(expected, (true, true), "{text}");
+    }
 }
 
 fn stdin_reader(sandbox: &Sandbox) {
@@ -91,7 +91,10 @@ fn stdin_reader(sandbox: &Sandbox) {
 fn code(sandbox: &Sandbox) {
     let out = sandbox.run_code(Language::SH, "echo \"it's\"\nexit 3\n");
     let out = out.unwrap();
-    assert_eq!((out.exit_code(), &*out.stdout()), (3, "it's\n"));
+    assert_eq!(
+        (out.exit_code(), &*out.stdout()),
+        (reported(sandbox, 3), "it's\n")
+    );
     let command = Command::code(Language::SH, "read -r x; echo \"$x $1 $K\"");
     let command = command.arg("a b").env("K", "c").stdin("in\n");
     assert_eq!(sandbox.exec(command).unwrap().stdout(), "in a b c\n");
@@ -104,7 +107,9 @@ fn code(sandbox: &Sandbox) {
         let out = sandbox.run_code(language, source).unwrap();
         match out.exit_code() {
             // The interpreter is not installed, for example beside busybox.
-            127 => println!("helpers: no interpreter for {program} here"),
+            code if code == reported(sandbox, 127) => {
+                println!("helpers: no interpreter for {program} here")
+            }
             code => assert_eq!((code, &*out.stdout()), (0, "42\n"), "{}", out.stderr()),
         }
     }
@@ -113,8 +118,8 @@ fn code(sandbox: &Sandbox) {
         "def f():\n    raise ValueError('x')\n\nf()\n",
     );
     let out = out.unwrap();
-    if out.exit_code() != 127 {
-        assert_eq!(out.exit_code(), 1);
+    if !out.stderr().contains("not found") {
+        assert_eq!(out.exit_code(), reported(sandbox, 1));
         let traceback = out.stderr();
         assert!(traceback.contains("main.py\", line 4"), "{traceback}");
     }
@@ -144,7 +149,7 @@ fn failures(sandbox: &Sandbox) {
     let missing = sandbox
         .exec(Command::new("no-such-program").stdin("x"))
         .unwrap();
-    assert_eq!(missing.exit_code(), 127);
+    assert_eq!(missing.exit_code(), reported(sandbox, 127));
     assert!(
         missing.stderr().contains("no-such-program"),
         "{}",
@@ -160,10 +165,12 @@ fn failures(sandbox: &Sandbox) {
     }
     // An exit code of 126 from the command itself is passed on.
     let out = sandbox.exec(Command::shell("echo x >&2; exit 126").stdin("x"));
-    assert_eq!(out.unwrap().exit_code(), 126);
+    assert_eq!(out.unwrap().exit_code(), reported(sandbox, 126));
     let slow = Command::code(Language::SH, "echo begun; sleep 100");
-    let out = sandbox.exec(slow.timeout(Duration::from_secs(1))).unwrap();
-    assert!(out.timed_out() && out.stdout() == "begun\n", "{out:?}");
+    assert_timed_out(
+        sandbox.exec(slow.timeout(Duration::from_secs(1))),
+        "begun\n",
+    );
     let cancel = Cancel::new();
     cancel.cancel();
     let slow = Command::new("cat").stdin("x").cancel_on(&cancel);
@@ -175,6 +182,10 @@ fn failures(sandbox: &Sandbox) {
 
 /// Names that the wrapper script could use itself, or that a shell changes or drops.
 fn variables(sandbox: &Sandbox) {
+    if own_dirs(sandbox).len() == 1 {
+        // The server refuses most of these names.
+        return;
+    }
     let names = [
         "file", "dir", "count", "at", "arg", "mark", "workdir", "stat", "IFS", "CDPATH", "ENV",
         "a.b", "FOO-BAR", "OLDPWD", "RANDOM", "SHLVL", "nx_dir", "PS1",
@@ -258,9 +269,12 @@ fn list(sandbox: &Sandbox) {
         assert_eq!(of("link").kind(), EntryKind::Symlink);
         assert_eq!(of("fifo").kind(), EntryKind::Other);
     }
-    let in_tmp = Command::shell("mkdir t; : >t/x").workdir("/tmp");
-    sandbox.exec(in_tmp).unwrap().check().unwrap();
-    assert_eq!(sandbox.list("/tmp/t").unwrap()[0].name(), "x");
+    for dir in own_dirs(sandbox) {
+        let create = Command::shell("mkdir t; : >t/x").workdir(*dir);
+        sandbox.exec(create).unwrap().check().unwrap();
+        let entries = sandbox.list(format!("{dir}/t")).unwrap();
+        assert_eq!(entries[0].name(), "x");
+    }
     assert!(!sandbox.list("/usr").unwrap().is_empty());
     for missing in ["no/such", "d/link"] {
         let error = sandbox.list(missing).unwrap_err();
@@ -331,7 +345,7 @@ fn stdin_without_sh_or_upload_is_unsupported() {
     let error = sandbox.exec(Command::new("cat").stdin("x")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(
-        format!("{error:#}").contains("need an upload, which the backend lacks"),
+        format!("{error:#}").contains("this backend has no uploads"),
         "{error}"
     );
 }

@@ -233,7 +233,7 @@ fn exec_sends_workdir_env_and_timeout() {
     sandbox(&server).run(command).unwrap();
     assert_eq!(
         body_json(&only(&server)),
-        json!({"cmd": ["sh", "-c", "echo $A"], "workdir": "/workspace/src/a b",
+        json!({"cmd": ["/bin/sh", "-c", "echo $A"], "workdir": "/workspace/src/a b",
             "env": {"A": "1=2", "B": ""}, "timeoutSeconds": 1})
     );
 }

@@ -10,7 +10,7 @@ use noxrunner::{
     LocalBackend, Output, Sandbox, SandboxSpec, SessionId,
 };
 
-use crate::backends::on_each_backend;
+use crate::backends::{on_each_backend, own_dirs};
 use crate::support::exec_override::ExecOverride;
 use crate::support::plain_server::PlainServer;
 use crate::support::processes::{self, unique_sleep, wait_for};
@@ -210,10 +210,16 @@ fn job_list(sandbox: &Sandbox) {
 
 fn command_settings(sandbox: &Sandbox) {
     sandbox.run(["mkdir", "sub dir"]).unwrap();
-    let in_tmp = Command::from(["mkdir", "t"]).workdir("/tmp");
-    sandbox.run(in_tmp).unwrap();
-    for (dir, mark) in [("sub dir", "sub dir/here"), ("/tmp/t", "/tmp/t/here")] {
-        let command = Command::shell("cat; echo $K; : >here").workdir(dir);
+    let mut dirs = vec!["sub dir".to_owned()];
+    for dir in own_dirs(sandbox) {
+        sandbox
+            .run(Command::from(["mkdir", "t"]).workdir(*dir))
+            .unwrap();
+        dirs.push(format!("{dir}/t"));
+    }
+    for dir in dirs {
+        let mark = format!("{dir}/here");
+        let command = Command::shell("cat; echo $K; : >here").workdir(&dir);
         let job = sandbox
             .spawn(command.env("K", "a b").stdin("in\n"))
             .unwrap();

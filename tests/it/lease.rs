@@ -9,7 +9,7 @@ use noxrunner::{
     SessionId,
 };
 
-use crate::backends::on_each_backend;
+use crate::backends::{is_gone, on_each_backend};
 use crate::support::exec_override::ExecOverride;
 use crate::support::plain_server::PlainServer;
 use crate::support::processes::wait_for;
@@ -43,13 +43,14 @@ fn outlives_its_ttl(client: &Client) {
     assert_eq!(lease.read("kept").unwrap(), b"x");
     let same = client.sandbox(lease.id()).unwrap();
     lease.close().unwrap();
-    assert!(same.touch().unwrap_err().is_not_found());
+    assert!(is_gone(&same, "kept"));
 }
 
 fn ends_with_its_scope(client: &Client) {
     let lease = client.lease().unwrap();
     let same = client.sandbox(lease.id()).unwrap();
     let job = lease.spawn(["sleep", "1000"]).unwrap();
+    lease.write("kept", "x").unwrap();
     assert_eq!(job.try_wait().unwrap(), None);
     let worker = std::thread::scope(|scope| {
         let work = scope.spawn(move || {
@@ -59,23 +60,22 @@ fn ends_with_its_scope(client: &Client) {
         work.join()
     });
     assert!(worker.is_err());
-    assert!(same.touch().unwrap_err().is_not_found());
+    assert!(is_gone(&same, "kept"));
     assert_ne!(client.lease().unwrap().id(), client.lease().unwrap().id());
 }
 
 fn is_left_to_others(client: &Client) {
     let sandbox = client.lease_with(short()).unwrap().keep();
-    assert!(sandbox.exec(["true"]).unwrap().success());
-    // An exec does not renew the TTL, as a touch would.
-    wait_for("the sandbox expires", || {
-        sandbox
-            .exec(["true"])
-            .is_err_and(|error| error.is_not_found())
-    });
+    sandbox.write("kept", "x").unwrap();
+    // Exec and upload do not renew the TTL, as a touch would.
+    wait_for("the sandbox expires", || is_gone(&sandbox, "kept"));
 }
 
 fn says_that_it_is_lost(client: &Client) {
     let lease = client.lease_with(short()).unwrap();
+    wait_for("the sandbox is marked", || {
+        lease.exists(".noxrunner/lease").unwrap()
+    });
     client.sandbox(lease.id()).unwrap().delete().unwrap();
     wait_for("the loss is noticed", || lease.lost().is_some());
     assert!(lease.lost().unwrap().is_not_found());
@@ -191,7 +191,8 @@ fn one_failed_call_does_not_lose_a_lease_without_touch() {
     let exec = move |backend: &HttpBackend, id: &SessionId, command: &Command| match calls
         .fetch_add(1, Ordering::SeqCst)
     {
-        1 => Err(Error::new(
+        // The first two calls find out whether there is a touch, and mark the sandbox.
+        2 => Err(Error::new(
             ErrorKind::OutcomeUnknown,
             "the connection broke",
         )),

@@ -136,6 +136,11 @@ impl Conn {
         self.write(whole);
     }
 
+    /// Closes the connection without an answer.
+    pub(crate) fn close(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
     /// Closes the connection with a reset.
     pub(crate) fn reset(self) {
         let linger = libc::linger {

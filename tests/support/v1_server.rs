@@ -115,11 +115,11 @@ fn route(backend: &dyn Backend, request: &Request, conn: &mut Conn) -> noxrunner
     }
 }
 
-fn decode(text: &str) -> String {
+pub(super) fn decode(text: &str) -> String {
     percent_decode_str(text).decode_utf8().unwrap().into_owned()
 }
 
-fn spec_of(body: &Value) -> SandboxSpec {
+pub(super) fn spec_of(body: &Value) -> SandboxSpec {
     let mut spec = SandboxSpec::new();
     if let Some(seconds) = body["ttlSeconds"].as_u64() {
         spec = spec.ttl(Duration::from_secs(seconds));
@@ -130,7 +130,7 @@ fn spec_of(body: &Value) -> SandboxSpec {
     spec
 }
 
-fn command_of(body: &Value) -> Command {
+pub(super) fn command_of(body: &Value) -> Command {
     let args = body["cmd"].as_array().into_iter().flatten();
     let mut command: Command = args.filter_map(|arg| arg.as_str()).collect();
     if let Some(workdir) = body["workdir"].as_str() {
