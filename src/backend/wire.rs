@@ -195,7 +195,8 @@ impl Serialize for Success {
     }
 }
 
-/// Body of an error response, as the server writes it.
+/// Body of an error response, as our server writes it.
+#[cfg(feature = "server")]
 #[derive(Serialize)]
 pub(crate) struct ErrorResponse<'a> {
     pub(crate) error: &'a str,
