@@ -53,7 +53,8 @@ pub struct Command {
     cancel: Option<Cancel>,
     pub(crate) stdin: Option<Stdin>,
     pub(crate) code: Option<SourceCode>,
-    /// When the caller gives up, even if the command's own timeout has not passed.
+    /// Set by callers that repeat the command: how long they wait for the response, even if the command's
+    /// own timeout has not passed. They also wait themselves if the server limits the rate.
     pub(crate) give_up_after: Option<Duration>,
     /// The first argument that is not UTF-8, reported by [`check`](Command::check).
     not_utf8: Option<String>,

@@ -256,7 +256,7 @@ fn keep_alive(sandbox: &Sandbox, stop: &Cancel) -> Result<()> {
             Err(e) => {
                 log::warn!("{e:#}");
                 // Leaves time for several attempts before the TTL expires.
-                pause = renewal_interval(ttl) / 4;
+                pause = (renewal_interval(ttl) / 4).max(e.retry_after().unwrap_or_default());
             }
         }
     }

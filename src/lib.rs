@@ -60,14 +60,14 @@
 //!
 //! [`Retry`] has the table of retries. In short: every call but exec may be repeated, because doing it
 //! twice has the same effect as once. An exec is repeated only if it certainly was not received, or if the
-//! backend refused it with 429 or 503. On a pooled connection that the server has closed, "certainly" means
+//! server itself refused it: with 429, or with a 503 that has `Retry-After` or the error of NoxRunner v1. On a pooled connection that the server has closed, "certainly" means
 //! that the server's kernel acknowledged no byte of the request. If the system cannot tell, which Linux
 //! can, the error is [`ErrorKind::OutcomeUnknown`].
 //!
 //! # Deadlines
 //!
 //! Every call except a transfer ends by a time known in advance, including name resolution and all
-//! attempts. [`exec`](Sandbox::exec): the command's timeout, rounded up to whole seconds, plus 10 s. Health,
+//! attempts. A wait for a rate limit comes on top; see [`Retry::wait_for`]. [`exec`](Sandbox::exec): the command's timeout, rounded up to whole seconds, plus 10 s. Health,
 //! create, touch and delete: [`timeout`](HttpBackendBuilder::timeout), 30 s by default. An upload or a
 //! download may take as long as a byte moves within that time, unless
 //! [`transfer_timeout`](HttpBackendBuilder::transfer_timeout) limits it. Writing a file is an upload, reading

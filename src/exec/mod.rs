@@ -40,12 +40,13 @@ impl Sandbox {
     /// Runs a command and waits until it has finished. A non-zero exit code is not an error.
     ///
     /// Sends one exec. It is sent again only if the command certainly did not start: the connection
-    /// failed before the request was received, or the backend answered 429 or 503. A command with
-    /// [`stdin`](Command::stdin) or [`code`](Command::code) needs an upload before the exec, and
-    /// sometimes an exec of at most 20 s after it to remove the files.
+    /// failed before the request was received, or the server itself refused it with 429 or 503; see
+    /// [`Retry`](crate::Retry). A command with [`stdin`](Command::stdin) or [`code`](Command::code)
+    /// needs an upload before the exec, and sometimes an exec of at most 20 s after it to remove the
+    /// files.
     ///
-    /// The call returns at the latest 10 s after the command's own timeout, which defaults to 30 s.
-    /// The client's timeout does not apply.
+    /// The call returns at the latest 10 s after the command's own timeout, which defaults to 30 s,
+    /// plus the time that it waited for a rate limit. The client's timeout does not apply.
     ///
     /// # Errors
     ///

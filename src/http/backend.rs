@@ -69,6 +69,8 @@ impl HttpBackend {
         let mut call = Call::new(Operation::Exec, "POST", url, options).json(&request)?;
         call.cancel = command.get_cancel();
         call.last_start = Some(last_start);
+        call.timeout = seconds;
+        call.is_repeated_by_caller = command.give_up_after.is_some();
         Ok(call)
     }
 }

@@ -150,7 +150,8 @@ impl<T: From<HttpBackend>> HttpBackendBuilder<T> {
         self
     }
 
-    /// Sets how often a request is attempted; see [`Retry`]. Defaults to 3 attempts.
+    /// Sets how often a request is attempted, and for how long rate limits are waited for; see [`Retry`].
+    /// Defaults to 3 attempts.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.retry = retry;
         self

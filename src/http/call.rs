@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::base_url::BaseUrl;
-use super::errors::{Operation, failure_error, response_error};
-use super::retry::{self, Repeatable, Retry};
+use super::errors::{Operation, Refusal, failure_error, refusal};
+use super::retry::{Attempts, Next, Repeatable, Retry};
 use super::socket::{CallOptions, Progress};
 use super::transport::{Body, Failure, HttpClient, Request, Response};
 use crate::backend::wire::JSON;
@@ -29,6 +29,9 @@ pub(super) struct Call<'a> {
     pub(super) cancel: Option<&'a Cancel>,
     /// No attempt starts after this.
     pub(super) last_start: Option<Instant>,
+    /// The timeout of the call, which is also the default of how long to wait for a rate limit.
+    pub(super) timeout: Duration,
+    pub(super) is_repeated_by_caller: bool,
     /// True if every response is a success, whatever its status.
     pub(super) accepts_any_status: bool,
 }
@@ -51,6 +54,8 @@ impl<'a> Call<'a> {
             options,
             cancel: None,
             last_start: options.deadline,
+            timeout: options.stall,
+            is_repeated_by_caller: false,
             accepts_any_status: false,
         }
     }
@@ -76,6 +81,18 @@ impl<'a> Call<'a> {
         match self.last_start {
             Some(end) => Instant::now() + pause < end,
             None => pause < self.options.stall,
+        }
+    }
+
+    /// Moves the time limits of the call after a wait that does not count.
+    fn postpone(&mut self, waited: Duration) {
+        let limits = [
+            &mut self.options.deadline,
+            &mut self.options.connect_by,
+            &mut self.last_start,
+        ];
+        for limit in limits.into_iter().flatten() {
+            *limit += waited;
         }
     }
 
@@ -110,35 +127,54 @@ impl Api {
         call: &mut Call<'_>,
         finish: impl Fn(Response) -> std::result::Result<T, Failure>,
     ) -> Result<T> {
-        let repeatable = call.repeatable();
-        let first = Instant::now();
-        let mut number = 1;
+        let mut attempts = Attempts::new(self.retry(call), call.repeatable(), call.timeout);
+        let mut first = Instant::now();
         // An earlier attempt may have had the effect that the last one reports as not done.
         let mut sent_before = false;
         loop {
-            let (pause, error) = match self.attempt(call, number, &finish)? {
+            let started = Instant::now();
+            let (next, error) = match self.attempt(call, attempts.number(), &finish)? {
                 Attempt::Success(value) => return Ok(value),
                 Attempt::ErrorResponse(response) => {
-                    let (status, wait) = (response.status, response.retry_after());
-                    let pause = retry::after_status(self.retry, number, repeatable, status, wait);
+                    let status = response.status;
+                    let Refusal { error, is_own } = refusal(response, call.operation);
+                    let wait = error.retry_after();
                     // A gateway may have lost the backend in the middle of the call.
-                    sent_before |= matches!(status, 502 | 504);
-                    (pause, response_error(response, call.operation))
+                    sent_before |= match status {
+                        502 | 504 => true,
+                        503 => !is_own && wait.is_none(),
+                        _ => false,
+                    };
+                    (attempts.after_response(status, wait, is_own), error)
                 }
                 Attempt::Failed(failure) => {
-                    let pause = retry::after_failure(self.retry, number, repeatable, &failure);
+                    let next = attempts.after_failure(&failure);
                     let sent = failure.progress == Progress::Sent;
                     let error =
                         failure_error(failure, call.operation, sent_before, first.elapsed());
                     sent_before |= sent;
-                    (pause, error)
+                    (next, error)
                 }
             };
-            match pause {
-                Some(pause) if call.may_start_after(pause) => sleep(pause, call.cancel)?,
+            match next {
+                Next::Retry(pause) if call.may_start_after(pause) => sleep(pause, call.cancel)?,
+                Next::Wait(pause) => {
+                    sleep(pause, call.cancel)?;
+                    let waited = started.elapsed();
+                    attempts.waited(waited);
+                    call.postpone(waited);
+                    first += waited;
+                }
                 _ => return Err(error),
             }
-            number += 1;
+        }
+    }
+
+    /// Returns the retries of a call. A caller that repeats the call itself also waits itself.
+    fn retry(&self, call: &Call<'_>) -> Retry {
+        match call.is_repeated_by_caller {
+            true => self.retry.wait_for(Duration::ZERO),
+            false => self.retry,
         }
     }
 

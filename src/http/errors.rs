@@ -11,6 +11,9 @@ use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, one_line};
 /// Maximum time for reading the body of an error response.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The end of the message for a command whose outcome is unknown.
+const MAY_HAVE_RUN: &str = "; the command may have run";
+
 /// The end of the message for a command that exceeded the server's maximum, which the answer does not name.
 const EXEC_TIMEOUT_ADVICE: &str = "; the command ran into its own timeout or the server's maximum, \
     which is 300 s on some servers, or 60 s for one response: run it as a job with spawn()";
@@ -47,7 +50,7 @@ pub(super) fn failure_error(
     }
     let may_have_run = matches!(kind, ErrorKind::OutcomeUnknown | ErrorKind::Cancelled);
     if operation == Operation::Exec && sent && may_have_run {
-        message.push_str("; the command may have run");
+        message.push_str(MAY_HAVE_RUN);
     }
     let error = Error::new(kind, message);
     match failure.cause.map(Error::from_io) {
@@ -71,8 +74,15 @@ fn error_kind(progress: Progress, failure: FailureKind, operation: Operation) ->
     }
 }
 
-/// Returns the error of an error response.
-pub(super) fn response_error(response: Response, operation: Operation) -> Error {
+/// An error response.
+pub(super) struct Refusal {
+    pub(super) error: Error,
+    /// The error is one of a NoxRunner server, and not of a proxy.
+    pub(super) is_own: bool,
+}
+
+/// Reads an error response.
+pub(super) fn refusal(response: Response, operation: Operation) -> Refusal {
     let status = response.status;
     // Only a download has another reason for a 404: the path.
     let names_sandbox = response.header(MISSING) == Some(MISSING_SANDBOX);
@@ -81,7 +91,9 @@ pub(super) fn response_error(response: Response, operation: Operation) -> Error 
     let header_id = response.header(REQUEST_ID).map(str::to_owned);
     let location = response.header("location").map(one_line);
     let body = read_error_body(response);
-    let said = ServerError::parse(&body).unwrap_or_default();
+    let said = ServerError::parse(&body);
+    let is_own = said.is_some();
+    let said = said.unwrap_or_default();
     let whole = || String::from_utf8_lossy(&body).into_owned();
     let code = said.code.as_deref();
     let timed_out = status == 504 && operation == Operation::Exec && code == Some(EXEC_TIMEOUT);
@@ -94,17 +106,25 @@ pub(super) fn response_error(response: Response, operation: Operation) -> Error 
     if timed_out {
         message.push_str(EXEC_TIMEOUT_ADVICE);
     }
-    let kind = match timed_out {
-        true => ErrorKind::Timeout,
-        false => status_kind(status, operation),
+    let kind = match status_kind(status, operation) {
+        _ if timed_out => ErrorKind::Timeout,
+        // A proxy may have delivered the request before.
+        ErrorKind::NotReady if operation == Operation::Exec && !is_own && wait.is_none() => {
+            ErrorKind::OutcomeUnknown
+        }
+        kind => kind,
     };
-    Error::new(kind, message)
+    if kind == ErrorKind::OutcomeUnknown {
+        message.push_str(MAY_HAVE_RUN);
+    }
+    let error = Error::new(kind, message)
         .with_status(status)
         .with_sandbox_gone(gone)
         .with_body(&body)
         .with_code(said.code)
         .with_request_id(said.request_id.or(header_id))
-        .with_retry_after(wait)
+        .with_retry_after(wait);
+    Refusal { error, is_own }
 }
 
 fn status_kind(status: u16, operation: Operation) -> ErrorKind {

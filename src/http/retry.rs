@@ -7,46 +7,56 @@ use super::transport::{Failure, FailureKind, Response};
 use crate::os::random::random_u64;
 use crate::os::time;
 
-/// Longest `Retry-After` that is honoured.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(20);
-
 /// First pause without a `Retry-After`. It doubles with each attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// The number of attempts of a request. This table shows which failures are retried:
+/// Longest pause without a `Retry-After`.
+const MAX_PAUSE: Duration = Duration::from_secs(3);
+
+/// How often and for how long a request is retried. This table shows which failures are retried:
 ///
 /// | failure | health, create, touch, delete, download, upload | exec |
 /// | --- | --- | --- |
 /// | no connection, or the request was certainly not received | retried | retried |
 /// | reset or closed before the response | retried | not retried |
-/// | 429, 503 | retried | retried |
-/// | 502, 504 | retried | not retried |
+/// | 429; 503 with `Retry-After` | retried while [`wait_for`](Retry::wait_for) lasts | the same |
+/// | 503 with the JSON error of NoxRunner v1 | retried | retried |
+/// | any other 503, 502, 504 | retried | not retried |
 /// | timeout, any other status | not retried | not retried |
 ///
+/// A proxy may answer 503 after it has delivered an exec, so the error of such an answer is
+/// [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown).
+///
 /// An upload from a reader that cannot be rewound is sent once. The pauses are 0.1 s, 0.2 s, 0.4 s and
-/// so on, shortened by up to half at random. There is no pause if the server had closed an idle
-/// connection. A `Retry-After` of up to 20 s is honoured. All attempts must fit into the call's
-/// timeout.
+/// so on up to 3 s, shortened by up to half at random. There is no pause if the server had closed an
+/// idle connection. A `Retry-After`, in seconds or as a date, is honoured and added to the pause. All
+/// attempts must fit into the call's timeout, which does not include the waits for 429 and `Retry-After`.
+///
+/// Jobs, [`wait_until_ready`](crate::Sandbox::wait_until_ready) and leases poll less often while a
+/// server limits the rate.
 ///
 /// Retries are part of the HTTP backend: [`LocalBackend`](crate::LocalBackend) and backends of your own
 /// have none.
 ///
 /// ```
 /// use noxrunner::{Client, Retry};
+/// use std::time::Duration;
 ///
-/// let client = Client::builder("http://127.0.0.1:8080").retry(Retry::none()).build()?;
-/// assert_eq!(Retry::none(), Retry::attempts(1));
+/// let retry = Retry::attempts(5).wait_for(Duration::from_secs(300));
+/// let client = Client::builder("http://127.0.0.1:8080").retry(retry).build()?;
+/// assert_eq!(Retry::none(), Retry::attempts(1).wait_for(Duration::ZERO));
 /// assert_eq!(Retry::default(), Retry::attempts(3));
 /// # Ok::<_, noxrunner::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
     attempts: u32,
+    wait_for: Option<Duration>,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Retry { attempts: 3 }
+        Retry::attempts(3)
     }
 }
 
@@ -54,15 +64,27 @@ impl Retry {
     /// Sends each request once.
     #[must_use]
     pub fn none() -> Retry {
-        Retry { attempts: 1 }
+        Retry::attempts(1).wait_for(Duration::ZERO)
     }
 
-    /// Attempts each request at most this often; 0 means 1. Defaults to 3.
+    /// Attempts each request at most this often; 0 means 1. Defaults to 3. Attempts that a server
+    /// refused with 429 or a `Retry-After` do not count.
     #[must_use]
     pub fn attempts(attempts: u32) -> Retry {
         Retry {
             attempts: attempts.max(1),
+            wait_for: None,
         }
+    }
+
+    /// Sets how long a call waits in total while the server answers 429, or 503 with `Retry-After`.
+    /// This is in addition to the call's timeout. If the server asks for a longer wait than what is
+    /// left, the call fails at once. Defaults to the call's timeout; for an exec to that of its
+    /// command.
+    #[must_use]
+    pub fn wait_for(mut self, total: Duration) -> Retry {
+        self.wait_for = Some(total);
+        self
     }
 }
 
@@ -76,51 +98,104 @@ pub(super) enum Repeatable {
     IfUnsent,
 }
 
-/// Returns the pause before the next attempt after a failed one, if there may be one.
-pub(super) fn after_failure(
-    retry: Retry,
-    attempt: u32,
-    repeatable: Repeatable,
-    failure: &Failure,
-) -> Option<Duration> {
-    let again = match (failure.kind, failure.progress) {
-        (FailureKind::Broken, Progress::NotConnected) => true,
-        (FailureKind::Broken, Progress::NotReceived) => repeatable != Repeatable::IfUnsent,
-        (FailureKind::Broken, Progress::Sent) => repeatable == Repeatable::Always,
-        _ => false,
-    };
-    (again && attempt < retry.attempts).then(|| match failure.progress {
-        // The server is available: it had only closed an idle connection.
-        Progress::NotReceived if attempt == 1 => Duration::ZERO,
-        _ => pause(attempt),
-    })
+/// What to do after a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    GiveUp,
+    /// Send the request again after this pause. This counts as an attempt.
+    Retry(Duration),
+    /// The server limits the rate: send the request again after this pause.
+    Wait(Duration),
 }
 
-/// Returns the pause before the next attempt after an error response, if there may be one.
-pub(super) fn after_status(
-    retry: Retry,
-    attempt: u32,
+/// The attempts of a call so far.
+#[derive(Debug)]
+pub(super) struct Attempts {
     repeatable: Repeatable,
-    status: u16,
-    retry_after: Option<Duration>,
-) -> Option<Duration> {
-    let again = match status {
-        429 | 503 => repeatable != Repeatable::IfUnsent,
-        502 | 504 => repeatable == Repeatable::Always,
-        _ => false,
-    };
-    if !again || attempt >= retry.attempts {
-        return None;
+    /// Attempts that are left after the current one.
+    left: u32,
+    failed: u32,
+    refused: u32,
+    wait_left: Duration,
+}
+
+impl Attempts {
+    /// `timeout` is the timeout of the call.
+    pub(super) fn new(retry: Retry, repeatable: Repeatable, timeout: Duration) -> Attempts {
+        Attempts {
+            repeatable,
+            left: retry.attempts - 1,
+            failed: 0,
+            refused: 0,
+            wait_left: retry.wait_for.unwrap_or(timeout),
+        }
     }
-    match retry_after {
-        Some(wait) if wait > MAX_RETRY_AFTER => None,
-        Some(wait) => Some(wait.max(pause(attempt))),
-        None => Some(pause(attempt)),
+
+    /// Returns the number of the current attempt, from 1.
+    pub(super) fn number(&self) -> u32 {
+        1 + self.failed + self.refused
+    }
+
+    /// Decides after an attempt without a response.
+    pub(super) fn after_failure(&mut self, failure: &Failure) -> Next {
+        let again = match (failure.kind, failure.progress) {
+            (FailureKind::Broken, Progress::NotConnected) => true,
+            (FailureKind::Broken, Progress::NotReceived) => self.repeatable != Repeatable::IfUnsent,
+            (FailureKind::Broken, Progress::Sent) => self.repeatable == Repeatable::Always,
+            _ => false,
+        };
+        // The server is available: it had only closed an idle connection.
+        let at_once = failure.progress == Progress::NotReceived && self.failed == 0;
+        match self.retry(again) {
+            Next::Retry(_) if at_once => Next::Retry(Duration::ZERO),
+            next => next,
+        }
+    }
+
+    /// Decides after an error response. `is_own` is true for the error of a NoxRunner server, which has
+    /// not run the command.
+    pub(super) fn after_response(
+        &mut self,
+        status: u16,
+        retry_after: Option<Duration>,
+        is_own: bool,
+    ) -> Next {
+        match (status, self.repeatable, retry_after) {
+            (_, Repeatable::IfUnsent, _) => Next::GiveUp,
+            (429, _, _) | (503, _, Some(_)) => self.wait(retry_after.unwrap_or_default()),
+            (503, _, None) if is_own => self.retry(true),
+            (502..=504, Repeatable::Always, _) => self.retry(true),
+            _ => Next::GiveUp,
+        }
+    }
+
+    /// Records that an attempt and the pause after it took this long, because of the rate.
+    pub(super) fn waited(&mut self, time: Duration) {
+        self.wait_left = self.wait_left.saturating_sub(time);
+    }
+
+    fn retry(&mut self, again: bool) -> Next {
+        if !again || self.left == 0 {
+            return Next::GiveUp;
+        }
+        self.left -= 1;
+        self.failed += 1;
+        Next::Retry(pause(self.failed))
+    }
+
+    fn wait(&mut self, asked: Duration) -> Next {
+        if self.wait_left.is_zero() || asked > self.wait_left {
+            return Next::GiveUp;
+        }
+        self.refused += 1;
+        // More than asked for, so that many clients do not come back at the same time.
+        Next::Wait((asked + pause(self.refused)).min(self.wait_left))
     }
 }
 
 fn pause(attempt: u32) -> Duration {
     let full = FIRST_PAUSE * 2_u32.saturating_pow(attempt.saturating_sub(1).min(10));
+    let full = full.min(MAX_PAUSE);
     // Between half and all of it, so that many clients do not retry at the same time.
     let thousandths = u32::try_from(random_u64() % 501).unwrap_or(0);
     full - full * thousandths / 1000
@@ -129,29 +204,39 @@ fn pause(attempt: u32) -> Duration {
 impl Response {
     /// Returns how long the server asks to wait before the next attempt.
     pub(super) fn retry_after(&self) -> Option<Duration> {
-        self.header("retry-after").and_then(parse_retry_after)
+        // By the clock of the server, if it sends the time.
+        let now = self.header("date").and_then(parse_date);
+        let now = now.unwrap_or_else(SystemTime::now);
+        parse_retry_after(self.header("retry-after")?, now)
     }
 }
 
-/// Parses a `Retry-After`: seconds, or an HTTP date such as `Fri, 02 Jan 2026 12:34:56 GMT`.
-fn parse_retry_after(value: &str) -> Option<Duration> {
+/// Parses a `Retry-After`: seconds, which some servers send with a fraction, or a date.
+fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
-    if let Ok(seconds) = value.parse::<u32>() {
-        return Some(Duration::from_secs(seconds.into()));
+    if let Ok(seconds) = value.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
     }
-    let mut parts = value.split_once(", ")?.1.split(' ');
-    let (day, month, year, clock) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let at = parse_date(value)?;
+    Some(at.duration_since(now).unwrap_or_default())
+}
+
+/// Parses an HTTP date, such as `Fri, 02 Jan 2026 12:34:56 GMT`.
+fn parse_date(value: &str) -> Option<SystemTime> {
     const MONTHS: [&str; 12] = [
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
     ];
+    let mut parts = value.split_once(", ")?.1.split(' ');
+    let (day, month, year, clock) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let month = MONTHS.iter().position(|m| *m == month)? + 1;
-    let at = time::parse(&format!("{year}-{month:02}-{day}T{clock}Z"))?;
-    Some(at.duration_since(SystemTime::now()).unwrap_or_default())
+    time::parse(&format!("{year}-{month:02}-{day}T{clock}Z"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(20);
 
     fn failure(kind: FailureKind, progress: Progress) -> Failure {
         Failure {
@@ -162,51 +247,94 @@ mod tests {
         }
     }
 
+    fn attempts(repeatable: Repeatable) -> Attempts {
+        Attempts::new(Retry::default(), repeatable, TIMEOUT)
+    }
+
     #[test]
     fn exec_that_may_have_started_is_not_retried() {
         let again = |kind, progress| {
-            let failure = failure(kind, progress);
-            after_failure(Retry::default(), 1, Repeatable::IfNotReceived, &failure).is_some()
+            let next = attempts(Repeatable::IfNotReceived).after_failure(&failure(kind, progress));
+            next != Next::GiveUp
         };
         assert!(again(FailureKind::Broken, Progress::NotConnected));
         assert!(again(FailureKind::Broken, Progress::NotReceived));
         assert!(!again(FailureKind::Broken, Progress::Sent));
         assert!(!again(FailureKind::TimedOut, Progress::NotConnected));
-        for (status, wanted) in [
-            (503, true),
-            (429, true),
-            (502, false),
-            (504, false),
-            (500, false),
+        let second = Some(Duration::from_secs(1));
+        for (status, retry_after, is_own, wanted) in [
+            (503, None, true, true),
+            (503, None, false, false),
+            (503, second, false, true),
+            (429, None, false, true),
+            (502, second, true, false),
+            (504, None, true, false),
+            (500, second, true, false),
         ] {
-            let pause = after_status(Retry::default(), 1, Repeatable::IfNotReceived, status, None);
-            assert_eq!(pause.is_some(), wanted, "{status}");
+            let mut attempts = attempts(Repeatable::IfNotReceived);
+            let next = attempts.after_response(status, retry_after, is_own);
+            assert_eq!(
+                next != Next::GiveUp,
+                wanted,
+                "{status} {retry_after:?} {is_own}"
+            );
         }
     }
 
     #[test]
-    fn attempts_are_limited_and_long_waits_refused() {
+    fn attempts_are_limited() {
         let broken = failure(FailureKind::Broken, Progress::Sent);
-        assert!(after_failure(Retry::none(), 1, Repeatable::Always, &broken).is_none());
-        assert!(after_failure(Retry::default(), 3, Repeatable::Always, &broken).is_none());
-        assert!(after_failure(Retry::default(), 2, Repeatable::Always, &broken).is_some());
-        let wait = |time| after_status(Retry::default(), 1, Repeatable::Always, 429, Some(time));
-        let longest = Duration::from_secs(20);
-        assert_eq!(wait(longest), Some(longest));
-        assert_eq!(wait(Duration::from_secs(21)), None);
+        let mut none = Attempts::new(Retry::none(), Repeatable::Always, TIMEOUT);
+        assert_eq!(none.after_failure(&broken), Next::GiveUp);
+        assert_eq!(none.after_response(429, None, true), Next::GiveUp);
+        let mut attempts = attempts(Repeatable::Always);
+        assert!(matches!(attempts.after_failure(&broken), Next::Retry(_)));
+        assert!(matches!(
+            attempts.after_response(503, None, false),
+            Next::Retry(_)
+        ));
+        // Rate limits have their own budget.
+        assert!(matches!(
+            attempts.after_response(429, None, false),
+            Next::Wait(_)
+        ));
+        assert_eq!(attempts.number(), 4);
+        assert_eq!(attempts.after_response(503, None, true), Next::GiveUp);
+    }
+
+    #[test]
+    fn waits_are_limited_by_their_budget() {
+        let mut attempts = attempts(Repeatable::IfNotReceived);
+        let mut ask = |seconds, took| {
+            attempts.waited(Duration::from_secs(took));
+            attempts.after_response(429, Some(Duration::from_secs(seconds)), false)
+        };
+        assert_eq!(ask(21, 0), Next::GiveUp);
+        assert_eq!(ask(20, 0), Next::Wait(TIMEOUT));
+        assert_eq!(ask(11, 10), Next::GiveUp);
+        assert!(matches!(ask(0, 0), Next::Wait(pause) if pause <= MAX_PAUSE));
+        assert_eq!(ask(0, 10), Next::GiveUp);
     }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
-        assert_eq!(parse_retry_after(" 7 "), Some(Duration::from_secs(7)));
-        assert_eq!(
-            parse_retry_after("Fri, 02 Jan 2026 12:34:56 GMT"),
-            Some(Duration::ZERO)
-        );
-        let far = parse_retry_after("Fri, 02 Jan 2099 12:34:56 GMT").unwrap();
-        assert!(far > Duration::from_secs(365 * 86_400));
-        for bad in ["", "soon", "-1", "Fri, 02 Foo 2026 12:34:56 GMT"] {
-            assert_eq!(parse_retry_after(bad), None, "{bad}");
+        let now = parse_date("Fri, 02 Jan 2026 12:34:56 GMT").unwrap();
+        let parse = |value| parse_retry_after(value, now);
+        assert_eq!(parse(" 7 "), Some(Duration::from_secs(7)));
+        assert_eq!(parse("0.5"), Some(Duration::from_millis(500)));
+        let later = parse("Fri, 02 Jan 2026 12:35:06 GMT");
+        assert_eq!(later, Some(Duration::from_secs(10)));
+        let earlier = parse("Thu, 01 Jan 2026 00:00:00 GMT");
+        assert_eq!(earlier, Some(Duration::ZERO));
+        for bad in [
+            "",
+            "soon",
+            "-1",
+            "NaN",
+            "1e400",
+            "Fri, 02 Foo 2026 12:34:56 GMT",
+        ] {
+            assert_eq!(parse(bad), None, "{bad}");
         }
     }
 }

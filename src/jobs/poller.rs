@@ -16,7 +16,12 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 const ACTIVE_FOR: Duration = Duration::from_millis(1250);
 const ACTIVE_PAUSE: Duration = Duration::from_millis(225);
 
-/// Maximum time for repeating failed polls.
+/// First and longest pause between two polls while the server limits the rate, unless it asks for a
+/// longer one.
+const MIN_THROTTLE: Duration = Duration::from_millis(500);
+const MAX_THROTTLE: Duration = Duration::from_secs(10);
+
+/// Maximum time for repeating failed polls, and the longest pause that a server may ask for.
 const RETRY_FOR: Duration = Duration::from_secs(60);
 
 /// Maximum time of a poll after the caller's deadline.
@@ -43,6 +48,25 @@ pub(super) struct Poller {
     polled: bool,
     touched: Option<Instant>,
     renewal: Renewal,
+    throttle: Throttle,
+}
+
+/// The shortest pause between two polls that the server accepts.
+#[derive(Default)]
+struct Throttle(Duration);
+
+impl Throttle {
+    /// Adapts to the result of a poll: quickly to a refusal, slowly to a success.
+    fn adapt(&mut self, error: Option<&Error>) {
+        self.0 = match error {
+            Some(error) if error.status() == Some(429) || error.retry_after().is_some() => {
+                let longer = (self.0 * 2).clamp(MIN_THROTTLE, MAX_THROTTLE);
+                longer.max(error.retry_after().unwrap_or_default())
+            }
+            Some(_) => self.0,
+            None => self.0 * 7 / 8,
+        };
+    }
 }
 
 impl Poller {
@@ -52,6 +76,7 @@ impl Poller {
             polled: false,
             touched: None,
             renewal: Renewal::default(),
+            throttle: Throttle::default(),
         }
     }
 
@@ -69,15 +94,14 @@ impl Poller {
         let mut pause = MIN_PAUSE;
         loop {
             let left = time_left(deadline);
-            let error = match job.poll(offsets, left.map(|left| left + LAST_POLL_GRACE)) {
-                Ok(polled) if polled.new.iter().all(Vec::is_empty) => return Ok(polled),
-                Ok(polled) => {
-                    self.last_output = Instant::now();
-                    return Ok(polled);
-                }
+            let error = match self.poll_once(job, offsets, left) {
+                Ok(polled) => return Ok(polled),
                 Err(e) => e,
             };
-            let expired = started.elapsed() >= RETRY_FOR || left.is_some_and(|left| left < pause);
+            let wait = pause.max(self.throttle.0);
+            let expired = started.elapsed() >= RETRY_FOR.max(wait * 2)
+                || wait > RETRY_FOR
+                || left.is_some_and(|left| left < wait);
             if expired || !is_temporary(&error) {
                 return Err(error);
             }
@@ -86,14 +110,31 @@ impl Poller {
                 job.id(),
                 job.sandbox().id()
             );
-            std::thread::sleep(pause);
+            std::thread::sleep(wait);
             pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
+    fn poll_once(
+        &mut self,
+        job: &Job,
+        offsets: [Option<u64>; 2],
+        left: Option<Duration>,
+    ) -> Result<Polled> {
+        let give_up = left.map_or(Duration::MAX, |left| left + LAST_POLL_GRACE);
+        let polled = job.poll(offsets, Some(give_up));
+        self.throttle.adapt(polled.as_ref().err());
+        let has_output = |polled: &Polled| polled.new.iter().any(|new| !new.is_empty());
+        if polled.as_ref().is_ok_and(has_output) {
+            self.last_output = Instant::now();
+        }
+        polled
+    }
+
     /// Sleeps before the next poll. Returns false if the deadline has passed.
     pub(super) fn pause(&self, job: &Job, deadline: Option<Instant>) -> bool {
-        let pause = pause_after(self.last_output.elapsed()).min(touch_interval(job));
+        let pause = pause_after(self.last_output.elapsed()).max(self.throttle.0);
+        let pause = pause.min(touch_interval(job));
         let left = time_left(deadline).unwrap_or(Duration::MAX);
         std::thread::sleep(pause.min(left));
         left > Duration::ZERO
@@ -159,5 +200,26 @@ mod tests {
         }
         // Two touches come on top if the TTL is unknown.
         assert!(polls <= 38, "{polls} in the first minute");
+    }
+
+    #[test]
+    fn throttle_follows_the_server() {
+        let refused = |seconds| {
+            Error::new(ErrorKind::Status, "slow down")
+                .with_status(429)
+                .with_retry_after(seconds)
+        };
+        let mut throttle = Throttle::default();
+        throttle.adapt(Some(&Error::new(ErrorKind::Connect, "refused")));
+        assert_eq!(throttle.0, Duration::ZERO);
+        throttle.adapt(Some(&refused(None)));
+        throttle.adapt(Some(&refused(None)));
+        assert_eq!(throttle.0, MIN_THROTTLE * 2);
+        throttle.adapt(Some(&refused(Some(Duration::from_secs(30)))));
+        assert_eq!(throttle.0, Duration::from_secs(30));
+        for _ in 0..80 {
+            throttle.adapt(None);
+        }
+        assert!(throttle.0 < MIN_PAUSE);
     }
 }

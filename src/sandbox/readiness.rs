@@ -17,7 +17,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 impl Sandbox {
     /// Waits until the sandbox runs commands: repeats `echo ready` until the output is `ready`, with
-    /// pauses of 0.1 s to 2 s.
+    /// pauses of 0.1 s to 2 s, or as long as the server asks for.
     ///
     /// # Errors
     ///
@@ -33,7 +33,8 @@ impl Sandbox {
     }
 
     fn poll_until_ready(&self, timeout: Duration, cancel: Option<&Cancel>) -> Result<()> {
-        let deadline = Instant::now() + timeout;
+        let started = Instant::now();
+        let deadline = started + timeout;
         let mut pause = FIRST_PAUSE;
         let mut earlier = None;
         loop {
@@ -46,12 +47,14 @@ impl Sandbox {
             let left = deadline.saturating_duration_since(Instant::now());
             // An earlier error says more than that of a probe that the deadline cut short.
             let last = earlier.filter(|_| left.is_zero()).unwrap_or(error);
-            if left <= pause {
-                let message = format!("not ready after {:.1} s", timeout.as_secs_f64());
+            let asked = last.retry_after().unwrap_or_default();
+            if left <= pause.max(asked) {
+                let waited = started.elapsed().as_secs_f64();
+                let message = format!("not ready after {waited:.1} s");
                 return Err(Error::new(ErrorKind::NotReady, message).with_source(last));
             }
             earlier = Some(last);
-            sleep(pause, cancel)?;
+            sleep(pause.max(asked), cancel)?;
             pause = (pause * 3 / 2).min(LONGEST_PAUSE);
         }
     }

@@ -4,6 +4,8 @@
 mod connections;
 /// Proxies and IPv6.
 pub(crate) mod proxies;
+/// Servers that limit the number of requests per second.
+mod rate_limits;
 /// `wait_until_ready`.
 mod readiness;
 /// Which calls are retried, and when.

@@ -5,6 +5,7 @@ pub(crate) mod exec_override;
 pub(crate) mod plain_server;
 pub(crate) mod processes;
 pub(crate) mod quirky_server;
+pub(crate) mod rate_limit;
 pub(crate) mod scripted;
 pub(crate) mod v1_server;
 

@@ -8,13 +8,31 @@ use noxrunner::{Backend, Command, Error, ErrorKind, SandboxSpec, SessionId, Uplo
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
+use super::rate_limit::RateLimit;
 use super::scripted::{Conn, Request, Scripted};
 
 pub(crate) fn serve(backend: impl Backend + 'static) -> Scripted {
+    serve_if(backend, || true)
+}
+
+/// Refuses requests over the limit.
+pub(crate) fn serve_limited(backend: impl Backend + 'static, limit: Arc<RateLimit>) -> Scripted {
+    serve_if(backend, move || limit.admits())
+}
+
+fn serve_if(
+    backend: impl Backend + 'static,
+    admits: impl Fn() -> bool + Send + Sync + 'static,
+) -> Scripted {
     let backend = Arc::new(backend);
     Scripted::start(move |mut conn| {
         while let Some(request) = conn.read_head() {
             conn.record(&request);
+            if !admits() {
+                let _ = std::io::copy(&mut conn.body_reader(&request), &mut std::io::sink());
+                conn.respond(429, r#"{"error": "rate limited"}"#);
+                continue;
+            }
             match route(&*backend, &request, &mut conn) {
                 Ok(Answer::Json(value)) => conn.respond_with(
                     200,
