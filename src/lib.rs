@@ -133,6 +133,7 @@ mod local;
 mod os;
 mod output;
 mod printable;
+mod progress;
 #[cfg(any(feature = "local", feature = "server"))]
 mod quantity;
 mod sandbox;
@@ -161,6 +162,7 @@ pub use lease::{DEFAULT_LEASE_TTL, Lease};
 pub use local::{Enforced, Isolation, Limit, Limits, LocalBackend, LocalBackendBuilder};
 pub use output::{KilledBy, Output, Success, Usage};
 pub use printable::printable;
+pub use progress::UploadProgress;
 pub use sandbox::Sandbox;
 pub use sandbox_path::WORKSPACE;
 pub use script::shell_quote;

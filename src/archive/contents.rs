@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::encode::{Encoder, Spooled};
+use super::encode::{Encoder, PackedArchive, Spooled};
 use super::entry::{add_file, start_file};
 use super::pack::{TreePacker, Unreadable};
 use super::sized_file::{SizedFile, WrongSize};
@@ -111,21 +111,21 @@ impl fmt::Debug for Contents<'_> {
 }
 
 /// Archives contents under their names.
-pub(crate) fn archive_contents(files: Vec<(Vec<u8>, Contents<'_>)>) -> Result<Spooled> {
+pub(crate) fn archive_contents(files: Vec<(Vec<u8>, Contents<'_>)>) -> Result<PackedArchive> {
     let size = |(name, contents)| Ok((name, SizedContents::new(contents)?));
     let sized = files.into_iter().map(size).collect::<Result<Vec<_>>>()?;
     let mut encoder = Encoder::new();
     for (name, contents) in sized {
         contents.write(&name, &mut encoder)?;
     }
-    encoder.finish()
+    encoder.finish_upload()
 }
 
 /// Archives everything below a directory on this machine.
-pub(crate) fn archive_dir(local: &Path) -> Result<Spooled> {
+pub(crate) fn archive_dir(local: &Path) -> Result<PackedArchive> {
     let mut encoder = Encoder::new();
     list(local)?.write_all(&mut encoder)?;
-    encoder.finish()
+    encoder.finish_upload()
 }
 
 fn list(local: &Path) -> Result<TreePacker> {

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use super::gzip::Gzip;
 use crate::error::{Error, Result};
 use crate::os::random::temporary_name;
+use crate::progress::ContentMap;
 use crate::upload::Upload;
 
 /// Maximum size of an archive in memory, in bytes.
@@ -18,13 +19,26 @@ const BLOCK: u64 = 512;
 /// Writes a tar.gz archive.
 pub(crate) struct Encoder<W = Spooled> {
     gzip: Gzip<W>,
-    /// Number of bytes since the last whole block.
-    partial: u64,
+    /// Number of unpacked bytes.
+    unpacked: u64,
+    map: ContentMap,
 }
 
 impl Encoder {
     pub(crate) fn new() -> Encoder {
         Encoder::to(Spooled::default())
+    }
+
+    /// Ends an archive that is to be uploaded.
+    pub(super) fn finish_upload(mut self) -> Result<PackedArchive> {
+        let mut map = std::mem::replace(&mut self.map, ContentMap::new());
+        let unpacked = self.unpacked;
+        let spooled = self.finish()?;
+        map.end(spooled.size()?, unpacked);
+        Ok(PackedArchive {
+            spooled,
+            map: Some(map),
+        })
     }
 }
 
@@ -32,7 +46,8 @@ impl<W: Write> Encoder<W> {
     pub(super) fn to(out: W) -> Encoder<W> {
         Encoder {
             gzip: Gzip::new(out),
-            partial: 0,
+            unpacked: 0,
+            map: ContentMap::new(),
         }
     }
 
@@ -43,13 +58,24 @@ impl<W: Write> Encoder<W> {
     }
 
     pub(super) fn write_zeros(&mut self, count: u64) -> io::Result<()> {
-        self.partial = (self.partial + count % BLOCK) % BLOCK;
-        self.gzip.write_zeros(count)
+        self.gzip.write_zeros(count)?;
+        self.advance(count);
+        Ok(())
+    }
+
+    /// Records that a file of this size follows.
+    pub(super) fn announce_file(&mut self, size: u64) {
+        self.map.add_file(size);
+    }
+
+    fn advance(&mut self, count: u64) {
+        self.unpacked += count;
+        self.map.record(self.gzip.written(), self.unpacked);
     }
 
     /// Fills the last block of an entry.
     pub(super) fn pad(&mut self) -> io::Result<()> {
-        self.write_zeros((BLOCK - self.partial) % BLOCK)
+        self.write_zeros(self.unpacked.next_multiple_of(BLOCK) - self.unpacked)
     }
 
     pub(crate) fn finish(mut self) -> Result<W> {
@@ -64,12 +90,31 @@ impl<W: Write> Encoder<W> {
 impl<W: Write> Write for Encoder<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.gzip.write(bytes)?;
-        self.partial = (self.partial + count as u64) % BLOCK;
+        self.advance(count as u64);
         Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// An archive that is ready to be sent.
+pub(crate) struct PackedArchive {
+    spooled: Spooled,
+    /// Unknown for an archive that the caller has made.
+    map: Option<ContentMap>,
+}
+
+impl PackedArchive {
+    pub(crate) fn upload(&self) -> Result<Upload<'_>> {
+        Ok(self.spooled.upload()?.with_map(self.map.as_ref()))
+    }
+}
+
+impl From<Spooled> for PackedArchive {
+    fn from(spooled: Spooled) -> PackedArchive {
+        PackedArchive { spooled, map: None }
     }
 }
 
@@ -101,6 +146,13 @@ impl Spooled {
         match self {
             Spooled::Memory(bytes) => Ok(Upload::from_bytes(bytes)),
             Spooled::File(file) => Upload::from_file(file).map_err(spool_failed),
+        }
+    }
+
+    fn size(&self) -> Result<u64> {
+        match self {
+            Spooled::Memory(bytes) => Ok(bytes.len() as u64),
+            Spooled::File(file) => Ok(file.metadata().map_err(spool_failed)?.len()),
         }
     }
 

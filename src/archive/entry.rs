@@ -89,6 +89,7 @@ pub(super) fn start_file<W: Write>(
     mtime: u64,
     size: u64,
 ) -> io::Result<()> {
+    encoder.announce_file(size);
     add(
         encoder,
         header(EntryType::Regular, mode, mtime, size),

@@ -27,6 +27,8 @@ const LAST_BLOCK: [u8; 2] = [3, 0];
 /// end at a byte, and stored blocks and runs of zeros are written between them.
 pub(super) struct Gzip<W> {
     out: W,
+    /// Number of bytes that have been written to `out`.
+    written: u64,
     /// Uncompressed bytes that have not been written.
     chunk: Vec<u8>,
     /// Compressed bytes that have not been written.
@@ -42,6 +44,7 @@ impl<W: Write> Gzip<W> {
     pub(super) fn new(out: W) -> Gzip<W> {
         Gzip {
             out,
+            written: 0,
             chunk: Vec::new(),
             staged: HEADER.to_vec(),
             deflate: Compress::new(Compression::fast(), false),
@@ -64,7 +67,7 @@ impl<W: Write> Gzip<W> {
         }
         let zeros = compressed_zeros();
         while count >= ZEROS as u64 {
-            self.out.write_all(&zeros.deflated)?;
+            self.emit(&zeros.deflated)?;
             self.crc.combine(&zeros.crc);
             count -= ZEROS as u64;
         }
@@ -79,6 +82,16 @@ impl<W: Write> Gzip<W> {
         self.staged.extend(self.crc.amount().to_le_bytes());
         self.out.write_all(&self.staged)?;
         Ok(self.out)
+    }
+
+    /// Returns the number of compressed bytes so far. Later ones may hold what has been written already.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    fn emit(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.written += bytes.len() as u64;
+        self.out.write_all(bytes)
     }
 
     /// Writes the chunk, compressed or stored.
@@ -103,7 +116,7 @@ impl<W: Write> Gzip<W> {
                 self.staged.extend(length.to_le_bytes());
                 self.staged.extend((!length).to_le_bytes());
                 self.write_staged()?;
-                self.out.write_all(block)?;
+                self.emit(block)?;
             }
         }
         self.chunk = chunk;
@@ -138,6 +151,7 @@ impl<W: Write> Gzip<W> {
     }
 
     fn write_staged(&mut self) -> io::Result<()> {
+        self.written += self.staged.len() as u64;
         self.out.write_all(&self.staged)?;
         self.staged.clear();
         Ok(())

@@ -19,7 +19,7 @@ pub use contents::Contents;
 pub(crate) use contents::{archive_contents, archive_dir};
 #[cfg(feature = "conformance")]
 pub(crate) use encode::Encoder;
-pub(crate) use encode::Spooled;
+pub(crate) use encode::{PackedArchive, Spooled};
 #[cfg(feature = "conformance")]
 pub(crate) use entry::{add_directory, add_file, add_link};
 #[cfg(feature = "local")]

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::named::Files;
-use crate::archive::{Contents, Spooled, archive_contents, archive_dir};
+use crate::archive::{Contents, PackedArchive, Spooled, archive_contents, archive_dir};
 use crate::error::{Error, Result, one_line};
 use crate::sandbox::Sandbox;
 use crate::sandbox_path::SandboxPath;
@@ -127,11 +127,11 @@ impl Sandbox {
     pub fn upload_archive(&self, archive: impl Read, dest: impl AsRef<Path>) -> Result<()> {
         self.context("upload to", || {
             let dest = SandboxPath::new("dest", dest)?;
-            self.send_archive(&Spooled::from_reader(archive)?, dest.as_text()?)
+            self.send_archive(&Spooled::from_reader(archive)?.into(), dest.as_text()?)
         })
     }
 
-    fn send_archive(&self, archive: &Spooled, dest: &str) -> Result<()> {
+    fn send_archive(&self, archive: &PackedArchive, dest: &str) -> Result<()> {
         self.send_upload(dest, archive.upload()?)
     }
 }

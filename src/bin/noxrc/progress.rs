@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use noxrunner::{
     Backend, Client, Command, Output, Result, SandboxInfo, SandboxSpec, SessionId, Upload,
+    UploadProgress,
 };
 
 /// A bar is shown only after this time.
@@ -44,15 +45,18 @@ impl Backend for WithProgress {
     }
 
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
-        let length = archive.content_length();
-        let mut reader = ProgressReader::new(archive, length);
-        self.0
-            .upload(id, dest, Upload::from_reader(&mut reader, length))
+        let bar = SlowBar::new();
+        let mut show = |progress: UploadProgress| bar.show(progress.sent(), progress.total());
+        self.0.upload(id, dest, archive.on_progress(&mut show))
     }
 
     fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>> {
         let archive = self.0.download(id, src)?;
-        Ok(Box::new(ProgressReader::new(archive, None)))
+        Ok(Box::new(ProgressReader {
+            reader: archive,
+            received: 0,
+            bar: SlowBar::new(),
+        }))
     }
 
     fn delete(&self, id: &SessionId) -> Result<bool> {
@@ -60,44 +64,57 @@ impl Backend for WithProgress {
     }
 }
 
-/// A reader with a progress bar, which disappears when the reader is dropped.
-struct ProgressReader<R> {
-    reader: R,
+/// A progress bar that appears if a transfer is slow, and disappears when it is dropped.
+struct SlowBar {
     bar: ProgressBar,
     started: Instant,
 }
 
-impl<R> ProgressReader<R> {
-    fn new(reader: R, length: Option<u64>) -> ProgressReader<R> {
-        let template = match length {
-            Some(_) => "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
-            None => "{spinner} {bytes}, {bytes_per_sec}",
-        };
-        let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::hidden());
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        ProgressReader {
-            reader,
-            bar,
+impl SlowBar {
+    fn new() -> SlowBar {
+        SlowBar {
+            bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
             started: Instant::now(),
         }
     }
+
+    /// Shows the number of transferred bytes.
+    fn show(&self, bytes: u64, total: Option<u64>) {
+        if self.bar.is_hidden() && self.started.elapsed() > SHOW_AFTER {
+            let template = match total {
+                Some(_) => "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+                None => "{spinner} {bytes}, {bytes_per_sec}",
+            };
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                self.bar.set_style(style);
+            }
+            if let Some(total) = total {
+                self.bar.set_length(total);
+            }
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        self.bar.set_position(bytes);
+    }
+}
+
+impl Drop for SlowBar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A reader with a progress bar.
+struct ProgressReader<R> {
+    reader: R,
+    received: u64,
+    bar: SlowBar,
 }
 
 impl<R: Read> Read for ProgressReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let count = self.reader.read(buf)?;
-        if self.bar.is_hidden() && self.started.elapsed() > SHOW_AFTER {
-            self.bar.set_draw_target(ProgressDrawTarget::stderr());
-        }
-        self.bar.inc(count as u64);
+        self.received += count as u64;
+        self.bar.show(self.received, None);
         Ok(count)
-    }
-}
-
-impl<R> Drop for ProgressReader<R> {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
     }
 }

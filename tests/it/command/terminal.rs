@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::{User, signal};
 use crate::support::processes::{sleeps, unique_sleep, wait_for};
+use crate::support::scripted::Scripted;
 
 struct Terminal {
     child: Child,
@@ -180,4 +181,16 @@ fn slow_transfer_shows_progress() {
     // Without a terminal, no progress is shown.
     let quiet = user.local(&["upload", "a", "noise"]);
     assert!(!quiet.stderr.contains("left"), "{}", quiet.stderr);
+}
+
+#[test]
+fn upload_is_retried_under_a_progress_bar() {
+    let server = Scripted::sequence(vec![(503, r#"{"error": "starting"}"#), (200, "")]);
+    let user = User::new();
+    std::fs::write(user.path("f"), "x").unwrap();
+    let args = ["--base-url", &server.url(), "upload", "a", "f"];
+    let mut terminal = Terminal::open(&user, &args);
+    terminal.wait_for("Uploaded 1 file(s)");
+    assert!(terminal.child.wait().unwrap().success());
+    assert_eq!(server.requests().len(), 2);
 }

@@ -1,5 +1,11 @@
 //! Request and response bodies that stall, trickle or break off.
 
+use std::collections::BTreeSet;
+
+use noxrunner::{
+    Backend, HttpBackend, Output, SandboxInfo, SandboxSpec, SessionId, Upload, UploadProgress,
+};
+
 use super::*;
 
 /// Sends one byte every 50 ms, for at most 10 s, until the client disconnects.
@@ -363,4 +369,75 @@ fn cut_download_leaves_no_file() {
         .unwrap_err();
     assert_eq!(std::fs::read(&local).unwrap(), b"old");
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
+}
+
+/// A backend that records the progress of uploads.
+struct Observed {
+    inner: HttpBackend,
+    reports: Mutex<Vec<UploadProgress>>,
+}
+
+impl Backend for Observed {
+    fn health(&self) -> noxrunner::Result<()> {
+        self.inner.health()
+    }
+    fn create(&self, id: &SessionId, spec: &SandboxSpec) -> noxrunner::Result<SandboxInfo> {
+        self.inner.create(id, spec)
+    }
+    fn touch(&self, id: &SessionId) -> noxrunner::Result<()> {
+        self.inner.touch(id)
+    }
+    fn exec(&self, id: &SessionId, command: &Command) -> noxrunner::Result<Output> {
+        self.inner.exec(id, command)
+    }
+    fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> noxrunner::Result<()> {
+        let mut report = |progress| self.reports.lock().unwrap().push(progress);
+        self.inner
+            .upload(id, dest, archive.on_progress(&mut report))
+    }
+    fn download(&self, id: &SessionId, src: &str) -> noxrunner::Result<Box<dyn Read + Send>> {
+        self.inner.download(id, src)
+    }
+    fn delete(&self, id: &SessionId) -> noxrunner::Result<bool> {
+        self.inner.delete(id)
+    }
+}
+
+#[test]
+fn observed_upload_is_retried_and_counts_bytes_of_the_files() {
+    let seen = AtomicUsize::new(0);
+    let server = Scripted::each_request(move |_, conn| {
+        let again = seen.fetch_add(1, Ordering::SeqCst) % 2 == 0;
+        conn.respond(if again { 503 } else { 200 }, "");
+    });
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("zeros"), vec![0; 3_000_000]).unwrap();
+    std::fs::write(dir.path().join("noise"), noise(1_000_000)).unwrap();
+    let backend = Arc::new(Observed {
+        inner: HttpBackend::new(server.url()).unwrap(),
+        reports: Mutex::default(),
+    });
+    let client = Client::with_backend(Arc::clone(&backend));
+    let sandbox = client.sandbox("s").unwrap();
+    let path = noxrunner::Contents::path(dir.path().join("zeros"));
+    sandbox.upload_dir(dir.path(), "/workspace").unwrap();
+    sandbox.write("zeros", path).unwrap();
+    let reports = backend.reports.lock().unwrap();
+    let ends: Vec<_> = reports
+        .iter()
+        .filter(|p| Some(p.sent()) == p.total())
+        .collect();
+    let totals: BTreeSet<_> = ends.iter().map(|progress| progress.total()).collect();
+    assert_eq!(totals, BTreeSet::from([Some(3_000_000), Some(4_000_000)]));
+    // Two attempts each.
+    assert_eq!(server.requests().len(), 4);
+    assert!(server.requests()[0].body == server.requests()[1].body);
+    assert!(server.requests()[2].body == server.requests()[3].body);
+    // Both attempts of the first upload report from the start.
+    let starts_again = |two: &[UploadProgress]| {
+        let [first, second] = two else { return false };
+        let is_same = [first, second].iter().all(|p| p.total() == Some(4_000_000));
+        is_same && second.sent() < first.sent()
+    };
+    assert!(reports.windows(2).any(starts_again));
 }
