@@ -147,7 +147,7 @@ mod stdin;
 mod upload;
 mod validate;
 
-pub use archive::{Contents, Extract, Extraction, Refusal};
+pub use archive::{Contents, Extract, Extraction, Pack, Refusal, Symlinks};
 pub use backend::Backend;
 pub use cancel::{Cancel, CancelGuard};
 pub use client::{Client, ClientBuilder};

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use super::encode::{Encoder, PackedArchive, Spooled};
 use super::entry::{add_file, start_file};
 use super::pack::{TreePacker, Unreadable};
+use super::pack_rules::Pack;
 use super::sized_file::{SizedFile, WrongSize};
 use crate::error::{Error, Result};
 use crate::os;
@@ -47,6 +48,7 @@ enum Origin<'a> {
     Bytes(Cow<'a, [u8]>),
     Reader(Box<dyn Read + 'a>),
     Path(PathBuf),
+    Dir(PathBuf, Pack),
 }
 
 impl<'a> Contents<'a> {
@@ -61,6 +63,11 @@ impl<'a> Contents<'a> {
     /// read are not sent; it is an error if it shrinks.
     pub fn path(path: impl Into<PathBuf>) -> Contents<'a> {
         Origin::Path(path.into()).into()
+    }
+
+    /// Uses a directory on this machine, with what these rules choose of it.
+    pub fn dir(path: impl Into<PathBuf>, pack: Pack) -> Contents<'a> {
+        Origin::Dir(path.into(), pack).into()
     }
 
     /// Sets the permissions of the file. Defaults to those of the local file, or to `0o644`.
@@ -101,7 +108,7 @@ impl fmt::Debug for Contents<'_> {
         let origin = match &self.origin {
             Origin::Bytes(bytes) => format!("{} bytes", bytes.len()),
             Origin::Reader(_) => "reader".to_owned(),
-            Origin::Path(path) => path.display().to_string(),
+            Origin::Path(path) | Origin::Dir(path, _) => path.display().to_string(),
         };
         f.debug_struct("Contents")
             .field("origin", &origin)
@@ -121,21 +128,21 @@ pub(crate) fn archive_contents(files: Vec<(Vec<u8>, Contents<'_>)>) -> Result<Pa
     encoder.finish_upload()
 }
 
-/// Archives everything below a directory on this machine.
-pub(crate) fn archive_dir(local: &Path) -> Result<PackedArchive> {
+/// Archives what is below a directory on this machine.
+pub(crate) fn archive_dir(local: &Path, pack: &Pack) -> Result<PackedArchive> {
     let mut encoder = Encoder::new();
-    list(local)?.write_all(&mut encoder)?;
+    list(local, pack)?.write_all(&mut encoder)?;
     encoder.finish_upload()
 }
 
-fn list(local: &Path) -> Result<TreePacker> {
+fn list(local: &Path, pack: &Pack) -> Result<TreePacker> {
     let dir = os::open_dir(local).map_err(|e| match e.kind() {
         io::ErrorKind::NotADirectory => {
             Error::invalid(format!("{} is not a directory", local.display()))
         }
         _ => Error::io(format_args!("cannot open {}", local.display()), e),
     })?;
-    TreePacker::new(dir, local, Unreadable::Fail)
+    TreePacker::new(dir, local, Unreadable::Fail, pack.rules()?)
 }
 
 /// Contents whose length is known.
@@ -156,6 +163,7 @@ impl<'a> SizedContents<'a> {
                 mode,
             },
             Origin::Path(path) => SizedContents::local(path, contents.mode)?,
+            Origin::Dir(path, pack) => SizedContents::Tree(Box::new(list(&path, &pack)?)),
         })
     }
 
@@ -163,7 +171,7 @@ impl<'a> SizedContents<'a> {
         let metadata = std::fs::metadata(&path)
             .map_err(|e| Error::io(format_args!("cannot read {}", path.display()), e))?;
         if metadata.is_dir() {
-            return Ok(SizedContents::Tree(Box::new(list(&path)?)));
+            return Ok(SizedContents::Tree(Box::new(list(&path, &Pack::new())?)));
         }
         // Opening a FIFO would block until it has a writer.
         if !metadata.is_file() {

@@ -9,6 +9,7 @@ mod entry;
 mod gzip;
 mod merge;
 mod pack;
+mod pack_rules;
 mod read;
 mod sized_file;
 #[cfg(feature = "local")]
@@ -24,6 +25,9 @@ pub(crate) use encode::{PackedArchive, Spooled};
 pub(crate) use entry::{add_directory, add_file, add_link};
 #[cfg(feature = "local")]
 pub(crate) use pack::{TreePacker, Unreadable};
+#[cfg(feature = "local")]
+pub(crate) use pack_rules::PackRules;
+pub use pack_rules::{Pack, Symlinks};
 pub(crate) use read::{Entries, Kind};
 #[cfg(feature = "local")]
 pub(crate) use stream::{ArchiveStream, Check};

@@ -1,4 +1,4 @@
-//! Packing directories without following symbolic links.
+//! Packing directories.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,6 +11,7 @@ use std::vec;
 use super::cursor::{Cursor, Missing, split};
 use super::encode::Encoder;
 use super::entry::{add_device, add_directory, add_fifo, add_link, add_unreadable, start_file};
+use super::pack_rules::{PackRules, Symlinks};
 use super::sized_file::{SizedFile, WrongSize};
 use super::unpack::MAX_NAME;
 use crate::error::{Error, Result};
@@ -33,8 +34,11 @@ pub(crate) struct TreePacker {
     /// The directory's name in error messages.
     shown: PathBuf,
     unreadable: Unreadable,
+    rules: PackRules,
     /// Prefix of the names in the archive, with its slash.
     prefix: Vec<u8>,
+    /// Prefix of the paths that the rules apply to, with its slash.
+    rules_prefix: Vec<u8>,
     /// Metadata of the directory itself.
     top: Stat,
     /// The path of the current entry below the directory.
@@ -45,16 +49,29 @@ pub(crate) struct TreePacker {
     file: Option<SizedFile>,
     /// True if the rest of the file cannot be read.
     is_blank: bool,
+    /// The current entry, if it is a link to a directory.
+    followed: Option<Box<TreePacker>>,
+    /// The directories above this one, if it is the target of a link.
+    above: Vec<DirId>,
 }
 
 /// A directory, with the names that are not packed yet.
 struct OpenDir {
+    id: DirId,
     path_length: usize,
     names: vec::IntoIter<Vec<u8>>,
 }
 
+/// File system and inode of a directory.
+type DirId = (u64, u64);
+
 impl TreePacker {
-    pub(crate) fn new(root: OwnedFd, shown: &Path, unreadable: Unreadable) -> Result<TreePacker> {
+    pub(crate) fn new(
+        root: OwnedFd,
+        shown: &Path,
+        unreadable: Unreadable,
+        rules: PackRules,
+    ) -> Result<TreePacker> {
         let failed = format_args!("cannot read the metadata of {}", shown.display());
         let top = os::stat_fd(root.as_fd()).map_err(|e| Error::io(failed, e))?;
         let mut packer = TreePacker {
@@ -62,11 +79,15 @@ impl TreePacker {
             cursor: Cursor::new(root),
             shown: shown.to_owned(),
             unreadable,
+            rules,
             prefix: Vec::new(),
+            rules_prefix: Vec::new(),
             path: Vec::new(),
             open: Vec::new(),
             file: None,
             is_blank: false,
+            followed: None,
+            above: Vec::new(),
         };
         packer.enter_dir().map_err(|e| packer.failed("list", e))?;
         Ok(packer)
@@ -94,6 +115,12 @@ impl TreePacker {
         if let Some(file) = self.file.take() {
             let stepped = self.file_step(file, encoder);
             stepped.map_err(|e| self.failed("archive", e))?;
+            return Ok(true);
+        }
+        if let Some(mut followed) = self.followed.take() {
+            if followed.step(encoder)? {
+                self.followed = Some(followed);
+            }
             return Ok(true);
         }
         let Some(dir) = self.open.last_mut() else {
@@ -134,6 +161,11 @@ impl TreePacker {
     /// Writes an entry, except for the content of a file.
     fn entry<W: Write>(&mut self, stat: Stat, encoder: &mut Encoder<W>) -> io::Result<()> {
         let name = [&*self.prefix, &*self.path].concat();
+        let path = [&*self.rules_prefix, &*self.path].concat();
+        let is_dir = stat.kind == FileType::Directory;
+        if !self.rules.accept(&path, is_dir) {
+            return Ok(());
+        }
         if self.unreadable == Unreadable::Fail {
             self.check_kind(stat.kind).map_err(Error::into_io)?;
         }
@@ -144,24 +176,96 @@ impl TreePacker {
             }
             FileType::File => {
                 let file = open_file(&mut self.cursor, &self.path)?;
-                let wrong_size = match self.unreadable {
-                    Unreadable::Fail => WrongSize::Spool,
-                    Unreadable::Report => WrongSize::Fail,
-                };
-                let file = SizedFile::new(file, wrong_size)?;
-                start_file(encoder, &name, file.mode, file.mtime, file.size)?;
-                self.file = Some(file);
-                Ok(())
+                self.start_file(&name, file, encoder)
             }
-            FileType::Symlink => {
-                let (parent, last) = split(&self.path);
-                let target = os::readlinkat(self.cursor.enter(parent, Missing::Fail)?, last)?;
-                add_link(encoder, &name, &target, stat.mtime)
-            }
+            FileType::Symlink => self.link(&name, path, stat, encoder),
             FileType::Fifo => add_fifo(encoder, &name, stat.mode, stat.mtime),
             FileType::Device => add_device(encoder, &name, stat.mode, stat.mtime),
             FileType::Socket => Err(io::Error::other("an archive cannot hold a socket")),
         }
+    }
+
+    fn start_file<W: Write>(
+        &mut self,
+        name: &[u8],
+        file: File,
+        encoder: &mut Encoder<W>,
+    ) -> io::Result<()> {
+        let wrong_size = match self.unreadable {
+            Unreadable::Fail => WrongSize::Spool,
+            Unreadable::Report => WrongSize::Fail,
+        };
+        let file = SizedFile::new(file, wrong_size)?;
+        start_file(encoder, name, file.mode, file.mtime, file.size)?;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    fn link<W: Write>(
+        &mut self,
+        name: &[u8],
+        path: Vec<u8>,
+        stat: Stat,
+        encoder: &mut Encoder<W>,
+    ) -> io::Result<()> {
+        match self.rules.symlinks {
+            Symlinks::Skip => Ok(()),
+            Symlinks::Keep => {
+                let (parent, last) = split(&self.path);
+                let target = os::readlinkat(self.cursor.enter(parent, Missing::Fail)?, last)?;
+                add_link(encoder, name, &target, stat.mtime)
+            }
+            Symlinks::Follow => self.follow(name, path, encoder),
+        }
+    }
+
+    /// Writes what a link leads to in its place.
+    fn follow<W: Write>(
+        &mut self,
+        name: &[u8],
+        path: Vec<u8>,
+        encoder: &mut Encoder<W>,
+    ) -> io::Result<()> {
+        // Looks first, because opening a device can have effects.
+        let target = self.open_target(libc::O_PATH).map_err(|e| match e.kind() {
+            // Not a file that was just deleted.
+            io::ErrorKind::NotFound => io::Error::other("the target of the link does not exist"),
+            _ => e,
+        })?;
+        let stat = os::stat_fd(target.as_fd())?;
+        self.check_kind(stat.kind).map_err(Error::into_io)?;
+        let target = self.open_target(libc::O_RDONLY | libc::O_NONBLOCK)?;
+        if stat.kind == FileType::File {
+            return self.start_file(name, File::from(target), encoder);
+        }
+        let followed = self.followed(name, path, target).map_err(Error::into_io)?;
+        add_directory(encoder, name, stat.mode, stat.mtime)?;
+        self.followed = Some(Box::new(followed));
+        Ok(())
+    }
+
+    fn open_target(&mut self, flags: libc::c_int) -> io::Result<OwnedFd> {
+        let (parent, link) = split(&self.path);
+        os::openat(self.cursor.enter(parent, Missing::Fail)?, link, flags, 0)
+    }
+
+    /// Returns a packer for the directory that a link leads to.
+    fn followed(&self, name: &[u8], path: Vec<u8>, target: OwnedFd) -> Result<TreePacker> {
+        let shown = self.shown.join(OsStr::from_bytes(&self.path));
+        let mut packer = TreePacker::new(target, &shown, self.unreadable, self.rules.clone())?;
+        let open = self.open.iter().map(|dir| dir.id);
+        packer.above = self.above.iter().copied().chain(open).collect();
+        if packer
+            .above
+            .contains(&(packer.top.device, packer.top.inode))
+        {
+            let shown = shown.display();
+            let message = format!("{shown} is a symbolic link to a directory that contains it");
+            return Err(Error::invalid(message));
+        }
+        packer.prefix = [name, b"/"].concat();
+        packer.rules_prefix = [&*path, b"/"].concat();
+        Ok(packer)
     }
 
     fn check_kind(&self, kind: FileType) -> Result<()> {
@@ -180,9 +284,11 @@ impl TreePacker {
     /// Lists the current directory, sorted, so that archives of the same tree are equal.
     fn enter_dir(&mut self) -> io::Result<()> {
         let dir = self.cursor.enter(&self.path, Missing::Fail)?;
+        let stat = os::stat_fd(dir)?;
         let mut names = os::read_dir(dir)?;
         names.sort_unstable();
         self.open.push(OpenDir {
+            id: (stat.device, stat.inode),
             path_length: self.path.len(),
             names: names.into_iter(),
         });

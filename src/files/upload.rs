@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::named::Files;
-use crate::archive::{Contents, PackedArchive, Spooled, archive_contents, archive_dir};
+use crate::archive::{Contents, Pack, PackedArchive, Spooled, archive_contents, archive_dir};
 use crate::error::{Error, Result, one_line};
 use crate::sandbox::Sandbox;
 use crate::sandbox_path::SandboxPath;
@@ -98,9 +98,24 @@ impl Sandbox {
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
     pub fn upload_dir(&self, local: impl AsRef<Path>, dest: impl AsRef<Path>) -> Result<()> {
+        self.upload_dir_with(local, dest, &Pack::new())
+    }
+
+    /// Uploads what these rules choose of a local directory; see [`Pack`] for an example.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a pattern that is not supported; otherwise the
+    /// same as for [`upload_dir`](Sandbox::upload_dir).
+    pub fn upload_dir_with(
+        &self,
+        local: impl AsRef<Path>,
+        dest: impl AsRef<Path>,
+        pack: &Pack,
+    ) -> Result<()> {
         self.context("upload to", || {
             let dest = SandboxPath::new("dest", dest)?;
-            self.send_archive(&archive_dir(local.as_ref())?, dest.as_text()?)
+            self.send_archive(&archive_dir(local.as_ref(), pack)?, dest.as_text()?)
         })
     }
 

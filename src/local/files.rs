@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::errors::path_error;
 #[cfg(target_os = "linux")]
 use super::sys::FileUser;
-use crate::archive::{ArchiveStream, Check, Extract, Links, TreePacker, Unreadable};
+use crate::archive::{ArchiveStream, Check, Extract, Links, PackRules, TreePacker, Unreadable};
 use crate::error::{Error, Result, one_line};
 use crate::os::{self, FileType};
 use crate::upload::Upload;
@@ -127,7 +127,12 @@ impl SandboxFiles {
         let found = self.resolve(src).map_err(failed)?;
         let stream = if found.is_dir() {
             let dir = os::open_dir_at(found.fd.as_fd(), b".").map_err(failed)?;
-            let tree = TreePacker::new(dir, Path::new(src), Unreadable::Report)?;
+            let tree = TreePacker::new(
+                dir,
+                Path::new(src),
+                Unreadable::Report,
+                PackRules::default(),
+            )?;
             ArchiveStream::of_tree(tree, check)
         } else {
             let name = Path::new(src).file_name().unwrap_or(OsStr::new("file"));

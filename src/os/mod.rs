@@ -189,7 +189,6 @@ pub(crate) struct Stat {
     pub(crate) mtime: u64,
     /// The file system.
     pub(crate) device: u64,
-    #[cfg(feature = "local")]
     pub(crate) inode: u64,
 }
 

@@ -1,5 +1,7 @@
 //! Uploads and downloads: what is sent, what is refused before, what is read back.
 
+/// What is left out of an upload, and symbolic links.
+mod packing;
 /// Reading one file of a sandbox.
 mod reading;
 /// Downloads that are packed while they are read.

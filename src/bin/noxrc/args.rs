@@ -141,6 +141,8 @@ pub(crate) enum Subcommand {
         source: String,
         /// Target: ID:PATH or PATH
         target: String,
+        #[command(flatten)]
+        pack: PackArgs,
     },
     /// Print a file of a sandbox
     #[command(
@@ -303,6 +305,8 @@ pub(crate) struct RunArgs {
     /// Upload a file or directory to /workspace first (repeatable)
     #[arg(long, value_name = "PATH")]
     pub(crate) upload: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) pack: PackArgs,
     /// Download a file or directory to the current directory afterwards (repeatable)
     #[arg(long, value_name = "PATH", conflicts_with = "detach")]
     pub(crate) download: Vec<String>,
@@ -332,6 +336,29 @@ pub(crate) struct UploadArgs {
     /// Destination directory in the sandbox
     #[arg(long, value_name = "DIR", default_value = "/workspace")]
     pub(crate) dest: String,
+    #[command(flatten)]
+    pub(crate) pack: PackArgs,
+}
+
+/// What is uploaded of a directory.
+#[derive(clap::Args)]
+pub(crate) struct PackArgs {
+    /// Leave out what matches, as in .gitignore: *.o, /target, .git/ (repeatable)
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+    /// What to do with symbolic links in a directory
+    #[arg(long, value_enum, default_value_t = LinksArg::Keep)]
+    pub(crate) links: LinksArg,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(crate) enum LinksArg {
+    /// Upload them as links
+    Keep,
+    /// Upload what they lead to
+    Follow,
+    /// Leave them out
+    Skip,
 }
 
 #[derive(clap::Args)]

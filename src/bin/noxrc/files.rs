@@ -5,10 +5,12 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use noxrunner::{Contents, Error, ErrorKind, Extract, Extraction, Files, Result, Sandbox};
+use noxrunner::{
+    Contents, Error, ErrorKind, Extract, Extraction, Files, Pack, Result, Sandbox, Symlinks,
+};
 use serde_json::json;
 
-use crate::args::{Args, DownloadArgs, UploadArgs};
+use crate::args::{Args, DownloadArgs, LinksArg, PackArgs, UploadArgs};
 use crate::client::{client, file_error};
 use crate::console::Console;
 
@@ -17,7 +19,7 @@ pub(crate) fn upload(args: &Args, upload: &UploadArgs, console: &Console) -> Res
     let dest = &upload.dest;
     if let Some(dir) = &upload.dir {
         console.info(&format!("Uploading {}...", dir.display()));
-        sandbox.upload_dir(dir, dest)?;
+        sandbox.upload_dir_with(dir, dest, &pack(&upload.pack))?;
         console.success(&format!("Uploaded {} to {dest}", dir.display()));
     } else {
         let count = upload.files.len();
@@ -36,6 +38,15 @@ pub(crate) fn upload(args: &Args, upload: &UploadArgs, console: &Console) -> Res
     }
     console.value(&json!({"id": upload.id, "dest": dest}));
     Ok(())
+}
+
+pub(crate) fn pack(args: &PackArgs) -> Pack {
+    let pack = Pack::new().symlinks(match args.links {
+        LinksArg::Keep => Symlinks::Keep,
+        LinksArg::Follow => Symlinks::Follow,
+        LinksArg::Skip => Symlinks::Skip,
+    });
+    args.exclude.iter().fold(pack, Pack::exclude)
 }
 
 fn file_contents(path: &Path) -> Result<Contents<'static>> {
@@ -123,10 +134,16 @@ fn location(text: &str) -> Location<'_> {
     }
 }
 
-pub(crate) fn copy(args: &Args, source: &str, target: &str, console: &Console) -> Result<()> {
+pub(crate) fn copy(
+    args: &Args,
+    source: &str,
+    target: &str,
+    pack_args: &PackArgs,
+    console: &Console,
+) -> Result<()> {
     match (location(source), location(target)) {
         (Location::Local(from), Location::Sandbox(id, to)) => {
-            copy_to_sandbox(&client(args)?.sandbox(id)?, from, to)?;
+            copy_to_sandbox(&client(args)?.sandbox(id)?, from, to, &pack(pack_args))?;
             console.success(&format!("Copied {} to {target}", from.display()));
         }
         (Location::Sandbox(id, from), Location::Local(to)) => {
@@ -147,15 +164,18 @@ fn is_dir(sandbox: &Sandbox, path: &str) -> Result<bool> {
 }
 
 /// Copies a local file or directory as `cp` does: into an existing directory, or to a new name.
-pub(crate) fn copy_to_sandbox(sandbox: &Sandbox, from: &Path, to: &str) -> Result<()> {
+pub(crate) fn copy_to_sandbox(sandbox: &Sandbox, from: &Path, to: &str, pack: &Pack) -> Result<()> {
     let to = if to.is_empty() { "." } else { to };
     let metadata = fs::metadata(from).map_err(|e| file_error("cannot copy", from, e))?;
     let into_directory = to.ends_with('/') || is_dir(sandbox, to)?;
     match (metadata.is_dir(), into_directory) {
         (false, false) => sandbox.write(to, Contents::path(from)),
         (false, true) => sandbox.upload(Files::new().add(name_of(from)?, Contents::path(from)), to),
-        (true, false) => sandbox.upload_dir(from, to),
-        (true, true) => sandbox.upload_dir(from, Path::new(to).join(name_of(from)?)),
+        (true, false) => sandbox.upload_dir_with(from, to, pack),
+        (true, true) => {
+            let to = Path::new(to).join(name_of(from)?);
+            sandbox.upload_dir_with(from, to, pack)
+        }
     }
 }
 

@@ -72,7 +72,11 @@ fn dispatch(args: &Args, subcommand: &Subcommand, console: &Console) -> Result<E
         Subcommand::Kill(job) => jobs::kill(args, job, console),
         Subcommand::Upload(upload) => files::upload(args, upload, console),
         Subcommand::Download(download) => files::download(args, download, console),
-        Subcommand::Cp { source, target } => files::copy(args, source, target, console),
+        Subcommand::Cp {
+            source,
+            target,
+            pack,
+        } => files::copy(args, source, target, pack, console),
         Subcommand::Cat { id, path } => files::cat(args, id, path, console),
         Subcommand::Serve(serve) => serve::serve(args, serve, console),
         Subcommand::Doctor => doctor::doctor(args, console),

@@ -11,7 +11,7 @@ use crate::client::client;
 use crate::command::{backend_failed, print_result, with_timeout};
 use crate::console::Console;
 use crate::exit_code::{BACKEND_FAILED, INTERRUPTED};
-use crate::files::{check_different_names, copy_from_sandbox, copy_to_sandbox, name_of};
+use crate::files::{check_different_names, copy_from_sandbox, copy_to_sandbox, name_of, pack};
 use crate::interrupt::Interrupt;
 use crate::jobs;
 
@@ -79,7 +79,7 @@ fn prepare(sandbox: &Sandbox, run: &RunArgs, interrupt: &Interrupt) -> Result<()
         if interrupt.received() {
             return Err(Error::new(ErrorKind::Cancelled, "cancelled"));
         }
-        copy_to_sandbox(sandbox, path, "/workspace/")?;
+        copy_to_sandbox(sandbox, path, "/workspace/", &pack(&run.pack))?;
     }
     Ok(())
 }
