@@ -21,7 +21,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::support::processes::{sleeps, unique_sleep, wait_for};
-use crate::support::scripted::{CREATE_OK, Scripted};
+use crate::support::scripted::{CREATE_OK, EXEC_OK, Scripted};
 
 const NOXRC: &str = env!("CARGO_BIN_EXE_noxrc");
 
@@ -750,5 +750,16 @@ fn options_of_local_sandboxes() {
     let out = user.local(&["--network", "--ro", path, "doctor"]);
     for part in ["--network: commands reach", "commands can read it"] {
         assert!(out.stderr.contains(part), "{}", out.stderr);
+    }
+}
+
+#[test]
+fn verbose_can_be_set_by_a_variable() {
+    let user = User::new();
+    let server = Scripted::always(200, EXEC_OK);
+    for (value, logged) in [("1", true), ("0", false)] {
+        let mut verbose = user.command(&["--base-url", &server.url(), "exec", "a", "true"]);
+        let out = run_command(verbose.env("NOXRUNNER_VERBOSE", value));
+        assert_eq!(out.stderr.contains("POST"), logged, "{}", out.stderr);
     }
 }

@@ -80,8 +80,15 @@ pub(crate) struct Args {
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// Log each request
-    #[arg(short, long, global = true)]
+    /// Log each request [env: NOXRUNNER_VERBOSE=1]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "NOXRUNNER_VERBOSE",
+        hide_env = true,
+        value_parser = clap::builder::FalseyValueParser::new()
+    )]
     pub(crate) verbose: bool,
 
     #[command(subcommand)]

@@ -40,6 +40,9 @@ Commands:
 Ctrl-C discards the line, or cancels the running command.
 ";
 
+/// Lets `cd` without a directory go to the workspace. Some servers set another HOME.
+const CD: &str = "cd() { if [ $# = 0 ]; then command cd \"${NOX_WORKSPACE:-/workspace}\"; else command cd \"$@\"; fi; }\n";
+
 pub(crate) fn shell(args: &Args, shell: &ShellArgs, console: &Console) -> Result<ExitCode> {
     let at_terminal = io::stdin().is_terminal();
     let mut session = Session {
@@ -186,7 +189,7 @@ impl Session<'_> {
             )
         };
         let (exited, ended) = (report(EXITED), report("end"));
-        let script = format!("{exited}\n{line}\nnx_code=$?\n{ended}\nexit \"$nx_code\"\n");
+        let script = format!("{CD}{exited}\n{line}\nnx_code=$?\n{ended}\nexit \"$nx_code\"\n");
         let command = Command::shell(script)
             .workdir(&self.dir)
             .envs(self.env.clone())

@@ -29,6 +29,19 @@ fn shell_reads_lines_and_keeps_state() {
 }
 
 #[test]
+fn cd_without_a_directory_goes_to_the_workspace() {
+    let user = User::new();
+    user.local(&["create", "a"]);
+    let lines = "export HOME=/tmp\ncd /\ncd\npwd\ncd -\ncd ~\npwd\ncd nowhere || echo failed\n";
+    let out = user.run_with_stdin(&["--local", "shell", "a"], lines);
+    assert_eq!(
+        out.stdout, "/workspace\n/\n/tmp\nfailed\n",
+        "{}",
+        out.stderr
+    );
+}
+
+#[test]
 fn shell_exits_with_the_last_code_or_that_of_exit() {
     let user = User::new();
     user.local(&["create", "a"]);
