@@ -8,8 +8,10 @@
 //! | [`recipes`] | recovery, worker pools, progress, Ctrl-C, JSON |
 //! | [`local`] | local sandboxes: isolation and limits |
 //! | [`cluster`] | servers: tokens, timeouts, retries, concurrency |
+//! | [`servers`] | servers of other people, and their limits |
 //! | [`command`] | the command `noxrc`, and its JSON output |
 //! | [`backends`] | writing a backend, and serving it |
+//! | [`testing`] | in your own tests: local sandboxes, fixed answers, faults |
 //! | [`protocol`] | the requests and responses of NoxRunner v1 |
 //! | [`coming_from_python`] | the names of the Python package |
 //! | [`troubleshooting`] | each kind of error, and what to do |
@@ -33,11 +35,17 @@ pub mod local {}
 #[doc = include_str!("cluster.md")]
 pub mod cluster {}
 
+#[doc = include_str!("servers.md")]
+pub mod servers {}
+
 #[doc = include_str!("command.md")]
 pub mod command {}
 
 #[doc = include_str!("backends.md")]
 pub mod backends {}
+
+#[doc = include_str!("testing.md")]
+pub mod testing {}
 
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
