@@ -109,15 +109,15 @@ impl<T: From<HttpBackend>> HttpBackendBuilder<T> {
         self
     }
 
-    /// Sets the token, which every request sends as `Authorization: Bearer TOKEN`. It is never shown
-    /// or logged. Defaults to none.
+    /// Sets the token, which every request sends as `Authorization: Bearer TOKEN`. Space around it, such
+    /// as the newline at the end of a file, is removed. It is never shown or logged. Defaults to none.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
         self
     }
 
-    /// Adds a header to every request, for example for a gateway. Its value is never shown or logged.
-    /// Defaults to none.
+    /// Adds a header to every request, for example `X-Service-Key` for a server that has no bearer tokens.
+    /// Space around the value is removed. The value is never shown or logged. Defaults to none.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
@@ -191,16 +191,24 @@ impl<T: From<HttpBackend>> HttpBackendBuilder<T> {
     }
 }
 
-/// Adds the token to the headers.
+/// Trims the values, and adds the token to the headers.
 fn headers(
     mut headers: Vec<(String, String)>,
     token: Option<String>,
 ) -> Result<Vec<(String, String)>> {
+    for (_, value) in &mut headers {
+        *value = value.trim().to_owned();
+    }
     let Some(token) = token else {
         return Ok(headers);
     };
+    let token = token.trim();
     if token.is_empty() {
         return Err(Error::invalid("the token is empty"));
+    }
+    if token.chars().any(|c| !c.is_ascii_graphic()) {
+        let text = "the token has an invalid character, such as a space or a newline";
+        return Err(Error::invalid(text));
     }
     let is_authorization = |name: &str| name.eq_ignore_ascii_case("authorization");
     if headers.iter().any(|(name, _)| is_authorization(name)) {

@@ -149,7 +149,9 @@ fn explanation(status: u16, location: Option<String>, text: &str) -> String {
         _ => format!(": {}", one_line(text)),
     };
     if status == 401 {
-        explanation.push_str(" (set a token with token())");
+        explanation.push_str(
+            " (set a token with token(), or the header that the server needs with header())",
+        );
     }
     explanation
 }

@@ -2,6 +2,8 @@
 
 /// `noxrc conformance`.
 mod conformance;
+/// Tokens and headers that are not in the arguments.
+mod credentials;
 /// Text that tries to control the terminal.
 mod hostile_text;
 /// Detached commands.

@@ -58,7 +58,7 @@ pub(crate) struct Args {
     #[arg(long, global = true, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
 
-    /// Bearer token for the server
+    /// Bearer token for the server. Other users can see arguments: prefer the variable or --token-file
     #[arg(
         long,
         global = true,
@@ -68,9 +68,17 @@ pub(crate) struct Args {
     )]
     token: Option<String>,
 
-    /// Add a header to every request (repeatable)
+    /// Read the bearer token from this file (serve: the token that clients need)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+
+    /// Add a header to every request (repeatable; NOXRUNNER_HEADERS has one per line)
     #[arg(long = "header", global = true, value_name = "NAME: VALUE", value_parser = header)]
     pub(crate) headers: Vec<(String, String)>,
+
+    /// Read headers from this file, one `Name: value` per line
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) header_file: Option<PathBuf>,
 
     /// Trust these certificates (PEM) for https instead of the default ones
     #[arg(long, global = true, value_name = "FILE")]
@@ -464,9 +472,6 @@ pub(crate) struct ServeArgs {
     /// Unix socket to listen on, accessible only to this user
     #[arg(long, value_name = "PATH")]
     pub(crate) unix: Option<PathBuf>,
-    /// Read the token from this file
-    #[arg(long, value_name = "FILE", conflicts_with = "no_auth")]
-    pub(crate) token_file: Option<PathBuf>,
     /// Disable authentication (only for loopback addresses and --unix)
     #[arg(long)]
     pub(crate) no_auth: bool,
@@ -529,7 +534,8 @@ fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "must be a number of bytes, or end with Ki, Mi or Gi".to_owned())
 }
 
-fn header(text: &str) -> Result<(String, String), String> {
+/// Parses `Name: value`.
+pub(crate) fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text
         .split_once(':')
         .ok_or("must be of the form `Name: value`")?;

@@ -1,14 +1,14 @@
 //! Creating the client that the arguments ask for.
 
 use std::fs;
-use std::io;
-use std::path::Path;
 
 use noxrunner::{
     Client, Error, ErrorKind, HttpBackend, Isolation, LocalBackend, LocalBackendBuilder, Result,
 };
 
 use crate::args::Args;
+use crate::credentials;
+use crate::file_error::file_error;
 use crate::progress;
 
 pub(crate) fn client(args: &Args) -> Result<Client> {
@@ -20,7 +20,7 @@ pub(crate) fn client(args: &Args) -> Result<Client> {
         )
     } else {
         check_no_local_options(args)?;
-        Client::from(remote(args, &args.base_url)?)
+        Client::from(remote(args)?)
     };
     Ok(progress::with_progress(client, args.json))
 }
@@ -47,12 +47,21 @@ pub(crate) fn check_no_local_options(args: &Args) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn remote(args: &Args, url: &str) -> Result<HttpBackend> {
+pub(crate) fn remote(args: &Args) -> Result<HttpBackend> {
+    with_token(args, &args.base_url, credentials::token(args)?)
+}
+
+/// Creates the backend of `serve --gateway`, where `--token-file` has the token of the gateway itself.
+pub(crate) fn gateway(args: &Args, url: &str) -> Result<HttpBackend> {
+    with_token(args, url, args.token().map(str::to_owned))
+}
+
+fn with_token(args: &Args, url: &str, token: Option<String>) -> Result<HttpBackend> {
     let mut builder = HttpBackend::builder(url).timeout(args.timeout);
-    if let Some(token) = args.token() {
+    if let Some(token) = token {
         builder = builder.token(token);
     }
-    for (name, value) in &args.headers {
+    for (name, value) in credentials::headers(args)? {
         builder = builder.header(name, value);
     }
     if let Some(path) = &args.ca {
@@ -60,10 +69,4 @@ pub(crate) fn remote(args: &Args, url: &str) -> Result<HttpBackend> {
         builder = builder.ca_pem(pem);
     }
     builder.build()
-}
-
-/// Creates the error of a failed operation on a local file.
-pub(crate) fn file_error(operation: &str, path: &Path, e: io::Error) -> Error {
-    let message = format!("{operation} {}", path.display());
-    Error::new(ErrorKind::Io, message).with_source(e)
 }

@@ -51,7 +51,7 @@ fn check(
         let message = "conformance checks a server: run `noxrc serve` and check that";
         return Err(Error::new(ErrorKind::InvalidInput, message));
     }
-    let backend = remote(args, &args.base_url)?;
+    let backend = remote(args)?;
     let mut conformance = Conformance::new(backend).cancel_on(&interrupt.cancel);
     if !checks.only.is_empty() {
         conformance = conformance.only(checks.only.iter().cloned())?;

@@ -6,6 +6,8 @@ use std::io::{self, IsTerminal, Write};
 use noxrunner::{Error, ErrorKind, KilledBy, Output, Result, printable};
 use serde_json::{Value, json};
 
+use crate::credentials;
+
 /// Prints the output of the command. If the reader of stdout or stderr is gone, the rest is discarded.
 pub(crate) struct Console {
     json: bool,
@@ -173,7 +175,7 @@ fn supports_color(stream: &impl IsTerminal) -> bool {
 fn hint(error: &Error) -> Option<&'static str> {
     Some(match error.kind() {
         ErrorKind::Connect => "Start a server with `noxrc serve`, set --base-url, or use --local",
-        ErrorKind::Unauthorized => "Set the server's token with --token or NOXRUNNER_TOKEN",
+        ErrorKind::Unauthorized => credentials::HINT,
         ErrorKind::NotFound => "If the sandbox is missing, create it with `noxrc create ID`",
         ErrorKind::Isolation | ErrorKind::Unsupported => {
             "Run `noxrc doctor` to check this machine's setup"

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::args::Args;
 use crate::client::{is_local, local, remote};
 use crate::console::Console;
+use crate::credentials;
 
 pub(crate) fn doctor(args: &Args, console: &Console) -> Result<()> {
     let server = if is_local(args) {
@@ -24,7 +25,7 @@ pub(crate) fn doctor(args: &Args, console: &Console) -> Result<()> {
 
 fn check_server(args: &Args, console: &Console) -> Result<Value> {
     let url = &args.base_url;
-    let client = Client::from(remote(args, url)?);
+    let client = Client::from(remote(args)?);
     let started = Instant::now();
     if let Err(e) = client.health() {
         console.failure(&format!("The server at {url} does not respond: {e:#}"));
@@ -43,7 +44,7 @@ fn check_server(args: &Args, console: &Console) -> Result<Value> {
         Ok(()) => console.success("The server accepts the token, or needs none"),
         Err(e) => {
             console.failure(&format!("The server refuses the token: {e:#}"));
-            console.info("Set the server's token with --token or NOXRUNNER_TOKEN");
+            console.info(credentials::HINT);
         }
     }
     Ok(json!({"url": url, "reachable": true, "millis": millis, "authorized": accepted.is_ok()}))

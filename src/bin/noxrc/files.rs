@@ -11,8 +11,9 @@ use noxrunner::{
 use serde_json::json;
 
 use crate::args::{Args, DownloadArgs, LinksArg, PackArgs, UploadArgs};
-use crate::client::{client, file_error};
+use crate::client::client;
 use crate::console::Console;
+use crate::file_error::file_error;
 
 pub(crate) fn upload(args: &Args, upload: &UploadArgs, console: &Console) -> Result<()> {
     let sandbox = client(args)?.sandbox(&upload.id)?;

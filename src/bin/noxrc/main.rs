@@ -3,8 +3,10 @@
 //! - `allocator`: settings of the memory allocator.
 //! - `args`: the command line.
 //! - `client`: the client that the arguments ask for.
+//! - `credentials`: tokens and headers, from the command line, files and the environment.
 //! - `console`: what is printed, and where.
-//! - `exit_code`, `interrupt`, `progress`: exit codes, signals and progress bars.
+//! - `exit_code`, `file_error`, `interrupt`, `progress`: exit codes, errors of local files, signals and progress
+//!   bars.
 //! - `command`: the command to run in a sandbox, and its result.
 //! - `sandboxes`, `exec`, `run`, `jobs`, `files`, `shell`, `serve`, `conformance`, `doctor`: the subcommands.
 
@@ -14,9 +16,11 @@ mod client;
 mod command;
 mod conformance;
 mod console;
+mod credentials;
 mod doctor;
 mod exec;
 mod exit_code;
+mod file_error;
 mod files;
 mod interrupt;
 mod jobs;

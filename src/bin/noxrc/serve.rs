@@ -1,6 +1,5 @@
 //! `serve`.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use noxrunner::server::{Server, ServerBuilder, Stopper};
@@ -9,8 +8,9 @@ use serde_json::json;
 
 use crate::allocator::return_large_blocks;
 use crate::args::{Args, MaximaArgs, ServeArgs};
-use crate::client::{check_no_local_options, file_error, local, remote};
+use crate::client::{check_no_local_options, gateway, local};
 use crate::console::{self, Console};
+use crate::credentials;
 use crate::exit_code::INTERRUPTED;
 use crate::interrupt::termination_signals;
 
@@ -24,7 +24,7 @@ pub(crate) fn serve(args: &Args, serve: &ServeArgs, console: &Console) -> Result
     let builder = match &serve.gateway {
         Some(url) => {
             check_no_local_options(args)?;
-            Server::builder(remote(args, url)?)
+            Server::builder(gateway(args, url)?)
         }
         None => {
             let backend = local(args, args.isolation.into());
@@ -96,13 +96,15 @@ fn authenticate(
     args: &Args,
     serve: &ServeArgs,
 ) -> Result<(ServerBuilder, bool)> {
+    if serve.no_auth && args.token_file.is_some() {
+        let message = "--no-auth and --token-file exclude each other";
+        return Err(Error::new(ErrorKind::InvalidInput, message));
+    }
     if serve.no_auth {
         return Ok((without_auth(builder, serve)?, false));
     }
-    if let Some(path) = &serve.token_file {
-        let text = fs::read_to_string(path)
-            .map_err(|e| file_error("cannot read --token-file", path, e))?;
-        return Ok((builder.token(text.trim()), false));
+    if let Some(path) = &args.token_file {
+        return Ok((builder.token(credentials::read_token(path)?), false));
     }
     // With --gateway, --token is the other server's token.
     match (args.token(), &serve.gateway) {

@@ -171,6 +171,8 @@ fn serve_refuses_unsafe_settings() {
     fs::write(user.path("token"), "\n").unwrap();
     let empty = user.run(&["serve", "--listen", "127.0.0.1:0", "--token-file", "token"]);
     assert_output(&empty, 1, "", "token is empty");
+    let both = user.run(&["serve", "--no-auth", "--token-file", "token"]);
+    assert_output(&both, 1, "", "exclude each other");
     assert_output(&user.run(&["serve", "--force"]), 2, "", "--no-auth");
     assert!(!Path::new("socket").exists());
 }

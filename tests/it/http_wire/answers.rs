@@ -230,7 +230,11 @@ fn statuses_map_to_error_kinds() {
         assert_eq!(error.response_body(), Some("some words"));
         assert_eq!(error.retry_after(), None);
     }
-    assert!(touch_error(401, &[], "").to_string().contains("token()"));
+    let error = touch_error(401, &[], "").to_string();
+    assert!(
+        error.contains("token()") && error.contains("header()"),
+        "{error}"
+    );
 }
 
 #[test]
