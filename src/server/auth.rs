@@ -1,6 +1,6 @@
 //! Authentication, and protection against requests of web pages.
 
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hyper::HeaderMap;
 use hyper::header::{AUTHORIZATION, HOST, ORIGIN};
@@ -63,11 +63,18 @@ impl Auth {
 }
 
 fn is_local_host(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').unwrap_or_default(),
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
     };
-    name.parse::<IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost")
+    let is_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
+    if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
+        return false;
+    }
+    match host.starts_with('[') {
+        true => name.parse::<Ipv6Addr>().is_ok(),
+        false => name.parse::<Ipv4Addr>().is_ok() || name.eq_ignore_ascii_case("localhost"),
+    }
 }
 
 fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {
@@ -102,6 +109,8 @@ mod tests {
             "127.0.0.1:8080",
             "[::1]:1",
             "10.0.0.1",
+            "[::1]",
+            "localhost:",
         ] {
             assert!(is_local_host(host), "{host}");
         }
@@ -110,6 +119,12 @@ mod tests {
             "evil.example",
             "localhost.evil.example:80",
             "127.0.0.1.evil",
+            "127.0.0.1:80@evil",
+            "127.0.0.1:80:evil",
+            "[::1]evil.example",
+            "[::1",
+            "[127.0.0.1]",
+            "::1",
         ] {
             assert!(!is_local_host(host), "{host}");
         }

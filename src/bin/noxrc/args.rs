@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ failed or the output cannot be written.";
 #[derive(Parser)]
 #[command(name = "noxrc", version, after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Args {
-    /// URL of the server
+    /// URL of the server, or unix:///PATH of its Unix socket
     #[arg(
         long,
         global = true,
@@ -463,11 +463,12 @@ pub(crate) struct ShellArgs {
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  noxrc serve\n  NOXRUNNER_TOKEN=s3cret noxrc serve --listen 0.0.0.0:8080\n  noxrc serve --unix /run/user/1000/noxrunner.sock\n  noxrc serve --gateway https://sandboxes.example.com\n\nSandboxes end with the server. Ctrl-C or SIGTERM stops it; running commands get 10 s to finish."
+    after_help = "Examples:\n  noxrc serve\n  NOXRUNNER_TOKEN=s3cret noxrc serve --listen 0.0.0.0:8080\n  noxrc serve --unix /run/user/1000/noxrunner.sock\n  noxrc serve --gateway https://sandboxes.example.com\n  noxrc --base-url unix:///run/user/1000/noxrunner.sock health\n\nSandboxes end with the server. Ctrl-C or SIGTERM stops it; running commands get 10 s to finish."
 )]
 pub(crate) struct ServeArgs {
-    /// Address to listen on (repeatable; default: 127.0.0.1:8080, unless --unix is set)
-    #[arg(long, value_name = "ADDRESS")]
+    /// Address to listen on, such as 127.0.0.1:8080, localhost:8080, or :8080 for all IPv4 addresses
+    /// (repeatable; default: 127.0.0.1:8080, unless --unix is set)
+    #[arg(long, value_name = "HOST:PORT", value_parser = listen_address)]
     pub(crate) listen: Vec<SocketAddr>,
     /// Unix socket to listen on, accessible only to this user
     #[arg(long, value_name = "PATH")]
@@ -532,6 +533,24 @@ fn bytes(text: &str) -> Result<u64, String> {
     bytes
         .and_then(|number| number.checked_mul(1 << shift))
         .ok_or_else(|| "must be a number of bytes, or end with Ki, Mi or Gi".to_owned())
+}
+
+/// Parses `HOST:PORT`. Of a name with several addresses, one is used, and one of IPv4 if there is one.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    if let Some(port) = text.strip_prefix(':') {
+        let port = port
+            .parse()
+            .map_err(|_| "the port must be a number up to 65535")?;
+        return Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
+    }
+    let found = text.to_socket_addrs();
+    let found: Vec<_> = found
+        .map_err(|e| format!("must be HOST:PORT: {e}"))?
+        .collect();
+    let first = found.iter().find(|addr| addr.is_ipv4()).or(found.first());
+    first
+        .copied()
+        .ok_or_else(|| "the host has no address".to_owned())
 }
 
 /// Parses `Name: value`.
