@@ -34,12 +34,14 @@ pub struct Client {
 }
 
 impl Client {
-    /// Creates a client of the server at `base_url` with the default settings. Sends nothing.
+    /// Creates a client of the server at `base_url` with the default settings. Sends nothing. The URL is
+    /// `http://HOST:PORT` or `https://HOST`, both with an optional path, or `unix:///PATH` for a Unix
+    /// socket.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if this is not an `http` or `https` URL, or if a
-    /// proxy variable in the environment is invalid; [`Unsupported`](ErrorKind::Unsupported) for
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if this is not such a URL, if the path of a Unix socket
+    /// exceeds the system's limit, or if a proxy variable in the environment is invalid; [`Unsupported`](ErrorKind::Unsupported) for
     /// `https` without the feature `tls`.
     ///
     /// # Example
@@ -48,6 +50,7 @@ impl Client {
     /// use noxrunner::{Client, ErrorKind};
     ///
     /// let client = Client::new("http://127.0.0.1:8080")?;
+    /// let client = Client::new("unix:///run/noxrunner.sock")?;
     /// assert_eq!(Client::new("127.0.0.1:8080").unwrap_err().kind(), ErrorKind::InvalidInput);
     /// # Ok::<_, noxrunner::Error>(())
     /// ```

@@ -62,7 +62,8 @@
 //! twice has the same effect as once. An exec is repeated only if it certainly was not received, or if the
 //! server itself refused it: with 429, or with a 503 that has `Retry-After` or the error of NoxRunner v1. On a pooled connection that the server has closed, "certainly" means
 //! that the server's kernel acknowledged no byte of the request. If the system cannot tell, which Linux
-//! can, the error is [`ErrorKind::OutcomeUnknown`].
+//! can, the error is [`ErrorKind::OutcomeUnknown`]. On a Unix socket, "certainly" means that Linux resets a
+//! connection which the server closed before it had read the request.
 //!
 //! # Deadlines
 //!

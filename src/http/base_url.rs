@@ -1,11 +1,15 @@
 //! The base URL of a server, and the proxy for it.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::net::IpAddr;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::error::{Error, ErrorKind, Result, one_line};
+use crate::os::MAX_SOCKET_PATH;
 
 /// Everything but the unreserved characters of RFC 3986, so that any text is one path segment.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -17,10 +21,12 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
 /// For a value in the query, where `/` stays readable.
 const QUERY: &AsciiSet = &SEGMENT.remove(b'/');
 
-/// A valid `http://host:port/prefix`, without a trailing slash.
+/// A valid `http://host:port/prefix` without a trailing slash, or `unix:///path/of/socket`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BaseUrl {
+    /// The prefix of the URLs of requests. For a Unix socket the host is `localhost`.
     text: String,
+    unix_socket: Option<PathBuf>,
     pub(super) https: bool,
     host: String,
     port: u16,
@@ -32,12 +38,16 @@ impl BaseUrl {
         let refuse = |why: &str| Err(Error::invalid(format!("{}: {why}", shown())));
         let given = given.trim();
         let Some((scheme, rest)) = given.split_once("://") else {
-            return refuse("not a URL: it must start with http:// or https://");
+            return refuse("not a URL: it must start with http://, https:// or unix:///");
         };
         let https = match scheme.to_ascii_lowercase().as_str() {
             "http" => false,
             "https" => true,
-            _ => return refuse("the scheme must be http or https"),
+            "unix" => match socket_path(rest) {
+                Ok(path) => return Ok(BaseUrl::of_socket(path)),
+                Err(why) => return refuse(&why),
+            },
+            _ => return refuse("the scheme must be http, https or unix"),
         };
         if https && !cfg!(feature = "tls") {
             let text = format!("{}: https needs the feature `tls` of noxrunner", shown());
@@ -65,22 +75,54 @@ impl BaseUrl {
         );
         Ok(BaseUrl {
             text,
+            unix_socket: None,
             https,
             host,
             port,
         })
     }
 
+    fn of_socket(path: PathBuf) -> BaseUrl {
+        BaseUrl {
+            text: "http://localhost".to_owned(),
+            unix_socket: Some(path),
+            https: false,
+            host: "localhost".to_owned(),
+            port: 80,
+        }
+    }
+
+    /// Returns the path of the Unix socket, if this is one.
+    pub(super) fn unix_socket(&self) -> Option<&Path> {
+        self.unix_socket.as_deref()
+    }
+
+    /// Returns `http://host:port`, without the prefix.
+    pub(super) fn origin(&self) -> &str {
+        let host = self.text.find("://").map_or(0, |at| at + 3);
+        let end = self.text[host..].find('/').map(|at| host + at);
+        &self.text[..end.unwrap_or(self.text.len())]
+    }
+
+    /// Returns the URL of a path, such as `/healthz`.
+    pub(super) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.text)
+    }
+
+    /// Returns the path of one of our URLs, without the prefix.
+    pub(super) fn path<'a>(&self, url: &'a str) -> &'a str {
+        url.strip_prefix(&self.text).unwrap_or_default()
+    }
+
     pub(super) fn health(&self) -> String {
-        format!("{}/healthz", self.text)
+        self.url("/healthz")
     }
 
     pub(super) fn sandbox(&self, id: &str) -> String {
-        format!(
-            "{}/v1/sandboxes/{}",
-            self.text,
+        self.url(&format!(
+            "/v1/sandboxes/{}",
             utf8_percent_encode(id, SEGMENT)
-        )
+        ))
     }
 
     pub(super) fn files(&self, id: &str, call: &str, name: &str, value: &str) -> String {
@@ -157,8 +199,35 @@ impl BaseUrl {
 
 impl fmt::Display for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        match &self.unix_socket {
+            Some(path) => write!(f, "unix://{}", path.display()),
+            None => f.write_str(&self.text),
+        }
     }
+}
+
+/// Parses what follows `unix://`: an absolute path, which may be percent-encoded.
+fn socket_path(text: &str) -> std::result::Result<PathBuf, String> {
+    if !text.starts_with('/') {
+        return Err(
+            "a Unix socket needs an absolute path, as in unix:///run/noxrunner.sock".to_owned(),
+        );
+    }
+    let bytes: Vec<u8> = percent_decode_str(text.trim_end_matches('/')).collect();
+    if bytes.contains(&0) {
+        return Err("the path contains a NUL byte".to_owned());
+    }
+    if bytes.is_empty() {
+        return Err("the path of the Unix socket is empty".to_owned());
+    }
+    if bytes.len() > MAX_SOCKET_PATH {
+        return Err(format!(
+            "the path of the Unix socket is {} bytes long, and the system's limit is {MAX_SOCKET_PATH}: \
+             use a shorter path or a symbolic link",
+            bytes.len()
+        ));
+    }
+    Ok(PathBuf::from(OsString::from_vec(bytes)))
 }
 
 /// Removes parts of a URL that may be secret: credentials, query and fragment.
@@ -227,6 +296,19 @@ mod tests {
     }
 
     #[test]
+    fn unix_sockets_have_a_path() {
+        let url = base("unix:///run/a%20b.sock/");
+        assert_eq!(url.unix_socket(), Some(Path::new("/run/a b.sock")));
+        assert_eq!(url.health(), "http://localhost/healthz");
+        assert_eq!(url.to_string(), "unix:///run/a b.sock");
+        let path = |length: usize| format!("unix:///{}", "x".repeat(length - 1));
+        assert!(BaseUrl::new(&path(MAX_SOCKET_PATH)).is_ok());
+        let error = BaseUrl::new(&path(MAX_SOCKET_PATH + 1)).unwrap_err();
+        let text = format!("limit is {MAX_SOCKET_PATH}");
+        assert!(error.to_string().contains(&text), "{error}");
+    }
+
+    #[test]
     fn ids_are_one_path_segment() {
         let url = base("http://h").sandbox("a/b?c#d%2F e.ä");
         assert_eq!(url, "http://h/v1/sandboxes/a%2Fb%3Fc%23d%252F%20e.%C3%A4");
@@ -242,7 +324,10 @@ mod tests {
         for (text, why) in [
             ("", "not a URL"),
             ("localhost:8080", "not a URL"),
-            ("ftp://h", "scheme must be http or https"),
+            ("ftp://h", "scheme must be http, https or unix"),
+            ("unix://run/x.sock", "absolute path"),
+            ("unix:///", "is empty"),
+            ("unix:///a%00b", "NUL"),
             ("http://", "host or port"),
             ("http://h:99999", "host or port"),
             ("http://h:x", "host or port"),

@@ -130,8 +130,8 @@ impl<T: From<HttpBackend>> HttpBackendBuilder<T> {
     }
 
     /// Sets an HTTP proxy (`http://user:password@host:port`), which is used for loopback addresses as
-    /// well. Defaults to the variables `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`, and to
-    /// no proxy for loopback addresses.
+    /// well. It forwards plain `http` requests, and tunnels `https` (CONNECT). Defaults to the variables `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`, and to
+    /// no proxy for loopback addresses. A Unix socket never has one.
     pub fn proxy(mut self, url: impl Into<String>) -> Self {
         self.proxy = Proxy::Url(url.into());
         self
@@ -143,7 +143,8 @@ impl<T: From<HttpBackend>> HttpBackendBuilder<T> {
         self
     }
 
-    /// Sets the certificates (PEM) to trust for `https`, instead of the default ones. Defaults to the
+    /// Sets the certificates (PEM) to trust for `https`, instead of the default ones. A self-signed
+    /// certificate works if it is not one of a CA (`basicConstraints=CA:FALSE`). Defaults to the
     /// public roots compiled in, or with the feature `platform-roots` to those of the operating system.
     pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.ca_pem = Some(pem.into());
@@ -223,6 +224,11 @@ fn headers(
 fn choose_proxy(proxy: Proxy, base: &BaseUrl) -> Result<Option<String>> {
     let (origin, url) = match proxy {
         Proxy::Disabled => return Ok(None),
+        Proxy::Url(_) if base.unix_socket().is_some() => {
+            return Err(Error::invalid(
+                "a Unix socket cannot be reached through a proxy",
+            ));
+        }
         Proxy::Url(url) => ("the proxy", url),
         Proxy::FromEnvironment => match base.environment_proxy(|name| std::env::var(name).ok()) {
             Some((name, url)) => (name, url),

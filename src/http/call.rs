@@ -137,7 +137,8 @@ impl Api {
                 Attempt::Success(value) => return Ok(value),
                 Attempt::ErrorResponse(response) => {
                     let status = response.status;
-                    let Refusal { error, is_own } = refusal(response, call.operation);
+                    let Refusal { error, is_own } =
+                        refusal(response, call.operation, &call.request.url, &self.base);
                     let wait = error.retry_after();
                     // A gateway may have lost the backend in the middle of the call.
                     sent_before |= match status {
@@ -201,8 +202,7 @@ impl Api {
         };
         if log::log_enabled!(log::Level::Debug) {
             let Request { method, url, .. } = &call.request;
-            let path = url.strip_prefix(&self.base.to_string());
-            let path = path.unwrap_or_default();
+            let path = self.base.path(url);
             let status = status.map_or("-".to_owned(), |status| status.to_string());
             let reason = match &attempt {
                 Attempt::Failed(failure) => format!(": {}", printable(&failure.message)),

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -15,6 +17,7 @@ use ureq::unversioned::transport::{
 };
 
 use super::socket::{CallScope, Socket, timed_out};
+use super::stream::Stream;
 use crate::error::io_reason;
 
 /// Skips ureq's own DNS lookup, which runs before every request, even on a pooled connection.
@@ -51,9 +54,11 @@ impl Connector<()> for StartConnecting {
     }
 }
 
-/// Opens a socket, unless a connector before it has opened a tunnel through a proxy.
+/// Opens a socket, unless a connector before it has opened a connection through a proxy.
 #[derive(Debug)]
 pub(super) struct SocketConnector {
+    /// Path of the Unix socket to connect to, instead of the host.
+    pub(super) unix: Option<PathBuf>,
     /// No TLS on top.
     pub(super) plain: bool,
     pub(super) keep_alive_seen: Arc<AtomicBool>,
@@ -70,13 +75,10 @@ impl<In: Transport> Connector<In> for SocketConnector {
         if let Some(transport) = chained {
             return Ok(Some(Either::A(transport)));
         }
-        let (host, port) = host_and_port(details.uri)?;
-        let end = CallScope::with(|state| {
-            state.peer = format!("{host}:{port}");
-            state.connect_end()
-        });
-        let stream = open(host, port, end)?;
-        stream.set_nodelay(true)?;
+        let stream = match &self.unix {
+            Some(path) => open_unix(path)?,
+            None => open_tcp(details.uri)?,
+        };
         let buffers = LazyBuffers::new(
             details.config.input_buffer_size(),
             details.config.output_buffer_size(),
@@ -88,6 +90,35 @@ impl<In: Transport> Connector<In> for SocketConnector {
             Arc::clone(&self.keep_alive_seen),
         ))))
     }
+}
+
+fn open_tcp(uri: &Uri) -> Result<Stream, ureq::Error> {
+    let (host, port) = host_and_port(uri)?;
+    let end = connect_end(format!("{host}:{port}"));
+    let stream = in_cancellable(end, move || connect(&lookup(host, port, end)?, end))?;
+    stream.set_nodelay(true)?;
+    Ok(Stream::Tcp(stream))
+}
+
+/// Connects to a Unix socket. This uses a thread, because it waits while the server's queue of connections is
+/// full. The thread ends when the server accepts the connection or closes.
+fn open_unix(path: &Path) -> io::Result<Stream> {
+    let end = connect_end(format!("unix://{}", path.display()));
+    let path = path.to_owned();
+    let (sender, receiver) = mpsc::channel();
+    let stream = in_cancellable(end, move || {
+        in_background(move || drop(sender.send(UnixStream::connect(path))))?;
+        receive(&receiver, end, "connection timed out")
+    })?;
+    Ok(Stream::Unix(stream))
+}
+
+/// Records the address of the peer, and returns when the connection must be made at the latest.
+fn connect_end(peer: String) -> Instant {
+    CallScope::with(|state| {
+        state.peer = peer;
+        state.connect_end()
+    })
 }
 
 fn host_and_port(uri: &Uri) -> Result<(String, u16), ureq::Error> {
@@ -102,20 +133,22 @@ fn host_and_port(uri: &Uri) -> Result<(String, u16), ureq::Error> {
 /// Connects by `end`. If the call can be cancelled, this uses a thread, because neither name resolution
 /// nor connecting can be interrupted. The thread ends by `end` too, unless name resolution takes
 /// longer.
-fn open(host: String, port: u16, end: Instant) -> io::Result<TcpStream> {
+fn in_cancellable<T: Send + 'static>(
+    end: Instant,
+    connect: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     let Some(cancel) = CallScope::cancel() else {
-        return connect(&lookup(host, port, end)?, end);
+        return connect();
     };
     let (sender, receiver) = mpsc::channel();
     let canceller = sender.clone();
     let _guard =
         cancel.on_cancel(move || drop(canceller.send(Err(io::ErrorKind::Interrupted.into()))));
     in_background(move || {
-        let stream = lookup(host, port, end).and_then(|addresses| connect(&addresses, end));
         // Fails only if the call was cancelled.
-        let _ = sender.send(stream);
+        let _ = sender.send(connect());
     })?;
-    receive(&receiver, end)
+    receive(&receiver, end, "connection timed out")
 }
 
 fn connect(addresses: &[SocketAddr], end: Instant) -> io::Result<TcpStream> {
@@ -151,7 +184,7 @@ fn lookup(host: String, port: u16, end: Instant) -> io::Result<Vec<SocketAddr>> 
             .map(Iterator::collect);
         let _ = sender.send(found);
     })?;
-    receive(&receiver, end)
+    receive(&receiver, end, "DNS lookup timed out")
 }
 
 fn in_background(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -161,22 +194,63 @@ fn in_background(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
         .map(drop)
 }
 
-fn receive<T>(receiver: &mpsc::Receiver<io::Result<T>>, end: Instant) -> io::Result<T> {
+fn receive<T>(receiver: &mpsc::Receiver<io::Result<T>>, end: Instant, late: &str) -> io::Result<T> {
     // Wait slightly longer than the worker: its timeout error is more specific.
     let left = end.saturating_duration_since(Instant::now()) + Duration::from_millis(50);
     receiver
         .recv_timeout(left)
-        .unwrap_or_else(|_| Err(timed_out("DNS lookup timed out")))
+        .unwrap_or_else(|_| Err(timed_out(late)))
 }
 
-/// The last connector of the chain. It adds the headers that may be secret, below ureq, which logs
-/// everything that it sends at trace level.
+/// Connects to a proxy that forwards plain http requests. Many proxies refuse CONNECT to other ports than
+/// 443.
+#[derive(Debug)]
+pub(super) struct ForwardProxyConnector {
+    pub(super) proxy: Option<Uri>,
+}
+
+impl<In: Transport> Connector<In> for ForwardProxyConnector {
+    type Out = Either<In, Box<dyn Transport>>;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, ureq::Error> {
+        let uri = match (&self.proxy, chained) {
+            (_, Some(transport)) => return Ok(Some(Either::A(transport))),
+            // The chain runs within itself, to connect to the proxy.
+            (Some(proxy), None) if proxy != details.uri => proxy,
+            _ => return Ok(None),
+        };
+        let to_proxy = ConnectionDetails {
+            uri,
+            addrs: details.resolver.empty(),
+            config: details.config,
+            request_level: details.request_level,
+            resolver: details.resolver,
+            now: details.now,
+            timeout: details.timeout,
+            current_time: Arc::clone(&details.current_time),
+            run_connector: Arc::clone(&details.run_connector),
+            register_shutdown: Arc::clone(&details.register_shutdown),
+        };
+        let transport = (details.run_connector)(&to_proxy)?;
+        Ok(Some(Either::B(transport)))
+    }
+}
+
+/// The last connector of the chain. It completes the head of requests below ureq, which logs everything
+/// that it sends at trace level.
 pub(super) struct FinishConnecting {
+    /// Headers that may be secret, as they are sent.
     pub(super) headers: Arc<[u8]>,
+    /// What a forwarding proxy needs before the path.
+    pub(super) origin: Option<Arc<str>>,
 }
 
 impl<In: Transport> Connector<In> for FinishConnecting {
-    type Out = HeaderTransport<In>;
+    type Out = HeadTransport<In>;
 
     fn connect(
         &self,
@@ -184,8 +258,11 @@ impl<In: Transport> Connector<In> for FinishConnecting {
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, ureq::Error> {
         CallScope::with(|state| state.connecting = state.connecting.saturating_sub(1));
-        let headers = Arc::clone(&self.headers);
-        Ok(chained.map(|inner| HeaderTransport { inner, headers }))
+        Ok(chained.map(|inner| HeadTransport {
+            inner,
+            headers: Arc::clone(&self.headers),
+            origin: self.origin.clone(),
+        }))
     }
 }
 
@@ -195,42 +272,54 @@ impl fmt::Debug for FinishConnecting {
     }
 }
 
-/// A connection, above TLS and proxies, that adds headers to each request.
-pub(super) struct HeaderTransport<In> {
+/// A connection, above TLS and proxies, that completes the head of each request.
+pub(super) struct HeadTransport<In> {
     inner: In,
     headers: Arc<[u8]>,
+    origin: Option<Arc<str>>,
 }
 
-impl<In: Transport> HeaderTransport<In> {
-    /// Inserts the headers after the request line. The first output of a call is its head.
-    fn add_headers(&mut self, amount: usize) -> io::Result<usize> {
+impl<In: Transport> HeadTransport<In> {
+    /// Inserts the origin before the path, and the headers after the request line. The first output of a
+    /// call is its head.
+    fn complete_head(&mut self, amount: usize) -> io::Result<usize> {
         let first = CallScope::with(|state| {
-            state.connecting == 0 && !std::mem::replace(&mut state.headers_added, true)
+            state.connecting == 0 && !std::mem::replace(&mut state.head_completed, true)
         });
-        if !first || self.headers.is_empty() {
+        if !first {
             return Ok(amount);
         }
         let output = self.inner.buffers().output();
-        let line_end = output[..amount].windows(2).position(|two| two == b"\r\n");
-        let (Some(at), total) = (line_end.map(|at| at + 2), amount + self.headers.len()) else {
-            return Err(io::Error::other("the request has no request line"));
-        };
-        if total > output.len() {
-            return Err(io::Error::other("the headers are too long"));
+        let total = insert(output, amount, b"\r\n", &self.headers)?;
+        match &self.origin {
+            Some(origin) => insert(output, total, b" ", origin.as_bytes()),
+            None => Ok(total),
         }
-        output.copy_within(at..amount, at + self.headers.len());
-        output[at..at + self.headers.len()].copy_from_slice(&self.headers);
-        Ok(total)
     }
 }
 
-impl<In: Transport> Transport for HeaderTransport<In> {
+/// Inserts bytes after the first occurrence of a mark, and returns the new length.
+fn insert(output: &mut [u8], length: usize, mark: &[u8], bytes: &[u8]) -> io::Result<usize> {
+    let at = output[..length].windows(mark.len()).position(|w| w == mark);
+    let Some(at) = at.map(|at| at + mark.len()) else {
+        return Err(io::Error::other("the request has no request line"));
+    };
+    let total = length + bytes.len();
+    if total > output.len() {
+        return Err(io::Error::other("the headers are too long"));
+    }
+    output.copy_within(at..length, at + bytes.len());
+    output[at..at + bytes.len()].copy_from_slice(bytes);
+    Ok(total)
+}
+
+impl<In: Transport> Transport for HeadTransport<In> {
     fn buffers(&mut self) -> &mut dyn Buffers {
         self.inner.buffers()
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        let amount = self.add_headers(amount)?;
+        let amount = self.complete_head(amount)?;
         self.inner.transmit_output(amount, timeout)
     }
 
@@ -260,7 +349,7 @@ impl<In: Transport> Transport for HeaderTransport<In> {
     }
 }
 
-impl<In: fmt::Debug> fmt::Debug for HeaderTransport<In> {
+impl<In: fmt::Debug> fmt::Debug for HeadTransport<In> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.inner.fmt(f)
     }

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::time::Duration;
 
+use super::base_url::BaseUrl;
 use super::socket::Progress;
 use super::transport::{Failure, FailureKind, Response};
 use crate::backend::wire::{EXEC_TIMEOUT, MISSING, MISSING_SANDBOX, REQUEST_ID, ServerError};
@@ -82,14 +83,20 @@ pub(super) struct Refusal {
 }
 
 /// Reads an error response.
-pub(super) fn refusal(response: Response, operation: Operation) -> Refusal {
+pub(super) fn refusal(
+    response: Response,
+    operation: Operation,
+    url: &str,
+    base: &BaseUrl,
+) -> Refusal {
     let status = response.status;
     // Only a download has another reason for a 404: the path.
     let names_sandbox = response.header(MISSING) == Some(MISSING_SANDBOX);
     let gone = status == 404 && (operation != Operation::Read || names_sandbox);
     let wait = response.retry_after();
     let header_id = response.header(REQUEST_ID).map(str::to_owned);
-    let location = response.header("location").map(one_line);
+    let location = response.header("location");
+    let redirect = location.map(|location| redirect(location, url, base));
     let body = read_error_body(response);
     let said = ServerError::parse(&body);
     let is_own = said.is_some();
@@ -102,7 +109,7 @@ pub(super) fn refusal(response: Response, operation: Operation) -> Refusal {
         message.push_str(&format!(" ({})", one_line(code)));
     }
     let text = said.message.unwrap_or_else(whole);
-    message.push_str(&explanation(status, location, &text));
+    message.push_str(&explanation(status, redirect, &text));
     if timed_out {
         message.push_str(EXEC_TIMEOUT_ADVICE);
     }
@@ -140,11 +147,9 @@ fn status_kind(status: u16, operation: Operation) -> ErrorKind {
 }
 
 /// Returns the part of the message after the status. `text` is from the server.
-fn explanation(status: u16, location: Option<String>, text: &str) -> String {
-    let mut explanation = match (status, location) {
-        (300..=399, Some(location)) => {
-            format!(", a redirect to {location}, which is not followed: use it as the base URL")
-        }
+fn explanation(status: u16, redirect: Option<String>, text: &str) -> String {
+    let mut explanation = match (status, redirect) {
+        (300..=399, Some(redirect)) => redirect,
         _ if text.trim().is_empty() => String::new(),
         _ => format!(": {}", one_line(text)),
     };
@@ -153,7 +158,26 @@ fn explanation(status: u16, location: Option<String>, text: &str) -> String {
             " (set a token with token(), or the header that the server needs with header())",
         );
     }
+    if status == 407 {
+        explanation.push_str(" (the proxy needs credentials: http://USER:PASSWORD@HOST:PORT)");
+    }
     explanation
+}
+
+/// Explains a redirect. If only the base URL differs, names the new one.
+fn redirect(location: &str, url: &str, base: &BaseUrl) -> String {
+    let new_base = match location.strip_suffix(base.path(url)) {
+        Some(prefix) if prefix.contains("://") => prefix.to_owned(),
+        Some(prefix) if !prefix.starts_with("//") => format!("{}{prefix}", base.origin()),
+        _ => {
+            let location = one_line(location);
+            return format!(
+                ", a redirect to {location}, which is not followed: check the base URL"
+            );
+        }
+    };
+    let new_base = one_line(&new_base);
+    format!(", a redirect, which is not followed: use {new_base} as the base URL")
 }
 
 /// Reads what arrives of the body in a short time. If that is all, the connection can be reused. The

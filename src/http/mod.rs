@@ -10,6 +10,7 @@ mod errors;
 mod raw;
 mod retry;
 mod socket;
+mod stream;
 mod transport;
 
 pub use self::backend::HttpBackend;

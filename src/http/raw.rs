@@ -70,7 +70,7 @@ impl HttpBackend {
         let base = &self.api.base;
         match endpoint {
             Endpoint::Health => base.health(),
-            Endpoint::Unknown => format!("{base}/v1/no-such-call"),
+            Endpoint::Unknown => base.url("/v1/no-such-call"),
             Endpoint::Sandbox(id) => base.sandbox(id),
             Endpoint::Call(id, call) => format!("{}/{call}", base.sandbox(id)),
             Endpoint::Upload(id, dest) => base.files(id, "upload", "dest", dest),

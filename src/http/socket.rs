@@ -5,8 +5,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -14,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use ureq::unversioned::transport::{Buffers, LazyBuffers, NextTimeout, Transport};
 
+use super::stream::Stream;
 use crate::cancel::{Cancel, CancelGuard};
 use crate::os::{self, Waiting};
 
@@ -66,10 +66,13 @@ pub(super) struct CallState {
     options: CallOptions,
     cancel: Option<Cancel>,
     id: u64,
-    /// The secret headers were added to the request.
-    pub(super) headers_added: bool,
+    /// The secret headers were added to the head of the request.
+    pub(super) head_completed: bool,
     /// The peer does not read the rest of the request.
     peer_stopped_reading: bool,
+    /// When the last byte of the request was sent. The head of the response must arrive within the time of
+    /// a stall after that, however many bytes of it arrive.
+    head_due_since: Option<Instant>,
     progress: Progress,
     /// Nesting depth of making a connection, including those to a proxy and TLS.
     pub(super) connecting: u32,
@@ -147,9 +150,9 @@ pub(super) fn timed_out(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
-/// A TCP connection that keeps the deadlines of this thread's call and records its progress.
+/// A connection that keeps the deadlines of this thread's call and records its progress.
 pub(super) struct Socket {
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     buffers: LazyBuffers,
     /// The socket's current read and write timeouts.
     timeouts: [Option<Duration>; 2],
@@ -169,7 +172,7 @@ pub(super) struct Socket {
 
 impl Socket {
     pub(super) fn new(
-        stream: TcpStream,
+        stream: Stream,
         buffers: LazyBuffers,
         plain: bool,
         keep_alive_seen: Arc<AtomicBool>,
@@ -223,7 +226,7 @@ impl Socket {
                 return;
             }
             // Weak, so that the hook does not keep the socket open.
-            let stream: Weak<TcpStream> = Arc::downgrade(&self.stream);
+            let stream: Weak<Stream> = Arc::downgrade(&self.stream);
             let cancel = state.cancel.as_ref();
             state.cancel_guard = cancel.map(|cancel| cancel.on_cancel(move || shut_down(&stream)));
         });
@@ -269,8 +272,16 @@ impl Socket {
 
     fn write(&mut self, from: usize, to: usize, left: Duration) -> io::Result<usize> {
         self.set_timeout(true, left)?;
-        let mut stream = &*self.stream;
-        stream.write(&self.buffers.output()[from..to])
+        self.stream.write(&self.buffers.output()[from..to])
+    }
+
+    /// Records when the request was sent, unless this is a handshake.
+    fn record_sent() {
+        CALL.with_borrow_mut(|state| {
+            if state.connecting == 0 {
+                state.head_due_since = Some(Instant::now());
+            }
+        });
     }
 
     /// Records that the peer closed the connection instead of responding.
@@ -280,6 +291,12 @@ impl Socket {
                 state.progress = Progress::NotReceived;
             }
         });
+    }
+
+    fn record_reset(&self, error: &io::Error) {
+        if self.stream.was_not_read(error) {
+            CALL.with_borrow_mut(|state| state.progress = Progress::NotReceived);
+        }
     }
 
     /// Returns true if the peer cannot have received the request: it closed an idle connection, and its
@@ -312,10 +329,10 @@ impl Socket {
     }
 }
 
-fn shut_down(stream: &Weak<TcpStream>) {
+fn shut_down(stream: &Weak<Stream>) {
     if let Some(stream) = stream.upgrade() {
         // Fails only if the peer has closed it already.
-        let _ = stream.shutdown(Shutdown::Both);
+        let _ = stream.shutdown();
     }
 }
 
@@ -362,17 +379,18 @@ impl Transport for Socket {
                 Err(e) => return Err(e.into()),
             }
         }
+        Socket::record_sent();
         Ok(())
     }
 
     fn await_input(&mut self, _: NextTimeout) -> std::result::Result<bool, ureq::Error> {
         self.wake_on_cancel();
-        let moved = Instant::now();
+        let head_due_since = CALL.with_borrow(|state| state.head_due_since);
+        let moved = head_due_since.unwrap_or_else(Instant::now);
         loop {
             let left = self.left(moved, "the server does not respond")?;
             self.set_timeout(false, left)?;
-            let mut stream = &*self.stream;
-            match stream.read(self.buffers.input_append_buf()) {
+            match self.stream.read(self.buffers.input_append_buf()) {
                 Ok(0) => {
                     self.record_close();
                     return Ok(false);
@@ -382,7 +400,10 @@ impl Transport for Socket {
                     return Ok(true);
                 }
                 Err(e) if is_tick(&e) => {}
-                Err(e) => return Err(e.into()),
+                Err(e) => {
+                    self.record_reset(&e);
+                    return Err(e.into());
+                }
             }
         }
     }
@@ -409,7 +430,7 @@ impl Transport for Socket {
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Socket")
-            .field("peer", &self.stream.peer_addr().ok())
+            .field("stream", &self.stream)
             .finish()
     }
 }

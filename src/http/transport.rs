@@ -1,14 +1,19 @@
 //! Sending one request over a pooled connection. Only this file, `connect` and `socket` name ureq.
 
 use std::io::{self, Read};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use ureq::http::{self, HeaderMap, HeaderName, HeaderValue};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 
 use super::base_url::BaseUrl;
-use super::connect::{FinishConnecting, NoResolver, SocketConnector, StartConnecting};
+use super::connect::{
+    FinishConnecting, ForwardProxyConnector, NoResolver, SocketConnector, StartConnecting,
+};
 use super::socket::{CallOptions, CallScope, Progress};
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result, io_reason};
@@ -130,10 +135,17 @@ impl HttpClient {
             .parse::<http::Uri>()
             .map_err(|e| Error::invalid(format!("invalid base URL {base}")).with_source(e))?;
         let https_proxy = settings.proxy.as_deref().is_some_and(is_https);
+        let proxy = settings.proxy.as_deref().map(proxy).transpose()?;
+        // Plain http is forwarded by a proxy, https needs a tunnel.
+        let (tunnel, forward) = if base.https {
+            (proxy, None)
+        } else {
+            (None, proxy)
+        };
         let mut config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
-            .proxy(settings.proxy.as_deref().map(proxy).transpose()?)
+            .proxy(tunnel)
             .user_agent(settings.user_agent.as_str())
             .accept("")
             .max_response_header_size(MAX_RESPONSE_HEAD)
@@ -143,17 +155,30 @@ impl HttpClient {
         if base.https || https_proxy {
             config = with_tls(config, settings.ca_pem.as_deref())?;
         }
-        let connector =
-            ().chain(StartConnecting)
-                .chain(ConnectProxyConnector::default())
-                .chain(SocketConnector {
-                    plain: !base.https && !https_proxy,
-                    keep_alive_seen: Arc::default(),
-                });
+        let connector = ()
+            .chain(StartConnecting)
+            .chain(ConnectProxyConnector::default())
+            .chain(ForwardProxyConnector {
+                proxy: forward.as_ref().map(|proxy| proxy.uri().clone()),
+            })
+            .chain(SocketConnector {
+                unix: base.unix_socket().map(Path::to_owned),
+                plain: !base.https && !https_proxy,
+                keep_alive_seen: Arc::default(),
+            });
         #[cfg(feature = "tls")]
         let connector = connector.chain(ureq::unversioned::transport::RustlsConnector::default());
-        let headers = header_lines(&settings.headers)?.into();
-        let end = FinishConnecting { headers };
+        let mut headers = header_lines(&settings.headers)?;
+        headers.extend(
+            forward
+                .as_ref()
+                .and_then(proxy_authorization)
+                .unwrap_or_default(),
+        );
+        let end = FinishConnecting {
+            headers: headers.into(),
+            origin: forward.map(|_| base.origin().into()),
+        };
         let agent = ureq::Agent::with_parts(config.build(), connector.chain(end), NoResolver);
         Ok(HttpClient { agent })
     }
@@ -248,6 +273,21 @@ fn is_https(url: &str) -> bool {
 
 fn proxy(url: &str) -> Result<ureq::Proxy> {
     ureq::Proxy::new(url).map_err(|_| Error::invalid("the proxy is not an http or https URL"))
+}
+
+/// Returns the header line with the credentials for a proxy, if there are any.
+fn proxy_authorization(proxy: &ureq::Proxy) -> Option<Vec<u8>> {
+    if proxy.username().is_none() && proxy.password().is_none() {
+        return None;
+    }
+    let (user, password) = (proxy.username(), proxy.password());
+    let pair = format!(
+        "{}:{}",
+        user.unwrap_or_default(),
+        password.unwrap_or_default()
+    );
+    let line = format!("proxy-authorization: Basic {}\r\n", BASE64.encode(pair));
+    Some(line.into_bytes())
 }
 
 /// Formats headers as they are sent.
@@ -393,7 +433,7 @@ fn failure(scope: &CallScope, error: ureq::Error) -> Failure {
             io::ErrorKind::TimedOut => (FailureKind::TimedOut, io_reason(e)),
             _ if is_own(e) => (FailureKind::Permanent, e.to_string()),
             // rustls refuses the peer, for example its certificate.
-            io::ErrorKind::InvalidData => (FailureKind::Permanent, e.to_string()),
+            io::ErrorKind::InvalidData => (FailureKind::Permanent, tls_reason(e)),
             io::ErrorKind::UnexpectedEof => {
                 (FailureKind::Broken, "the connection was closed".to_owned())
             }
@@ -428,6 +468,24 @@ fn failure(scope: &CallScope, error: ureq::Error) -> Failure {
         message,
         cause,
     }
+}
+
+/// Returns the text of an error of rustls, which names some causes by their Rust names only.
+fn tls_reason(e: &io::Error) -> String {
+    let text = e.to_string();
+    let explanations = [
+        (
+            "InvalidContentType",
+            "the server does not speak TLS on this port: use http:// or another port",
+        ),
+        (
+            "CaUsedAsEndEntity",
+            "the server uses the certificate of a CA as its own: sign another one with it, or create it with \
+             `openssl req -x509 -addext basicConstraints=critical,CA:FALSE`",
+        ),
+    ];
+    let known = explanations.iter().find(|(name, _)| text.contains(name));
+    known.map_or(text, |(_, explanation)| (*explanation).to_owned())
 }
 
 /// Returns true for an I/O error that contains an [`Error`].

@@ -440,6 +440,10 @@ pub(crate) fn peek(socket: BorrowedFd<'_>) -> Waiting {
     }
 }
 
+/// Maximum length of the path of a Unix socket, in bytes. The system needs one more for a NUL.
+pub(crate) const MAX_SOCKET_PATH: usize =
+    size_of::<libc::sockaddr_un>() - std::mem::offset_of!(libc::sockaddr_un, sun_path) - 1;
+
 /// Returns the number of bytes of a TCP connection that the peer's kernel has acknowledged, if the system
 /// reports it. The SYN counts as one byte.
 pub(crate) fn tcp_bytes_acked(socket: BorrowedFd<'_>) -> Option<u64> {

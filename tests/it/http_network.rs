@@ -12,6 +12,8 @@ mod readiness;
 mod retries;
 /// Request and response bodies that stall, trickle or break off.
 mod transfers;
+/// Unix sockets.
+mod unix_sockets;
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};

@@ -357,8 +357,54 @@ fn http_server_behind_https_url_is_a_connect_error() {
             format!("{error:#}").contains(&server.address().to_string()),
             "{error}"
         );
+        let text = format!("{error:#}");
+        assert!(
+            text.contains("does not speak TLS")
+                || text.contains("closed")
+                || text.contains("reset"),
+            "{text}"
+        );
         assert!(server.connections() <= 3);
     }
+}
+
+/// The configuration of a server with a self-signed certificate, and that certificate.
+fn self_signed(change: impl FnOnce(&mut CertificateParams)) -> (ServerConfig, String) {
+    let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    (config, certificate.pem())
+}
+
+#[test]
+fn self_signed_certificate_must_not_be_one_of_a_ca() {
+    // As `openssl req -x509` makes it.
+    let (config, pem) = self_signed(|params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    });
+    let server = TlsServer::obedient(config);
+    let builder = Client::builder(server.url("localhost")).ca_pem(pem);
+    let error = fails_soon(|| sandbox(builder).exec(["true"]));
+    assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+    let text = format!("{error:#}");
+    assert!(
+        text.contains("basicConstraints=critical,CA:FALSE"),
+        "{text}"
+    );
+    // As the error recommends.
+    let (config, pem) = self_signed(|params| params.is_ca = IsCa::ExplicitNoCa);
+    let server = TlsServer::obedient(config);
+    let builder = Client::builder(server.url("localhost")).ca_pem(pem);
+    sandbox(builder).run(["true"]).unwrap();
 }
 
 #[test]

@@ -10,8 +10,7 @@ mod robustness;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -50,8 +49,8 @@ impl RunningServer {
         self.addr.unwrap()
     }
 
-    fn client_at(&self, addr: SocketAddr) -> Client {
-        let mut builder = Client::builder(format!("http://{addr}"));
+    pub(crate) fn client_at(&self, url: &str) -> Client {
+        let mut builder = Client::builder(url);
         if let Some(token) = &self.token {
             builder = builder.token(token.clone());
         }
@@ -59,7 +58,7 @@ impl RunningServer {
     }
 
     pub(crate) fn client(&self) -> Client {
-        self.client_at(self.addr())
+        self.client_at(&format!("http://{}", self.addr()))
     }
 
     fn connect(&self) -> TcpStream {
@@ -138,7 +137,7 @@ fn contract_holds_over_a_unix_socket() {
     let path = dir.path().join("socket");
     let server = RunningServer::start(builder.unix(&path));
     assert_eq!(server.addr, None);
-    contract::run_all(&server.client_at(forward(&path)));
+    contract::run_all(&server.client_at(&format!("unix://{}", path.display())));
 }
 
 #[test]
@@ -152,29 +151,18 @@ fn contract_holds_through_a_gateway() {
     contract::run_all(&gateway.client());
 }
 
-/// Forwards a local port to a Unix socket.
-fn forward(path: &Path) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    let path = path.to_owned();
-    std::thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            let Ok(server) = UnixStream::connect(&path) else {
-                continue;
-            };
-            let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-            std::thread::spawn(move || {
-                let _ = std::io::copy(&mut from, &mut to);
-                let _ = to.shutdown(std::net::Shutdown::Write);
-            });
-            let (mut from, mut to) = (server, client);
-            std::thread::spawn(move || {
-                let _ = std::io::copy(&mut from, &mut to);
-                let _ = to.shutdown(std::net::Shutdown::Both);
-            });
-        }
-    });
-    addr
+#[test]
+fn contract_holds_through_a_gateway_to_a_unix_socket() {
+    let (builder, dir) = local();
+    let path = dir.path().join("socket");
+    let behind = RunningServer::start(builder.unix(&path));
+    let backend = noxrunner::HttpBackend::builder(format!("unix://{}", path.display()));
+    let backend = backend
+        .token(behind.token.clone().unwrap())
+        .build()
+        .unwrap();
+    let gateway = RunningServer::start(Server::builder(backend).tcp("127.0.0.1:0"));
+    contract::run_all(&gateway.client());
 }
 
 /// A backend whose behaviour depends on the session id.

@@ -128,7 +128,10 @@ fn without_auth(builder: ServerBuilder, serve: &ServeArgs) -> Result<ServerBuild
 
 fn announce(server: &Server, serve: &ServeArgs, token_is_new: bool, console: &Console) {
     let url = server.local_addr().map(|addr| format!("http://{addr}"));
-    let unix = serve.unix.as_ref().map(|path| path.display().to_string());
+    let unix = serve.unix.as_ref().map(|path| {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        format!("unix://{}", path.display())
+    });
     for address in url.iter().chain(&unix) {
         console.success(&format!("Serving NoxRunner v1 at {address}"));
     }

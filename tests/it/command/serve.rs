@@ -64,6 +64,30 @@ impl Drop for ServeProcess {
 }
 
 #[test]
+fn serve_listens_on_names_ports_and_unix_sockets() {
+    let user = User::new();
+    let args = [
+        "--listen",
+        "localhost:0",
+        "--listen",
+        ":0",
+        "--unix",
+        "s.sock",
+    ];
+    let serving = ServeProcess::start(&user, &args);
+    let socket = format!("unix://{}", user.path("s.sock").display());
+    for url in [&serving.url, &socket] {
+        assert_output(&user.run(&["--base-url", url, "health"]), 0, "", "✓");
+    }
+    let token = serving.token.clone().unwrap();
+    let args = ["--token", &token, "conformance", "--only", "exec-exit-code"];
+    let mut command = user.command(&args);
+    let ran = run_command(command.env("NOXRUNNER_BASE_URL", &socket));
+    assert_output(&ran, 0, &ran.stdout, "passed every MUST check");
+    assert!(serving.stop().contains(&socket));
+}
+
+#[test]
 fn serve_works_with_the_other_commands_and_stops() {
     let user = User::new();
     let serving = ServeProcess::start(&user, &["--listen", "127.0.0.1:0"]);
@@ -171,6 +195,10 @@ fn serve_refuses_unsafe_settings() {
     fs::write(user.path("token"), "\n").unwrap();
     let empty = user.run(&["serve", "--listen", "127.0.0.1:0", "--token-file", "token"]);
     assert_output(&empty, 1, "", "token is empty");
+    let all = user.run(&["serve", "--listen", ":0", "--no-auth"]);
+    assert_output(&all, 1, "", "0.0.0.0:0");
+    let bad = user.run(&["serve", "--listen", "nowhere"]);
+    assert_output(&bad, 2, "", "must be HOST:PORT");
     let both = user.run(&["serve", "--no-auth", "--token-file", "token"]);
     assert_output(&both, 1, "", "exclude each other");
     assert_output(&user.run(&["serve", "--force"]), 2, "", "--no-auth");

@@ -3,11 +3,13 @@
 use super::*;
 
 /// An HTTP proxy that tunnels every request to `target`, or refuses if there is none.
+#[cfg(feature = "tls")]
 pub(crate) struct Proxy {
     pub(crate) url: String,
     heads: Arc<Mutex<Vec<Vec<String>>>>,
 }
 
+#[cfg(feature = "tls")]
 impl Proxy {
     pub(crate) fn start(target: Option<std::net::SocketAddr>, answer: &'static str) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -30,6 +32,7 @@ impl Proxy {
     }
 }
 
+#[cfg(feature = "tls")]
 fn serve_proxy_client(
     mut client: TcpStream,
     target: Option<std::net::SocketAddr>,
@@ -52,40 +55,53 @@ fn serve_proxy_client(
     let _ = server.shutdown(Shutdown::Both);
 }
 
+#[cfg(feature = "tls")]
 pub(crate) const TUNNEL: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
 
 #[test]
-fn proxy_is_used_with_connect() {
-    let server = Scripted::always(200, EXEC_OK);
-    let proxy = Proxy::start(Some(server.address()), TUNNEL);
-    let url = proxy.url.replace("http://", "http://me:p%40ss@");
+fn plain_http_is_forwarded_by_a_proxy() {
+    let proxy = Scripted::always(200, EXEC_OK);
+    let url = proxy.url().replace("http://", "http://me:p%40ss@");
     // The proxy resolves the name, and an explicit proxy is used for loopback as well.
     for host in ["sandboxes.invalid:8080", "127.0.0.1:1"] {
-        let builder = Client::builder(format!("http://{host}")).proxy(&url);
-        let sandbox = sandbox(builder.token("t0ken"));
-        for _ in 0..3 {
-            assert_eq!(sandbox.exec(["true"]).unwrap().stdout(), "hi\n");
-        }
-        let head = proxy.heads().pop().unwrap();
-        assert_eq!(head[0], format!("CONNECT {host} HTTP/1.1"));
-        let basic = "proxy-authorization: Basic bWU6cEBzcw==";
-        assert!(
-            head.iter().any(|l| l.eq_ignore_ascii_case(basic)),
-            "{head:?}"
-        );
-        // Only the server gets the token.
-        assert!(!head.iter().any(|l| l.contains("t0ken")), "{head:?}");
-        let request = server.requests().pop().unwrap();
-        assert_eq!(request.path, "/v1/sandboxes/s/exec");
-        assert_eq!(request.header("host"), Some(host));
-        assert_eq!(request.header("proxy-authorization"), None);
+        let builder = Client::builder(format!("http://{host}/team")).proxy(&url);
+        let sandbox = sandbox(builder.token("t0ken").header("X-Team", "a"));
+        sandbox.write("f", noise(300_000)).unwrap();
+        assert_eq!(sandbox.exec(["true"]).unwrap().stdout(), "hi\n");
+        let request = proxy.requests().pop().unwrap();
+        let path = format!("http://{host}/team/v1/sandboxes/s/exec");
+        assert_eq!((&*request.method, request.path), ("POST", path));
+        let header = |name: &str| request.headers.iter().find(|h| h.0 == name).map(|h| &*h.1);
+        assert_eq!(header("host"), Some(host));
+        assert_eq!(header("authorization"), Some("Bearer t0ken"));
+        assert_eq!(header("x-team"), Some("a"));
+        assert_eq!(header("proxy-authorization"), Some("Basic bWU6cEBzcw=="));
     }
-    // The three calls to each host share a tunnel.
-    assert_eq!(proxy.heads().len(), 2);
+    // The calls to each host share a connection.
+    assert_eq!((proxy.requests().len(), proxy.connections()), (4, 2));
 }
 
 #[test]
-fn proxy_refusal_is_a_connect_error() {
+fn refusal_of_a_forwarding_proxy_is_explained() {
+    let proxy = Scripted::always(407, "");
+    let builder = Client::builder("http://sandboxes.invalid").proxy(proxy.url());
+    let error = fails_soon(|| sandbox(builder).exec(["true"]));
+    assert_eq!(error.status(), Some(407));
+    assert!(
+        error.to_string().contains("the proxy needs credentials"),
+        "{error}"
+    );
+    // A proxy may answer 502 after it has delivered the request.
+    let proxy = Scripted::always(502, "no!");
+    let builder = Client::builder("http://sandboxes.invalid").proxy(proxy.url());
+    let error = fails_soon(|| sandbox(builder).exec(["true"]));
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+    assert_eq!(proxy.requests().len(), 1);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn tunnel_refusal_is_a_connect_error() {
     for answer in [
         "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 3\r\n\r\nno!",
@@ -93,7 +109,7 @@ fn proxy_refusal_is_a_connect_error() {
         "",
     ] {
         let proxy = Proxy::start(None, answer);
-        let builder = Client::builder("http://sandboxes.invalid").proxy(&proxy.url);
+        let builder = Client::builder("https://sandboxes.invalid").proxy(&proxy.url);
         let error = fails_soon(|| sandbox(builder).exec(["true"]));
         assert_eq!(error.kind(), ErrorKind::Connect, "{answer:?}: {error}");
     }
@@ -108,11 +124,12 @@ fn unreachable_proxy_is_named() {
     assert!(!format!("{error:#}").contains("s3cret"), "{error}");
 }
 
+#[cfg(feature = "tls")]
 #[test]
 fn silent_proxy_ends_at_connect_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = format!("http://{}", listener.local_addr().unwrap());
-    let builder = Client::builder("http://sandboxes.invalid")
+    let builder = Client::builder("https://sandboxes.invalid")
         .proxy(proxy)
         .connect_timeout(SHORT);
     let error = fails_soon(|| sandbox(builder).exec(["true"]));

@@ -37,6 +37,32 @@ fn slow_response_ends_at_deadline() {
 }
 
 #[test]
+fn trickled_head_of_a_transfer_ends_at_stall_timeout() {
+    let trickles: [fn(&mut Conn); 2] = [
+        |conn| drip(conn, "HTTP/1.1 200 OK\r\nX-Slow: "),
+        |conn| {
+            for _ in 0..200 {
+                conn.write("HTTP/1.1 102 Processing\r\n\r\n");
+                thread::sleep(Duration::from_millis(50));
+            }
+        },
+    ];
+    at_once(trickles, |trickle| {
+        let server = Scripted::start(move |mut conn| {
+            conn.read_request();
+            trickle(&mut conn);
+        });
+        let sandbox = sandbox(builder(&server).timeout(SHORT));
+        for error in [
+            fails_soon(|| sandbox.download_archive("/workspace")),
+            fails_soon(|| sandbox.write("f", "x")),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+        }
+    });
+}
+
+#[test]
 fn stalled_error_body_is_still_reported() {
     let server = Scripted::start(|mut conn| {
         conn.read_request();

@@ -353,6 +353,22 @@ fn redirect_is_an_error() {
         assert_eq!(server.requests().len(), 6);
     }
     assert_eq!(*asked.lock().unwrap(), [""; 0]);
+    for (location, base_url) in [
+        (
+            "https://s.example/team/v1/sandboxes/s/touch",
+            "https://s.example/team",
+        ),
+        (
+            "https://s.example/v1/sandboxes/s/touch",
+            "https://s.example",
+        ),
+        ("/v2/v1/sandboxes/s/touch", "/v2"),
+    ] {
+        let headers = vec![("Location", location)].leak();
+        let error = touch_error(308, headers, "moved");
+        let text = format!("{base_url} as the base URL");
+        assert!(error.to_string().ends_with(&text), "{error}");
+    }
     // A redirect without a Location header.
     let error = touch_error(301, &[], "");
     assert_eq!(error.kind(), ErrorKind::Status, "{error}");
