@@ -28,6 +28,7 @@ const EXEC_GRACE: Duration = Duration::from_secs(10);
 pub struct HttpBackend {
     pub(super) api: Api,
     pub(super) timeout: Duration,
+    pub(super) create_timeout: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) transfer_timeout: Option<Duration>,
 }
@@ -96,7 +97,7 @@ impl Backend for HttpBackend {
     fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
         spec.check()?;
         let url = self.api.base.sandbox(id.as_str());
-        let options = self.bounded(self.timeout);
+        let options = self.bounded(self.create_timeout);
         let request = CreateRequest::from(spec);
         let call = Call::new(Operation::Change, "PUT", url, options).json(&request)?;
         self.api.send_json(call)

@@ -15,6 +15,9 @@ use crate::validate::check_duration;
 /// Default timeout of calls other than exec and transfers.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Default timeout of create. A server may pull an image and start a container before it answers.
+const DEFAULT_CREATE_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// Default timeout of making a connection.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -42,7 +45,8 @@ enum Proxy {
 #[must_use]
 pub struct HttpBackendBuilder<T = HttpBackend> {
     base_url: String,
-    timeout: Duration,
+    timeout: Option<Duration>,
+    create_timeout: Option<Duration>,
     connect_timeout: Duration,
     transfer_timeout: Option<Duration>,
     token: Option<String>,
@@ -74,7 +78,8 @@ impl<T: From<HttpBackend>> HttpBackendBuilder<T> {
     pub(crate) fn new(base_url: &str) -> HttpBackendBuilder<T> {
         HttpBackendBuilder {
             base_url: base_url.to_owned(),
-            timeout: DEFAULT_TIMEOUT,
+            timeout: None,
+            create_timeout: None,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             transfer_timeout: None,
             token: None,
@@ -89,9 +94,16 @@ impl<T: From<HttpBackend>> HttpBackendBuilder<T> {
 
     /// Sets the timeout of health, create, touch and delete, including all attempts, and how long an
     /// upload or a download may stall. An exec uses the timeout of its command instead. Defaults to
-    /// 30 s.
+    /// 30 s, and for create to 120 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets the timeout of create alone: some servers answer when an image was pulled and a container was
+    /// started. Defaults to the [`timeout`](Self::timeout) if that is set, and else to 120 s.
+    pub fn create_timeout(mut self, timeout: Duration) -> Self {
+        self.create_timeout = Some(timeout);
         self
     }
 
@@ -165,7 +177,11 @@ impl<T: From<HttpBackend>> HttpBackendBuilder<T> {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for an invalid setting, by its name;
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for `https` without the feature `tls`.
     pub fn build(self) -> Result<T> {
-        check_duration("the timeout", self.timeout)?;
+        let timeout = self.timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let create_timeout = self.create_timeout.or(self.timeout);
+        let create_timeout = create_timeout.unwrap_or(DEFAULT_CREATE_TIMEOUT);
+        check_duration("the timeout", timeout)?;
+        check_duration("the create timeout", create_timeout)?;
         check_duration("the connect timeout", self.connect_timeout)?;
         if let Some(timeout) = self.transfer_timeout {
             check_duration("the transfer timeout", timeout)?;
@@ -184,7 +200,8 @@ impl<T: From<HttpBackend>> HttpBackendBuilder<T> {
                 base,
                 retry: self.retry,
             },
-            timeout: self.timeout,
+            timeout,
+            create_timeout,
             connect_timeout: self.connect_timeout,
             transfer_timeout: self.transfer_timeout,
         };
@@ -268,6 +285,7 @@ impl<T> fmt::Debug for HttpBackendBuilder<T> {
         f.debug_struct("HttpBackendBuilder")
             .field("base_url", &redact_url(&self.base_url))
             .field("timeout", &self.timeout)
+            .field("create_timeout", &self.create_timeout)
             .field("connect_timeout", &self.connect_timeout)
             .field("transfer_timeout", &self.transfer_timeout)
             .field("token", &self.token.as_ref().map(|_| "…"))

@@ -15,6 +15,13 @@ const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The end of the message for a command whose outcome is unknown.
 const MAY_HAVE_RUN: &str = "; the command may have run";
 
+/// The time after which a server or a proxy may have cut a connection because the response took too long.
+const SUSPICIOUS: Duration = Duration::from_secs(5);
+
+/// The end of the message for a command without a response.
+const RESPONSE_ADVICE: &str = ": some servers and proxies limit the time of a response, so run long commands \
+    as jobs with spawn()";
+
 /// The end of the message for a command that exceeded the server's maximum, which the answer does not name.
 const EXEC_TIMEOUT_ADVICE: &str = "; the command ran into its own timeout or the server's maximum, \
     which is 300 s on some servers, or 60 s for one response: run it as a job with spawn()";
@@ -51,7 +58,13 @@ pub(super) fn failure_error(
     }
     let may_have_run = matches!(kind, ErrorKind::OutcomeUnknown | ErrorKind::Cancelled);
     if operation == Operation::Exec && sent && may_have_run {
+        if failure.kind == FailureKind::Broken {
+            message.push_str(&format!(" after {:.1} s", elapsed.as_secs_f64()));
+        }
         message.push_str(MAY_HAVE_RUN);
+        if failure.kind == FailureKind::Broken && elapsed > SUSPICIOUS {
+            message.push_str(RESPONSE_ADVICE);
+        }
     }
     let error = Error::new(kind, message);
     match failure.cause.map(Error::from_io) {

@@ -382,3 +382,20 @@ fn cancel_ends_connecting() {
     let error = cancelled_exec(&sandbox, || true);
     assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
 }
+
+#[test]
+fn create_has_a_timeout_of_its_own() {
+    let silent = || Scripted::start(|mut conn| conn.stay_silent());
+    let server = silent();
+    let quick = builder(&server).timeout(Duration::from_secs(600));
+    let quick = quick.create_timeout(Duration::from_secs(1));
+    let client = quick.build().unwrap();
+    let spec = noxrunner::SandboxSpec::new;
+    let error = fails_soon(|| client.create("s", spec()));
+    assert!(error.is_outcome_unknown() || error.is_timeout(), "{error}");
+    // A timeout for all calls is one for create too.
+    let server = silent();
+    let quick = builder(&server).timeout(Duration::from_secs(1));
+    let client = quick.build().unwrap();
+    fails_soon(|| client.create("s", spec()));
+}

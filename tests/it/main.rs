@@ -38,6 +38,8 @@ mod lease;
 mod local;
 /// The imports between modules have no cycles.
 mod module_graph;
+/// Servers of other people: what cannot work there.
+mod other_servers;
 /// Real programs in local sandboxes.
 #[cfg(target_os = "linux")]
 mod programs;

@@ -11,6 +11,8 @@ use flate2::write::GzEncoder;
 use noxrunner::{Backend, Command, Error, ErrorKind, Output, SandboxSpec, SessionId, Upload};
 use serde_json::{Value, json};
 
+use super::long_tests;
+use super::rate_limit::RateLimit;
 use super::scripted::{Conn, Request, Scripted};
 use super::v1_server::{command_of, decode, spec_of};
 
@@ -42,7 +44,7 @@ pub(crate) struct Quirks {
     /// The key that requests must have, in either of two headers.
     pub(crate) service_key: Option<&'static str>,
     /// Requests per second, for each session and for the address, each with a burst of twice as many.
-    pub(crate) rates: Option<(f64, f64)>,
+    pub(crate) rates: Option<(u32, u32)>,
     /// Empty streams are null, numbers are floats, and bytes that are not UTF-8 are lone surrogates.
     pub(crate) python_json: bool,
     /// Downloads are not compressed.
@@ -62,7 +64,7 @@ pub(crate) enum EmptyArchive {
 }
 
 impl Quirks {
-    /// The control plane, in its last revision with these calls.
+    /// The control plane, in its last revision with these calls. Its real rates make the tests slow.
     pub(crate) fn control_plane() -> Quirks {
         Quirks {
             nested_errors: true,
@@ -75,6 +77,7 @@ impl Quirks {
             write_timeout: Some(Duration::from_secs(60)),
             strict_arguments: true,
             service_key: Some("key of the service"),
+            rates: Some(if long_tests() { (5, 10) } else { (50, 100) }),
             no_extensions: true,
             ..Quirks::default()
         }
@@ -115,7 +118,7 @@ pub(crate) fn serve(backend: impl Backend + 'static, quirks: Quirks) -> Scripted
         backend,
         quirks,
         sessions: Mutex::default(),
-        buckets: Mutex::default(),
+        limits: Mutex::default(),
     };
     Scripted::each_request(move |request, conn| server.answer(request, conn))
 }
@@ -125,7 +128,7 @@ struct QuirkyServer<B> {
     quirks: Quirks,
     /// The answers to the first PUT of each sandbox.
     sessions: Mutex<HashMap<String, Value>>,
-    buckets: Mutex<HashMap<String, Bucket>>,
+    limits: Mutex<HashMap<String, RateLimit>>,
 }
 
 /// An answer that is not a success: status, code, message.
@@ -220,10 +223,11 @@ impl<B: Backend> QuirkyServer<B> {
         let Some((session, address)) = self.quirks.rates else {
             return Ok(());
         };
-        let mut buckets = self.buckets.lock().unwrap();
+        let mut limits = self.limits.lock().unwrap();
         for (name, rate) in [(id, session), ("", address)] {
-            let bucket = buckets.entry(name.to_owned());
-            if !bucket.or_insert_with(|| Bucket::new(rate)).take(rate) {
+            let limit = limits.entry(name.to_owned());
+            let limit = limit.or_insert_with(|| RateLimit::new(rate, 2 * rate));
+            if !limit.admits() {
                 return Err(Refusal(429, "RATE_LIMITED", "too many requests".to_owned()));
             }
         }
@@ -367,33 +371,6 @@ impl<B: Backend> QuirkyServer<B> {
             archive = uncompressed(&archive);
         }
         Ok(Answer::Archive(archive))
-    }
-}
-
-/// A bucket of tokens, one for each request.
-struct Bucket {
-    tokens: f64,
-    filled: Instant,
-}
-
-impl Bucket {
-    fn new(rate: f64) -> Bucket {
-        Bucket {
-            tokens: rate * 2.0,
-            filled: Instant::now(),
-        }
-    }
-
-    fn take(&mut self, rate: f64) -> bool {
-        let now = Instant::now();
-        let new = rate * (now - self.filled).as_secs_f64();
-        self.filled = now;
-        self.tokens = (self.tokens + new).min(rate * 2.0);
-        let has_token = self.tokens >= 1.0;
-        if has_token {
-            self.tokens -= 1.0;
-        }
-        has_token
     }
 }
 

@@ -54,9 +54,9 @@ pub(crate) struct Args {
     #[arg(long, global = true)]
     pub(crate) network: bool,
 
-    /// Timeout for API requests, except exec and transfers
-    #[arg(long, global = true, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
-    pub(crate) timeout: Duration,
+    /// Timeout for API requests, except exec and transfers [default: 30, and 120 for create]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) timeout: Option<Duration>,
 
     /// Bearer token for the server. Other users can see arguments: prefer the variable or --token-file
     #[arg(

@@ -57,7 +57,10 @@ pub(crate) fn gateway(args: &Args, url: &str) -> Result<HttpBackend> {
 }
 
 fn with_token(args: &Args, url: &str, token: Option<String>) -> Result<HttpBackend> {
-    let mut builder = HttpBackend::builder(url).timeout(args.timeout);
+    let mut builder = HttpBackend::builder(url);
+    if let Some(timeout) = args.timeout {
+        builder = builder.timeout(timeout);
+    }
     if let Some(token) = token {
         builder = builder.token(token);
     }
