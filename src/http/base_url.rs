@@ -34,62 +34,61 @@ pub(super) struct BaseUrl {
 
 impl BaseUrl {
     pub(super) fn new(given: &str) -> Result<BaseUrl> {
-        let shown = || format!("base URL {:?}", redact_url(given));
-        let refuse = |why: &str| Err(Error::invalid(format!("{}: {why}", shown())));
-        let given = given.trim();
-        let Some((scheme, rest)) = given.split_once("://") else {
-            return refuse("not a URL: it must start with http://, https:// or unix:///");
+        let shown = redact_url(given);
+        let refuse = |why: String| Error::invalid(format!("base URL {shown:?}: {why}"));
+        let Some((scheme, rest)) = given.trim().split_once("://") else {
+            let why = "not a URL: it must start with http://, https:// or unix:///";
+            return Err(refuse(why.to_owned()));
         };
-        let https = match scheme.to_ascii_lowercase().as_str() {
-            "http" => false,
-            "https" => true,
-            "unix" => match socket_path(rest) {
-                Ok(path) => return Ok(BaseUrl::of_socket(path)),
-                Err(why) => return refuse(&why),
-            },
-            _ => return refuse("the scheme must be http, https or unix"),
+        let parsed = match scheme.to_ascii_lowercase().as_str() {
+            "http" => BaseUrl::of_host(false, rest),
+            "https" if !cfg!(feature = "tls") => {
+                let text =
+                    format!("base URL {shown:?}: https needs the feature `tls` of noxrunner");
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+            "https" => BaseUrl::of_host(true, rest),
+            "unix" => BaseUrl::of_socket(rest),
+            _ => Err("the scheme must be http, https or unix".to_owned()),
         };
-        if https && !cfg!(feature = "tls") {
-            let text = format!("{}: https needs the feature `tls` of noxrunner", shown());
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
+        parsed.map_err(refuse)
+    }
+
+    /// Parses `host:port/prefix`. The error is the reason.
+    fn of_host(https: bool, rest: &str) -> std::result::Result<BaseUrl, String> {
         if rest.contains(['?', '#']) {
-            return refuse("it must not have a query or a fragment");
+            return Err("it must not have a query or a fragment".to_owned());
         }
         let odd = |c: char| !c.is_ascii_graphic() || "\"<>\\^`{|}".contains(c);
         if rest.chars().any(odd) {
-            return refuse("it contains a character that must be percent-encoded");
+            return Err("it contains a character that must be percent-encoded".to_owned());
         }
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if authority.contains('@') {
-            return refuse("credentials belong in token() or header(), not in the URL");
+            return Err("credentials belong in token() or header(), not in the URL".to_owned());
         }
         let Some((host, port)) = split_port(authority) else {
-            return refuse("the host or port is invalid");
+            return Err("the host or port is invalid".to_owned());
         };
-        let port = port.unwrap_or(if https { 443 } else { 80 });
-        let text = format!(
-            "{}://{authority}{}",
-            if https { "https" } else { "http" },
-            path.trim_end_matches('/')
-        );
+        let scheme = if https { "https" } else { "http" };
         Ok(BaseUrl {
-            text,
+            text: format!("{scheme}://{authority}{}", path.trim_end_matches('/')),
             unix_socket: None,
             https,
             host,
-            port,
+            port: port.unwrap_or(if https { 443 } else { 80 }),
         })
     }
 
-    fn of_socket(path: PathBuf) -> BaseUrl {
-        BaseUrl {
+    /// Parses what follows `unix://`. The error is the reason.
+    fn of_socket(rest: &str) -> std::result::Result<BaseUrl, String> {
+        Ok(BaseUrl {
             text: "http://localhost".to_owned(),
-            unix_socket: Some(path),
+            unix_socket: Some(socket_path(rest)?),
             https: false,
             host: "localhost".to_owned(),
             port: 80,
-        }
+        })
     }
 
     /// Returns the path of the Unix socket, if this is one.
@@ -206,7 +205,7 @@ impl fmt::Display for BaseUrl {
     }
 }
 
-/// Parses what follows `unix://`: an absolute path, which may be percent-encoded.
+/// Parses an absolute path, which may be percent-encoded.
 fn socket_path(text: &str) -> std::result::Result<PathBuf, String> {
     if !text.starts_with('/') {
         return Err(

@@ -136,17 +136,7 @@ impl Api {
             let (next, error) = match self.attempt(call, attempts.number(), &finish)? {
                 Attempt::Success(value) => return Ok(value),
                 Attempt::ErrorResponse(response) => {
-                    let status = response.status;
-                    let Refusal { error, is_own } =
-                        refusal(response, call.operation, &call.request.url, &self.base);
-                    let wait = error.retry_after();
-                    // A gateway may have lost the backend in the middle of the call.
-                    sent_before |= match status {
-                        502 | 504 => true,
-                        503 => !is_own && wait.is_none(),
-                        _ => false,
-                    };
-                    (attempts.after_response(status, wait, is_own), error)
+                    self.after_response(response, call, &mut attempts, &mut sent_before)
                 }
                 Attempt::Failed(failure) => {
                     let next = attempts.after_failure(&failure);
@@ -169,6 +159,27 @@ impl Api {
                 _ => return Err(error),
             }
         }
+    }
+
+    /// Decides after an error response, and returns its error.
+    fn after_response(
+        &self,
+        response: Response,
+        call: &Call<'_>,
+        attempts: &mut Attempts,
+        sent_before: &mut bool,
+    ) -> (Next, Error) {
+        let status = response.status;
+        let Refusal { error, is_own } =
+            refusal(response, call.operation, &call.request.url, &self.base);
+        let wait = error.retry_after();
+        // A gateway may have lost the backend in the middle of the call.
+        *sent_before |= match status {
+            502 | 504 => true,
+            503 => !is_own && wait.is_none(),
+            _ => false,
+        };
+        (attempts.after_response(status, wait, is_own), error)
     }
 
     /// Returns the retries of a call. A caller that repeats the call itself also waits itself.

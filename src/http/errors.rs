@@ -114,30 +114,16 @@ pub(super) fn refusal(
     let said = ServerError::parse(&body);
     let is_own = said.is_some();
     let said = said.unwrap_or_default();
-    let whole = || String::from_utf8_lossy(&body).into_owned();
-    let code = said.code.as_deref();
-    let timed_out = status == 504 && operation == Operation::Exec && code == Some(EXEC_TIMEOUT);
-    let mut message = format!("server answered {status}");
-    if let Some(code) = code {
-        message.push_str(&format!(" ({})", one_line(code)));
-    }
-    let text = said.message.unwrap_or_else(whole);
-    message.push_str(&explanation(status, redirect, &text));
-    if timed_out {
-        message.push_str(EXEC_TIMEOUT_ADVICE);
-    }
+    let timed_out = status == 504 && said.code.as_deref() == Some(EXEC_TIMEOUT);
     let kind = match status_kind(status, operation) {
-        _ if timed_out => ErrorKind::Timeout,
+        ErrorKind::OutcomeUnknown if timed_out => ErrorKind::Timeout,
         // A proxy may have delivered the request before.
         ErrorKind::NotReady if operation == Operation::Exec && !is_own && wait.is_none() => {
             ErrorKind::OutcomeUnknown
         }
         kind => kind,
     };
-    if kind == ErrorKind::OutcomeUnknown {
-        message.push_str(MAY_HAVE_RUN);
-    }
-    let error = Error::new(kind, message)
+    let error = Error::new(kind, message(status, kind, redirect, &said, &body))
         .with_status(status)
         .with_sandbox_gone(gone)
         .with_body(&body)
@@ -145,6 +131,26 @@ pub(super) fn refusal(
         .with_request_id(said.request_id.or(header_id))
         .with_retry_after(wait);
     Refusal { error, is_own }
+}
+
+fn message(
+    status: u16,
+    kind: ErrorKind,
+    redirect: Option<String>,
+    said: &ServerError,
+    body: &[u8],
+) -> String {
+    let code = said.code.as_deref().map(one_line);
+    let code = code.map_or(String::new(), |code| format!(" ({code})"));
+    let whole = String::from_utf8_lossy(body);
+    let text = said.message.as_deref().unwrap_or(&whole);
+    let explanation = explanation(status, redirect, text);
+    let end = match kind {
+        ErrorKind::OutcomeUnknown => MAY_HAVE_RUN,
+        ErrorKind::Timeout => EXEC_TIMEOUT_ADVICE,
+        _ => "",
+    };
+    format!("server answered {status}{code}{explanation}{end}")
 }
 
 fn status_kind(status: u16, operation: Operation) -> ErrorKind {

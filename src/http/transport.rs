@@ -129,11 +129,7 @@ pub(super) struct HttpClient {
 
 impl HttpClient {
     pub(super) fn new(base: &BaseUrl, settings: &Settings) -> Result<HttpClient> {
-        let invalid = |_| Error::invalid("the user agent has an invalid character");
-        HeaderValue::from_str(&settings.user_agent).map_err(invalid)?;
-        base.health()
-            .parse::<http::Uri>()
-            .map_err(|e| Error::invalid(format!("invalid base URL {base}")).with_source(e))?;
+        check(base, settings)?;
         let https_proxy = settings.proxy.as_deref().is_some_and(is_https);
         let proxy = settings.proxy.as_deref().map(proxy).transpose()?;
         // Plain http is forwarded by a proxy, https needs a tunnel.
@@ -169,12 +165,7 @@ impl HttpClient {
         #[cfg(feature = "tls")]
         let connector = connector.chain(ureq::unversioned::transport::RustlsConnector::default());
         let mut headers = header_lines(&settings.headers)?;
-        headers.extend(
-            forward
-                .as_ref()
-                .and_then(proxy_authorization)
-                .unwrap_or_default(),
-        );
+        headers.extend(forward.iter().flat_map(proxy_authorization));
         let end = FinishConnecting {
             headers: headers.into(),
             origin: forward.map(|_| base.origin().into()),
@@ -275,10 +266,20 @@ fn proxy(url: &str) -> Result<ureq::Proxy> {
     ureq::Proxy::new(url).map_err(|_| Error::invalid("the proxy is not an http or https URL"))
 }
 
-/// Returns the header line with the credentials for a proxy, if there are any.
-fn proxy_authorization(proxy: &ureq::Proxy) -> Option<Vec<u8>> {
+fn check(base: &BaseUrl, settings: &Settings) -> Result<()> {
+    let invalid = |_| Error::invalid("the user agent has an invalid character");
+    HeaderValue::from_str(&settings.user_agent).map_err(invalid)?;
+    let invalid = |e| Error::invalid(format!("invalid base URL {base}")).with_source(e);
+    base.health()
+        .parse::<http::Uri>()
+        .map(drop)
+        .map_err(invalid)
+}
+
+/// Returns the header line with the credentials for a proxy, which is empty if there are none.
+fn proxy_authorization(proxy: &ureq::Proxy) -> Vec<u8> {
     if proxy.username().is_none() && proxy.password().is_none() {
-        return None;
+        return Vec::new();
     }
     let (user, password) = (proxy.username(), proxy.password());
     let pair = format!(
@@ -287,7 +288,7 @@ fn proxy_authorization(proxy: &ureq::Proxy) -> Option<Vec<u8>> {
         password.unwrap_or_default()
     );
     let line = format!("proxy-authorization: Basic {}\r\n", BASE64.encode(pair));
-    Some(line.into_bytes())
+    line.into_bytes()
 }
 
 /// Formats headers as they are sent.
@@ -472,20 +473,28 @@ fn failure(scope: &CallScope, error: ureq::Error) -> Failure {
 
 /// Returns the text of an error of rustls, which names some causes by their Rust names only.
 fn tls_reason(e: &io::Error) -> String {
-    let text = e.to_string();
-    let explanations = [
+    const UNKNOWN_CA: &str =
+        "no trusted CA has signed the server's certificate: set its CA with ca_pem() (noxrc: --ca)";
+    const EXPLANATIONS: [(&str, &str); 4] = [
         (
             "InvalidContentType",
             "the server does not speak TLS on this port: use http:// or another port",
         ),
+        ("UnknownIssuer", UNKNOWN_CA),
+        // By another CA of the same name.
+        ("BadSignature", UNKNOWN_CA),
         (
             "CaUsedAsEndEntity",
             "the server uses the certificate of a CA as its own: sign another one with it, or create it with \
              `openssl req -x509 -addext basicConstraints=critical,CA:FALSE`",
         ),
     ];
-    let known = explanations.iter().find(|(name, _)| text.contains(name));
-    known.map_or(text, |(_, explanation)| (*explanation).to_owned())
+    let text = e.to_string();
+    let mut known = EXPLANATIONS.iter().filter(|(name, _)| text.contains(name));
+    match known.next() {
+        Some((_, explanation)) => (*explanation).to_owned(),
+        None => text.replace("Other(OtherError(", "").replace("))", ""),
+    }
 }
 
 /// Returns true for an I/O error that contains an [`Error`].

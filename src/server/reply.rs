@@ -10,6 +10,7 @@ use super::body::{BodyEnd, Content, Piece};
 use super::budget::{Reservation, Reserved, Shortage};
 use crate::backend::wire::{ARCHIVE, ErrorResponse, JSON, MISSING, MISSING_SANDBOX};
 use crate::error::{Error, ErrorKind};
+use crate::os::time::whole_seconds;
 
 /// `Retry-After` of a server at a limit, in seconds.
 const BUSY_RETRY_AFTER: &str = "1";
@@ -173,7 +174,9 @@ impl From<Error> for ErrorReply {
             }
         };
         let mut reply = ErrorReply::new(status, format!("{error:#}"));
-        reply.retry_after = error.retry_after().map(|wait| wait.as_secs().to_string());
+        reply.retry_after = error
+            .retry_after()
+            .map(|wait| whole_seconds(wait).to_string());
         reply.sandbox_gone = error.is_sandbox_gone();
         reply
     }

@@ -32,6 +32,11 @@ macro_rules! on_each_backend {
         fn through_own_server() {
             crate::backends::own_server($check);
         }
+        #[cfg(feature = "server")]
+        #[test]
+        fn through_unix_socket() {
+            crate::backends::unix_socket($check);
+        }
         #[test]
         fn through_control_plane() {
             crate::backends::quirky(
@@ -82,6 +87,22 @@ pub(crate) fn own_server(check: fn(&Client)) {
     let (backend, _dir) = local_backend(Isolation::Namespaces);
     let builder = noxrunner::server::Server::builder(backend).tcp("127.0.0.1:0");
     check(&crate::server::RunningServer::start(builder).client());
+}
+
+/// A gateway at a Unix socket to a server at another one.
+#[cfg(feature = "server")]
+pub(crate) fn unix_socket(check: fn(&Client)) {
+    use crate::server::RunningServer;
+    use noxrunner::server::Server;
+
+    let (backend, dir) = local_backend(Isolation::None);
+    let path = |name: &str| dir.path().join(name);
+    let url = |name: &str| format!("unix://{}", path(name).display());
+    let behind = RunningServer::start(Server::builder(backend).unix(path("server")).no_auth());
+    let backend = HttpBackend::new(url("server")).unwrap();
+    let gateway = RunningServer::start(Server::builder(backend).unix(path("gateway")));
+    check(&gateway.client_at(&url("gateway")));
+    drop((gateway, behind));
 }
 
 pub(crate) fn through_python_server(check: fn(&Client)) {

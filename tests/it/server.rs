@@ -10,7 +10,7 @@ mod robustness;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -508,6 +508,9 @@ fn unix_socket_is_private_and_removed_at_exit() {
     let path = dir.path().join("socket");
     // A stale socket, on which no one listens.
     drop(UnixListener::bind(&path).unwrap());
+    // A process that another test starts may have the socket for a moment.
+    let is_stale = || UnixStream::connect(&path).is_err();
+    wait_for("the listener is closed", is_stale);
     let builder = || Server::builder(Arc::new(FakeBackend::default())).unix(&path);
     let mut server = RunningServer::start(builder());
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
