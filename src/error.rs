@@ -314,6 +314,11 @@ impl Error {
         self
     }
 
+    pub(crate) fn map_output(mut self, change: impl FnOnce(Output) -> Output) -> Error {
+        self.0.output = self.0.output.take().map(change);
+        self
+    }
+
     fn write_causes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut cause = self.source();
         while let Some(error) = cause {

@@ -115,6 +115,9 @@ compile_error!(
 mod archive;
 mod backend;
 mod cancel;
+#[cfg(feature = "local")]
+mod capped_stream;
+mod chunk;
 mod client;
 mod command;
 #[cfg(feature = "conformance")]
@@ -151,6 +154,7 @@ mod validate;
 pub use archive::{Contents, Extract, Extraction, Pack, Refusal, Symlinks};
 pub use backend::Backend;
 pub use cancel::{Cancel, CancelGuard};
+pub use chunk::{Chunk, Stream};
 pub use client::{Client, ClientBuilder};
 pub use command::{Command, DEFAULT_COMMAND_TIMEOUT, IntoCommand, MAX_ARGUMENT};
 pub use error::{Error, ErrorKind, MAX_ERROR_BODY, Result};

@@ -32,6 +32,8 @@ pub struct Output {
     /// As the backend reported it, if it did.
     pub(crate) timed_out: Option<bool>,
     pub(crate) truncated: Option<bool>,
+    /// Set if the streams are only the end of what the sink of a live exec got.
+    pub(crate) lost: Option<bool>,
     pub(crate) killed_by: Option<KilledBy>,
     pub(crate) usage: Option<Usage>,
     /// The command and its timeout, if known.
@@ -53,6 +55,7 @@ impl Output {
             duration,
             timed_out: None,
             truncated: None,
+            lost: None,
             killed_by: None,
             usage: None,
             command: None,
@@ -80,6 +83,12 @@ impl Output {
     /// Sets what the command has used, for a backend that knows.
     pub fn with_usage(mut self, usage: Usage) -> Output {
         self.usage = Some(usage);
+        self
+    }
+
+    pub(crate) fn with_streams(mut self, stdout: Vec<u8>, stderr: Vec<u8>) -> Output {
+        self.stdout = stdout;
+        self.stderr = stderr;
         self
     }
 
@@ -147,7 +156,8 @@ impl Output {
         })
     }
 
-    /// Returns true if the backend cut a stream at its cap.
+    /// Returns true if a stream is incomplete: the backend cut it at its cap, or
+    /// [`exec_live`](crate::Sandbox::exec_live) kept only its end.
     ///
     /// This is exact if the backend reports it, as those of this crate do. Otherwise it is inferred
     /// from a stream that is as long as the usual cap of 1 MB or 1 MiB.
@@ -156,6 +166,14 @@ impl Output {
         let at_cap = |stream: &[u8]| USUAL_STREAM_CAP.contains(&stream.len());
         self.truncated
             .unwrap_or_else(|| at_cap(&self.stdout) || at_cap(&self.stderr))
+    }
+
+    /// Returns true if the backend discarded a part of the output. After
+    /// [`exec_live`](crate::Sandbox::exec_live) this is false if the sink got everything, even if
+    /// this value keeps only the end. Otherwise it is the same as [`truncated`](Output::truncated).
+    #[must_use]
+    pub fn lost_output(&self) -> bool {
+        self.lost.unwrap_or_else(|| self.truncated())
     }
 
     /// Returns the limit whose excess has killed the command or one of its processes, if the backend
@@ -179,15 +197,6 @@ impl Output {
         let command = self.command.as_ref();
         command.map_or("the command", |(command, _)| command)
     }
-}
-
-/// Removes the start of a character from the end of a stream that was cut.
-#[cfg(any(feature = "local", feature = "server"))]
-pub(crate) fn whole_characters(stream: &[u8]) -> &[u8] {
-    let last = stream.utf8_chunks().last();
-    let rest = last.map_or(&[][..], |chunk| chunk.invalid());
-    let is_start = std::str::from_utf8(rest).is_err_and(|e| e.error_len().is_none());
-    &stream[..stream.len() - if is_start { rest.len() } else { 0 }]
 }
 
 /// A limit that a command has exceeded.

@@ -5,6 +5,7 @@ pub(crate) mod wire;
 use std::io::Read;
 use std::sync::Arc;
 
+use crate::chunk::{Chunk, Stream};
 use crate::command::Command;
 use crate::error::Result;
 use crate::output::Output;
@@ -70,6 +71,26 @@ pub trait Backend: Send + Sync {
     /// [`NotFound`](crate::ErrorKind::NotFound) if the sandbox does not exist or has expired.
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output>;
 
+    /// Runs a command as [`exec`](Backend::exec) does, and passes its output to `sink` while it runs.
+    ///
+    /// An error of the sink ends the command and is returned. Time spent in the sink does not count
+    /// against the command's timeout. The streams of the returned output are ignored:
+    /// [`Sandbox::exec_live`](crate::Sandbox::exec_live) fills them in.
+    ///
+    /// The default runs `exec`, and then passes on one chunk per stream.
+    ///
+    /// # Errors
+    ///
+    /// The errors of `exec` and of the sink.
+    fn exec_live(
+        &self,
+        id: &SessionId,
+        command: &Command,
+        sink: &mut dyn FnMut(Chunk<'_>) -> Result<()>,
+    ) -> Result<Output> {
+        pass_on(self.exec(id, command)?, sink)
+    }
+
     /// `POST /v1/sandboxes/{id}/files/upload`: unpacks a tar archive, compressed with gzip or not, in
     /// the directory `dest`, which is created.
     ///
@@ -95,6 +116,26 @@ pub trait Backend: Send + Sync {
     fn delete(&self, id: &SessionId) -> Result<bool>;
 }
 
+/// Gets the output of a command while it runs.
+pub(crate) type Sink<'a> = dyn FnMut(Chunk<'_>) -> Result<()> + 'a;
+
+/// Passes the streams of an output to a sink, one chunk each. Returns the output without them.
+pub(crate) fn pass_on(out: Output, sink: &mut Sink<'_>) -> Result<Output> {
+    for (stream, bytes) in [
+        (Stream::Stdout, out.stdout_bytes()),
+        (Stream::Stderr, out.stderr_bytes()),
+    ] {
+        if !bytes.is_empty() {
+            sink(Chunk::new(stream, bytes))?;
+        }
+    }
+    // May have been inferred from the lengths of the streams.
+    let truncated = out.truncated();
+    Ok(out
+        .with_truncated(truncated)
+        .with_streams(Vec::new(), Vec::new()))
+}
+
 impl<B: Backend + ?Sized> Backend for Arc<B> {
     fn health(&self) -> Result<()> {
         (**self).health()
@@ -110,6 +151,15 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
 
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
         (**self).exec(id, command)
+    }
+
+    fn exec_live(
+        &self,
+        id: &SessionId,
+        command: &Command,
+        sink: &mut dyn FnMut(Chunk<'_>) -> Result<()>,
+    ) -> Result<Output> {
+        (**self).exec_live(id, command, sink)
     }
 
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {

@@ -1,6 +1,8 @@
 //! Running commands in a sandbox.
 
+mod live;
 pub(crate) mod staged;
+mod stream_tail;
 
 use crate::command::{Command, IntoCommand};
 use crate::error::{Error, ErrorKind, Result};
@@ -71,13 +73,23 @@ impl Sandbox {
     /// # Ok::<_, noxrunner::Error>(())
     /// ```
     pub fn exec(&self, command: impl IntoCommand) -> Result<Output> {
+        let backend = self.backend();
+        self.exec_by(command, |command| backend.exec(self.session_id(), command))
+    }
+
+    /// Runs a command by a call of the backend, after uploading the files that it needs.
+    fn exec_by(
+        &self,
+        command: impl IntoCommand,
+        call: impl FnOnce(&Command) -> Result<Output>,
+    ) -> Result<Output> {
         let command = command.into_command();
         self.context("exec in", || {
             command.check()?;
             let out = if command.needs_files() {
-                staged::exec(self, &command)?
+                staged::exec(self, &command, call)?
             } else {
-                self.backend().exec(self.session_id(), &command)?
+                call(&command)?
             };
             Ok(command.describe(out))
         })

@@ -58,8 +58,12 @@ fn passes_through_shell(name: &str) -> bool {
     bytes.next().is_some_and(is_start) && bytes.all(|b| is_start(b) || b.is_ascii_digit())
 }
 
-/// Runs a command that needs files.
-pub(super) fn exec(sandbox: &Sandbox, command: &Command) -> Result<Output> {
+/// Runs a command that needs files. `call` runs a command without files.
+pub(super) fn exec(
+    sandbox: &Sandbox,
+    command: &Command,
+    call: impl FnOnce(&Command) -> Result<Output>,
+) -> Result<Output> {
     let (base, workdir) = relative_to_base(command.get_workdir());
     let dir = temporary_name();
     let mut staged = StagedFiles::new(command)?;
@@ -67,7 +71,7 @@ pub(super) fn exec(sandbox: &Sandbox, command: &Command) -> Result<Output> {
     script.check()?;
     let result = staged
         .upload(sandbox, &format!("{base}/{dir}"))
-        .and_then(|()| sandbox.backend().exec(sandbox.session_id(), &script));
+        .and_then(|()| call(&script));
     // The script has removed the files, unless they are source code or it may not have started.
     let started =
         |out: &Output| !out.timed_out() && !matches!(out.exit_code(), 126 | 127 | ANY_FAILURE);

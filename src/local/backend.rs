@@ -10,8 +10,9 @@ use super::exit_code::KILLED;
 use super::isolation::Isolation;
 use super::limits::Limits;
 use super::tier::SandboxTier;
-use crate::backend::Backend;
+use crate::backend::{Backend, Sink, pass_on};
 use crate::cancel::Cancel;
+use crate::chunk::Chunk;
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::{self, Stat};
@@ -57,7 +58,8 @@ const EXISTENCE_INTERVAL: Duration = Duration::from_millis(250);
 /// - **Options.** [`read_only`](crate::LocalBackendBuilder::read_only),
 ///   [`network`](crate::LocalBackendBuilder::network) and [`env`](crate::LocalBackendBuilder::env) open
 ///   sandboxes further. A sandbox keeps the options that it was created with.
-/// - **Output.** Each stream is kept up to 1 MiB.
+/// - **Output.** Each stream is kept up to 1 MiB, and passed on without a limit by
+///   [`exec_live`](crate::Sandbox::exec_live).
 /// - **Timeout.** A command that exceeds its timeout is killed together with all processes that it
 ///   started, and exits with 124. Background processes of earlier commands keep running.
 /// - **Supervisor.** A command can kill its supervisor. All processes of the sandbox are then
@@ -194,6 +196,28 @@ impl LocalBackend {
     pub fn missing(&self) -> Result<Vec<&'static str>> {
         self.tier.missing()
     }
+
+    fn run<'a>(
+        &self,
+        id: &SessionId,
+        command: &Command,
+        sink: Option<&'a mut Sink<'a>>,
+    ) -> Result<Output> {
+        command.check()?;
+        command.check_no_files()?;
+        let is_cancelled = || command.get_cancel().is_some_and(Cancel::is_cancelled);
+        let cancelled = || Error::new(ErrorKind::Cancelled, "cancelled");
+        logged("exec", id, || {
+            if is_cancelled() {
+                return Err(cancelled());
+            }
+            let out = self.tier.exec(id, command, sink)?;
+            if out.exit_code() == KILLED && !out.timed_out() && is_cancelled() {
+                return Err(cancelled().with_output(out));
+            }
+            Ok(out)
+        })
+    }
 }
 
 impl Backend for LocalBackend {
@@ -211,20 +235,17 @@ impl Backend for LocalBackend {
     }
 
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
-        command.check()?;
-        command.check_no_files()?;
-        let is_cancelled = || command.get_cancel().is_some_and(Cancel::is_cancelled);
-        let cancelled = || Error::new(ErrorKind::Cancelled, "cancelled");
-        logged("exec", id, || {
-            if is_cancelled() {
-                return Err(cancelled());
-            }
-            let out = self.tier.exec(id, command)?;
-            if out.exit_code() == KILLED && !out.timed_out() && is_cancelled() {
-                return Err(cancelled().with_output(out));
-            }
-            Ok(out)
-        })
+        self.run(id, command, None)
+    }
+
+    fn exec_live(
+        &self,
+        id: &SessionId,
+        command: &Command,
+        sink: &mut dyn FnMut(Chunk<'_>) -> Result<()>,
+    ) -> Result<Output> {
+        let out = self.run(id, command, Some(&mut *sink))?;
+        pass_on(out, sink)
     }
 
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use super::files::SandboxFiles;
 use super::limits::Limits;
+use crate::backend::Sink;
 use crate::command::Command;
 use crate::error::Result;
 use crate::output::Output;
@@ -14,7 +15,14 @@ pub(super) trait SandboxTier: Send + Sync {
     fn health(&self) -> Result<()>;
     fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo>;
     fn touch(&self, id: &SessionId) -> Result<()>;
-    fn exec(&self, id: &SessionId, command: &Command) -> Result<Output>;
+    /// Runs a command. Its output goes to `sink` while it runs, if there is one. Text about the command
+    /// is in the streams of the returned output.
+    fn exec<'a>(
+        &self,
+        id: &SessionId,
+        command: &Command,
+        sink: Option<&'a mut Sink<'a>>,
+    ) -> Result<Output>;
     fn files(&self, id: &SessionId) -> Result<SandboxFiles>;
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
         self.files(id)?.upload(dest, archive)

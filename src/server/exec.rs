@@ -11,8 +11,9 @@ use super::reply::{ErrorReply, Reply};
 use super::service::Service;
 use crate::backend::wire::{ExecRequest, ExecResponse};
 use crate::cancel::Cancel;
+use crate::chunk::whole_characters;
 use crate::command::Command;
-use crate::output::{Output, whole_characters};
+use crate::output::Output;
 use crate::session_id::SessionId;
 
 /// Maximum time that a response waits for memory.

@@ -1,5 +1,8 @@
 //! What every backend must do, checked through `Client`.
 
+/// Live output.
+pub(crate) mod live;
+
 use crate::support::ErrorText as _;
 use std::io::Read;
 use std::sync::Arc;
@@ -57,10 +60,11 @@ pub(crate) fn run_all(client: &Client) {
 
 /// Runs the checks that a server with deviations can pass.
 fn run_all_except(client: &Client, exceptions: &[&str]) {
-    let is_exception = |name: &&&str| !CHECKS.iter().any(|(check, _)| check == *name);
+    let all = [CHECKS, live::CHECKS].concat();
+    let is_exception = |name: &&&str| !all.iter().any(|(check, _)| check == *name);
     let unknown: Vec<_> = exceptions.iter().filter(is_exception).collect();
     assert!(unknown.is_empty(), "no such checks: {unknown:?}");
-    let checks = CHECKS.iter().filter(|(name, _)| !exceptions.contains(name));
+    let checks = all.iter().filter(|(name, _)| !exceptions.contains(name));
     in_parallel(checks, 3, |(name, check)| {
         println!("contract: {name}");
         check(client);
@@ -70,28 +74,34 @@ fn run_all_except(client: &Client, exceptions: &[&str]) {
 #[test]
 fn plain_processes_fulfil_the_contract() {
     let (backend, _dir) = local_backend(Isolation::None);
-    run_all(&Client::with_backend(backend));
+    let client = Client::with_backend(backend);
+    run_all(&client);
+    live::run_streaming(&client);
 }
 
 #[test]
 fn persistent_sandboxes_fulfil_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     let backend = LocalBackend::builder().persistent(true);
-    run_all(&Client::with_backend(
-        backend.state_dir(dir.path()).build().unwrap(),
-    ));
+    let client = Client::with_backend(backend.state_dir(dir.path()).build().unwrap());
+    run_all(&client);
+    live::run_streaming(&client);
 }
 
 #[test]
 fn namespaces_fulfil_the_contract() {
     let (backend, _dir) = local_backend(Isolation::Namespaces);
-    run_all(&Client::with_backend(backend));
+    let client = Client::with_backend(backend);
+    run_all(&client);
+    live::run_streaming(&client);
 }
 
 #[test]
 fn landlock_fulfils_the_contract() {
     let (backend, _dir) = local_backend(Isolation::Landlock);
-    run_all(&Client::with_backend(backend));
+    let client = Client::with_backend(backend);
+    run_all(&client);
+    live::run_streaming(&client);
 }
 
 #[test]

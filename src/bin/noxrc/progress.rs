@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use noxrunner::{
-    Backend, Client, Command, Output, Result, SandboxInfo, SandboxSpec, SessionId, Upload,
+    Backend, Chunk, Client, Command, Output, Result, SandboxInfo, SandboxSpec, SessionId, Upload,
     UploadProgress,
 };
 
@@ -42,6 +42,15 @@ impl Backend for WithProgress {
 
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
         self.0.exec(id, command)
+    }
+
+    fn exec_live(
+        &self,
+        id: &SessionId,
+        command: &Command,
+        sink: &mut dyn FnMut(Chunk<'_>) -> Result<()>,
+    ) -> Result<Output> {
+        self.0.exec_live(id, command, sink)
     }
 
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {

@@ -5,8 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::encoding::Encoding;
 use super::messages;
-use super::protocol::{CommandUsage, HolderReply, Payload, StartStage};
+use super::protocol::{CommandUsage, EndRequest, HolderReply, Payload, StartStage};
 use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::local::cancel_fd::CancelFd;
@@ -72,22 +73,30 @@ pub(super) enum ExecOutcome {
 /// pipes, because background processes can keep them open.
 pub(super) fn wait_for_reply(
     connection: &OwnedFd,
-    pipes: &mut OutputPipes,
+    pipes: &mut OutputPipes<'_>,
     command: &Command,
     started: Instant,
 ) -> io::Result<ExecOutcome> {
-    let mut until = started + command.get_timeout() + END_WAIT;
+    let timeout = command.get_timeout();
     let mut cancel = CancelFd::new(command.get_cancel())?;
+    // With live output this process keeps the time, because only it knows the time spent in the sink.
+    let mut reply_by = (!pipes.are_live()).then(|| started + timeout + END_WAIT);
     loop {
+        let [stdout, stderr] = pipes.fds();
         let fds = [
             Some(connection.as_fd()),
-            pipes.stdout.fd(),
-            pipes.stderr.fd(),
+            stdout,
+            stderr,
             cancel.as_ref().map(CancelFd::as_fd),
         ];
+        let until = reply_by.unwrap_or_else(|| started + timeout + pipes.time_in_sink());
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Ok(ExecOutcome::NoReply);
+            if reply_by.is_some() {
+                return Ok(ExecOutcome::NoReply);
+            }
+            reply_by = Some(request_end(connection, EndRequest::TimeOut));
+            continue;
         }
         let [replied, stdout, stderr, cancelled] = os::poll_readable(fds, left)?;
         pipes.read(stdout, stderr);
@@ -97,13 +106,18 @@ pub(super) fn wait_for_reply(
                 None => ExecOutcome::Closed,
             });
         }
-        if cancelled {
-            // Any message ends the command.
-            let _ = messages::send(connection.as_fd(), b"e", &[]);
+        if cancelled || pipes.take_sink_failed() {
             cancel = None;
-            until = Instant::now() + END_WAIT;
+            reply_by = Some(request_end(connection, EndRequest::Cancel));
         }
     }
+}
+
+/// Asks the holder to end the command. Returns when it must have replied.
+fn request_end(connection: &OwnedFd, request: EndRequest) -> Instant {
+    // The send fails if the command has ended.
+    let _ = messages::send(connection.as_fd(), &request.encode(), &[]);
+    Instant::now() + END_WAIT
 }
 
 /// Receives a reply and its descriptors. Returns `None` if the connection is closed.

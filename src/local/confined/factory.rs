@@ -149,7 +149,7 @@ impl SandboxFactory {
             return Ok(*features);
         }
         let trial = self.create(&SandboxSpec::new(), Lifetime::Process)?;
-        let ran = trial.exec(&Command::from(["true"]));
+        let ran = trial.exec(&Command::from(["true"]), None);
         trial.end();
         let ran = ran?;
         if !ran.success() {

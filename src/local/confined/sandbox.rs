@@ -17,6 +17,7 @@ use super::protocol::{
     CommandUsage, ExceededLimit, ExecFds, Features, HolderReply, HolderRequest, MAX_MESSAGE,
     Payload,
 };
+use crate::backend::Sink;
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::errors::no_such_sandbox;
@@ -197,23 +198,27 @@ impl ConfinedSandbox {
         }
     }
 
-    pub(super) fn exec(&self, command: &Command) -> Result<Output> {
+    pub(super) fn exec<'a>(
+        &self,
+        command: &Command,
+        sink: Option<&'a mut Sink<'a>>,
+    ) -> Result<Output> {
         let started = Instant::now();
         let oom_kills = self.oom_kills();
-        let (connection, mut pipes) = self.start_command(command)?;
+        let (connection, mut pipes) = self.start_command(command, sink)?;
         let outcome = wait_for_reply(&connection, &mut pipes, command, started)
             .map_err(|e| Error::io("cannot wait for the command", e))?;
         if let ExecOutcome::Replied(HolderReply::NotStarted(stage, errno), _) = outcome {
             return not_started(command, stage, errno, started);
         }
-        let (code, timed_out) = self.exit_code(&outcome, command, started)?;
-        if matches!(
-            outcome,
-            ExecOutcome::Replied(HolderReply::Signaled(libc::SIGSYS), _)
-        ) {
-            pipes.add_notice(KILLED_BY_FILTER);
-        }
-        let mut out = pipes.into_output(code, started, timed_out);
+        let run_time = started.elapsed().saturating_sub(pipes.time_in_sink());
+        let in_time = run_time < command.get_timeout();
+        let (code, timed_out) = self.exit_code(&outcome, in_time)?;
+        let notice = match outcome {
+            ExecOutcome::Replied(HolderReply::Signaled(libc::SIGSYS), _) => KILLED_BY_FILTER,
+            _ => "",
+        };
+        let mut out = pipes.into_output(code, started, timed_out, notice)?;
         if let ExecOutcome::Replied(_, usage) = &outcome {
             out = with_usage(out, usage);
         }
@@ -230,12 +235,7 @@ impl ConfinedSandbox {
     }
 
     /// Returns the exit code of a command that has ended, and whether it timed out.
-    fn exit_code(
-        &self,
-        outcome: &ExecOutcome,
-        command: &Command,
-        started: Instant,
-    ) -> Result<(i32, bool)> {
+    fn exit_code(&self, outcome: &ExecOutcome, in_time: bool) -> Result<(i32, bool)> {
         let reply = match outcome {
             ExecOutcome::Replied(reply, _) => *reply,
             ExecOutcome::NoReply => {
@@ -248,9 +248,7 @@ impl ConfinedSandbox {
                 return Err(Error::new(ErrorKind::OutcomeUnknown, text));
             }
             // The command has killed its supervisor, and the holder has killed the command.
-            ExecOutcome::Closed if started.elapsed() < command.get_timeout() => {
-                HolderReply::Exited(KILLED)
-            }
+            ExecOutcome::Closed if in_time => HolderReply::Exited(KILLED),
             ExecOutcome::Closed => HolderReply::TimedOut,
         };
         match reply {
@@ -261,7 +259,11 @@ impl ConfinedSandbox {
         }
     }
 
-    fn start_command(&self, command: &Command) -> Result<(OwnedFd, OutputPipes)> {
+    fn start_command<'a>(
+        &self,
+        command: &Command,
+        sink: Option<&'a mut Sink<'a>>,
+    ) -> Result<(OwnedFd, OutputPipes<'a>)> {
         let failed = |e| Error::io("cannot create a pipe", e);
         let (stdout, their_stdout) = sys::pipe().map_err(failed)?;
         let (stderr, their_stderr) = sys::pipe().map_err(failed)?;
@@ -271,13 +273,14 @@ impl ConfinedSandbox {
                 fchown(pipe, Some(user), Some(user)).map_err(failed)?;
             }
         }
-        let pipes = OutputPipes::new(stdout, stderr).map_err(failed)?;
+        let pipes = OutputPipes::new(stdout, stderr, sink).map_err(failed)?;
         let mut fds = ExecFds {
             stdout: their_stdout,
             stderr: their_stderr,
             payload: None,
         };
-        let millis = millis(command.get_timeout());
+        // With live output this process keeps the time.
+        let millis = (!pipes.are_live()).then(|| millis(command.get_timeout()));
         let payload = self.payload(command)?;
         let encoded_payload = payload.encode();
         let exec = |payload| HolderRequest::Exec(millis, payload).encode();

@@ -8,6 +8,7 @@ use super::factory::{Lifetime, SandboxFactory};
 use super::persistent_registry::PersistentRegistry;
 use super::process_registry::ProcessRegistry;
 use super::sandbox::ConfinedSandbox;
+use crate::backend::Sink;
 use crate::command::Command;
 use crate::error::Result;
 use crate::local::files::SandboxFiles;
@@ -100,8 +101,13 @@ impl SandboxTier for ConfinedTier {
         self.find(id)?.touch(None)
     }
 
-    fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
-        self.find(id)?.exec(command)
+    fn exec<'a>(
+        &self,
+        id: &SessionId,
+        command: &Command,
+        sink: Option<&'a mut Sink<'a>>,
+    ) -> Result<Output> {
+        self.find(id)?.exec(command, sink)
     }
 
     fn files(&self, id: &SessionId) -> Result<SandboxFiles> {

@@ -151,15 +151,23 @@ pub(crate) struct Features {
 /// A request to the holder, on a connection for its reply.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum HolderRequest {
-    /// Runs a command: timeout in milliseconds, payload. The payload is `None` if it is in a file.
-    /// [`ExecFds`] are sent with it.
-    Exec(u64, Option<Payload>),
+    /// Runs a command: timeout in milliseconds, payload. The timeout is `None` if the caller keeps the
+    /// time, and the payload if it is in a file. [`ExecFds`] are sent with it.
+    Exec(Option<u64>, Option<Payload>),
     /// Returns the directory of the sandbox's files.
     Root,
     /// Restarts the TTL, with a new length in milliseconds if there is one.
     Touch(Option<u64>),
     /// Counts the files, if their size is watched.
     StorageRoom,
+}
+
+/// A request to end a running command, on the connection of its [`HolderRequest::Exec`]. The end of the
+/// connection cancels the command as well.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub(crate) enum EndRequest {
+    Cancel,
+    TimeOut,
 }
 
 /// The descriptors that are sent with [`HolderRequest::Exec`].
@@ -324,6 +332,11 @@ encode_enum!(HolderRequest {
     3 => StorageRoom,
 });
 
+encode_enum!(EndRequest {
+    0 => Cancel,
+    1 => TimeOut,
+});
+
 encode_struct!(Payload {
     workdir,
     args,
@@ -457,10 +470,11 @@ mod tests {
         };
         assert_eq!(Payload::decode(&payload().encode()), Some(payload()));
         for payload in [None, Some(payload())] {
-            let exec = HolderRequest::Exec(5, payload);
+            let exec = HolderRequest::Exec(Some(5), payload);
             assert_eq!(HolderRequest::decode(&exec.encode()), Some(exec));
         }
         for request in [
+            HolderRequest::Exec(None, None),
             HolderRequest::Root,
             HolderRequest::Touch(None),
             HolderRequest::Touch(Some(3)),

@@ -4,7 +4,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::processes::{descendants, is_stopped, kill_descendants, kill_everything};
-use crate::protocol::{CommandUsage, ExceededLimit, HolderReply};
+use crate::encoding::Encoding;
+use crate::protocol::{CommandUsage, EndRequest, ExceededLimit, HolderReply};
 use crate::supervisor::Supervisor;
 use crate::sys::c::SIGKILL;
 use crate::sys::messages;
@@ -24,14 +25,19 @@ pub(crate) struct RunningCommand {
     pub(crate) supervisor: Supervisor,
     /// The connection to the caller. `None` after the supervisor has replied.
     pub(crate) connection: Option<OwnedFd>,
-    deadline: Instant,
+    /// `None` if the caller keeps the time.
+    deadline: Option<Instant>,
     /// When the command was killed, if it was.
     killed: Option<Instant>,
     timed_out: bool,
 }
 
 impl RunningCommand {
-    pub(crate) fn new(supervisor: Supervisor, connection: OwnedFd, deadline: Instant) -> Self {
+    pub(crate) fn new(
+        supervisor: Supervisor,
+        connection: OwnedFd,
+        deadline: Option<Instant>,
+    ) -> Self {
         RunningCommand {
             supervisor,
             connection: Some(connection),
@@ -42,26 +48,32 @@ impl RunningCommand {
     }
 
     /// Returns when [`check`](RunningCommand::check) must be called next.
-    pub(crate) fn next_check(&self, now: Instant) -> Instant {
-        match self.killed {
-            Some(since) => now + KILL_TICK.max(now.saturating_duration_since(since) / 8),
-            None if self.connection.is_none() => self.deadline.max(now) + STOPPED_GRACE,
-            None => self.deadline,
+    pub(crate) fn next_check(&self, now: Instant) -> Option<Instant> {
+        match (self.killed, self.deadline) {
+            (Some(since), _) => Some(now + KILL_TICK.max(now.saturating_duration_since(since) / 8)),
+            (None, Some(deadline)) if self.connection.is_none() => {
+                Some(deadline.max(now) + STOPPED_GRACE)
+            }
+            (None, deadline) => deadline,
         }
     }
 
-    /// Kills the command if its deadline has passed or the caller has cancelled it.
-    pub(crate) fn check(&mut self, now: Instant, cancelled: bool) {
-        if self.killed.is_none() && (cancelled || now >= self.deadline) {
-            if self.supervisor.expect_end(!cancelled) {
-                self.timed_out = !cancelled;
+    /// Kills the command if its deadline has passed or the caller ends it. `readable` is true if the
+    /// connection is.
+    pub(crate) fn check(&mut self, now: Instant, readable: bool) {
+        let late = self.deadline.is_some_and(|deadline| now >= deadline);
+        if self.killed.is_none() && (readable || late) {
+            let timed_out = !readable || self.end_request() == EndRequest::TimeOut;
+            if self.supervisor.expect_end(timed_out) {
+                self.timed_out = timed_out;
                 self.killed = Some(now);
             } else {
                 self.connection = None;
+                self.deadline.get_or_insert(now);
             }
         }
-        if now >= self.deadline || self.killed.is_some() {
-            let since = self.killed.unwrap_or(self.deadline);
+        let late = self.deadline.filter(|deadline| now >= *deadline);
+        if let Some(since) = self.killed.or(late) {
             // Without /proc the command's processes cannot be told from others.
             if self.is_stuck(now.saturating_duration_since(since))
                 || (self.killed.is_some() && kill_descendants(self.supervisor.pid).is_err())
@@ -69,6 +81,15 @@ impl RunningCommand {
                 kill_everything();
             }
         }
+    }
+
+    /// Receives the caller's request to end the command. The end of the connection cancels it.
+    fn end_request(&self) -> EndRequest {
+        let mut buffer = [0; 8];
+        let connection = self.connection.as_ref();
+        let received = connection.and_then(|c| messages::receive(c.as_fd(), &mut buffer).ok());
+        let length = received.map_or(0, |(length, _)| length);
+        EndRequest::decode(&buffer[..length]).unwrap_or(EndRequest::Cancel)
     }
 
     /// Returns true if only the end of the whole sandbox ends the supervisor, because another process keeps it

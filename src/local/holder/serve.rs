@@ -157,7 +157,7 @@ impl EventLoop {
 
     fn time_left(&self) -> Duration {
         let now = Instant::now();
-        let commands = self.running.iter().map(|running| running.next_check(now));
+        let commands = self.running.iter().filter_map(|r| r.next_check(now));
         let requests = self.pending.iter().map(|pending| pending.until);
         let next = commands
             .chain(requests)
@@ -253,8 +253,8 @@ impl EventLoop {
         }
     }
 
-    fn command_started(&mut self, supervisor: Supervisor, connection: OwnedFd, millis: u64) {
-        let deadline = Instant::now() + Duration::from_millis(millis);
+    fn command_started(&mut self, supervisor: Supervisor, connection: OwnedFd, millis: Option<u64>) {
+        let deadline = millis.map(|millis| Instant::now() + Duration::from_millis(millis));
         let command = RunningCommand::new(supervisor, connection, deadline);
         self.running.push(command);
         self.has_children = true;

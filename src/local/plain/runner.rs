@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::process_marks::{EXEC_MARK, SANDBOX_MARK, kill_marked, random_token};
 use super::sandbox::PlainSandbox;
+use crate::backend::Sink;
 use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::local::cancel_fd::CancelFd;
@@ -30,7 +31,13 @@ const KILL_WAIT: Duration = Duration::from_secs(5);
 /// Interval of checks whether the command has ended, on kernels without pidfds.
 const TICK: Duration = Duration::from_millis(20);
 
-pub(super) fn run(command: &Command, workdir: &Path, sandbox: &PlainSandbox) -> Result<Output> {
+/// Runs a command. Its output goes to `sink` while it runs, if there is one.
+pub(super) fn run<'a>(
+    command: &Command,
+    workdir: &Path,
+    sandbox: &PlainSandbox,
+    sink: Option<&'a mut Sink<'a>>,
+) -> Result<Output> {
     let started = Instant::now();
     let exec_token = random_token();
     let env = environment(command, sandbox, &exec_token);
@@ -50,7 +57,7 @@ pub(super) fn run(command: &Command, workdir: &Path, sandbox: &PlainSandbox) -> 
         process.kill_and_reap();
         return Err(no_such_sandbox());
     }
-    let (outcome, pipes) = process.wait(command, started).map_err(|e| {
+    let (outcome, pipes) = process.wait(command, started, sink).map_err(|e| {
         process.kill_and_reap();
         Error::io(format_args!("cannot wait for {name}"), e)
     })?;
@@ -62,7 +69,7 @@ pub(super) fn run(command: &Command, workdir: &Path, sandbox: &PlainSandbox) -> 
         }
         WaitOutcome::Cancelled => (process.kill_and_reap().map_or(KILLED, exit_code), false),
     };
-    Ok(pipes.into_output(code, started, timed_out))
+    pipes.into_output(code, started, timed_out, "")
 }
 
 fn program_name(command: &Command) -> &str {
@@ -178,22 +185,23 @@ enum WaitOutcome {
 impl CommandProcess {
     /// Waits until the main process ends, and reads its output meanwhile. Does not wait for the end
     /// of the pipes, because background processes can keep them open.
-    fn wait(
+    fn wait<'a>(
         &mut self,
         command: &Command,
         started: Instant,
-    ) -> io::Result<(WaitOutcome, OutputPipes)> {
+        sink: Option<&'a mut Sink<'a>>,
+    ) -> io::Result<(WaitOutcome, OutputPipes<'a>)> {
         let mut pipes = match (self.child.stdout.take(), self.child.stderr.take()) {
-            (Some(stdout), Some(stderr)) => OutputPipes::new(stdout.into(), stderr.into())?,
+            (Some(stdout), Some(stderr)) => OutputPipes::new(stdout.into(), stderr.into(), sink)?,
             _ => return Err(io::ErrorKind::BrokenPipe.into()),
         };
-        let deadline = started + command.get_timeout();
         let pidfd = os::pidfd_open(self.child.id());
         let cancel = CancelFd::new(command.get_cancel())?;
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok((WaitOutcome::Exited(status), pipes));
             }
+            let deadline = started + command.get_timeout() + pipes.time_in_sink();
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok((WaitOutcome::TimedOut, pipes));
@@ -203,9 +211,10 @@ impl CommandProcess {
             } else {
                 left.min(TICK)
             };
+            let [stdout, stderr] = pipes.fds();
             let fds = [
-                pipes.stdout.fd(),
-                pipes.stderr.fd(),
+                stdout,
+                stderr,
                 pidfd.as_ref().map(AsFd::as_fd),
                 cancel.as_ref().map(CancelFd::as_fd),
             ];
@@ -214,6 +223,9 @@ impl CommandProcess {
                 return Ok((WaitOutcome::Cancelled, pipes));
             }
             pipes.read(stdout, stderr);
+            if pipes.take_sink_failed() {
+                return Ok((WaitOutcome::Cancelled, pipes));
+            }
         }
     }
 

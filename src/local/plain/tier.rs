@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use super::process_marks::{SANDBOX_MARK, kill_marked};
 use super::runner;
 use super::sandbox::{PlainRecord, PlainSandbox, create_dirs};
+use crate::backend::Sink;
 use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::local::errors::no_such_sandbox;
@@ -141,10 +142,15 @@ impl SandboxTier for PlainTier {
             .map_err(|e| Error::io(format_args!("cannot write to {}", dir.display()), e))
     }
 
-    fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
+    fn exec<'a>(
+        &self,
+        id: &SessionId,
+        command: &Command,
+        sink: Option<&'a mut Sink<'a>>,
+    ) -> Result<Output> {
         let sandbox = self.find(id)?;
         let workdir = sandbox.files()?.resolve_workdir(command.get_workdir())?;
-        runner::run(command, &workdir.path, &sandbox)
+        runner::run(command, &workdir.path, &sandbox, sink)
     }
 
     fn files(&self, id: &SessionId) -> Result<SandboxFiles> {
