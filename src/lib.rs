@@ -115,7 +115,6 @@ compile_error!(
 mod archive;
 mod backend;
 mod cancel;
-#[cfg(feature = "local")]
 mod capped_stream;
 mod chunk;
 mod client;

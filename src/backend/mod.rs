@@ -1,5 +1,6 @@
 //! The `Backend` trait: NoxRunner v1 as Rust methods.
 
+pub(crate) mod events;
 pub(crate) mod wire;
 
 use std::io::Read;

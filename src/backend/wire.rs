@@ -17,6 +17,10 @@ use crate::spec::SandboxSpec;
 /// Media types of request and response bodies.
 pub(crate) const JSON: &str = "application/json";
 pub(crate) const ARCHIVE: &str = "application/x-tar";
+pub(crate) const EVENT_STREAM: &str = "text/event-stream";
+
+/// `Accept` of a client that prefers live output, which is an extension, to JSON.
+pub(crate) const ACCEPT_LIVE: &str = "text/event-stream, application/json;q=0.5";
 
 /// Header of a 404 response, with the value `sandbox` if the sandbox itself is missing. An extension.
 pub(crate) const MISSING: &str = "x-noxrunner-missing";
@@ -167,6 +171,16 @@ impl<'a> ExecResponse<'a> {
             killed_by: out.killed_by(),
         }
     }
+
+    /// Returns the JSON of the response without its streams, as the last event of a live exec has it.
+    #[cfg(feature = "server")]
+    pub(crate) fn without_streams(out: &Output) -> serde_json::Result<serde_json::Value> {
+        let mut json = serde_json::to_value(ExecResponse::from(out))?;
+        if let Some(fields) = json.as_object_mut() {
+            fields.retain(|name, _| !matches!(name.as_str(), "stdout" | "stderr"));
+        }
+        Ok(json)
+    }
 }
 
 impl From<ExecResponse<'_>> for Output {
@@ -202,6 +216,14 @@ pub(crate) struct ErrorResponse<'a> {
     pub(crate) error: &'a str,
 }
 
+/// Data of the event `error` of a live exec: the body of an error response, with its status. An extension.
+#[cfg(feature = "server")]
+#[derive(Serialize)]
+pub(crate) struct ErrorEvent<'a> {
+    pub(crate) error: &'a str,
+    pub(crate) status: u16,
+}
+
 /// Code of a 504 response to an exec that exceeded the server's maximum. Not part of v1.
 pub(crate) const EXEC_TIMEOUT: &str = "EXEC_TIMEOUT";
 
@@ -214,6 +236,8 @@ pub(crate) struct ServerError {
     pub(crate) message: Option<String>,
     pub(crate) code: Option<String>,
     pub(crate) request_id: Option<String>,
+    /// The status, if the error is an event.
+    pub(crate) status: Option<u16>,
 }
 
 impl ServerError {
@@ -222,6 +246,7 @@ impl ServerError {
     pub(crate) fn parse(body: &[u8]) -> Option<ServerError> {
         let mut body: Value = lenient_json::from_slice(body).ok()?;
         let mut error = body.get_mut("error")?.take();
+        let status = body.get("status").and_then(Value::as_u64);
         let mut field = |name: &str| match error.get_mut(name)?.take() {
             Value::String(text) => Some(text),
             _ => None,
@@ -230,6 +255,7 @@ impl ServerError {
             message: field("message"),
             code: field("code"),
             request_id: field("requestId"),
+            status: status.and_then(|status| u16::try_from(status).ok()),
         };
         if let Value::String(text) = error {
             parsed.message = Some(text);

@@ -8,8 +8,10 @@ use super::call::{Api, Call, read_body};
 use super::errors::{Operation, failure_error};
 use super::socket::CallOptions;
 use super::transport::{Body, Failure, ResponseBody};
+
 use crate::backend::Backend;
 use crate::backend::wire::{ARCHIVE, CreateRequest, ExecRequest, ExecResponse};
+use crate::chunk::Chunk;
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, Result, one_line};
 use crate::os::time::whole_seconds;
@@ -20,6 +22,10 @@ use crate::upload::Upload;
 
 /// Time for the response of an exec beyond the command's own timeout.
 const EXEC_GRACE: Duration = Duration::from_secs(10);
+
+/// Maximum timeout of a command whose response may come in one piece. Many proxies close a connection
+/// that is quiet for 60 s. A longer command uses events, if the server has them.
+const LONGEST_SILENCE: Duration = Duration::from_secs(50);
 
 /// A NoxRunner v1 server, reached over HTTP or HTTPS.
 ///
@@ -54,7 +60,7 @@ impl HttpBackend {
         }
     }
 
-    fn exec_call<'a>(&self, id: &SessionId, command: &'a Command) -> Result<Call<'a>> {
+    pub(super) fn exec_call<'a>(&self, id: &SessionId, command: &'a Command) -> Result<Call<'a>> {
         let seconds = Duration::from_secs(whole_seconds(command.get_timeout()));
         let give_up_after = command.give_up_after.unwrap_or(Duration::MAX);
         let total = give_up_after.min(seconds + EXEC_GRACE);
@@ -115,9 +121,23 @@ impl Backend for HttpBackend {
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
         command.check()?;
         command.check_no_files()?;
+        if command.get_timeout() > LONGEST_SILENCE {
+            return self.exec_by_events(id, command);
+        }
         let call = self.exec_call(id, command)?;
         let response: ExecResponse<'_> = self.api.send_json(call)?;
         Ok(response.into())
+    }
+
+    fn exec_live(
+        &self,
+        id: &SessionId,
+        command: &Command,
+        sink: &mut dyn FnMut(Chunk<'_>) -> Result<()>,
+    ) -> Result<Output> {
+        command.check()?;
+        command.check_no_files()?;
+        self.exec_to_sink(id, command, sink)
     }
 
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {

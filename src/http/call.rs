@@ -49,6 +49,7 @@ impl<'a> Call<'a> {
                 method,
                 url,
                 content_type: None,
+                accept: None,
                 body: Body::None,
             },
             options,
@@ -236,27 +237,39 @@ impl Api {
 
     /// Sends a call whose response is JSON.
     pub(super) fn send_json<T: DeserializeOwned>(&self, mut call: Call<'_>) -> Result<T> {
-        let (status, body) = self.send(&mut call, |response| {
-            Ok((response.status, read_body(response, MAX_JSON + 1)?))
-        })?;
-        if body.len() as u64 > MAX_JSON {
-            let message = format!("the response is larger than {MAX_JSON} bytes");
-            return Err(Error::new(ErrorKind::Protocol, message).with_status(status));
-        }
-        lenient_json::from_slice(&body).map_err(|e| {
-            // A body without a length ends with the connection, also where that breaks.
-            let kind = match call.operation {
-                Operation::Exec if e.is_eof() => ErrorKind::OutcomeUnknown,
-                _ => ErrorKind::Protocol,
-            };
-            // The reason may quote the whole response.
-            let reason = one_line(&e.to_string());
-            let message = format!("the response is not the JSON of NoxRunner v1: {reason}");
-            Error::new(kind, message)
-                .with_status(status)
-                .with_body(&body)
-        })
+        let (status, body) = self.send(&mut call, read_json)?;
+        parse_json(call.operation, status, &body)
     }
+}
+
+/// Reads a JSON response. Returns its status and its body.
+pub(super) fn read_json(response: Response) -> std::result::Result<(u16, Vec<u8>), Failure> {
+    Ok((response.status, read_body(response, MAX_JSON + 1)?))
+}
+
+/// Parses the body of a JSON response.
+pub(super) fn parse_json<T: DeserializeOwned>(
+    operation: Operation,
+    status: u16,
+    body: &[u8],
+) -> Result<T> {
+    if body.len() as u64 > MAX_JSON {
+        let message = format!("the response is larger than {MAX_JSON} bytes");
+        return Err(Error::new(ErrorKind::Protocol, message).with_status(status));
+    }
+    lenient_json::from_slice(body).map_err(|e| {
+        // A body without a length ends with the connection, also where that breaks.
+        let kind = match operation {
+            Operation::Exec if e.is_eof() => ErrorKind::OutcomeUnknown,
+            _ => ErrorKind::Protocol,
+        };
+        // The reason may quote the whole response.
+        let reason = one_line(&e.to_string());
+        let message = format!("the response is not the JSON of NoxRunner v1: {reason}");
+        Error::new(kind, message)
+            .with_status(status)
+            .with_body(body)
+    })
 }
 
 /// Reads at most `max` bytes of the body.

@@ -199,6 +199,28 @@ fn redirect(location: &str, url: &str, base: &BaseUrl) -> String {
     format!(", a redirect, which is not followed: use {new_base} as the base URL")
 }
 
+/// Returns the error of an exec that failed after the head of its response. `json` is the data of the
+/// event.
+pub(super) fn event_error(json: &[u8]) -> Error {
+    let said = ServerError::parse(json).unwrap_or_default();
+    let whole = || String::from_utf8_lossy(json).into_owned();
+    let text = said.message.unwrap_or_else(whole);
+    let text = one_line(&text);
+    let error = match said.status {
+        Some(status) => {
+            let kind = status_kind(status, Operation::Exec);
+            let message = format!("server reported {status}: {text}");
+            Error::new(kind, message).with_status(status)
+        }
+        None => Error::new(ErrorKind::Status, format!("server reported: {text}")),
+    };
+    error
+        .with_sandbox_gone(said.status == Some(404))
+        .with_body(json)
+        .with_code(said.code)
+        .with_request_id(said.request_id)
+}
+
 /// Reads what arrives of the body in a short time. If that is all, the connection can be reused. The
 /// status alone says what matters, so errors are ignored.
 fn read_error_body(response: Response) -> Vec<u8> {

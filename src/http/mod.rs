@@ -6,6 +6,7 @@ mod builder;
 mod call;
 mod connect;
 mod errors;
+mod live;
 #[cfg(feature = "conformance")]
 mod raw;
 mod retry;

@@ -36,6 +36,7 @@ pub(super) struct Request<'a> {
     pub(super) method: &'static str,
     pub(super) url: String,
     pub(super) content_type: Option<&'static str>,
+    pub(super) accept: Option<&'static str>,
     pub(super) body: Body<'a>,
 }
 
@@ -76,6 +77,12 @@ impl ResponseBody {
         let deadline = self.options.deadline;
         self.options.deadline = Some(deadline.map_or(end, |deadline| deadline.min(end)));
         self
+    }
+
+    /// Extends the deadline by time that the caller needed.
+    pub(super) fn extend(&mut self, time: Duration) {
+        let deadline = self.options.deadline;
+        self.options.deadline = deadline.map(|deadline| deadline + time);
     }
 }
 
@@ -208,6 +215,9 @@ impl HttpClient {
             .uri(&request.url);
         if let Some(kind) = request.content_type {
             head = head.header(http::header::CONTENT_TYPE, kind);
+        }
+        if let Some(kinds) = request.accept {
+            head = head.header(http::header::ACCEPT, kinds);
         }
         match &mut request.body {
             Body::None => self.agent.run(head.body(())?),

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::{Instant, timeout};
 
 use super::budget::{Budget, Reservation, Reserved, Shortage};
+use super::event_body::EventBody;
 use super::pace::Pace;
 use super::turn::CallGuard;
 
@@ -53,10 +54,14 @@ pub(super) enum Content {
         Receiver<Piece>,
         #[expect(dead_code, reason = "released with it")] Reservation,
     ),
+    Events(EventBody),
 }
 
 impl ReplyBody {
     pub(super) fn new(content: Content, guard: CallGuard) -> ReplyBody {
+        if let Content::Events(_) = content {
+            guard.may_take_long();
+        }
         ReplyBody {
             content,
             error: None,
@@ -82,6 +87,11 @@ impl Body for ReplyBody {
                 return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))));
             }
             Content::Archive(pieces, _) => pieces,
+            Content::Events(events) => {
+                return events
+                    .poll_event(cx)
+                    .map(|event| event.map(|bytes| Ok(Frame::data(bytes))));
+            }
         };
         let error = match pieces.poll_recv(cx) {
             Poll::Pending => return Poll::Pending,
@@ -99,13 +109,17 @@ impl Body for ReplyBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.content, Content::Whole(bytes) if bytes.is_empty())
+        match &self.content {
+            Content::Whole(bytes) => bytes.is_empty(),
+            Content::Archive(..) => false,
+            Content::Events(events) => events.is_ended(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Archive(..) => SizeHint::default(),
+            Content::Archive(..) | Content::Events(_) => SizeHint::default(),
         }
     }
 }

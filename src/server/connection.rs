@@ -142,7 +142,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for DeadlineStream<S> {
             Turn::Idle(since) if this.visitor.is_guest() => since + GUEST_TIMEOUT,
             Turn::Idle(since) => since + IDLE_TIMEOUT,
             Turn::Head(since) => since + HEAD_TIMEOUT,
-            Turn::Call => return Poll::Pending,
+            Turn::Call | Turn::Live | Turn::LiveEnd => return Poll::Pending,
         };
         ready!(this.read_alarm.poll(end, cx));
         Poll::Ready(Err(timed_out()))
@@ -150,7 +150,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for DeadlineStream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> DeadlineStream<S> {
-    /// Fails if the client reads too slowly. `written` is the number of bytes in a result.
+    /// Fails if the client reads too slowly, unless it gets live output. `written` is the number of
+    /// bytes in a result.
     fn with_deadline<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -162,6 +163,9 @@ impl<S: AsyncWrite + Unpin> DeadlineStream<S> {
             let waited = waited.map_or(Duration::ZERO, |(since, _)| since.elapsed());
             self.pace.moved(result.as_ref().map_or(0, written), waited);
             return Poll::Ready(result);
+        }
+        if matches!(self.turn.get(), Turn::Live | Turn::LiveEnd) {
+            return Poll::Pending;
         }
         let left = self.pace.left();
         let (_, end) = self
@@ -184,6 +188,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for DeadlineStream<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.stream).poll_flush(cx);
+        // Everything is written before a flush.
+        if let (true, Turn::LiveEnd) = (poll.is_ready(), self.turn.get()) {
+            self.turn.set(Turn::Idle(Instant::now()));
+            // The next read sets the deadline of an idle connection.
+            cx.waker().wake_by_ref();
+        }
         self.with_deadline(cx, poll, |()| 0)
     }
 

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use hyper::HeaderMap;
 use hyper::body::Incoming;
+use hyper::header::ACCEPT;
 
 use super::budget::{self, Reservation, Reserved};
+use super::disconnect::CancelOnDrop;
 use super::reply::{ErrorReply, Reply};
 use super::service::Service;
-use crate::backend::wire::{ExecRequest, ExecResponse};
-use crate::cancel::Cancel;
+use crate::backend::wire::{EVENT_STREAM, ExecRequest, ExecResponse};
 use crate::chunk::whole_characters;
 use crate::command::Command;
 use crate::output::Output;
@@ -26,15 +27,6 @@ const FIELDS: usize = 1024;
 /// characters decoded, it fits into what is reserved for the output.
 const CUT_STREAM: usize = 32 * 1024;
 
-/// Cancels the command of a call when the call is dropped, because its client has disconnected.
-struct CancelOnDrop(Cancel);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
-
 impl Service {
     pub(super) async fn exec(
         &self,
@@ -47,13 +39,30 @@ impl Service {
         let command = Command::from(request);
         command.check()?;
         memory.grow_by(budget::EXEC)?;
-        let cancel = Cancel::new();
-        let command = command.cancel_on(&cancel);
-        let _cancel = CancelOnDrop(cancel);
+        let cancel = CancelOnDrop::default();
+        let command = command.cancel_on(&cancel.0);
+        if accepts_events(headers) {
+            return self.exec_live(id, command, cancel, memory).await;
+        }
         let call = self.run(move |backend| Ok((backend.exec(&id, &command)?, memory)));
         let (out, memory) = call.await?;
         answer(&out, memory).await
     }
+}
+
+/// Returns true if the client accepts server-sent events.
+fn accepts_events(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(ACCEPT).iter();
+    let ranges = values.filter_map(|value| value.to_str().ok());
+    ranges.flat_map(|ranges| ranges.split(',')).any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let is_event_stream = |kind: &str| kind.eq_ignore_ascii_case(EVENT_STREAM);
+        let is_refusal = |part: &str| {
+            let quality = part.strip_prefix("q=");
+            quality.is_some_and(|quality| quality.parse() == Ok(0.0))
+        };
+        parts.next().is_some_and(is_event_stream) && !parts.any(is_refusal)
+    })
 }
 
 /// Encodes a response whose memory is reserved until it is sent.
@@ -117,6 +126,7 @@ fn json_length(byte: u8) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hyper::header::HeaderValue;
 
     #[test]
     fn sizes_are_exact() {
@@ -135,6 +145,22 @@ mod tests {
             let decoded = matches!(text, Cow::Owned(_)).then_some(2 * text.len());
             assert_eq!(size.decoded, decoded.unwrap_or(0), "{text:?}");
         }
+    }
+
+    #[test]
+    fn events_are_sent_to_who_accepts_them() {
+        let accepts = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(ACCEPT, HeaderValue::from_static(value));
+            }
+            accepts_events(&headers)
+        };
+        assert!(accepts(&["text/event-stream, application/json;q=0.5"]));
+        assert!(accepts(&["application/json", "Text/Event-Stream ; q=0.1"]));
+        assert!(!accepts(&[]));
+        assert!(!accepts(&["*/*", "text/event-stream-2, application/json"]));
+        assert!(!accepts(&["text/event-stream;q=0.0, application/json"]));
     }
 
     #[test]

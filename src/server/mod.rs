@@ -9,8 +9,10 @@
 //! - `budget`: the memory that all requests share.
 //! - `auth`: who may send requests.
 //! - `route`: which call a request is.
-//! - `service`, `exec`, `transfer`: the calls.
-//! - `reply`, `body`: responses, and archives between the network and a blocking backend.
+//! - `service`, `exec`, `live`, `transfer`: the calls.
+//! - `disconnect`: clients that disconnect during a command.
+//! - `reply`, `body`, `event_body`: responses, and archives and events between the network and a blocking
+//!   backend.
 
 mod admission;
 mod auth;
@@ -18,8 +20,11 @@ mod body;
 mod budget;
 mod builder;
 mod connection;
+mod disconnect;
+mod event_body;
 mod exec;
 mod listener;
+mod live;
 mod maxima;
 mod pace;
 mod reply;

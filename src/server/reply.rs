@@ -1,14 +1,20 @@
 //! Responses: of calls that succeeded, and of requests that were refused.
 
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::body::{BodyEnd, Content, Piece};
 use super::budget::{Reservation, Reserved, Shortage};
-use crate::backend::wire::{ARCHIVE, ErrorResponse, JSON, MISSING, MISSING_SANDBOX};
+use super::event_body::EventBody;
+use crate::backend::events::error_event;
+use crate::backend::wire::{
+    ARCHIVE, EVENT_STREAM, ErrorEvent, ErrorResponse, JSON, MISSING, MISSING_SANDBOX,
+};
 use crate::error::{Error, ErrorKind};
 use crate::os::time::whole_seconds;
 
@@ -23,6 +29,7 @@ pub(super) enum Reply {
     /// JSON whose memory is reserved until it is sent.
     Reserved(Reserved),
     Archive(mpsc::Receiver<Piece>, Reservation),
+    Events(EventBody),
 }
 
 impl Reply {
@@ -57,6 +64,16 @@ impl Reply {
             Reply::Archive(pieces, memory) => {
                 set_type(ARCHIVE);
                 Content::Archive(pieces, memory)
+            }
+            Reply::Events(events) => {
+                // Without parameters: some proxies compare the whole value before they stop buffering.
+                set_type(EVENT_STREAM);
+                let headers = response.headers_mut();
+                headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                // nginx buffers responses without this.
+                let buffering = HeaderName::from_static("x-accel-buffering");
+                headers.insert(buffering, HeaderValue::from_static("no"));
+                Content::Events(events)
             }
         }
     }
@@ -155,25 +172,36 @@ impl ErrorReply {
     }
 }
 
+fn status_of(error: &Error) -> StatusCode {
+    match error.kind() {
+        ErrorKind::InvalidInput | ErrorKind::Archive => StatusCode::BAD_REQUEST,
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        // Nothing has changed, and the call may be repeated.
+        ErrorKind::NotReady | ErrorKind::Connect => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
+        ErrorKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        ErrorKind::Status if error.status() == Some(429) => StatusCode::TOO_MANY_REQUESTS,
+        ErrorKind::OutcomeUnknown
+        | ErrorKind::Protocol
+        | ErrorKind::Status
+        | ErrorKind::Unauthorized => StatusCode::BAD_GATEWAY,
+        ErrorKind::Io | ErrorKind::Isolation | ErrorKind::Command | ErrorKind::Cancelled => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    }
+}
+
+/// Encodes the error of a call whose response has already begun.
+pub(super) fn encode_error_event(error: &Error) -> Vec<u8> {
+    error_event(&ErrorEvent {
+        error: &format!("{error:#}"),
+        status: status_of(error).as_u16(),
+    })
+}
+
 impl From<Error> for ErrorReply {
     fn from(error: Error) -> ErrorReply {
-        let status = match error.kind() {
-            ErrorKind::InvalidInput | ErrorKind::Archive => StatusCode::BAD_REQUEST,
-            ErrorKind::NotFound => StatusCode::NOT_FOUND,
-            // Nothing has changed, and the call may be repeated.
-            ErrorKind::NotReady | ErrorKind::Connect => StatusCode::SERVICE_UNAVAILABLE,
-            ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
-            ErrorKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            ErrorKind::Status if error.status() == Some(429) => StatusCode::TOO_MANY_REQUESTS,
-            ErrorKind::OutcomeUnknown
-            | ErrorKind::Protocol
-            | ErrorKind::Status
-            | ErrorKind::Unauthorized => StatusCode::BAD_GATEWAY,
-            ErrorKind::Io | ErrorKind::Isolation | ErrorKind::Command | ErrorKind::Cancelled => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
-        };
-        let mut reply = ErrorReply::new(status, format!("{error:#}"));
+        let mut reply = ErrorReply::new(status_of(&error), format!("{error:#}"));
         reply.retry_after = error
             .retry_after()
             .map(|wait| whole_seconds(wait).to_string());

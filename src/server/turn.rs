@@ -13,6 +13,10 @@ pub(super) enum Turn {
     Head(Instant),
     /// The server. Bodies have their own deadlines.
     Call,
+    /// The server, which sends live output. The client reads it as slowly as it likes.
+    Live,
+    /// The response with live output is complete, and the client reads the rest of it.
+    LiveEnd,
 }
 
 /// The turn of a connection, shared by the connection and its response.
@@ -42,8 +46,18 @@ impl SharedTurn {
 /// Held while a response is in progress.
 pub(super) struct CallGuard(SharedTurn);
 
+impl CallGuard {
+    /// Allows the client to read the response as slowly as it likes.
+    pub(super) fn may_take_long(&self) {
+        self.0.set(Turn::Live);
+    }
+}
+
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        self.0.set(Turn::Idle(Instant::now()));
+        self.0.set(match self.0.get() {
+            Turn::Live => Turn::LiveEnd,
+            _ => Turn::Idle(Instant::now()),
+        });
     }
 }

@@ -121,6 +121,8 @@ const OF_CONTROL_PLANE: &[&str] = &[
     "a timeout ends the command and keeps its output",
     "long output is truncated and marked",
     "readiness",
+    "live exec of an unknown sandbox is not found",
+    "a timeout keeps the live output",
 ];
 
 #[test]
@@ -135,6 +137,9 @@ fn old_control_plane_fulfils_the_rest_of_the_contract() {
     let without_exit_codes = [
         "exit codes, streams and arguments are exact",
         "a missing program exits with 127",
+        "live output is complete, with the exit code",
+        "live exec of a missing program exits with 127",
+        "a long timeout does not change the caps",
     ];
     let exceptions = [OF_CONTROL_PLANE, &without_exit_codes].concat();
     backends::quirky(Quirks::old_control_plane(), |client| {
@@ -163,6 +168,7 @@ fn minimal_backend_fulfils_the_rest_of_the_contract() {
         "directories survive a round trip",
         "paths do not lead out of the sandbox",
         "sandboxes share nothing",
+        "live exec runs commands with stdin",
     ];
     backends::quirky(Quirks::minimal(), |client| {
         run_all_except(client, &need_files_or_touch);

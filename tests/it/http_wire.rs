@@ -6,6 +6,8 @@ mod answers;
 mod hostile_text;
 /// Responses of servers that deviate from the protocol.
 mod lenient;
+/// Live output as server-sent events.
+mod live;
 /// What logs and errors show, and what they never show.
 mod secrets;
 

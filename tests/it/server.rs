@@ -1,5 +1,7 @@
 //! This crate's server: contract, responses and authentication.
 
+/// Live output as server-sent events.
+mod live;
 /// The operator's maxima.
 mod maxima;
 /// The published Python client.
@@ -129,6 +131,7 @@ fn contract_holds_over_tcp() {
     let (builder, _dir) = local();
     let server = RunningServer::start(builder.tcp("127.0.0.1:0"));
     contract::run_all(&server.client());
+    contract::live::run_streaming(&server.client());
 }
 
 #[test]
@@ -149,6 +152,7 @@ fn contract_holds_through_a_gateway() {
     let backend = backend.token(token).build().unwrap();
     let gateway = RunningServer::start(Server::builder(backend).tcp("127.0.0.1:0"));
     contract::run_all(&gateway.client());
+    contract::live::run_streaming(&gateway.client());
 }
 
 #[test]

@@ -21,6 +21,7 @@ pub(super) const CHECKS: &[(&str, Check)] = &[
         "live exec of a missing program exits with 127",
         missing_program,
     ),
+    ("a long timeout does not change the caps", long_timeout),
     ("a timeout keeps the live output", time_limit),
     (
         "a background child does not delay a live exec",
@@ -110,6 +111,17 @@ fn missing_program(client: &Client) {
     assert_eq!(out.exit_code(), 127);
     assert!(String::from_utf8_lossy(&stderr).contains("nosuchcommand_nx"));
     assert_eq!(out.stderr_bytes(), stderr);
+}
+
+fn long_timeout(client: &Client) {
+    let sandbox = create(client, "long-timeout");
+    let command = Command::shell("head -c 3000000 /dev/zero | tr '\\0' x; echo end >&2; exit 5");
+    let out = sandbox
+        .exec(command.timeout(Duration::from_secs(100)))
+        .unwrap();
+    assert_eq!((out.exit_code(), &*out.stderr()), (5, "end\n"));
+    assert_eq!(out.stdout_bytes().len(), 1024 * 1024);
+    assert!(out.truncated() && out.lost_output() && !out.timed_out());
 }
 
 fn time_limit(client: &Client) {
