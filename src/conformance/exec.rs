@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use super::probe::{ExecResult, Probe};
 use super::verdict::{NotPassed, Verdict, expect};
+use crate::backend::events::{Event, EventReader};
+use crate::backend::wire::EVENT_STREAM;
+use crate::chunk::Stream;
 use crate::script::SHELL;
 
 pub(super) fn answer(probe: &Probe) -> Verdict {
@@ -295,6 +298,28 @@ pub(super) fn parallel(probe: &Probe) -> Verdict {
         met,
         format!("two commands that wait for each other both finished: {met}"),
     )
+}
+
+pub(super) fn live(probe: &Probe) -> Verdict {
+    let line = r"printf 'a\377'; echo err >&2; exit 3";
+    let answer = probe.exec_live(probe.shared()?, &json!({"cmd": [SHELL, "-c", line]}))?;
+    let content_type = answer.content_type.as_deref().unwrap_or_default();
+    let seen = format!("{content_type:?}, {}", answer.summary());
+    expect(answer.status == 200 && content_type == EVENT_STREAM, &*seen)?;
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let mut events = EventReader::new(&*answer.body);
+    let exit_code = loop {
+        match events.next() {
+            Ok(Event::Output(chunk)) if chunk.stream() == Stream::Stdout => {
+                stdout.extend_from_slice(chunk.bytes());
+            }
+            Ok(Event::Output(chunk)) => stderr.extend_from_slice(chunk.bytes()),
+            Ok(Event::Exit(out)) => break Some(out.exit_code()),
+            _ => break None,
+        }
+    };
+    let is_right = exit_code == Some(3) && stdout == b"a\xff" && stderr == b"err\n";
+    expect(is_right, seen)
 }
 
 pub(super) fn jobs(probe: &Probe) -> Verdict {

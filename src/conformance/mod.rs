@@ -1,4 +1,4 @@
-//! Checks a v1 server against the protocol: 70 named checks, each with the rule that it checks and what
+//! Checks a v1 server against the protocol: 71 named checks, each with the rule that it checks and what
 //! was seen.
 //!
 //! ```

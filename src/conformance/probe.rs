@@ -341,11 +341,19 @@ impl<'a> Probe<'a> {
 
     /// Sends an exec. The timeout defaults to [`TIMEOUT`].
     pub(super) fn exec(&self, id: &str, body: &Value) -> Result<RawResponse> {
+        self.exec_at(Endpoint::Call(id, "exec"), body)
+    }
+
+    /// Sends an exec that accepts live output.
+    pub(super) fn exec_live(&self, id: &str, body: &Value) -> Result<RawResponse> {
+        self.exec_at(Endpoint::LiveExec(id), body)
+    }
+
+    fn exec_at(&self, endpoint: Endpoint<'_>, body: &Value) -> Result<RawResponse> {
         let seconds = body["timeoutSeconds"].as_u64().unwrap_or(TIMEOUT);
         let bytes = exec_body(body);
         let body = Some((JSON, &*bytes));
         let time = Some(Duration::from_secs(seconds + 10));
-        let endpoint = Endpoint::Call(id, "exec");
         self.send_with("POST", endpoint, body, time, self.run.cancel)
     }
 

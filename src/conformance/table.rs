@@ -140,6 +140,8 @@ pub(super) static CHECKS: &[Check] = checks! {
         "a background child outlives its exec";
     Should "background-holds" EVERY = exec::background_holds:
         "a background child that holds the streams open does not delay the response";
+    May "exec-live" EVERY = exec::live:
+        "the response to Accept: text/event-stream is server-sent events with the output and the result";
     May "jobs" EVERY = exec::jobs:
         "background processes and the image's programs are enough for jobs";
     Must "files-round-trip" BOTH_WAYS = files::round_trip:
@@ -203,6 +205,7 @@ pub(super) static ABILITIES: &[(&str, &str)] = &[
     ("single files can be downloaded", "download-file"),
     ("modes are kept", "files-modes"),
     ("symbolic links are kept", "files-links"),
+    ("live output", "exec-live"),
     ("jobs", "jobs"),
     ("commands run in parallel", "exec-parallel"),
     ("relative workdirs", "exec-relative-workdir"),

@@ -7,6 +7,7 @@ use super::call::{Call, read_body};
 use super::errors::Operation;
 use super::socket::CallOptions;
 use super::transport::Body;
+use crate::backend::wire::ACCEPT_LIVE;
 use crate::cancel::Cancel;
 use crate::error::Result;
 
@@ -22,6 +23,8 @@ pub(crate) enum Endpoint<'a> {
     Sandbox(&'a str),
     /// `touch` or `exec` of a sandbox.
     Call(&'a str, &'a str),
+    /// Exec in a sandbox, with live output if the server has it.
+    LiveExec(&'a str),
     /// Upload to a sandbox, and `dest`.
     Upload(&'a str, &'a str),
     /// Download from a sandbox, and `src`.
@@ -53,6 +56,7 @@ impl HttpBackend {
         let mut call = Call::new(Operation::Exec, method, self.url(endpoint), options);
         call.cancel = Some(cancel);
         call.accepts_any_status = true;
+        call.request.accept = matches!(endpoint, Endpoint::LiveExec(_)).then_some(ACCEPT_LIVE);
         if let Some((content_type, bytes)) = body {
             call.request.content_type = Some(content_type).filter(|text| !text.is_empty());
             call.request.body = Body::Bytes(bytes.to_vec());
@@ -72,6 +76,7 @@ impl HttpBackend {
             Endpoint::Health => base.health(),
             Endpoint::Unknown => base.url("/v1/no-such-call"),
             Endpoint::Sandbox(id) => base.sandbox(id),
+            Endpoint::LiveExec(id) => format!("{}/exec", base.sandbox(id)),
             Endpoint::Call(id, call) => format!("{}/{call}", base.sandbox(id)),
             Endpoint::Upload(id, dest) => base.files(id, "upload", "dest", dest),
             Endpoint::Download(id, src) => base.files(id, "download", "src", src),

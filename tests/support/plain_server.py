@@ -7,7 +7,7 @@ implements the rule.
 
 The server prints its address and exits at the end of its stdin. It needs Linux, for /proc and pidfd.
 """
-import argparse, contextlib, gzip, http, http.server, io, itertools, json, os, re, selectors, shutil, signal
+import argparse, base64, contextlib, gzip, http, http.server, io, itertools, json, os, re, selectors, shutil, signal
 import socket, subprocess, sys, tarfile, tempfile, threading, time, urllib.parse, uuid
 
 MIB = 1 << 20
@@ -222,10 +222,20 @@ def decode(output):
     if fault("exec-not-utf8") and text.encode() != output: raise Failure(500, "the output is not UTF-8")
     return text
 
-def exec_answer(exit_code, stdout, stderr, started):
+def exec_answer(exit_code, stdout, stderr, started, live):
+    if live: return event_answer(exit_code, stdout, stderr, started)
     answer = {"exitCode": exit_code, "stdout": decode(stdout), "stderr": decode(stderr)}
     if not fault("exec-answer"): answer["durationMs"] = int((time.monotonic() - started) * 1000)
     return json_answer(200, answer)
+
+def event_answer(exit_code, stdout, stderr, started):
+    """The extension for live output, except that the events are sent after the command has ended."""
+    blocks = [(name, stream[at:at + 65536]) for name, stream in (("stdout", stdout), ("stderr", stderr))
+              for at in range(0, len(stream), 65536)]
+    events = [f"event: {name}\r\ndata: {base64.b64encode(block).decode()}\r\n\r\n" for name, block in blocks]
+    answer = {"exitCode": exit_code, "durationMs": int((time.monotonic() - started) * 1000)}
+    events += [": a comment\n\n", f"event: exit\ndata: {json.dumps(answer)}\n\n"]
+    return 200, "text/event-stream", "".join(events).encode()
 
 def find_workdir(sandbox, request):
     if fault("exec-default-workdir") and "workdir" not in request: return sandbox.tmp
@@ -237,12 +247,12 @@ def find_workdir(sandbox, request):
     need(os.path.isdir(path), f"workdir {workdir} is not a directory")
     return path
 
-def run(sandbox, request):
+def run(sandbox, request, live):
     started = time.monotonic()
     cmd, env, timeout = request.get("cmd"), request.get("env", {}), request.get("timeoutSeconds", 30)
     need(isinstance(cmd, list) and all(isinstance(arg, str) for arg in cmd), "cmd is not a list of strings")
     need(not any("\0" in arg for arg in cmd), "cmd has a NUL")
-    if fault("exec-empty-command") and not cmd: return exec_answer(0, b"", b"", started)
+    if fault("exec-empty-command") and not cmd: return exec_answer(0, b"", b"", started, live)
     need(cmd, "cmd is empty")
     need(isinstance(env, dict) and all(isinstance(value, str) for value in env.values()),
          "env is not an object of strings")
@@ -266,7 +276,7 @@ def run(sandbox, request):
     program = shutil.which(os.path.join(workdir, cmd[0]) if "/" in cmd[0] else cmd[0], path=env["PATH"])
     if program is None:
         if fault("exec-not-found"): raise Failure(500, f"{cmd[0]}: not found")
-        return exec_answer(127, b"", f"{cmd[0]}: not found\n".encode(errors="replace"), started)
+        return exec_answer(127, b"", f"{cmd[0]}: not found\n".encode(errors="replace"), started, live)
     stdin = subprocess.DEVNULL
     if fault("exec-stdin"): stdin = subprocess.PIPE
     with sandbox.lock:
@@ -288,7 +298,7 @@ def run(sandbox, request):
         if fault("exec-signal-code"): code = 1
     elif code > 0 and fault("exec-exit-code"):
         raise Failure(500, f"the command exited with {code}")
-    return exec_answer(code, out, err, started)
+    return exec_answer(code, out, err, started, live)
 
 # Archives
 
@@ -439,7 +449,7 @@ def execute(store, id, path, body):
     alone = fault("exec-concurrent") or fault("exec-parallel")
     if alone and not ONE_EXEC.acquire(blocking=fault("exec-parallel")): raise Failure(500, "another exec is running")
     try:
-        return run(sandbox, request)
+        return run(sandbox, request, "text/event-stream" in body.accept and not fault("exec-live"))
     finally:
         if alone: ONE_EXEC.release()
 
@@ -532,6 +542,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def read_body(self):
         body = tempfile.SpooledTemporaryFile(MIB)
+        body.accept = self.headers.get("Accept", "")
         if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
             while size := int(self.rfile.readline(1000).partition(b";")[0], 16):
                 self.copy(size, body)
