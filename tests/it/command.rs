@@ -8,6 +8,8 @@ mod credentials;
 mod hostile_text;
 /// Detached commands.
 mod jobs;
+/// Output while a command runs, and its standard input.
+mod live;
 /// `noxrc serve`.
 mod serve;
 /// `noxrc shell` with lines from stdin.

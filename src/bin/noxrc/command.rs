@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use noxrunner::{Command, Error, Output, Result};
+use noxrunner::{Command, Error, Output, Result, Sandbox};
 use serde_json::json;
 
 use crate::args::ExecOptions;
@@ -27,7 +27,18 @@ pub(crate) fn with_timeout(cmd: &[String], options: &ExecOptions, console: &Cons
     without_timeout(cmd, options, console).timeout(options.timeout_seconds)
 }
 
-/// Prints the result of a command, and returns the exit code.
+/// Runs a command, and prints its output as it arrives. With `--json` the output is part of the result.
+pub(crate) fn exec(sandbox: &Sandbox, command: Command, console: &Console) -> Result<Output> {
+    if console.is_json() {
+        return sandbox.exec(command);
+    }
+    sandbox.exec_live(command, |chunk| {
+        console.chunk(chunk);
+        Ok(())
+    })
+}
+
+/// Prints the result of a command whose output was printed already, and returns the exit code.
 pub(crate) fn print_result(
     result: Result<Output>,
     options: &ExecOptions,
@@ -40,7 +51,7 @@ pub(crate) fn print_result(
     if console.is_json() {
         console.value(&json!(out));
     } else {
-        console.streams(&out);
+        console.warn_if_incomplete(&out);
     }
     if options.ignore_exit_code {
         ExitCode::SUCCESS

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 
-use noxrunner::{Error, ErrorKind, KilledBy, Output, Result, printable};
+use noxrunner::{Chunk, Error, ErrorKind, KilledBy, Output, Result, Stream, printable};
 use serde_json::{Value, json};
 
 use crate::credentials;
@@ -103,7 +103,20 @@ impl Console {
     pub(crate) fn streams(&self, out: &Output) {
         self.data(out.stdout_bytes());
         self.write(&mut io::stderr().lock(), out.stderr_bytes());
-        if out.truncated() {
+        self.warn_if_incomplete(out);
+    }
+
+    /// Prints a part of the output of a command.
+    pub(crate) fn chunk(&self, chunk: Chunk<'_>) {
+        match chunk.stream() {
+            Stream::Stdout => self.data(chunk.bytes()),
+            Stream::Stderr => self.write(&mut io::stderr().lock(), chunk.bytes()),
+        }
+    }
+
+    /// Warns if the output of a command is incomplete, or a limit has ended it.
+    pub(crate) fn warn_if_incomplete(&self, out: &Output) {
+        if out.lost_output() {
             self.warning("The output was truncated: write it to a file and download that");
         }
         if let Some(killed_by) = out.killed_by() {

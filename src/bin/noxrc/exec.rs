@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::args::{Args, ExecArgs};
 use crate::client::client;
-use crate::command::{backend_failed, print_result, with_timeout};
+use crate::command::{self, backend_failed, print_result, with_timeout};
 use crate::console::Console;
 use crate::jobs;
 
@@ -20,6 +20,6 @@ pub(crate) fn exec(args: &Args, exec: &ExecArgs, console: &Console) -> ExitCode 
             Err(error) => backend_failed(&error, console),
         };
     }
-    let result = sandbox.exec(with_timeout(&exec.cmd, options, console));
-    print_result(result, options, console)
+    let command = with_timeout(&exec.cmd, options, console);
+    print_result(command::exec(&sandbox, command, console), options, console)
 }

@@ -8,7 +8,7 @@ use noxrunner::{Error, ErrorKind, Lease, Result, Sandbox};
 
 use crate::args::{Args, RunArgs};
 use crate::client::client;
-use crate::command::{backend_failed, print_result, with_timeout};
+use crate::command::{self, backend_failed, print_result, with_timeout};
 use crate::console::Console;
 use crate::exit_code::{BACKEND_FAILED, INTERRUPTED};
 use crate::files::{check_different_names, copy_from_sandbox, copy_to_sandbox, name_of, pack};
@@ -103,7 +103,7 @@ fn run_in(sandbox: &Sandbox, run: &RunArgs, interrupt: &Interrupt, console: &Con
         return failed(&error, interrupt, console);
     }
     let command = with_timeout(&run.cmd, &run.options, console).cancel_on(&interrupt.cancel);
-    let result = sandbox.exec(command);
+    let result = command::exec(sandbox, command, console);
     if interrupt.received() {
         return interrupted(console);
     }
