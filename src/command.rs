@@ -210,9 +210,12 @@ impl Command {
         self
     }
 
-    /// Sets the command's standard input. NoxRunner v1 has no field for it, so
-    /// [`Sandbox::exec`](crate::Sandbox::exec) uploads it to a temporary file first. Needs `sh` in the
-    /// sandbox. Defaults to an empty input.
+    /// Sets the command's standard input. Defaults to an empty input.
+    ///
+    /// The local backend streams it: the command reads it while it runs, and need not read all of it.
+    /// A reader is then read on another thread, which may outlive the call if a read blocks. NoxRunner
+    /// v1 has no field for stdin, so over HTTP it is read to its end and uploaded to a temporary file
+    /// before the command starts. That needs `sh` in the sandbox.
     ///
     /// ```
     /// # let (client, _dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
@@ -257,6 +260,12 @@ impl Command {
     #[must_use]
     pub fn get_args(&self) -> &[String] {
         &self.args
+    }
+
+    /// Returns the standard input, if set.
+    #[must_use]
+    pub fn get_stdin(&self) -> Option<&Stdin> {
+        self.stdin.as_ref()
     }
 
     /// Returns the working directory as an absolute path in the sandbox.
@@ -326,19 +335,22 @@ impl Command {
     }
 
     /// Returns true if the command needs files in the sandbox, which [`Backend::exec`] cannot send.
+    /// `streams_stdin` is true if the backend needs no file for stdin.
     ///
     /// [`Backend::exec`]: crate::Backend::exec
-    pub(crate) fn needs_files(&self) -> bool {
-        self.stdin.is_some() || self.code.is_some()
+    pub(crate) fn needs_files(&self, streams_stdin: bool) -> bool {
+        self.code.is_some() || (self.stdin.is_some() && !streams_stdin)
     }
 
     /// Refuses commands that need files: only [`Sandbox`](crate::Sandbox) can upload them.
-    pub(crate) fn check_no_files(&self) -> Result<()> {
-        if self.needs_files() {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "a backend cannot run a command with stdin or source code: use Sandbox::exec",
-            ));
+    pub(crate) fn check_no_files(&self, streams_stdin: bool) -> Result<()> {
+        if self.needs_files(streams_stdin) {
+            let kinds = match streams_stdin {
+                true => "source code",
+                false => "stdin or source code",
+            };
+            let message = format!("a backend cannot run a command with {kinds}: use Sandbox::exec");
+            return Err(Error::new(ErrorKind::Unsupported, message));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Cursor, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::archive::Contents;
@@ -16,8 +16,10 @@ pub struct Stdin(Input);
 enum Input {
     Bytes(Arc<[u8]>),
     /// `None` after the reader has been consumed.
-    Reader(Arc<Mutex<Option<Box<dyn Read + Send>>>>),
+    Reader(Arc<Mutex<Option<StdinReader>>>),
 }
+
+pub(crate) type StdinReader = Box<dyn Read + Send>;
 
 impl Stdin {
     /// Uses everything that a reader yields. A reader can be consumed only once: a clone of the
@@ -38,18 +40,44 @@ impl Stdin {
         Stdin(Input::Reader(Arc::new(Mutex::new(Some(Box::new(reader))))))
     }
 
+    /// Returns a reader of the input, for a [`Backend`](crate::Backend) that
+    /// [streams it](crate::Backend::streams_stdin).
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if an earlier run has consumed the reader.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use std::io::Read;
+    ///
+    /// let stdin = noxrunner::Stdin::from("3\n1\n");
+    /// let mut text = String::new();
+    /// stdin.open()?.read_to_string(&mut text)?;
+    /// assert_eq!(text, "3\n1\n");
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn open(&self) -> Result<Box<dyn Read + Send>> {
+        match &self.0 {
+            Input::Bytes(bytes) => Ok(Box::new(Cursor::new(Arc::clone(bytes)))),
+            Input::Reader(reader) => take(reader),
+        }
+    }
+
     pub(crate) fn contents(&self) -> Result<Contents<'_>> {
         match &self.0 {
             Input::Bytes(bytes) => Ok((&**bytes).into()),
-            Input::Reader(reader) => {
-                let taken = reader.lock().unwrap_or_else(PoisonError::into_inner).take();
-                let reader = taken.ok_or_else(|| {
-                    Error::invalid("an earlier run has already consumed the reader given as stdin")
-                })?;
-                Ok(Contents::reader(reader))
-            }
+            Input::Reader(reader) => Ok(Contents::reader(take(reader)?)),
         }
     }
+}
+
+fn take(reader: &Mutex<Option<StdinReader>>) -> Result<StdinReader> {
+    let taken = reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+    taken.ok_or_else(|| {
+        Error::invalid("an earlier run has already consumed the reader given as stdin")
+    })
 }
 
 impl From<Vec<u8>> for Stdin {

@@ -92,6 +92,14 @@ pub trait Backend: Send + Sync {
         pass_on(self.exec(id, command)?, sink)
     }
 
+    /// Returns true if [`exec`](Backend::exec) and [`exec_live`](Backend::exec_live) give a command its
+    /// [stdin](Command::get_stdin) while it runs. Defaults to false:
+    /// [`Sandbox::exec`](crate::Sandbox::exec) then uploads stdin before it runs the command, and
+    /// commands have none here.
+    fn streams_stdin(&self) -> bool {
+        false
+    }
+
     /// `POST /v1/sandboxes/{id}/files/upload`: unpacks a tar archive, compressed with gzip or not, in
     /// the directory `dest`, which is created.
     ///
@@ -161,6 +169,10 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
         sink: &mut dyn FnMut(Chunk<'_>) -> Result<()>,
     ) -> Result<Output> {
         (**self).exec_live(id, command, sink)
+    }
+
+    fn streams_stdin(&self) -> bool {
+        (**self).streams_stdin()
     }
 
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {

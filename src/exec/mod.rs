@@ -43,9 +43,9 @@ impl Sandbox {
     ///
     /// Sends one exec. It is sent again only if the command certainly did not start: the connection
     /// failed before the request was received, or the server itself refused it with 429 or 503; see
-    /// [`Retry`](crate::Retry). A command with [`stdin`](Command::stdin) or [`code`](Command::code)
-    /// needs an upload before the exec, and sometimes an exec of at most 20 s after it to remove the
-    /// files.
+    /// [`Retry`](crate::Retry). A command with [`code`](Command::code), or over HTTP with
+    /// [`stdin`](Command::stdin), needs an upload before the exec, and sometimes an exec of at most 20 s
+    /// after it to remove the files.
     ///
     /// The call returns at the latest 10 s after the command's own timeout, which defaults to 30 s,
     /// plus the time that it waited for a rate limit. The client's timeout does not apply.
@@ -86,7 +86,7 @@ impl Sandbox {
         let command = command.into_command();
         self.context("exec in", || {
             command.check()?;
-            let out = if command.needs_files() {
+            let out = if command.needs_files(self.backend().streams_stdin()) {
                 staged::exec(self, &command, call)?
             } else {
                 call(&command)?

@@ -66,9 +66,12 @@ pub(super) fn exec(
 ) -> Result<Output> {
     let (base, workdir) = relative_to_base(command.get_workdir());
     let dir = temporary_name();
-    let mut staged = StagedFiles::new(command)?;
-    let script = staged.wrap(RUN, &dir, &workdir).workdir(base);
+    let streamed = command.stdin.clone();
+    let streamed = streamed.filter(|_| sandbox.backend().streams_stdin());
+    let mut staged = StagedFiles::new(command, streamed.is_none())?;
+    let mut script = staged.wrap(RUN, &dir, &workdir).workdir(base);
     script.check()?;
+    script.stdin = streamed;
     let result = staged
         .upload(sandbox, &format!("{base}/{dir}"))
         .and_then(|()| call(&script));
@@ -117,18 +120,26 @@ fn has_shell(sandbox: &Sandbox) -> Result<bool> {
 pub(crate) struct StagedFiles<'a> {
     files: Vec<(Vec<u8>, Contents<'a>)>,
     command: &'a Command,
+    /// One of the files is the command's stdin.
+    has_stdin: bool,
 }
 
 impl<'a> StagedFiles<'a> {
-    pub(crate) fn new(command: &'a Command) -> Result<StagedFiles<'a>> {
+    /// `with_stdin` is false if the backend streams stdin.
+    pub(crate) fn new(command: &'a Command, with_stdin: bool) -> Result<StagedFiles<'a>> {
         let mut files = Vec::new();
         if let Some(code) = &command.code {
             files.push((code.file_name.clone().into(), (&*code.text).into()));
         }
-        if let Some(stdin) = &command.stdin {
+        let stdin = command.stdin.as_ref().filter(|_| with_stdin);
+        if let Some(stdin) = stdin {
             files.push((b"stdin".to_vec(), stdin.contents()?));
         }
-        Ok(StagedFiles { files, command })
+        Ok(StagedFiles {
+            files,
+            command,
+            has_stdin: stdin.is_some(),
+        })
     }
 
     /// Returns the command that runs a script, which runs the original command.
@@ -158,7 +169,7 @@ impl<'a> StagedFiles<'a> {
         let prepend = format!("nx_skip={skip}; set -- {} \"$@\"", words.join(" "));
         let script = script.replacen("{prepend}", &prepend, 1);
         let file_name = code.map_or("-", |code| &code.file_name);
-        let input = command.stdin.as_ref().map_or("-", |_| "stdin");
+        let input = if self.has_stdin { "stdin" } else { "-" };
         let args = [SHELL, "-c", &script, SHELL, dir, file_name, input, option];
         let args = args.into_iter().map(str::to_owned);
         command.derive(args.chain(rest.iter().cloned()).collect(), plain)
@@ -212,7 +223,9 @@ mod tests {
             .args(["{file}", "", "*"])
             .env("IFS", "a'b {prepend}")
             .env("K", "v");
-        let wrapped = StagedFiles::new(&command).unwrap().wrap(source, "d", "o");
+        let wrapped = StagedFiles::new(&command, true)
+            .unwrap()
+            .wrap(source, "d", "o");
         assert_eq!(wrapped.get_envs().keys().collect::<Vec<_>>(), ["K"]);
         let out = std::process::Command::new("sh")
             .args(&wrapped.get_args()[1..])

@@ -120,7 +120,7 @@ impl Backend for HttpBackend {
 
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
         command.check()?;
-        command.check_no_files()?;
+        command.check_no_files(false)?;
         if command.get_timeout() > LONGEST_SILENCE {
             return self.exec_by_events(id, command);
         }
@@ -136,7 +136,7 @@ impl Backend for HttpBackend {
         sink: &mut dyn FnMut(Chunk<'_>) -> Result<()>,
     ) -> Result<Output> {
         command.check()?;
-        command.check_no_files()?;
+        command.check_no_files(false)?;
         self.exec_to_sink(id, command, sink)
     }
 

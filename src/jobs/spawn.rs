@@ -62,7 +62,7 @@ impl Sandbox {
 
 impl Job {
     fn start(&self, command: &Command) -> Result<()> {
-        let mut staged = StagedFiles::new(command)?;
+        let mut staged = StagedFiles::new(command, true)?;
         // Before the probe that PREPARE starts, because it lives for a minute only.
         let files_dir = format!("{WORKSPACE}/{JOBS_DIR}/{}/in", self.id());
         staged.upload(self.sandbox(), &files_dir)?;

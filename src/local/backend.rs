@@ -48,8 +48,9 @@ const EXISTENCE_INTERVAL: Duration = Duration::from_millis(250);
 ///   `resolv.conf` and `nsswitch.conf` are generated.
 ///   `/sys` contains only the processors and memory nodes.
 ///   The image of a spec is ignored and listed in [`SandboxInfo::ignored`].
-/// - **User.** Commands run as user `sandbox` (1000) without capabilities. Stdin is empty, and
-///   commands have no terminal, but can create up to 64 pseudo-terminals.
+/// - **User.** Commands run as user `sandbox` (1000) without capabilities. They have no terminal, but can
+///   create up to 64 pseudo-terminals.
+/// - **Stdin** is empty, or a pipe to which [`Command::stdin`] is written while the command runs.
 /// - **Debuggers.** Processes of a sandbox can trace and read each other, but not the holder and the
 ///   supervisors, which start the commands.
 /// - **Environment.** Commands get `PATH`, `HOME`, `TMPDIR`, `USER`, `LOGNAME` and `NOX_WORKSPACE`;
@@ -204,7 +205,7 @@ impl LocalBackend {
         sink: Option<&'a mut Sink<'a>>,
     ) -> Result<Output> {
         command.check()?;
-        command.check_no_files()?;
+        command.check_no_files(true)?;
         let is_cancelled = || command.get_cancel().is_some_and(Cancel::is_cancelled);
         let cancelled = || Error::new(ErrorKind::Cancelled, "cancelled");
         logged("exec", id, || {
@@ -246,6 +247,10 @@ impl Backend for LocalBackend {
     ) -> Result<Output> {
         let out = self.run(id, command, Some(&mut *sink))?;
         pass_on(out, sink)
+    }
+
+    fn streams_stdin(&self) -> bool {
+        true
     }
 
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {

@@ -3,6 +3,7 @@
 mod backend;
 mod builder;
 mod cancel_fd;
+mod command_pipes;
 #[cfg(target_os = "linux")]
 mod confined;
 mod environment;
@@ -17,9 +18,9 @@ mod millis;
     allow(dead_code, reason = "only isolated sandboxes share paths")
 )]
 mod options;
-mod output_pipes;
 mod plain;
 mod state_dir;
+mod stdin_feed;
 #[cfg(target_os = "linux")]
 mod sys;
 mod tier;

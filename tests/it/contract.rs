@@ -2,6 +2,8 @@
 
 /// Live output.
 pub(crate) mod live;
+/// Standard input of local commands.
+mod stdin;
 
 use crate::support::ErrorText as _;
 use std::io::Read;
@@ -77,6 +79,7 @@ fn plain_processes_fulfil_the_contract() {
     let client = Client::with_backend(backend);
     run_all(&client);
     live::run_streaming(&client);
+    stdin::run_all(&client);
 }
 
 #[test]
@@ -86,6 +89,7 @@ fn persistent_sandboxes_fulfil_the_contract() {
     let client = Client::with_backend(backend.state_dir(dir.path()).build().unwrap());
     run_all(&client);
     live::run_streaming(&client);
+    stdin::run_all(&client);
 }
 
 #[test]
@@ -94,6 +98,7 @@ fn namespaces_fulfil_the_contract() {
     let client = Client::with_backend(backend);
     run_all(&client);
     live::run_streaming(&client);
+    stdin::run_all(&client);
 }
 
 #[test]
@@ -102,6 +107,7 @@ fn landlock_fulfils_the_contract() {
     let client = Client::with_backend(backend);
     run_all(&client);
     live::run_streaming(&client);
+    stdin::run_all(&client);
 }
 
 #[test]

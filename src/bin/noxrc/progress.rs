@@ -53,6 +53,10 @@ impl Backend for WithProgress {
         self.0.exec_live(id, command, sink)
     }
 
+    fn streams_stdin(&self) -> bool {
+        self.0.streams_stdin()
+    }
+
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
         let bar = SlowBar::new();
         let mut show = |progress: UploadProgress| bar.show(progress.sent(), progress.total());

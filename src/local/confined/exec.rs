@@ -11,10 +11,10 @@ use super::protocol::{CommandUsage, EndRequest, HolderReply, Payload, StartStage
 use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::local::cancel_fd::CancelFd;
+use crate::local::command_pipes::CommandPipes;
 use crate::local::environment::{DEFAULT_PATH, INHERITED};
 use crate::local::errors::{arguments_too_long, path_error};
 use crate::local::exit_code::{NOT_EXECUTABLE, NOT_FOUND, not_run};
-use crate::local::output_pipes::OutputPipes;
 use crate::os;
 use crate::output::Output;
 
@@ -73,22 +73,21 @@ pub(super) enum ExecOutcome {
 /// pipes, because background processes can keep them open.
 pub(super) fn wait_for_reply(
     connection: &OwnedFd,
-    pipes: &mut OutputPipes<'_>,
+    pipes: &mut CommandPipes<'_>,
     command: &Command,
     started: Instant,
 ) -> io::Result<ExecOutcome> {
     let timeout = command.get_timeout();
-    let mut cancel = CancelFd::new(command.get_cancel())?;
+    let cancel = CancelFd::new(command.get_cancel())?;
+    let mut ending = false;
     // With live output this process keeps the time, because only it knows the time spent in the sink.
     let mut reply_by = (!pipes.are_live()).then(|| started + timeout + END_WAIT);
     loop {
-        let [stdout, stderr] = pipes.fds();
-        let fds = [
-            Some(connection.as_fd()),
-            stdout,
-            stderr,
-            cancel.as_ref().map(CancelFd::as_fd),
-        ];
+        let [stdout, stderr, stdin] = pipes.fds();
+        // Once the command is being ended, no other reason to end it matters.
+        let [stdin, cancel] =
+            [stdin, cancel.as_ref().map(CancelFd::as_fd)].map(|fd| fd.filter(|_| !ending));
+        let fds = [Some(connection.as_fd()), cancel, stdout, stderr, stdin];
         let until = reply_by.unwrap_or_else(|| started + timeout + pipes.time_in_sink());
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -98,16 +97,16 @@ pub(super) fn wait_for_reply(
             reply_by = Some(request_end(connection, EndRequest::TimeOut));
             continue;
         }
-        let [replied, stdout, stderr, cancelled] = os::poll_readable(fds, left)?;
-        pipes.read(stdout, stderr);
+        let [replied, cancelled, stdout, stderr, stdin] = os::poll_readable(fds, left)?;
+        pipes.handle([stdout, stderr, stdin]);
         if replied {
             return Ok(match receive_reply(connection) {
                 Some((reply, usage, _)) => ExecOutcome::Replied(reply, usage),
                 None => ExecOutcome::Closed,
             });
         }
-        if cancelled || pipes.take_sink_failed() {
-            cancel = None;
+        if !ending && (cancelled || pipes.must_end()) {
+            ending = true;
             reply_by = Some(request_end(connection, EndRequest::Cancel));
         }
     }

@@ -20,15 +20,16 @@ use super::protocol::{
 use crate::backend::Sink;
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result};
+use crate::local::command_pipes::CommandPipes;
 use crate::local::errors::no_such_sandbox;
 use crate::local::exit_code::{KILLED, TIMED_OUT};
 use crate::local::files::SandboxFiles;
 use crate::local::limits::RequestedLimits;
 use crate::local::millis::millis;
-use crate::local::output_pipes::OutputPipes;
 use crate::local::sys::{self, FileUser};
 use crate::os;
 use crate::output::{KilledBy, Output, Usage};
+use crate::stdin::Stdin;
 use crate::upload::Upload;
 
 /// Maximum time for the reply to a request that the holder can answer at once.
@@ -259,31 +260,52 @@ impl ConfinedSandbox {
         }
     }
 
+    /// Starts a command. Returns the connection for its reply, and its pipes.
     fn start_command<'a>(
         &self,
         command: &Command,
         sink: Option<&'a mut Sink<'a>>,
-    ) -> Result<(OwnedFd, OutputPipes<'a>)> {
+    ) -> Result<(OwnedFd, CommandPipes<'a>)> {
         let failed = |e| Error::io("cannot create a pipe", e);
         let (stdout, their_stdout) = sys::pipe().map_err(failed)?;
         let (stderr, their_stderr) = sys::pipe().map_err(failed)?;
+        let reader = command.get_stdin().map(Stdin::open).transpose()?;
+        let stdin = reader.as_ref().map(|_| sys::pipe());
+        let (their_stdin, stdin) = stdin.transpose().map_err(failed)?.unzip();
+        let mut pipes = CommandPipes::new(stdout, stderr, sink).map_err(failed)?;
+        let fds = ExecFds {
+            stdout: their_stdout,
+            stderr: their_stderr,
+            stdin: their_stdin,
+            payload: None,
+        };
         if let Some(user) = self.process.user {
-            // Otherwise commands cannot open /dev/stdout and /dev/stderr.
-            for pipe in [&their_stdout, &their_stderr] {
+            // Otherwise commands cannot open /dev/stdout and the others.
+            for pipe in fds.list() {
                 fchown(pipe, Some(user), Some(user)).map_err(failed)?;
             }
         }
-        let pipes = OutputPipes::new(stdout, stderr, sink).map_err(failed)?;
-        let mut fds = ExecFds {
-            stdout: their_stdout,
-            stderr: their_stderr,
-            payload: None,
-        };
         // With live output this process keeps the time.
-        let millis = (!pipes.are_live()).then(|| millis(command.get_timeout()));
+        let timeout = (!pipes.are_live()).then(|| command.get_timeout());
+        let connection = self.send_command(command, timeout, fds)?;
+        if let Some((reader, pipe)) = reader.zip(stdin) {
+            let fed = pipes.feed_stdin(reader, pipe);
+            fed.map_err(|e| Error::io("cannot stream stdin", e))?;
+        }
+        Ok((connection, pipes))
+    }
+
+    /// Sends a command to the holder. Returns the connection for its reply.
+    fn send_command(
+        &self,
+        command: &Command,
+        timeout: Option<Duration>,
+        mut fds: ExecFds,
+    ) -> Result<OwnedFd> {
+        let (millis, has_stdin) = (timeout.map(millis), fds.stdin.is_some());
         let payload = self.payload(command)?;
         let encoded_payload = payload.encode();
-        let exec = |payload| HolderRequest::Exec(millis, payload).encode();
+        let exec = |payload| HolderRequest::Exec(millis, payload, has_stdin).encode();
         let mut request = exec(Some(payload));
         if request.len() > MAX_MESSAGE {
             let file = sys::sealed_file("payload", &encoded_payload, false)
@@ -291,7 +313,7 @@ impl ConfinedSandbox {
             fds.payload = Some(file);
             request = exec(None);
         }
-        Ok((self.send(&request, &fds.list())?, pipes))
+        self.send(&request, &fds.list())
     }
 
     fn payload(&self, command: &Command) -> Result<Payload> {

@@ -151,9 +151,10 @@ pub(crate) struct Features {
 /// A request to the holder, on a connection for its reply.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum HolderRequest {
-    /// Runs a command: timeout in milliseconds, payload. The timeout is `None` if the caller keeps the
-    /// time, and the payload if it is in a file. [`ExecFds`] are sent with it.
-    Exec(Option<u64>, Option<Payload>),
+    /// Runs a command: timeout in milliseconds, payload, and whether there is a pipe for its stdin. The
+    /// timeout is `None` if the caller keeps the time, and the payload if it is in a file. [`ExecFds`] are
+    /// sent with it.
+    Exec(Option<u64>, Option<Payload>, bool),
     /// Returns the directory of the sandbox's files.
     Root,
     /// Restarts the TTL, with a new length in milliseconds if there is one.
@@ -175,6 +176,8 @@ pub(crate) enum EndRequest {
 pub(crate) struct ExecFds {
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
+    /// Otherwise stdin is empty.
+    pub(crate) stdin: Option<OwnedFd>,
     /// A file with the payload, if the message does not contain it.
     pub(crate) payload: Option<OwnedFd>,
 }
@@ -183,16 +186,20 @@ impl ExecFds {
     /// Returns the descriptors in the order of the message.
     pub(crate) fn list(&self) -> Vec<BorrowedFd<'_>> {
         let streams = [self.stdout.as_fd(), self.stderr.as_fd()];
-        let payload = self.payload.as_ref().map(AsFd::as_fd);
-        streams.into_iter().chain(payload).collect()
+        let optional = [&self.stdin, &self.payload].into_iter().flatten();
+        streams
+            .into_iter()
+            .chain(optional.map(AsFd::as_fd))
+            .collect()
     }
 
     /// Assigns received descriptors. Returns `None` if one is missing.
-    pub(crate) fn from_list(fds: Vec<OwnedFd>) -> Option<ExecFds> {
+    pub(crate) fn from_list(fds: Vec<OwnedFd>, has_stdin: bool) -> Option<ExecFds> {
         let mut fds = fds.into_iter();
         Some(ExecFds {
             stdout: fds.next()?,
             stderr: fds.next()?,
+            stdin: if has_stdin { Some(fds.next()?) } else { None },
             payload: fds.next(),
         })
     }
@@ -326,7 +333,7 @@ encode_struct!(Features {
 });
 
 encode_enum!(HolderRequest {
-    0 => Exec(millis, payload),
+    0 => Exec(millis, payload, has_stdin),
     1 => Root,
     2 => Touch(millis),
     3 => StorageRoom,
@@ -470,11 +477,11 @@ mod tests {
         };
         assert_eq!(Payload::decode(&payload().encode()), Some(payload()));
         for payload in [None, Some(payload())] {
-            let exec = HolderRequest::Exec(Some(5), payload);
+            let exec = HolderRequest::Exec(Some(5), payload, true);
             assert_eq!(HolderRequest::decode(&exec.encode()), Some(exec));
         }
         for request in [
-            HolderRequest::Exec(None, None),
+            HolderRequest::Exec(None, None, false),
             HolderRequest::Root,
             HolderRequest::Touch(None),
             HolderRequest::Touch(Some(3)),

@@ -229,7 +229,8 @@ impl EventLoop {
             let _ = messages::send(connection.as_fd(), &bytes, fds);
         };
         match HolderRequest::decode(message) {
-            Some(HolderRequest::Exec(millis, payload)) => {
+            Some(HolderRequest::Exec(millis, payload, has_stdin)) => {
+                let fds = ExecFds::from_list(fds, has_stdin);
                 match self.start(&connection, payload, fds) {
                     Ok(supervisor) => self.command_started(supervisor, connection, millis),
                     Err(failed) => reply(failed, &[]),
@@ -272,14 +273,15 @@ impl EventLoop {
         &self,
         connection: &OwnedFd,
         payload: Option<Payload>,
-        fds: Vec<OwnedFd>,
+        fds: Option<ExecFds>,
     ) -> Result<Supervisor, HolderReply> {
         let unreadable = HolderReply::NotStarted(StartStage::Fork, 0);
-        let fds = ExecFds::from_list(fds).ok_or(unreadable)?;
+        let fds = fds.ok_or(unreadable)?;
         let payload = payload.or_else(|| read_payload(fds.payload.as_ref()?));
         let payload = payload.ok_or(unreadable)?;
         let rlimits = &self.sandbox.setup.rlimits;
-        let stdin = self.sandbox.null.as_fd();
+        let null = self.sandbox.null.as_fd();
+        let stdin = fds.stdin.as_ref().map_or(null, AsFd::as_fd);
         supervisor::start(&payload, rlimits, stdin, &fds, connection.as_fd())
     }
 

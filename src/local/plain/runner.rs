@@ -17,13 +17,14 @@ use crate::backend::Sink;
 use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::local::cancel_fd::CancelFd;
+use crate::local::command_pipes::CommandPipes;
 use crate::local::environment::{DEFAULT_PATH, INHERITED};
 use crate::local::errors::{arguments_too_long, no_such_sandbox, path_error};
 use crate::local::exit_code::{KILLED, NOT_EXECUTABLE, NOT_FOUND, TIMED_OUT, not_run};
-use crate::local::output_pipes::OutputPipes;
 use crate::os;
 use crate::output::Output;
 use crate::sandbox_path::WORKSPACE;
+use crate::stdin::{Stdin, StdinReader};
 
 /// Maximum time until a killed process is gone. A process that waits for a disk can take long.
 const KILL_WAIT: Duration = Duration::from_secs(5);
@@ -47,6 +48,7 @@ pub(super) fn run<'a>(
         let reason = "command not found";
         return Ok(not_run(name, NOT_FOUND, reason, started.elapsed()));
     };
+    let stdin = command.get_stdin().map(Stdin::open).transpose()?;
     let child = match spawn(&program, command, workdir, &env) {
         Ok(child) => child,
         Err(e) => return spawn_failed(command, workdir, e, started),
@@ -57,7 +59,11 @@ pub(super) fn run<'a>(
         process.kill_and_reap();
         return Err(no_such_sandbox());
     }
-    let (outcome, pipes) = process.wait(command, started, sink).map_err(|e| {
+    let waited = process.pipes(sink, stdin).and_then(|mut pipes| {
+        let outcome = process.wait(command, started, &mut pipes)?;
+        Ok((outcome, pipes))
+    });
+    let (outcome, pipes) = waited.map_err(|e| {
         process.kill_and_reap();
         Error::io(format_args!("cannot wait for {name}"), e)
     })?;
@@ -125,6 +131,10 @@ fn spawn(
     env: &Environment,
 ) -> io::Result<Child> {
     let mut args = command.get_args().iter();
+    let stdin = match command.get_stdin() {
+        Some(_) => Stdio::piped(),
+        None => Stdio::null(),
+    };
     let mut child = process::Command::new(program);
     child
         .arg0(args.next().map(String::as_str).unwrap_or_default())
@@ -132,7 +142,7 @@ fn spawn(
         .env_clear()
         .envs(env)
         .current_dir(workdir)
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
@@ -183,48 +193,61 @@ enum WaitOutcome {
 }
 
 impl CommandProcess {
+    /// Takes the pipes of the process.
+    fn pipes<'a>(
+        &mut self,
+        sink: Option<&'a mut Sink<'a>>,
+        stdin: Option<StdinReader>,
+    ) -> io::Result<CommandPipes<'a>> {
+        let mut pipes = match (self.child.stdout.take(), self.child.stderr.take()) {
+            (Some(stdout), Some(stderr)) => CommandPipes::new(stdout.into(), stderr.into(), sink)?,
+            _ => return Err(io::ErrorKind::BrokenPipe.into()),
+        };
+        if let (Some(reader), Some(pipe)) = (stdin, self.child.stdin.take()) {
+            pipes.feed_stdin(reader, pipe.into())?;
+        }
+        Ok(pipes)
+    }
+
     /// Waits until the main process ends, and reads its output meanwhile. Does not wait for the end
     /// of the pipes, because background processes can keep them open.
-    fn wait<'a>(
+    fn wait(
         &mut self,
         command: &Command,
         started: Instant,
-        sink: Option<&'a mut Sink<'a>>,
-    ) -> io::Result<(WaitOutcome, OutputPipes<'a>)> {
-        let mut pipes = match (self.child.stdout.take(), self.child.stderr.take()) {
-            (Some(stdout), Some(stderr)) => OutputPipes::new(stdout.into(), stderr.into(), sink)?,
-            _ => return Err(io::ErrorKind::BrokenPipe.into()),
-        };
+        pipes: &mut CommandPipes<'_>,
+    ) -> io::Result<WaitOutcome> {
         let pidfd = os::pidfd_open(self.child.id());
         let cancel = CancelFd::new(command.get_cancel())?;
         loop {
             if let Some(status) = self.child.try_wait()? {
-                return Ok((WaitOutcome::Exited(status), pipes));
+                return Ok(WaitOutcome::Exited(status));
             }
             let deadline = started + command.get_timeout() + pipes.time_in_sink();
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Ok((WaitOutcome::TimedOut, pipes));
+                return Ok(WaitOutcome::TimedOut);
             }
             let wait = if pidfd.is_some() {
                 left
             } else {
                 left.min(TICK)
             };
-            let [stdout, stderr] = pipes.fds();
+            let [stdout, stderr, stdin] = pipes.fds();
             let fds = [
                 stdout,
                 stderr,
+                stdin,
                 pidfd.as_ref().map(AsFd::as_fd),
                 cancel.as_ref().map(CancelFd::as_fd),
             ];
-            let [stdout, stderr, _, cancelled] = os::poll_readable(fds, wait)?;
+            let [stdout, stderr, stdin, _, cancelled] = os::poll_readable(fds, wait)?;
             if cancelled {
-                return Ok((WaitOutcome::Cancelled, pipes));
+                return Ok(WaitOutcome::Cancelled);
             }
-            pipes.read(stdout, stderr);
-            if pipes.take_sink_failed() {
-                return Ok((WaitOutcome::Cancelled, pipes));
+            pipes.handle([stdout, stderr, stdin]);
+            if pipes.must_end() {
+                return Ok(WaitOutcome::Cancelled);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The output pipes of a command, read without blocking. The output is kept up to a cap, or passed on.
+//! The pipes of a command. Output is read without blocking, and kept up to a cap or passed on.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,14 +9,21 @@ use crate::backend::Sink;
 use crate::capped_stream::{CappedStream, STREAM_CAP};
 use crate::chunk::{Chunk, Stream};
 use crate::error::{Error, Result};
+use crate::local::stdin_feed::StdinFeed;
 use crate::os;
 use crate::output::Output;
+use crate::stdin::StdinReader;
 
-/// The reading ends of a command's stdout and stderr.
-pub(super) struct OutputPipes<'a> {
+/// The reading ends of a command's stdout and stderr, and what writes to its stdin.
+pub(super) struct CommandPipes<'a> {
     stdout: Pipe,
     stderr: Pipe,
     target: OutputTarget<'a>,
+    stdin: Option<StdinFeed>,
+    /// The error of reading stdin.
+    stdin_failure: Option<Error>,
+    /// The sink or stdin has failed, and the command was not ended yet.
+    must_end: bool,
     buffer: Vec<u8>,
 }
 
@@ -35,49 +42,70 @@ struct LiveOutput<'a> {
     in_sink: Duration,
     /// The sink's error. The sink is not called again after that.
     failure: Option<Error>,
-    /// The failure was not taken notice of yet.
-    failed_now: bool,
 }
 
-impl<'a> OutputPipes<'a> {
+impl<'a> CommandPipes<'a> {
     /// Passes the output to `sink` if there is one. Otherwise the output is kept.
     pub(super) fn new(
         stdout: OwnedFd,
         stderr: OwnedFd,
         sink: Option<&'a mut Sink<'a>>,
-    ) -> io::Result<OutputPipes<'a>> {
+    ) -> io::Result<CommandPipes<'a>> {
         let target = match sink {
             Some(sink) => OutputTarget::Live(LiveOutput {
                 sink,
                 in_sink: Duration::ZERO,
                 failure: None,
-                failed_now: false,
             }),
             None => OutputTarget::Kept {
                 stdout: CappedStream::default(),
                 stderr: CappedStream::default(),
             },
         };
-        Ok(OutputPipes {
+        Ok(CommandPipes {
             stdout: Pipe::new(stdout)?,
             stderr: Pipe::new(stderr)?,
             target,
+            stdin: None,
+            stdin_failure: None,
+            must_end: false,
             buffer: vec![0; 64 * 1024],
         })
     }
 
-    /// Returns the descriptors of stdout and stderr, or `None` after the end of the stream.
-    pub(super) fn fds(&self) -> [Option<BorrowedFd<'_>>; 2] {
-        [self.stdout.fd(), self.stderr.fd()]
+    /// Writes the command's stdin to a pipe.
+    pub(super) fn feed_stdin(&mut self, reader: StdinReader, pipe: OwnedFd) -> io::Result<()> {
+        self.stdin = Some(StdinFeed::start(reader, pipe)?);
+        Ok(())
     }
 
-    /// Reads once from each pipe that a poll reported as readable.
-    pub(super) fn read(&mut self, stdout: bool, stderr: bool) {
+    /// Returns the descriptors to poll.
+    pub(super) fn fds(&self) -> [Option<BorrowedFd<'_>>; 3] {
+        let stdin = self.stdin.as_ref().map(StdinFeed::fd);
+        [self.stdout.fd(), self.stderr.fd(), stdin]
+    }
+
+    /// Handles the descriptors that a poll reported as readable. Reads once from each pipe.
+    pub(super) fn handle(&mut self, [stdout, stderr, stdin_ended]: [bool; 3]) {
         if stdout {
             self.read_some(Stream::Stdout);
         }
         if stderr {
             self.read_some(Stream::Stderr);
+        }
+        if stdin_ended {
+            self.stdin_ended();
+        }
+    }
+
+    fn stdin_ended(&mut self) {
+        match self.stdin.as_ref().and_then(StdinFeed::failure) {
+            // The pipe stays open until the command has been ended.
+            Some(failure) => {
+                self.stdin_failure = Some(failure);
+                self.must_end = true;
+            }
+            None => self.stdin = None,
         }
     }
 
@@ -89,7 +117,8 @@ impl<'a> OutputPipes<'a> {
         };
         match pipe.read(&mut self.buffer) {
             ReadResult::Bytes(count) => {
-                self.target.add(Chunk::new(stream, &self.buffer[..count]));
+                let taken = self.target.add(Chunk::new(stream, &self.buffer[..count]));
+                self.must_end |= !taken;
                 true
             }
             ReadResult::Again => true,
@@ -109,12 +138,9 @@ impl<'a> OutputPipes<'a> {
         matches!(self.target, OutputTarget::Live(_))
     }
 
-    /// Returns true once if the sink has failed, so that the command has to be ended.
-    pub(super) fn take_sink_failed(&mut self) -> bool {
-        match &mut self.target {
-            OutputTarget::Kept { .. } => false,
-            OutputTarget::Live(live) => std::mem::take(&mut live.failed_now),
-        }
+    /// Returns true if the command has to be ended, because the sink or stdin has failed.
+    pub(super) fn must_end(&self) -> bool {
+        self.must_end
     }
 
     /// Reads the data that is already in the pipes, without waiting for more.
@@ -131,7 +157,7 @@ impl<'a> OutputPipes<'a> {
 
     /// Reads the rest of the output and returns the result of a command that has ended. Its streams are
     /// what was kept, and `notice`, a line about the command for the end of its stderr. Fails if the sink
-    /// has failed.
+    /// or stdin has failed.
     pub(super) fn into_output(
         mut self,
         code: i32,
@@ -142,6 +168,9 @@ impl<'a> OutputPipes<'a> {
         self.drain();
         let duration = started.elapsed();
         let (stdout, mut stderr, truncated) = self.target.into_kept()?;
+        if let Some(failure) = self.stdin_failure {
+            return Err(failure);
+        }
         stderr.extend_from_slice(notice.as_bytes());
         Ok(Output::new(code, stdout, stderr, duration)
             .with_timed_out(timed_out)
@@ -150,18 +179,14 @@ impl<'a> OutputPipes<'a> {
 }
 
 impl OutputTarget<'_> {
-    fn add(&mut self, chunk: Chunk<'_>) {
+    /// Returns false if the sink has failed.
+    fn add(&mut self, chunk: Chunk<'_>) -> bool {
         match (self, chunk.stream()) {
             (OutputTarget::Kept { stdout, .. }, Stream::Stdout) => stdout.push(chunk.bytes()),
             (OutputTarget::Kept { stderr, .. }, Stream::Stderr) => stderr.push(chunk.bytes()),
-            (OutputTarget::Live(live), _) if live.failure.is_none() => {
-                let started = Instant::now();
-                live.failure = (live.sink)(chunk).err();
-                live.failed_now = live.failure.is_some();
-                live.in_sink += started.elapsed();
-            }
-            (OutputTarget::Live(_), _) => {}
+            (OutputTarget::Live(live), _) => return live.add(chunk),
         }
+        true
     }
 
     /// Returns the kept streams, and whether one of them was truncated.
@@ -176,6 +201,17 @@ impl OutputTarget<'_> {
                 None => Ok((Vec::new(), Vec::new(), false)),
             },
         }
+    }
+}
+
+impl LiveOutput<'_> {
+    fn add(&mut self, chunk: Chunk<'_>) -> bool {
+        if self.failure.is_none() {
+            let started = Instant::now();
+            self.failure = (self.sink)(chunk).err();
+            self.in_sink += started.elapsed();
+        }
+        self.failure.is_none()
     }
 }
 
