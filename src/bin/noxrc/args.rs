@@ -281,6 +281,9 @@ pub(crate) struct ExecOptions {
     /// Timeout of the command
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout_seconds: Duration,
+    /// Pass stdin to the command. A server gets all of it, at most 64 MiB, before the command starts
+    #[arg(short = 'i', long, conflicts_with = "detach")]
+    pub(crate) stdin: bool,
     /// Exit with 0 whatever the command's exit code is
     #[arg(long)]
     pub(crate) ignore_exit_code: bool,
@@ -291,7 +294,7 @@ pub(crate) struct ExecOptions {
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Options must come before ID. Everything after ID is the command.\n\nExamples:\n  noxrc exec my-session ls -la\n  noxrc exec --env A=1 --timeout-seconds 300 my-session sh -c 'make && ./run $A'\n  noxrc exec --detach my-session ./train.sh"
+    after_help = "Options must come before ID. Everything after ID is the command.\n\nExamples:\n  noxrc exec my-session ls -la\n  noxrc exec --env A=1 --timeout-seconds 300 my-session sh -c 'make && ./run $A'\n  noxrc exec -i my-session sort < data.txt\n  noxrc exec --detach my-session ./train.sh"
 )]
 pub(crate) struct ExecArgs {
     #[command(flatten)]
@@ -310,7 +313,7 @@ pub(crate) struct ExecArgs {
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  noxrc --local run -- python3 -c 'print(6 * 7)'\n  noxrc --local run --upload src --download out -- make -C src\n  read -r sandbox job < <(noxrc run --detach --ttl 3600 --upload train.py -- python3 train.py)\n\nThe sandbox is deleted at the end, also on Ctrl-C, SIGTERM and SIGHUP. With --detach it lives until its TTL\nexpires, which `logs -f` and `wait` renew, or until `noxrc delete`."
+    after_help = "Examples:\n  noxrc --local run -- python3 -c 'print(6 * 7)'\n  noxrc --local run --upload src --download out -- make -C src\n  noxrc --local run -i -- python3 < script.py\n  read -r sandbox job < <(noxrc run --detach --ttl 3600 --upload train.py -- python3 train.py)\n\nThe sandbox is deleted at the end, also on Ctrl-C, SIGTERM and SIGHUP. With --detach it lives until its TTL\nexpires, which `logs -f` and `wait` renew, or until `noxrc delete`."
 )]
 pub(crate) struct RunArgs {
     #[command(flatten)]

@@ -1,11 +1,13 @@
 //! The command to run in a sandbox, and its result.
 
+use std::io::{self, Read};
 use std::process::ExitCode;
 
-use noxrunner::{Command, Error, Output, Result, Sandbox};
+use noxrunner::{Command, Error, ErrorKind, Output, Result, Sandbox, Stdin};
 use serde_json::json;
 
-use crate::args::ExecOptions;
+use crate::args::{Args, ExecOptions};
+use crate::client::is_local;
 use crate::console::Console;
 use crate::exit_code;
 
@@ -25,6 +27,32 @@ pub(crate) fn without_timeout(cmd: &[String], options: &ExecOptions, console: &C
 /// Builds a command from the arguments.
 pub(crate) fn with_timeout(cmd: &[String], options: &ExecOptions, console: &Console) -> Command {
     without_timeout(cmd, options, console).timeout(options.timeout_seconds)
+}
+
+/// Maximum length of the stdin of a command on a server, in bytes.
+const MAX_STDIN: u64 = 64 * 1024 * 1024;
+
+/// Passes stdin to a command, if the options ask for it. For a server it is read to its end first, while
+/// Ctrl-C still ends this process.
+pub(crate) fn with_stdin(args: &Args, command: Command, options: &ExecOptions) -> Result<Command> {
+    if !options.stdin {
+        return Ok(command);
+    }
+    if is_local(args) {
+        return Ok(command.stdin(Stdin::reader(io::stdin())));
+    }
+    let mut input = Vec::new();
+    let read = io::stdin()
+        .lock()
+        .take(MAX_STDIN + 1)
+        .read_to_end(&mut input);
+    read.map_err(|e| Error::new(ErrorKind::Io, "cannot read stdin").with_source(e))?;
+    if input.len() as u64 > MAX_STDIN {
+        let text =
+            "stdin is longer than 64 MiB: upload it as a file, and redirect that in the sandbox";
+        return Err(Error::new(ErrorKind::InvalidInput, text));
+    }
+    Ok(command.stdin(input))
 }
 
 /// Runs a command, and prints its output as it arrives. With `--json` the output is part of the result.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::args::{Args, ExecArgs};
 use crate::client::client;
-use crate::command::{self, backend_failed, print_result, with_timeout};
+use crate::command::{self, backend_failed, print_result, with_stdin, with_timeout};
 use crate::console::Console;
 use crate::jobs;
 
@@ -21,5 +21,7 @@ pub(crate) fn exec(args: &Args, exec: &ExecArgs, console: &Console) -> ExitCode 
         };
     }
     let command = with_timeout(&exec.cmd, options, console);
-    print_result(command::exec(&sandbox, command, console), options, console)
+    let result = with_stdin(args, command, options)
+        .and_then(|command| command::exec(&sandbox, command, console));
+    print_result(result, options, console)
 }

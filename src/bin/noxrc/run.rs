@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use noxrunner::{Error, ErrorKind, Lease, Result, Sandbox};
+use noxrunner::{Command, Error, ErrorKind, Lease, Result, Sandbox};
 
 use crate::args::{Args, RunArgs};
 use crate::client::client;
-use crate::command::{self, backend_failed, print_result, with_timeout};
+use crate::command::{self, backend_failed, print_result, with_stdin, with_timeout};
 use crate::console::Console;
 use crate::exit_code::{BACKEND_FAILED, INTERRUPTED};
 use crate::files::{check_different_names, copy_from_sandbox, copy_to_sandbox, name_of, pack};
@@ -19,6 +19,11 @@ use crate::jobs;
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub(crate) fn run(args: &Args, run: &RunArgs, console: &Console) -> ExitCode {
+    let command = with_timeout(&run.cmd, &run.options, console);
+    let command = match with_stdin(args, command, &run.options) {
+        Ok(command) => command,
+        Err(error) => return backend_failed(&error, console),
+    };
     let leased = Interrupt::watch().and_then(|interrupt| {
         check_different_names(&run.upload, name_of)?;
         check_different_names(&run.download, |path| {
@@ -41,7 +46,7 @@ pub(crate) fn run(args: &Args, run: &RunArgs, console: &Console) -> ExitCode {
             Err(error) => failed(&error, &interrupt, console),
         }
     } else {
-        run_in(&lease, run, &interrupt, console)
+        run_in(&lease, command, run, &interrupt, console)
     };
     close(lease, console);
     if interrupt.received() {
@@ -98,11 +103,17 @@ fn detach(
     jobs::start(args, sandbox, &run.cmd, &run.options, console)
 }
 
-fn run_in(sandbox: &Sandbox, run: &RunArgs, interrupt: &Interrupt, console: &Console) -> ExitCode {
+fn run_in(
+    sandbox: &Sandbox,
+    command: Command,
+    run: &RunArgs,
+    interrupt: &Interrupt,
+    console: &Console,
+) -> ExitCode {
     if let Err(error) = prepare(sandbox, run, interrupt) {
         return failed(&error, interrupt, console);
     }
-    let command = with_timeout(&run.cmd, &run.options, console).cancel_on(&interrupt.cancel);
+    let command = command.cancel_on(&interrupt.cancel);
     let result = command::exec(sandbox, command, console);
     if interrupt.received() {
         return interrupted(console);

@@ -63,3 +63,108 @@ fn output_that_a_server_has_cut_is_reported() {
         ran.stderr
     );
 }
+
+#[test]
+fn stdin_is_streamed_to_local_commands() {
+    let user = User::new();
+    user.local(&["create", "a"]);
+    for args in [&["exec", "-i", "a", "cat"][..], &["run", "--stdin", "cat"]] {
+        let mut command = user.command(&[&["--local"], args].concat());
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        for line in ["one\n", "two\n"] {
+            stdin.write_all(line.as_bytes()).unwrap();
+            let mut text = String::new();
+            stdout.read_line(&mut text).unwrap();
+            assert_eq!(text, line);
+        }
+        drop(stdin);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
+    // Without -i, stdin is empty.
+    assert_output(
+        &user.run_with_stdin(&["--local", "exec", "a", "cat"], "x"),
+        0,
+        "",
+        "",
+    );
+}
+
+#[test]
+fn stdin_that_never_ends_does_not_hang_a_local_command() {
+    let user = User::new();
+    let mut command = user.command(&[
+        "--local",
+        "run",
+        "-i",
+        "--",
+        "sh",
+        "-c",
+        "echo done; exit 3",
+    ]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdin = child.stdin.take().unwrap();
+    let mut text = String::new();
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    assert_eq!(
+        (text.as_str(), child.wait().unwrap().code()),
+        ("done\n", Some(3))
+    );
+    drop(stdin);
+}
+
+#[test]
+fn stdin_for_a_server_is_read_before_anything_is_sent() {
+    let user = User::new();
+    let server = Scripted::each_request(|request, conn| match &*request.method {
+        "PUT" => conn.respond(200, CREATE_OK),
+        _ => conn.respond(200, r#"{"exitCode": 0, "stdout": "ready\n"}"#),
+    });
+    let url = server.url();
+    for args in [&["exec", "-i", "a", "cat"][..], &["run", "-i", "cat"]] {
+        let mut command = user.command(&[&["--base-url", &url], args].concat());
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(b"begun").unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert_eq!(server.requests().len(), 0, "{args:?}");
+        // Ctrl-C ends it, and there is no sandbox to delete.
+        interrupt(&child);
+        assert_eq!(child.wait().unwrap().code(), None);
+        assert_eq!(server.requests().len(), 0, "{args:?}");
+    }
+    let ran = user.run_with_stdin(&["--base-url", &url, "exec", "-i", "a", "cat"], "x");
+    assert_output(&ran, 0, "ready\n", "");
+    let uploads = |path: &str| path.contains("/files/upload?");
+    assert!(
+        server
+            .requests()
+            .iter()
+            .any(|request| uploads(&request.path))
+    );
+}
+
+#[test]
+fn stdin_for_a_server_is_limited() {
+    let user = User::new();
+    let line =
+        format!("head -c 67108865 /dev/zero | {NOXRC} --base-url http://127.0.0.1:1 exec -i a cat");
+    let mut shell = Command::new("sh");
+    let ran = run_command(shell.args(["-c", &line]).env("HOME", user.home.path()));
+    assert_output(&ran, 125, "", "stdin is longer than 64 MiB");
+}
