@@ -24,16 +24,18 @@
 //! - [`Client`] creates sandboxes: [`create`](Client::create), [`lease`](Client::lease),
 //!   [`sandbox`](Client::sandbox), [`health`](Client::health). [`ClientBuilder`] has its settings.
 //! - [`Sandbox`] is a handle to a sandbox: [`run`](Sandbox::run), [`exec`](Sandbox::exec),
-//!   [`run_code`](Sandbox::run_code), [`spawn`](Sandbox::spawn), [`write`](Sandbox::write),
+//!   [`exec_live`](Sandbox::exec_live), [`run_code`](Sandbox::run_code), [`spawn`](Sandbox::spawn),
+//!   [`write`](Sandbox::write),
 //!   [`read`](Sandbox::read), [`list`](Sandbox::list), [`upload_dir`](Sandbox::upload_dir),
 //!   [`download_dir`](Sandbox::download_dir), [`touch`](Sandbox::touch), [`delete`](Sandbox::delete).
 //! - [`Lease`] is a sandbox that is kept alive while you hold it, and deleted when it is dropped.
 //! - [`Command`] and [`Output`]: what to run, and the result. [`Language`] and [`Stdin`]: source code and
 //!   standard input. [`shell_quote`] quotes text for a shell line.
-//! - [`Job`] is a command that runs without a caller, with live output.
+//! - [`Chunk`] is a piece of a command's output, which [`exec_live`](Sandbox::exec_live) passes on while the
+//!   command runs. [`Job`] is a command that runs without a caller, with live output.
 //! - [`Files`], [`Contents`] and [`Extract`]: what to upload, and how to unpack a download.
-//! - [`Backend`] is NoxRunner v1 as a trait with seven methods. [`HttpBackend`] and [`LocalBackend`]
-//!   implement it; so can you.
+//! - [`Backend`] is NoxRunner v1 as a trait, with seven methods to implement. [`HttpBackend`] and
+//!   [`LocalBackend`] implement it; so can you.
 //! - `server` (feature `server`): a v1 server over any backend. `conformance` (feature `conformance`):
 //!   checks a server against the protocol.
 //! - [`Error`] and its [`ErrorKind`].
@@ -60,19 +62,21 @@
 //!
 //! [`Retry`] has the table of retries. In short: every call but exec may be repeated, because doing it
 //! twice has the same effect as once. An exec is repeated only if it certainly was not received, or if the
-//! server itself refused it: with 429, or with a 503 that has `Retry-After` or the error of NoxRunner v1. On a pooled connection that the server has closed, "certainly" means
-//! that the server's kernel acknowledged no byte of the request. If the system cannot tell, which Linux
-//! can, the error is [`ErrorKind::OutcomeUnknown`]. On a Unix socket, "certainly" means that Linux resets a
+//! server itself refused it: with 429, or with a 503 that has `Retry-After` or the error of NoxRunner v1.
+//! On a pooled connection that the server has closed, "certainly" means that the server's kernel
+//! acknowledged no byte of the request. If the system cannot tell, which Linux can, the error is
+//! [`ErrorKind::OutcomeUnknown`]. On a Unix socket, "certainly" means that Linux resets a
 //! connection which the server closed before it had read the request.
 //!
 //! # Deadlines
 //!
 //! Every call except a transfer ends by a time known in advance, including name resolution and all
-//! attempts. A wait for a rate limit comes on top; see [`Retry::wait_for`]. [`exec`](Sandbox::exec): the command's timeout, rounded up to whole seconds, plus 10 s. Health,
-//! create, touch and delete: [`timeout`](HttpBackendBuilder::timeout), 30 s by default. An upload or a
-//! download may take as long as a byte moves within that time, unless
-//! [`transfer_timeout`](HttpBackendBuilder::transfer_timeout) limits it. Writing a file is an upload, reading
-//! one is a download. A call that consists of several takes as long as these may take together, and
+//! attempts. A wait for a rate limit comes on top; see [`Retry::wait_for`]. [`exec`](Sandbox::exec): the
+//! command's timeout, rounded up to whole seconds, plus 10 s; for [`exec_live`](Sandbox::exec_live) plus
+//! the time spent in the sink. Health, create, touch and delete: [`timeout`](HttpBackendBuilder::timeout),
+//! 30 s by default. An upload or a download may take as long as a byte moves within that time, unless
+//! [`transfer_timeout`](HttpBackendBuilder::transfer_timeout) limits it. Writing a file is an upload,
+//! reading one is a download. A call that consists of several takes as long as these may take together, and
 //! following a [`Job`] takes as long as the job.
 //!
 //! # Logging
@@ -96,7 +100,7 @@
 //!
 //! # Not supported
 //!
-//! Async; streamed output, terminals and port forwarding, which NoxRunner v1 does not have; Windows.
+//! Async; terminals and port forwarding, which NoxRunner v1 does not have; Windows.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(missing_docs)]
 #![warn(

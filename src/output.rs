@@ -16,8 +16,9 @@ const MAX_DEBUG_STREAM: usize = 2000;
 /// The result of a command, from [`Sandbox::exec`](crate::Sandbox::exec): its exit code and both output
 /// streams, as bytes.
 ///
-/// NoxRunner v1 carries text: over HTTP, bytes that are not UTF-8 arrive as U+FFFD. For binary data
-/// let the command write a file and [`read`](crate::Sandbox::read) that.
+/// NoxRunner v1 carries text: over HTTP, bytes that are not UTF-8 arrive as U+FFFD. For binary data use
+/// [`exec_live`](crate::Sandbox::exec_live), or let the command write a file and
+/// [`read`](crate::Sandbox::read) that.
 ///
 /// Two outputs are equal if everything but the duration and the usage is. As JSON an output has the
 /// fields of NoxRunner v1: `exitCode`, `stdout`, `stderr`, `durationMs`, `timedOut` and `truncated`;

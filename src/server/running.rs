@@ -48,7 +48,8 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 ///   may keep the server waiting for the [idle time](super::ServerBuilder::body_idle) in total, while it
 ///   sends a body and while it reads a response. Each KiB that it transfers earns a second of that time
 ///   back, so a transfer of any length must keep a rate of 1 KiB/s. A connection without a request is closed
-///   after 60 s, or 10 s if it has not sent a valid request yet.
+///   after 60 s, or 10 s if it has not sent a valid request yet. A client may read live output as slowly
+///   as it likes: its command waits, and keeps its place among the calls.
 /// - The numbers of concurrent [connections](super::ServerBuilder::max_connections) and
 ///   [calls](super::ServerBuilder::max_calls) are limited. Over the limit the response is 503 with
 ///   `Retry-After`. An address may have three quarters of the connections. Half of them may be without a
