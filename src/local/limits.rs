@@ -121,7 +121,11 @@ pub enum Enforced {
 
 impl fmt::Display for Enforced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
+        f.write_str(match self {
+            Enforced::Exact => "exact",
+            Enforced::Approximate => "approximate",
+            Enforced::No => "not enforced",
+        })
     }
 }
 
