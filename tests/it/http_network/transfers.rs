@@ -217,18 +217,18 @@ fn transfer_timeout_ends_slow_upload() {
 fn slow_download_may_exceed_timeout() {
     let server = Scripted::start(|mut conn| {
         conn.read_request();
-        conn.write("HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n");
-        for _ in 0..16 {
+        conn.write("HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n");
+        for _ in 0..50 {
             thread::sleep(Duration::from_millis(100));
             conn.write("x");
         }
     });
     // The whole takes longer than the timeout, but no pause does.
-    let sandbox = sandbox(builder(&server).timeout(Duration::from_millis(1000)));
+    let sandbox = sandbox(builder(&server).timeout(Duration::from_secs(4)));
     let mut reader = sandbox.download_archive("/workspace").unwrap();
     let mut bytes = Vec::new();
     reader.read_to_end(&mut bytes).unwrap();
-    assert_eq!(bytes, [b'x'; 16]);
+    assert_eq!(bytes, [b'x'; 50]);
 }
 
 fn own_error(error: &io::Error) -> &Error {
