@@ -223,7 +223,6 @@ fn read_stat(call: impl FnOnce(*mut libc::stat) -> c_int) -> io::Result<Stat> {
         size: u64::try_from(stat.st_size).unwrap_or(0),
         mtime: u64::try_from(stat.st_mtime).unwrap_or(0),
         device: device(&stat),
-        #[cfg(feature = "local")]
         inode: stat.st_ino,
     })
 }
