@@ -71,7 +71,7 @@ pub(crate) enum Event<'a> {
     Failed(&'a [u8]),
 }
 
-/// A reason why there is no next event.
+/// The reason for a missing event.
 pub(crate) enum NoEvent {
     Broken(io::Error),
     /// The stream does not follow the protocol.

@@ -108,9 +108,9 @@ fn read_events(body: ResponseBody, started: Instant, sink: &mut Sink<'_>) -> Res
     loop {
         let in_sink = match events.next() {
             Ok(Event::Output(chunk)) => {
-                let begun = Instant::now();
+                let entered = Instant::now();
                 sink(chunk)?;
-                begun.elapsed()
+                entered.elapsed()
             }
             Ok(Event::Exit(out)) => {
                 end(events.into_inner());

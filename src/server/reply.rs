@@ -191,7 +191,7 @@ fn status_of(error: &Error) -> StatusCode {
     }
 }
 
-/// Encodes the error of a call whose response has already begun.
+/// Encodes the error of a call after the head of its response.
 pub(super) fn encode_error_event(error: &Error) -> Vec<u8> {
     error_event(&ErrorEvent {
         error: &format!("{error:#}"),

@@ -90,13 +90,6 @@ pub(super) fn wait_for_reply(
         let fds = [Some(connection.as_fd()), cancel, stdout, stderr, stdin];
         let until = reply_by.unwrap_or_else(|| started + timeout + pipes.time_in_sink());
         let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            if reply_by.is_some() {
-                return Ok(ExecOutcome::NoReply);
-            }
-            reply_by = Some(request_end(connection, EndRequest::TimeOut));
-            continue;
-        }
         let [replied, cancelled, stdout, stderr, stdin] = os::poll_readable(fds, left)?;
         pipes.handle([stdout, stderr, stdin]);
         if replied {
@@ -108,6 +101,12 @@ pub(super) fn wait_for_reply(
         if !ending && (cancelled || pipes.must_end()) {
             ending = true;
             reply_by = Some(request_end(connection, EndRequest::Cancel));
+        } else if left.is_zero() {
+            // A reply that arrived while the sink was slow has been seen by now.
+            if reply_by.is_some() {
+                return Ok(ExecOutcome::NoReply);
+            }
+            reply_by = Some(request_end(connection, EndRequest::TimeOut));
         }
     }
 }

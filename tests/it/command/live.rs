@@ -140,7 +140,7 @@ fn stdin_for_a_server_is_read_before_anything_is_sent() {
         let command = command.stdin(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(b"begun").unwrap();
+        stdin.write_all(b"one").unwrap();
         std::thread::sleep(std::time::Duration::from_millis(300));
         assert_eq!(server.requests().len(), 0, "{args:?}");
         // Ctrl-C ends it, and there is no sandbox to delete.

@@ -4,11 +4,11 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use noxrunner::{Cancel, Client, Command, Sandbox, Stream};
+use noxrunner::{Cancel, Client, Command, Isolation, Sandbox, Stream};
 
 use super::{Check, create};
-use crate::support::in_parallel;
 use crate::support::processes::{sleeps, unique_sleep, wait_for};
+use crate::support::{in_parallel, local_backend};
 
 pub(super) const CHECKS: &[(&str, Check)] = &[
     ("live output is complete, with the exit code", complete),
@@ -272,4 +272,28 @@ fn cancel(client: &Client) {
     if let Some(out) = error.output() {
         assert_eq!(out.stdout(), "started\n");
     }
+}
+
+/// The wait for the end of a killed command does not include the time in the sink.
+#[test]
+fn slow_sink_after_a_cancellation_does_not_end_the_sandbox() {
+    let (backend, _dir) = local_backend(Isolation::Namespaces);
+    let sandbox = create(&Client::with_backend(backend), "slow-sink");
+    sandbox.write("f", "kept").unwrap();
+    let cancel = Cancel::new();
+    let mut pauses = 0;
+    let result = sandbox.exec_live(Command::new("yes").cancel_on(&cancel), |_| {
+        if !cancel.is_cancelled() {
+            cancel.cancel();
+            // Meanwhile the command fills the pipe, so that there is more output to pass on.
+            std::thread::sleep(Duration::from_millis(300));
+        } else if pauses < 2 {
+            pauses += 1;
+            // Longer than the wait.
+            std::thread::sleep(Duration::from_millis(5500));
+        }
+        Ok(())
+    });
+    assert!(result.unwrap_err().is_cancelled());
+    assert_eq!(sandbox.read("f").unwrap(), b"kept");
 }
