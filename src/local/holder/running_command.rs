@@ -3,8 +3,8 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use crate::processes::{descendants, is_stopped, kill_descendants, kill_everything};
 use crate::encoding::Encoding;
+use crate::processes::{descendants, is_stopped, kill_descendants, kill_everything};
 use crate::protocol::{CommandUsage, EndRequest, ExceededLimit, HolderReply};
 use crate::supervisor::Supervisor;
 use crate::sys::c::SIGKILL;

@@ -254,7 +254,12 @@ impl EventLoop {
         }
     }
 
-    fn command_started(&mut self, supervisor: Supervisor, connection: OwnedFd, millis: Option<u64>) {
+    fn command_started(
+        &mut self,
+        supervisor: Supervisor,
+        connection: OwnedFd,
+        millis: Option<u64>,
+    ) {
         let deadline = millis.map(|millis| Instant::now() + Duration::from_millis(millis));
         let command = RunningCommand::new(supervisor, connection, deadline);
         self.running.push(command);
