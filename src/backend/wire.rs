@@ -214,6 +214,9 @@ impl Serialize for Success {
 #[derive(Serialize)]
 pub(crate) struct ErrorResponse<'a> {
     pub(crate) error: &'a str,
+    /// The code of another server's error, which this one passes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) code: Option<&'a str>,
 }
 
 /// Data of the event `error` of a live exec: the body of an error response, with its status. An extension.
@@ -241,19 +244,20 @@ pub(crate) struct ServerError {
 }
 
 impl ServerError {
-    /// Parses `{"error": "text"}` or `{"error": {"code", "message", "requestId"}}`. Returns `None` for
-    /// anything else, which need not come from a NoxRunner server.
+    /// Parses `{"error": "text"}`, also with a `code`, or `{"error": {"code", "message", "requestId"}}`.
+    /// Returns `None` for anything else, which need not come from a NoxRunner server.
     pub(crate) fn parse(body: &[u8]) -> Option<ServerError> {
         let mut body: Value = lenient_json::from_slice(body).ok()?;
         let mut error = body.get_mut("error")?.take();
         let status = body.get("status").and_then(Value::as_u64);
+        let code = body.get("code").and_then(Value::as_str);
         let mut field = |name: &str| match error.get_mut(name)?.take() {
             Value::String(text) => Some(text),
             _ => None,
         };
         let mut parsed = ServerError {
             message: field("message"),
-            code: field("code"),
+            code: field("code").or(code.map(str::to_owned)),
             request_id: field("requestId"),
             status: status.and_then(|status| u16::try_from(status).ok()),
         };

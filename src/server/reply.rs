@@ -13,7 +13,7 @@ use super::budget::{Reservation, Reserved, Shortage};
 use super::event_body::EventBody;
 use crate::backend::events::error_event;
 use crate::backend::wire::{
-    ARCHIVE, EVENT_STREAM, ErrorEvent, ErrorResponse, JSON, MISSING, MISSING_SANDBOX,
+    ARCHIVE, EVENT_STREAM, ErrorEvent, ErrorResponse, JSON, MISSING, MISSING_SANDBOX, REQUEST_ID,
 };
 use crate::error::{Error, ErrorKind};
 use crate::os::time::whole_seconds;
@@ -87,6 +87,8 @@ pub(super) struct ErrorReply {
     allow: Option<String>,
     retry_after: Option<String>,
     sandbox_gone: bool,
+    /// Boxed, because few replies have it.
+    upstream: Option<Box<Upstream>>,
 }
 
 impl ErrorReply {
@@ -97,6 +99,7 @@ impl ErrorReply {
             allow: None,
             retry_after: None,
             sandbox_gone: false,
+            upstream: None,
         }
     }
 
@@ -158,7 +161,13 @@ impl ErrorReply {
         set(missing, self.sandbox_gone.then_some(MISSING_SANDBOX));
         let needs_token = self.status == StatusCode::UNAUTHORIZED;
         set(WWW_AUTHENTICATE, needs_token.then_some("Bearer"));
-        let error = ErrorResponse { error: &self.text };
+        let upstream = self.upstream.as_deref();
+        let request_id = upstream.and_then(|upstream| upstream.request_id.as_deref());
+        set(HeaderName::from_static(REQUEST_ID), request_id);
+        let error = ErrorResponse {
+            error: &self.text,
+            code: upstream.and_then(|upstream| upstream.code.as_deref()),
+        };
         match serde_json::to_vec(&error) {
             Ok(json) if as_json => {
                 set(CONTENT_TYPE, Some(JSON));
@@ -169,6 +178,23 @@ impl ErrorReply {
                 Content::Whole(self.text.clone().into())
             }
         }
+    }
+}
+
+/// What the error of another server had, which this one passes on.
+#[derive(Debug, Clone)]
+struct Upstream {
+    code: Option<String>,
+    request_id: Option<String>,
+}
+
+impl Upstream {
+    fn of(error: &Error) -> Option<Upstream> {
+        let upstream = Upstream {
+            code: error.code().map(str::to_owned),
+            request_id: error.request_id().map(str::to_owned),
+        };
+        (upstream.code.is_some() || upstream.request_id.is_some()).then_some(upstream)
     }
 }
 
@@ -206,6 +232,7 @@ impl From<Error> for ErrorReply {
             .retry_after()
             .map(|wait| whole_seconds(wait).to_string());
         reply.sandbox_gone = error.is_sandbox_gone();
+        reply.upstream = Upstream::of(&error).map(Box::new);
         reply
     }
 }

@@ -32,6 +32,23 @@ fn timeout_over_the_maximum_suggests_a_job() {
     });
 }
 
+#[cfg(feature = "server")]
+#[test]
+fn gateway_passes_codes_and_request_ids_on() {
+    crate::backends::quirky_backend(Quirks::control_plane(), |backend| {
+        let gateway = noxrunner::server::Server::builder(backend).tcp("127.0.0.1:0");
+        let gateway = crate::server::RunningServer::start(gateway);
+        let sandbox = gateway.client().create("s", SandboxSpec::new()).unwrap();
+        let long = Command::new("true").timeout(Duration::from_secs(301));
+        let error = sandbox.exec(long).unwrap_err();
+        let seen = (error.kind(), error.code(), error.request_id());
+        let expected = (ErrorKind::Timeout, Some("EXEC_TIMEOUT"), Some("req-1"));
+        assert_eq!(seen, expected, "{error:#}");
+        let refused = sandbox.exec(Command::new("true").workdir("/tmp"));
+        assert_eq!(refused.unwrap_err().code(), Some("VALIDATION_FAILED"));
+    });
+}
+
 #[test]
 fn exec_that_is_cut_off_suggests_a_job() {
     let quirks = Quirks {
