@@ -337,6 +337,14 @@ impl ConfinedSandbox {
         !self.process.ends_within(Duration::ZERO)
     }
 
+    /// Returns the cause of an error: if the sandbox has ended meanwhile, its files are gone.
+    pub(super) fn cause(&self, error: Error) -> Error {
+        match error.kind() {
+            ErrorKind::InvalidInput | ErrorKind::Io if !self.is_running() => no_such_sandbox(),
+            _ => error,
+        }
+    }
+
     /// Ends all processes of the sandbox. In-memory files end with them.
     pub(super) fn end(&self) {
         self.process.end();

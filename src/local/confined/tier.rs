@@ -10,7 +10,7 @@ use super::process_registry::ProcessRegistry;
 use super::sandbox::ConfinedSandbox;
 use crate::backend::Sink;
 use crate::command::Command;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::local::files::SandboxFiles;
 use crate::local::isolation::Isolation;
 use crate::local::limits::{Limit, Limits, OPEN_FILES, PROCESSES};
@@ -107,15 +107,24 @@ impl SandboxTier for ConfinedTier {
         command: &Command,
         sink: Option<&'a mut Sink<'a>>,
     ) -> Result<Output> {
-        self.find(id)?.exec(command, sink)
+        let sandbox = self.find(id)?;
+        let result = sandbox.exec(command, sink);
+        // Other errors may come after the start of the command.
+        result.map_err(|e| match e.kind() {
+            ErrorKind::InvalidInput => sandbox.cause(e),
+            _ => e,
+        })
     }
 
     fn files(&self, id: &SessionId) -> Result<SandboxFiles> {
-        self.find(id)?.files()
+        let sandbox = self.find(id)?;
+        sandbox.files().map_err(|e| sandbox.cause(e))
     }
 
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
-        self.find(id)?.upload(dest, archive)
+        let sandbox = self.find(id)?;
+        let result = sandbox.upload(dest, archive);
+        result.map_err(|e| sandbox.cause(e))
     }
 
     fn delete(&self, id: &SessionId) -> Result<bool> {

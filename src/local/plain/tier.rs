@@ -149,7 +149,11 @@ impl SandboxTier for PlainTier {
         sink: Option<&'a mut Sink<'a>>,
     ) -> Result<Output> {
         let sandbox = self.find(id)?;
-        let workdir = sandbox.files()?.resolve_workdir(command.get_workdir())?;
+        let workdir = sandbox
+            .files()
+            .and_then(|files| files.resolve_workdir(command.get_workdir()))
+            // Its files may have gone since.
+            .or_else(|e| self.find(id).and(Err(e)))?;
         runner::run(command, &workdir.path, &sandbox, sink)
     }
 
