@@ -256,13 +256,18 @@ mod tests {
     #[cfg(feature = "server")]
     #[test]
     fn written_events_are_read() {
+        use super::super::wire::ErrorResponse;
         use std::time::Duration;
 
         let all: Vec<u8> = (0..MAX_OUTPUT).map(|n| (n * 7 % 256) as u8).collect();
         let out = Output::new(3, "streams", "are not sent", Duration::from_millis(5));
         let error = ErrorEvent {
-            error: "line 1\nline 2",
+            response: ErrorResponse {
+                error: "line 1\nline 2",
+                code: Some("BUSY"),
+            },
             status: 503,
+            request_id: Some("req-1"),
         };
         let exit = exit_event(&out).unwrap();
         assert!(!String::from_utf8_lossy(&exit).contains("std"));
@@ -274,7 +279,7 @@ mod tests {
             error_event(&error),
         ];
         let mut expected = vec![format!("Stdout {all:?}"), "Stderr [97]".to_owned()];
-        let json = r#"{"error":"line 1\nline 2","status":503}"#;
+        let json = r#"{"error":"line 1\nline 2","code":"BUSY","status":503,"requestId":"req-1"}"#;
         expected.extend(["exit 3", json].map(str::to_owned));
         expected.push("unexpected end of file".to_owned());
         assert_eq!(events(&stream.concat()), expected);

@@ -223,8 +223,11 @@ pub(crate) struct ErrorResponse<'a> {
 #[cfg(feature = "server")]
 #[derive(Serialize)]
 pub(crate) struct ErrorEvent<'a> {
-    pub(crate) error: &'a str,
+    #[serde(flatten)]
+    pub(crate) response: ErrorResponse<'a>,
     pub(crate) status: u16,
+    #[serde(rename = "requestId", skip_serializing_if = "Option::is_none")]
+    pub(crate) request_id: Option<&'a str>,
 }
 
 /// Code of a 504 response to an exec that exceeded the server's maximum. Not part of v1.
@@ -250,15 +253,16 @@ impl ServerError {
         let mut body: Value = lenient_json::from_slice(body).ok()?;
         let mut error = body.get_mut("error")?.take();
         let status = body.get("status").and_then(Value::as_u64);
-        let code = body.get("code").and_then(Value::as_str);
+        let beside = |name: &str| body.get(name).and_then(Value::as_str).map(str::to_owned);
+        let (code, request_id) = (beside("code"), beside("requestId"));
         let mut field = |name: &str| match error.get_mut(name)?.take() {
             Value::String(text) => Some(text),
             _ => None,
         };
         let mut parsed = ServerError {
             message: field("message"),
-            code: field("code").or(code.map(str::to_owned)),
-            request_id: field("requestId"),
+            code: field("code").or(code),
+            request_id: field("requestId").or(request_id),
             status: status.and_then(|status| u16::try_from(status).ok()),
         };
         if let Value::String(text) = error {

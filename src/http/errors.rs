@@ -208,7 +208,10 @@ pub(super) fn event_error(json: &[u8]) -> Error {
     let text = one_line(&text);
     let error = match said.status {
         Some(status) => {
-            let kind = status_kind(status, Operation::Exec);
+            let kind = match said.code.as_deref() {
+                Some(EXEC_TIMEOUT) => ErrorKind::Timeout,
+                _ => status_kind(status, Operation::Exec),
+            };
             let message = format!("server reported {status}: {text}");
             Error::new(kind, message).with_status(status)
         }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, Interval, interval_at};
 use super::budget::Reservation;
 use super::disconnect::CancelOnDrop;
 use crate::backend::events::{COMMENT, error_event};
-use crate::backend::wire::ErrorEvent;
+use crate::backend::wire::{ErrorEvent, ErrorResponse};
 
 /// Maximum time without an event. Then a comment shows proxies that the connection is in use.
 const COMMENT_INTERVAL: Duration = Duration::from_secs(15);
@@ -77,15 +77,22 @@ impl EventBody {
         let Some(event) = event else {
             // The backend has panicked.
             self.ended = true;
-            let error = ErrorEvent {
-                error: "the call ended without a result",
-                status: 500,
-            };
-            return Poll::Ready(Some(error_event(&error).into()));
+            return Poll::Ready(Some(ended_without_result().into()));
         };
         self.ended = event.kind != EventKind::Output;
         Poll::Ready(Some(event.bytes))
     }
+}
+
+fn ended_without_result() -> Vec<u8> {
+    error_event(&ErrorEvent {
+        response: ErrorResponse {
+            error: "the call ended without a result",
+            code: None,
+        },
+        status: 500,
+        request_id: None,
+    })
 }
 
 #[cfg(test)]

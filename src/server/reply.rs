@@ -220,8 +220,12 @@ fn status_of(error: &Error) -> StatusCode {
 /// Encodes the error of a call after the head of its response.
 pub(super) fn encode_error_event(error: &Error) -> Vec<u8> {
     error_event(&ErrorEvent {
-        error: &format!("{error:#}"),
+        response: ErrorResponse {
+            error: &format!("{error:#}"),
+            code: error.code(),
+        },
         status: status_of(error).as_u16(),
+        request_id: error.request_id(),
     })
 }
 
