@@ -4,9 +4,9 @@ use noxrunner::{
     Client, Command, ErrorKind, HttpBackend, Isolation, LocalBackend, Output, Result, Sandbox,
 };
 
-use crate::support::local_backend;
 use crate::support::plain_server::{PlainServer, busybox};
 use crate::support::quirky_server::{self, Quirks};
+use crate::support::{local_backend, long_tests_or_skip};
 
 /// Defines one test per kind of backend, each of which calls `$check: fn(&Client)`.
 macro_rules! on_each_backend {
@@ -39,7 +39,7 @@ macro_rules! on_each_backend {
         }
         #[test]
         fn through_control_plane() {
-            crate::backends::quirky(
+            crate::backends::quirky_if_long(
                 crate::support::quirky_server::Quirks::control_plane(),
                 $check,
             );
@@ -53,7 +53,7 @@ macro_rules! on_each_backend {
         }
         #[test]
         fn through_python_backend() {
-            crate::backends::quirky(
+            crate::backends::quirky_if_long(
                 crate::support::quirky_server::Quirks::python_backend(),
                 $check,
             );
@@ -121,6 +121,13 @@ pub(crate) fn through_python_server_with_busybox(check: fn(&Client)) {
 
 pub(crate) fn quirky(quirks: Quirks, check: impl Fn(&Client)) {
     quirky_backend(quirks, |backend| check(&Client::with_backend(backend)));
+}
+
+/// For servers that deviate in less than another one of the same suite.
+pub(crate) fn quirky_if_long(quirks: Quirks, check: impl Fn(&Client)) {
+    if long_tests_or_skip("a suite on one more server with deviations") {
+        quirky(quirks, check);
+    }
 }
 
 /// Calls `check` with a client's backend for a server that has these deviations.

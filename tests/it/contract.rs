@@ -1,7 +1,7 @@
 //! What every backend must do, checked through `Client`.
 
 /// Live output.
-pub(crate) mod live;
+mod live;
 /// Standard input of local commands.
 mod stdin;
 
@@ -56,6 +56,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("concurrent execs", concurrent_execs),
 ];
 
+/// Runs the checks for every backend.
 pub(crate) fn run_all(client: &Client) {
     run_all_except(client, &[]);
 }
@@ -63,11 +64,33 @@ pub(crate) fn run_all(client: &Client) {
 /// Runs the checks that a server with deviations can pass.
 fn run_all_except(client: &Client, exceptions: &[&str]) {
     let all = [CHECKS, live::CHECKS].concat();
-    let is_exception = |name: &&&str| !all.iter().any(|(check, _)| check == *name);
-    let unknown: Vec<_> = exceptions.iter().filter(is_exception).collect();
-    assert!(unknown.is_empty(), "no such checks: {unknown:?}");
-    let checks = all.iter().filter(|(name, _)| !exceptions.contains(name));
-    in_parallel(checks, 3, |(name, check)| {
+    for exception in exceptions {
+        let is_check = all.iter().any(|(name, _)| name == exception);
+        assert!(is_check, "no such check: {exception}");
+    }
+    run(
+        all.into_iter()
+            .filter(|(name, _)| !exceptions.contains(name)),
+        client,
+    );
+}
+
+/// Runs the checks for backends that pass output on while the command runs.
+pub(crate) fn run_streaming(client: &Client) {
+    // The longest checks first.
+    run([live::STREAMING, CHECKS, live::CHECKS].concat(), client);
+}
+
+/// Runs the checks for local backends.
+fn run_local(client: &Client) {
+    run(
+        [live::STREAMING, CHECKS, live::CHECKS, stdin::CHECKS].concat(),
+        client,
+    );
+}
+
+fn run(checks: impl IntoIterator<Item = (&'static str, Check)>, client: &Client) {
+    in_parallel(checks, 4, |(name, check)| {
         println!("contract: {name}");
         check(client);
     });
@@ -77,9 +100,7 @@ fn run_all_except(client: &Client, exceptions: &[&str]) {
 fn plain_processes_fulfil_the_contract() {
     let (backend, _dir) = local_backend(Isolation::None);
     let client = Client::with_backend(backend);
-    run_all(&client);
-    live::run_streaming(&client);
-    stdin::run_all(&client);
+    run_local(&client);
 }
 
 #[test]
@@ -87,27 +108,21 @@ fn persistent_sandboxes_fulfil_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     let backend = LocalBackend::builder().persistent(true);
     let client = Client::with_backend(backend.state_dir(dir.path()).build().unwrap());
-    run_all(&client);
-    live::run_streaming(&client);
-    stdin::run_all(&client);
+    run_local(&client);
 }
 
 #[test]
 fn namespaces_fulfil_the_contract() {
     let (backend, _dir) = local_backend(Isolation::Namespaces);
     let client = Client::with_backend(backend);
-    run_all(&client);
-    live::run_streaming(&client);
-    stdin::run_all(&client);
+    run_local(&client);
 }
 
 #[test]
 fn landlock_fulfils_the_contract() {
     let (backend, _dir) = local_backend(Isolation::Landlock);
     let client = Client::with_backend(backend);
-    run_all(&client);
-    live::run_streaming(&client);
-    stdin::run_all(&client);
+    run_local(&client);
 }
 
 #[test]

@@ -121,8 +121,12 @@ fn missing_key_names_both_ways_to_set_it() {
 
 #[test]
 fn large_upload_is_refused() {
-    sandbox_of(Quirks::control_plane(), |sandbox| {
-        let noise: Vec<u8> = (0..15_000_000_u32)
+    let quirks = Quirks {
+        max_upload: Some(100_000),
+        ..Quirks::control_plane()
+    };
+    sandbox_of(quirks, |sandbox| {
+        let noise: Vec<u8> = (0..50_000_u32)
             .flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes())
             .collect();
         let error = sandbox.write("f", noise).unwrap_err();

@@ -130,8 +130,7 @@ fn local() -> (ServerBuilder, tempfile::TempDir) {
 fn contract_holds_over_tcp() {
     let (builder, _dir) = local();
     let server = RunningServer::start(builder.tcp("127.0.0.1:0"));
-    contract::run_all(&server.client());
-    contract::live::run_streaming(&server.client());
+    contract::run_streaming(&server.client());
 }
 
 #[test]
@@ -140,7 +139,7 @@ fn contract_holds_over_a_unix_socket() {
     let path = dir.path().join("socket");
     let server = RunningServer::start(builder.unix(&path));
     assert_eq!(server.addr, None);
-    contract::run_all(&server.client_at(&format!("unix://{}", path.display())));
+    contract::run_streaming(&server.client_at(&format!("unix://{}", path.display())));
 }
 
 #[test]
@@ -151,8 +150,7 @@ fn contract_holds_through_a_gateway() {
     let backend = noxrunner::HttpBackend::builder(format!("http://{}", behind.addr()));
     let backend = backend.token(token).build().unwrap();
     let gateway = RunningServer::start(Server::builder(backend).tcp("127.0.0.1:0"));
-    contract::run_all(&gateway.client());
-    contract::live::run_streaming(&gateway.client());
+    contract::run_streaming(&gateway.client());
 }
 
 #[test]

@@ -162,6 +162,11 @@ impl MemoryUse {
         self.shared
     }
 
+    /// Returns the size of the largest process.
+    pub(crate) fn largest_size(&self) -> u64 {
+        self.by_process.last().map_or(0, |(size, _)| *size)
+    }
+
     /// Returns the largest processes, whose end frees this much, and whether that suffices.
     pub(crate) fn largest(mut self, excess: u64) -> (Vec<u32>, bool) {
         let mut chosen = Vec::new();

@@ -193,10 +193,12 @@ impl Timing {
     }
 }
 
-/// Returns the processes whose end frees this much. Removes System V objects if that does not suffice.
+/// Returns the processes whose end frees this much. Removes System V objects if that does not suffice, or if
+/// they are larger than every process: otherwise later commands would find hardly any memory.
 fn free(memory: MemoryUse, excess: u64) -> Vec<u32> {
+    let has_large_objects = sysv::size() > memory.largest_size();
     let (killed, suffices) = memory.largest(excess);
-    if !suffices {
+    if !suffices || has_large_objects {
         sysv::remove_all();
     }
     killed

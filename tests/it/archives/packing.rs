@@ -169,6 +169,9 @@ fn virtual_environment_arrives_whole() {
     let dir = Scratch::new();
     let mut venv = process::Command::new("python3");
     venv.args(["-m", "venv"]).arg(dir.join("p/env"));
+    if !long_tests_or_skip("a virtual environment with pip") {
+        venv.arg("--without-pip");
+    }
     if !venv.output().is_ok_and(|out| out.status.success()) {
         assert!(std::env::var_os("NOXRUNNER_REQUIRE_PYTHON").is_none());
         println!("skipped: no python3 with venv");

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use noxrunner::{Cancel, Client, Command, Isolation, Sandbox, Stream};
 
 use super::{Check, create};
+use crate::support::local_backend;
 use crate::support::processes::{sleeps, unique_sleep, wait_for};
-use crate::support::{in_parallel, local_backend};
 
 pub(super) const CHECKS: &[(&str, Check)] = &[
     ("live output is complete, with the exit code", complete),
@@ -32,7 +32,7 @@ pub(super) const CHECKS: &[(&str, Check)] = &[
 ];
 
 /// For backends that pass output on while the command runs.
-const STREAMING: &[(&str, Check)] = &[
+pub(super) const STREAMING: &[(&str, Check)] = &[
     ("time in the sink does not count", time_in_sink),
     ("output arrives while the command runs", while_running),
     ("every byte arrives once", binary),
@@ -43,13 +43,6 @@ const STREAMING: &[(&str, Check)] = &[
     ),
     ("a live exec can be cancelled", cancel),
 ];
-
-pub(crate) fn run_streaming(client: &Client) {
-    in_parallel(STREAMING, 3, |(name, check)| {
-        println!("contract: {name}");
-        check(client);
-    });
-}
 
 /// Runs a command. Returns its output and what the sink got of each stream.
 fn collect(
@@ -210,7 +203,7 @@ fn binary(client: &Client) {
 }
 
 /// More than all buffers between the command and the sink.
-const MUCH: usize = 64 << 20;
+const MUCH: usize = 32 << 20;
 
 fn backpressure(client: &Client) {
     let sandbox = create(client, "live-slow");

@@ -8,9 +8,8 @@ use std::time::Duration;
 use noxrunner::{Client, Command, ErrorKind, Language, Stdin};
 
 use super::{Check, create};
-use crate::support::in_parallel;
 
-const CHECKS: &[(&str, Check)] = &[
+pub(super) const CHECKS: &[(&str, Check)] = &[
     ("a command need not read a stdin that never ends", unread),
     ("stdin is streamed while the command runs", streamed),
     ("a command may stop reading stdin", partly_read),
@@ -18,13 +17,6 @@ const CHECKS: &[(&str, Check)] = &[
     ("stdin that cannot be read ends the command", unreadable),
     ("a reader is consumed once", consumed_once),
 ];
-
-pub(super) fn run_all(client: &Client) {
-    in_parallel(CHECKS, 3, |(name, check)| {
-        println!("contract: {name}");
-        check(client);
-    });
-}
 
 const LONG: Duration = Duration::from_secs(300);
 
