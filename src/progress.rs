@@ -1,6 +1,6 @@
 //! Progress of uploads.
 
-/// How much of an [`Upload`](crate::Upload) has been sent, in bytes of the files in it.
+/// Progress of an [`Upload`](crate::Upload), in bytes of the files in it.
 ///
 /// If the sizes of the files are unknown, as for an archive that the caller has made, these are bytes of
 /// the archive.

@@ -1,4 +1,4 @@
-//! What is packed of a directory on this machine.
+//! Rules for packing a directory on this machine.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -33,7 +33,7 @@ pub struct Pack {
     symlinks: Symlinks,
 }
 
-/// How [`Pack`] treats symbolic links.
+/// Treatment of symbolic links by [`Pack`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Symlinks {

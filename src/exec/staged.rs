@@ -37,7 +37,7 @@ unset OLDPWD
 exec "$@"
 "#;
 
-/// What some servers answer instead of any exit code other than 0.
+/// Exit code that some servers report for every failure.
 const ANY_FAILURE: i32 = -1;
 
 /// Returns true if a shell passes a variable of this name to its children unchanged. The others bypass

@@ -159,8 +159,8 @@ impl Sandbox {
         })
     }
 
-    /// Opens the download of a directory. Some backends answer what is no directory with an empty archive,
-    /// which must not look like an empty directory.
+    /// Opens the download of a directory. Some backends send an empty archive if the path is not a directory.
+    /// That must not look like an empty directory.
     fn open_directory(&self, src: &SandboxPath) -> Result<impl Read> {
         let mut archive = self.open_download(src)?;
         let mut head = Vec::new();

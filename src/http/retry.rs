@@ -98,7 +98,7 @@ pub(super) enum Repeatable {
     IfUnsent,
 }
 
-/// What to do after a failed attempt.
+/// Action after a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     GiveUp,

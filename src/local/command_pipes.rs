@@ -27,7 +27,7 @@ pub(super) struct CommandPipes<'a> {
     buffer: Vec<u8>,
 }
 
-/// Where the output goes.
+/// Destination of the output.
 enum OutputTarget<'a> {
     Kept {
         stdout: CappedStream,

@@ -181,7 +181,7 @@ impl ErrorReply {
     }
 }
 
-/// What the error of another server had, which this one passes on.
+/// Code and request id of another server's error, which this one passes on.
 #[derive(Debug, Clone)]
 struct Upstream {
     code: Option<String>,

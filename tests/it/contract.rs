@@ -76,6 +76,7 @@ fn run_all_except(client: &Client, exceptions: &[&str]) {
 }
 
 /// Runs the checks for backends that pass output on while the command runs.
+#[cfg(feature = "server")]
 pub(crate) fn run_streaming(client: &Client) {
     // The longest checks first.
     run([live::STREAMING, CHECKS, live::CHECKS].concat(), client);

@@ -358,13 +358,13 @@ pub(crate) struct UploadArgs {
     pub(crate) pack: PackArgs,
 }
 
-/// What is uploaded of a directory.
+/// Options for uploading a directory.
 #[derive(clap::Args)]
 pub(crate) struct PackArgs {
     /// Leave out what matches, as in .gitignore: *.o, /target, .git/ (repeatable)
     #[arg(long, value_name = "PATTERN")]
     pub(crate) exclude: Vec<String>,
-    /// What to do with symbolic links in a directory
+    /// Treatment of symbolic links in a directory
     #[arg(long, value_enum, default_value_t = LinksArg::Keep)]
     pub(crate) links: LinksArg,
 }
