@@ -82,6 +82,8 @@ pub(crate) fn run(control: &OwnedFd, sandbox: PreparedSandbox) {
     };
     let mut buffer = vec![0; MAX_MESSAGE];
     while let Ok(true) = event_loop.step(control, &mut buffer) {}
+    // Supervisors run in memory of this process, and a new one may not have started its command yet.
+    std::mem::forget(event_loop);
 }
 
 impl EventLoop {
