@@ -39,7 +39,8 @@ pub(crate) struct MemoryWatch {
     estimated: u64,
     /// The part of the estimate that did not exist at the last measurement: pages that several processes have.
     overestimated: u64,
-    /// Checks in a row that found no growth. Other programs of the machine use its memory too.
+    /// Checks in a row that found neither growth nor too much. Other programs of the machine use its memory
+    /// too.
     false_alarms: u32,
     objects: SharedObjects,
     /// Processes that were killed, and when.
@@ -80,8 +81,8 @@ impl MemoryWatch {
         let Some(killed) = self.look(sandbox) else {
             return Vec::new();
         };
-        let has_grown = self.room + NOISE / 4 < room;
-        self.false_alarms = if has_grown { 0 } else { self.false_alarms + 1 };
+        let is_alarm = self.room + NOISE / 4 < room || !killed.is_empty();
+        self.false_alarms = if is_alarm { 0 } else { self.false_alarms + 1 };
         self.machine.start_again();
         let now = Instant::now();
         self.dying.extend(killed.iter().map(|pid| (*pid, now)));
