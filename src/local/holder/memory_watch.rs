@@ -138,7 +138,7 @@ impl MemoryWatch {
         let total = exact.total() + outside;
         self.overestimated = self.estimated.saturating_sub(total);
         self.room = self.limit.saturating_sub(total);
-        if self.room == 0 {
+        if total > self.limit {
             return Some(free(exact, total - self.limit));
         }
         let hidden = ever_mapped
