@@ -97,7 +97,8 @@ fn lease_works_without_touch() {
     let same = client.sandbox(lease.id()).unwrap();
     delete_until_lost(&same, &lease);
     assert!(lease.lost().unwrap().is_not_found());
-    assert!(same.exec(["true"]).unwrap_err().is_not_found());
+    // A renewal may just have created an empty one.
+    assert!(is_gone(&same, "kept"));
 }
 
 #[test]
