@@ -22,6 +22,12 @@ use crate::script::SHELL;
 /// Number of consecutive calls without a response after which no more are made.
 const MAX_UNANSWERED: u32 = 3;
 
+/// Pause after a 429. A limit of the rate breaks no rule.
+const RATE_LIMIT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Maximum number of 429 responses to a request.
+const MAX_REFUSED: u32 = 120;
+
 /// Timeout of deleting a sandbox of a server that does not respond, and the pause between attempts.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -209,12 +215,19 @@ impl<'a> Probe<'a> {
             let text = "not sent: the server did not respond to several consecutive calls";
             return Err(Error::new(ErrorKind::Timeout, text));
         }
-        let answer = self.run.http.send_raw(method, endpoint, body, time, cancel);
-        match &answer {
-            Err(e) if is_no_response(e) => unanswered.fetch_add(1, Ordering::Relaxed),
-            _ => unanswered.swap(0, Ordering::Relaxed),
-        };
-        answer
+        let mut refused = 0;
+        loop {
+            let answer = self.run.http.send_raw(method, endpoint, body, time, cancel);
+            match &answer {
+                Err(e) if is_no_response(e) => unanswered.fetch_add(1, Ordering::Relaxed),
+                _ => unanswered.swap(0, Ordering::Relaxed),
+            };
+            let is_limited = answer.as_ref().is_ok_and(|answer| answer.status == 429);
+            if !is_limited || refused == MAX_REFUSED || !cancel.sleep(RATE_LIMIT_PAUSE) {
+                return answer;
+            }
+            refused += 1;
+        }
     }
 
     pub(super) fn send(

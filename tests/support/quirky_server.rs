@@ -11,7 +11,6 @@ use flate2::write::GzEncoder;
 use noxrunner::{Backend, Command, Error, ErrorKind, Output, SandboxSpec, SessionId, Upload};
 use serde_json::{Value, json};
 
-use super::long_tests;
 use super::rate_limit::RateLimit;
 use super::scripted::{Conn, Request, Scripted};
 use super::v1_server::{command_of, decode, spec_of};
@@ -66,7 +65,8 @@ pub(crate) enum EmptyArchive {
 }
 
 impl Quirks {
-    /// The control plane, in its last revision with these calls. Its real rates make the tests slow.
+    /// The control plane, in its last revision with these calls. Its real rates are a tenth of these, with
+    /// which the suites take too long; `http_network::rate_limits` tests them.
     pub(crate) fn control_plane() -> Quirks {
         Quirks {
             nested_errors: true,
@@ -80,7 +80,7 @@ impl Quirks {
             strict_arguments: true,
             max_upload: Some(50 << 20),
             service_key: Some("key of the service"),
-            rates: Some(if long_tests() { (5, 10) } else { (50, 100) }),
+            rates: Some((50, 100)),
             no_extensions: true,
             ..Quirks::default()
         }
