@@ -113,7 +113,8 @@ impl MemoryWatch {
     fn look(&mut self, sandbox: &PreparedSandbox) -> Option<Vec<u32>> {
         let began = cpu_time();
         let processes = self.processes();
-        let outside = outside_processes(sandbox);
+        let objects = objects_size(sandbox);
+        let outside = files_size(sandbox) + objects;
         let estimate = MemoryUse::estimate(&processes);
         let mapped = self.objects.find(&processes);
         self.estimates.ended(began);
@@ -121,7 +122,7 @@ impl MemoryWatch {
         let unshared = estimate.own() + outside;
         if unshared > self.limit {
             self.room = 0;
-            return Some(free(estimate, unshared - self.limit));
+            return Some(free(estimate, unshared - self.limit, objects));
         }
         self.set_estimated(estimate.total() + outside);
         // Pages of shared memory that no process maps any more are in no count of the processes.
@@ -139,7 +140,7 @@ impl MemoryWatch {
         self.overestimated = self.estimated.saturating_sub(total);
         self.room = self.limit.saturating_sub(total);
         if total > self.limit {
-            return Some(free(exact, total - self.limit));
+            return Some(free(exact, total - self.limit, objects));
         }
         let hidden = ever_mapped
             .shared()
@@ -147,7 +148,7 @@ impl MemoryWatch {
             .saturating_sub(exact.shared());
         Some(match (total + hidden).saturating_sub(self.limit) {
             0 => Vec::new(),
-            excess => free(ever_mapped, excess),
+            excess => free(ever_mapped, excess, objects),
         })
     }
 
@@ -194,31 +195,39 @@ impl Timing {
     }
 }
 
-/// Returns the processes whose end frees this much. Removes System V objects if that does not suffice, or if
-/// they are larger than every process: otherwise later commands would find hardly any memory.
-fn free(memory: MemoryUse, excess: u64) -> Vec<u32> {
-    let has_large_objects = sysv::size() > memory.largest_size();
+/// Returns the processes whose end frees this much. Removes the System V objects, of this size, if that does
+/// not suffice, or if they are larger than every process: otherwise later commands would find hardly any
+/// memory.
+fn free(memory: MemoryUse, excess: u64, objects: u64) -> Vec<u32> {
+    let are_largest = objects > memory.largest_size();
     let (killed, suffices) = memory.largest(excess);
-    if !suffices || has_large_objects {
+    if are_largest || (objects > 0 && !suffices) {
         sysv::remove_all();
     }
     killed
 }
 
-/// Returns the memory outside of processes: files and System V objects.
-fn outside_processes(sandbox: &PreparedSandbox) -> u64 {
-    let used = |dir: &OwnedFd| file_system_space(dir.as_fd()).map_or(0, |space| space.used);
-    let files = if sandbox.setup.on_disk {
-        0
+/// Returns the memory of the sandbox's System V objects. Without its own namespaces, the filter denies them,
+/// and those that exist are the machine's.
+fn objects_size(sandbox: &PreparedSandbox) -> u64 {
+    if sandbox.setup.own_namespaces {
+        sysv::size()
     } else {
-        used(&sandbox.data)
-    };
-    if !sandbox.setup.own_namespaces {
-        // The filter denies System V objects, and /dev/shm is the machine's.
-        return files;
+        0
     }
-    let shared = File::open("/dev/shm").map_or(0, |dir| used(&dir.into()));
-    files + shared + sysv::size()
+}
+
+/// Returns the memory of the sandbox's files. Without its own namespaces, `/dev/shm` is the machine's.
+fn files_size(sandbox: &PreparedSandbox) -> u64 {
+    let used = |dir: &OwnedFd| file_system_space(dir.as_fd()).map_or(0, |space| space.used);
+    let mut size = 0;
+    if !sandbox.setup.on_disk {
+        size += used(&sandbox.data);
+    }
+    if sandbox.setup.own_namespaces {
+        size += File::open("/dev/shm").map_or(0, |dir| used(&dir.into()));
+    }
+    size
 }
 
 /// The free and the shared memory of the machine.
