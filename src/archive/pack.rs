@@ -37,8 +37,8 @@ pub(crate) struct TreePacker {
     rules: PackRules,
     /// Prefix of the names in the archive, with its slash.
     prefix: Vec<u8>,
-    /// Prefix of the paths that the rules apply to, with its slash.
-    rules_prefix: Vec<u8>,
+    /// Length of the part of the prefix that the rules do not apply to.
+    outside_rules: usize,
     /// Metadata of the directory itself.
     top: Stat,
     /// The path of the current entry below the directory.
@@ -81,7 +81,7 @@ impl TreePacker {
             unreadable,
             rules,
             prefix: Vec::new(),
-            rules_prefix: Vec::new(),
+            outside_rules: 0,
             path: Vec::new(),
             open: Vec::new(),
             file: None,
@@ -102,6 +102,7 @@ impl TreePacker {
         add_directory(encoder, name, self.top.mode, self.top.mtime)
             .map_err(|e| self.failed("archive", e))?;
         self.prefix = [name, b"/"].concat();
+        self.outside_rules = self.prefix.len();
         self.write_all(encoder)
     }
 
@@ -161,9 +162,8 @@ impl TreePacker {
     /// Writes an entry, except for the content of a file.
     fn entry<W: Write>(&mut self, stat: Stat, encoder: &mut Encoder<W>) -> io::Result<()> {
         let name = [&*self.prefix, &*self.path].concat();
-        let path = [&*self.rules_prefix, &*self.path].concat();
         let is_dir = stat.kind == FileType::Directory;
-        if !self.rules.accept(&path, is_dir) {
+        if !self.rules.accept(&name[self.outside_rules..], is_dir) {
             return Ok(());
         }
         if self.unreadable == Unreadable::Fail {
@@ -178,7 +178,7 @@ impl TreePacker {
                 let file = open_file(&mut self.cursor, &self.path)?;
                 self.start_file(&name, file, encoder)
             }
-            FileType::Symlink => self.link(&name, path, stat, encoder),
+            FileType::Symlink => self.link(&name, stat, encoder),
             FileType::Fifo => add_fifo(encoder, &name, stat.mode, stat.mtime),
             FileType::Device => add_device(encoder, &name, stat.mode, stat.mtime),
             FileType::Socket => Err(io::Error::other("an archive cannot hold a socket")),
@@ -204,7 +204,6 @@ impl TreePacker {
     fn link<W: Write>(
         &mut self,
         name: &[u8],
-        path: Vec<u8>,
         stat: Stat,
         encoder: &mut Encoder<W>,
     ) -> io::Result<()> {
@@ -215,17 +214,12 @@ impl TreePacker {
                 let target = os::readlinkat(self.cursor.enter(parent, Missing::Fail)?, last)?;
                 add_link(encoder, name, &target, stat.mtime)
             }
-            Symlinks::Follow => self.follow(name, path, encoder),
+            Symlinks::Follow => self.follow(name, encoder),
         }
     }
 
     /// Writes what a link leads to in its place.
-    fn follow<W: Write>(
-        &mut self,
-        name: &[u8],
-        path: Vec<u8>,
-        encoder: &mut Encoder<W>,
-    ) -> io::Result<()> {
+    fn follow<W: Write>(&mut self, name: &[u8], encoder: &mut Encoder<W>) -> io::Result<()> {
         // Looks first, because opening a device can have effects.
         let target = self.open_target(libc::O_PATH).map_err(|e| match e.kind() {
             // Not a file that was just deleted.
@@ -238,7 +232,7 @@ impl TreePacker {
         if stat.kind == FileType::File {
             return self.start_file(name, File::from(target), encoder);
         }
-        let followed = self.followed(name, path, target).map_err(Error::into_io)?;
+        let followed = self.followed(name, target).map_err(Error::into_io)?;
         add_directory(encoder, name, stat.mode, stat.mtime)?;
         self.followed = Some(Box::new(followed));
         Ok(())
@@ -250,7 +244,7 @@ impl TreePacker {
     }
 
     /// Returns a packer for the directory that a link leads to.
-    fn followed(&self, name: &[u8], path: Vec<u8>, target: OwnedFd) -> Result<TreePacker> {
+    fn followed(&self, name: &[u8], target: OwnedFd) -> Result<TreePacker> {
         let shown = self.shown.join(OsStr::from_bytes(&self.path));
         let mut packer = TreePacker::new(target, &shown, self.unreadable, self.rules.clone())?;
         let open = self.open.iter().map(|dir| dir.id);
@@ -264,7 +258,7 @@ impl TreePacker {
             return Err(Error::invalid(message));
         }
         packer.prefix = [name, b"/"].concat();
-        packer.rules_prefix = [&*path, b"/"].concat();
+        packer.outside_rules = self.outside_rules;
         Ok(packer)
     }
 
