@@ -4,7 +4,7 @@ use std::io::{Cursor, Read};
 use std::path::Path;
 
 use crate::archive::{Entries, Extract, Extraction};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sandbox::Sandbox;
 use crate::sandbox_path::{OWN_DIR, SandboxPath};
 use crate::script::Script;
@@ -34,12 +34,9 @@ const IS_DIRECTORY: Script = Script {
 
 /// Returns true for a whole archive without entries, also if it lacks the end marker.
 fn has_no_entries(archive: &[u8]) -> bool {
-    let mut has_entries = false;
-    let read = Entries::for_each_if_any(archive, Extract::any_size().limits(), |_, _| {
-        has_entries = true;
-        Ok(())
-    });
-    read.is_ok() && !has_entries
+    let limits = Extract::any_size().limits();
+    // The first entry ends the search.
+    Entries::for_each_if_any(archive, limits, |_, _| Err(Error::archive("an entry"))).is_ok()
 }
 
 impl Sandbox {
