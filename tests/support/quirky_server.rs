@@ -167,9 +167,10 @@ impl<B: Backend> QuirkyServer<B> {
             Ok(Answer::Nothing) => conn.respond(204, ""),
             Ok(Answer::Cut) => conn.close(),
             Err(Refusal(status, code, message)) => {
-                let error = match self.quirks.nested_errors {
-                    true => json!({"code": code, "message": message, "requestId": "req-1"}),
-                    false => json!(message),
+                let error = if self.quirks.nested_errors {
+                    json!({"code": code, "message": message, "requestId": "req-1"})
+                } else {
+                    json!(message)
                 };
                 conn.respond_with(status, &json, json!({ "error": error }).to_string());
             }
@@ -297,11 +298,9 @@ impl<B: Backend> QuirkyServer<B> {
         let started = Instant::now();
         let cut_after = self.quirks.write_timeout;
         if let Some(most) = cut_after {
-            // Nobody sees what the command does later.
-            command = command.timeout(Duration::min(
-                command_of(body).get_timeout(),
-                most + Duration::from_secs(1),
-            ));
+            // The output after the cut is not needed.
+            let timeout = command.get_timeout().min(most + Duration::from_secs(1));
+            command = command.timeout(timeout);
         }
         let out = self.with(id, || self.backend.exec(id, &command))?;
         if cut_after.is_some_and(|most| started.elapsed() >= most) {

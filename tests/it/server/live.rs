@@ -1,6 +1,7 @@
 //! Live output as server-sent events.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -184,29 +185,39 @@ fn panic_before_output_is_an_error_response() {
     );
 }
 
-#[test]
-fn head_of_a_quiet_command_is_sent() {
-    let (server, steps) = stepping();
+/// Sends an exec that accepts events. Returns a reader of the response.
+fn send(server: &RunningServer, body: &str) -> BufReader<TcpStream> {
     let mut stream = server.connect();
     let token = server.token.as_deref().unwrap();
-    let body = r#"{"cmd": ["x"]}"#;
     let head = format!(
         "POST {PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n{HEADERS}Content-Length: {}\r\n\r\n",
         body.len()
     );
-    stream
-        .write_all(format!("{head}{body}").as_bytes())
-        .unwrap();
-    // The command writes nothing before this line has arrived.
-    let mut reader = BufReader::new(stream);
+    let request = format!("{head}{body}");
+    stream.write_all(request.as_bytes()).unwrap();
+    BufReader::new(stream)
+}
+
+/// Reads up to the next line with data, and returns it.
+fn data_line(reader: &mut BufReader<TcpStream>) -> String {
     let mut line = String::new();
-    reader.read_line(&mut line).unwrap();
-    assert_eq!(line, "HTTP/1.1 200 OK\r\n");
-    steps.send(Step::Fail(ErrorKind::NotReady)).unwrap();
     while !line.contains("data:") {
         line.clear();
         assert_ne!(reader.read_line(&mut line).unwrap(), 0);
     }
+    line
+}
+
+#[test]
+fn head_of_a_quiet_command_is_sent() {
+    let (server, steps) = stepping();
+    let mut reader = send(&server, r#"{"cmd": ["x"]}"#);
+    // The command writes nothing before this line has arrived.
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    assert_eq!(line, "HTTP/1.1 200 OK\r\n");
+    steps.send(Step::Fail(ErrorKind::NotReady)).unwrap();
+    let line = data_line(&mut reader);
     assert_eq!(line, "data: {\"error\":\"as scripted\",\"status\":503}\n");
 }
 
@@ -214,24 +225,11 @@ fn head_of_a_quiet_command_is_sent() {
 fn command_ends_when_its_client_disconnects() {
     let (server, _dir) = server();
     let seconds = unique_sleep(100_017);
-    let mut stream = server.connect();
-    let token = server.token.as_deref().unwrap();
     let body = format!(
         r#"{{"cmd": ["sh", "-c", "sleep {seconds} & echo on; wait"], "timeoutSeconds": 600}}"#
     );
-    let head = format!(
-        "POST {PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n{HEADERS}Content-Length: {}\r\n\r\n",
-        body.len()
-    );
-    stream
-        .write_all(format!("{head}{body}").as_bytes())
-        .unwrap();
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    while !line.contains("data:") {
-        line.clear();
-        assert_ne!(reader.read_line(&mut line).unwrap(), 0);
-    }
+    let mut reader = send(&server, &body);
+    data_line(&mut reader);
     wait_for("the command has started", || sleeps(&seconds));
     // Nothing is written any more, so only the closed connection shows it.
     drop(reader);
