@@ -345,9 +345,10 @@ impl Command {
     /// Refuses commands that need files: only [`Sandbox`](crate::Sandbox) can upload them.
     pub(crate) fn check_no_files(&self, streams_stdin: bool) -> Result<()> {
         if self.needs_files(streams_stdin) {
-            let kinds = match streams_stdin {
-                true => "source code",
-                false => "stdin or source code",
+            let kinds = if streams_stdin {
+                "source code"
+            } else {
+                "stdin or source code"
             };
             let message = format!("a backend cannot run a command with {kinds}: use Sandbox::exec");
             return Err(Error::new(ErrorKind::Unsupported, message));

@@ -8,7 +8,6 @@ use super::call::{Api, Call, read_body};
 use super::errors::{Operation, failure_error};
 use super::socket::CallOptions;
 use super::transport::{Body, Failure, ResponseBody};
-
 use crate::backend::Backend;
 use crate::backend::wire::{ARCHIVE, CreateRequest, ExecRequest, ExecResponse};
 use crate::chunk::Chunk;

@@ -185,9 +185,10 @@ impl Api {
 
     /// Returns the retries of a call. A caller that repeats the call itself also waits itself.
     fn retry(&self, call: &Call<'_>) -> Retry {
-        match call.is_repeated_by_caller {
-            true => self.retry.wait_for(Duration::ZERO),
-            false => self.retry,
+        if call.is_repeated_by_caller {
+            self.retry.wait_for(Duration::ZERO)
+        } else {
+            self.retry
         }
     }
 

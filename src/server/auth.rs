@@ -71,9 +71,10 @@ fn is_local_host(host: &str) -> bool {
     if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
         return false;
     }
-    match host.starts_with('[') {
-        true => name.parse::<Ipv6Addr>().is_ok(),
-        false => name.parse::<Ipv4Addr>().is_ok() || name.eq_ignore_ascii_case("localhost"),
+    if host.starts_with('[') {
+        name.parse::<Ipv6Addr>().is_ok()
+    } else {
+        name.parse::<Ipv4Addr>().is_ok() || name.eq_ignore_ascii_case("localhost")
     }
 }
 
