@@ -59,7 +59,7 @@ pub enum ErrorKind {
     /// The connection failed before the request was received. For calls that change nothing, such as
     /// a download: before the response was complete. Nothing has changed.
     Connect,
-    /// The call exceeded its timeout, or the server ended a command at a timeout of its own. If the
+    /// The call exceeded its timeout, or the server ended a command at its own timeout. If the
     /// timeout of an `exec` passes after the request was sent, the kind is
     /// [`OutcomeUnknown`](ErrorKind::OutcomeUnknown).
     Timeout,

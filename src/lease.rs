@@ -65,7 +65,7 @@ const CHECK_MARK: Script = Script {
 /// # End of a lease
 ///
 /// - Dropping it, also by a panic, sends one delete. That takes as long as such a call may take, plus a
-///   touch that is in progress. A failure is logged; [`close`](Lease::close) returns it.
+///   call of the heartbeat that is in progress. A failure is logged; [`close`](Lease::close) returns it.
 /// - [`keep`](Lease::keep) leaves the sandbox to its TTL.
 /// - `std::process::exit` drops nothing, so it is like being killed.
 #[must_use = "dropping the lease deletes the sandbox"]
@@ -235,7 +235,7 @@ fn keep_alive(sandbox: &Sandbox, stop: &Cancel) -> Result<()> {
     let ttl = sandbox.ttl().unwrap_or(DEFAULT_LEASE_TTL);
     let mut renewal = Renewal::default();
     // The sandbox certainly exists now, so this finds out whether the backend implements touch. The
-    // sandbox may not be ready, so an error means nothing.
+    // sandbox may not be ready, so errors are ignored.
     let _ = renewal.renew(sandbox);
     let mut is_marked = mark(sandbox, stop);
     let mut renewed = Instant::now();

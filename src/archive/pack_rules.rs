@@ -54,8 +54,8 @@ impl Pack {
         Pack::default()
     }
 
-    /// Leaves out what matches a pattern, as `.gitignore` does: `*` stands for any part of a name, `?` for
-    /// one character and `**` for any number of directories. A pattern with a slash at the beginning or in
+    /// Excludes entries that match a pattern. The syntax is that of `.gitignore`: `*` matches any part of a
+    /// name, `?` one character, and `**` any number of directories. A pattern with a slash at the beginning or in
     /// the middle is matched against the whole path, any other against each name. A slash at the end matches
     /// directories only. What is below an excluded directory is left out too. Can be called several times.
     ///
@@ -178,7 +178,7 @@ fn path_matches(parts: &[Vec<u8>], names: &[&[u8]]) -> bool {
 /// Matches a name against a pattern with `*` and `?`.
 fn name_matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut at, mut in_name) = (0, 0);
-    // The position behind the last asterisk, and where what it stands for may end.
+    // The position after the last asterisk, and the end of the text that it matches.
     let mut last_star = None;
     while in_name < name.len() {
         match pattern.get(at) {

@@ -126,7 +126,7 @@ impl<'a> Relay<'a> {
         })
     }
 
-    /// Passes on what is left at the end of the streams.
+    /// Passes on incomplete characters at the end of the streams.
     fn end(&mut self) -> Result<()> {
         if self.failed {
             return Ok(());

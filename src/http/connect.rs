@@ -245,7 +245,7 @@ impl<In: Transport> Connector<In> for ForwardProxyConnector {
 pub(super) struct FinishConnecting {
     /// Headers that may be secret, as they are sent.
     pub(super) headers: Arc<[u8]>,
-    /// What a forwarding proxy needs before the path.
+    /// Origin that a forwarding proxy needs in front of the path.
     pub(super) origin: Option<Arc<str>>,
 }
 

@@ -13,7 +13,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause without a `Retry-After`.
 const MAX_PAUSE: Duration = Duration::from_secs(3);
 
-/// How often and for how long a request is retried. This table shows which failures are retried:
+/// The number of attempts of a request, and how long it waits for a rate limit. This table shows which failures
+/// are retried:
 ///
 /// | failure | health, create, touch, delete, download, upload | exec |
 /// | --- | --- | --- |
