@@ -295,3 +295,23 @@ impl<T> fmt::Debug for HttpBackendBuilder<T> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::HttpBackend;
+
+    #[test]
+    fn create_may_take_longer_unless_all_timeouts_are_set() {
+        let secs = Duration::from_secs;
+        let timeouts = |builder: HttpBackendBuilder<HttpBackend>| {
+            let backend = builder.build().unwrap();
+            (backend.timeout, backend.create_timeout)
+        };
+        let new = || HttpBackend::builder("http://127.0.0.1:1");
+        assert_eq!(timeouts(new()), (secs(30), secs(120)));
+        assert_eq!(timeouts(new().timeout(secs(5))), (secs(5), secs(5)));
+        let both = new().create_timeout(secs(7)).timeout(secs(5));
+        assert_eq!(timeouts(both), (secs(5), secs(7)));
+    }
+}

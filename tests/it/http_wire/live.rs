@@ -119,6 +119,19 @@ fn error_event_is_the_error_of_the_call() {
 }
 
 #[test]
+fn error_event_of_a_gateway_keeps_code_and_request_id() {
+    let server = serving(concat!(
+        "event: error\n",
+        r#"data: {"error":"late","code":"EXEC_TIMEOUT","status":504,"requestId":"req-7"}"#,
+        "\n\n"
+    ));
+    let error = exec_live(&server).0.unwrap_err();
+    let seen = (error.kind(), error.code(), error.request_id());
+    let expected = (ErrorKind::Timeout, Some("EXEC_TIMEOUT"), Some("req-7"));
+    assert_eq!(seen, expected, "{error:#}");
+}
+
+#[test]
 fn invalid_events_are_a_protocol_error() {
     for events in ["event: stdout\ndata: *\n\n", "event: exit\ndata: []\n\n"] {
         let error = exec_live(&serving(events)).0.unwrap_err();
