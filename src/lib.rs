@@ -125,6 +125,9 @@ mod client;
 mod command;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(any(feature = "docker", feature = "kubernetes"))]
+#[allow(dead_code, unused_imports, reason = "the backends of engines follow")]
+mod engine;
 mod error;
 mod exact_reader;
 mod exec;
@@ -141,7 +144,12 @@ mod os;
 mod output;
 mod printable;
 mod progress;
-#[cfg(any(feature = "local", feature = "server"))]
+#[cfg(any(
+    feature = "docker",
+    feature = "kubernetes",
+    feature = "local",
+    feature = "server"
+))]
 mod quantity;
 mod sandbox;
 mod sandbox_path;

@@ -113,6 +113,15 @@ impl BaseUrl {
         url.strip_prefix(&self.text).unwrap_or_default()
     }
 
+    /// Returns the base URL of what is below a path, such as `/prefix`.
+    #[cfg(any(feature = "docker", feature = "kubernetes"))]
+    pub(super) fn below(&self, path: &str) -> BaseUrl {
+        BaseUrl {
+            text: self.url(path),
+            ..self.clone()
+        }
+    }
+
     pub(super) fn health(&self) -> String {
         self.url("/healthz")
     }

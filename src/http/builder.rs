@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::backend::HttpBackend;
@@ -13,13 +14,13 @@ use crate::error::{Error, Result};
 use crate::validate::check_duration;
 
 /// Default timeout of calls other than exec and transfers.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Default timeout of create. A server may pull an image and start a container before it answers.
-const DEFAULT_CREATE_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const DEFAULT_CREATE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Default timeout of making a connection.
-const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
 enum Proxy {
@@ -192,14 +193,16 @@ impl<T: From<HttpBackend>> HttpBackendBuilder<T> {
             user_agent: self.user_agent,
             proxy: choose_proxy(self.proxy, &base)?,
             ca_pem: self.ca_pem,
+            client_identity_pem: None,
         };
-        let http = HttpClient::new(&base, &settings)?;
+        let api = Api {
+            http: Arc::new(HttpClient::new(&base, &settings)?),
+            base,
+            retry: self.retry,
+            headers: Arc::default(),
+        };
         let backend = HttpBackend {
-            api: Api {
-                http,
-                base,
-                retry: self.retry,
-            },
+            api,
             timeout,
             create_timeout,
             connect_timeout: self.connect_timeout,
@@ -247,17 +250,24 @@ fn choose_proxy(proxy: Proxy, base: &BaseUrl) -> Result<Option<String>> {
             ));
         }
         Proxy::Url(url) => ("the proxy", url),
-        Proxy::FromEnvironment => match base.environment_proxy(|name| std::env::var(name).ok()) {
-            Some((name, url)) => (name, url),
-            None => return Ok(None),
-        },
+        Proxy::FromEnvironment => return environment_proxy(base),
     };
+    check_proxy(origin, url).map(Some)
+}
+
+/// Returns the proxy that the environment names.
+pub(super) fn environment_proxy(base: &BaseUrl) -> Result<Option<String>> {
+    let found = base.environment_proxy(|name| std::env::var(name).ok());
+    found.map(|(name, url)| check_proxy(name, url)).transpose()
+}
+
+fn check_proxy(origin: &str, url: String) -> Result<String> {
     // The URL may contain a password, so the error does not show it.
     let scheme = url.split_once("://").map_or("http", |(scheme, _)| scheme);
     let scheme = scheme.to_ascii_lowercase();
     match scheme.as_str() {
-        "http" => Ok(Some(url)),
-        "https" if cfg!(feature = "tls") => Ok(Some(url)),
+        "http" => Ok(url),
+        "https" if cfg!(feature = "tls") => Ok(url),
         _ => Err(Error::invalid(format!(
             "{origin}: a proxy must be an http or https URL, not {scheme} (no_proxy() disables it)"
         ))),

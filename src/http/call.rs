@@ -1,6 +1,7 @@
 //! Calls of the protocol: sent until they succeed or cannot be retried.
 
 use std::io::Read;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -32,8 +33,8 @@ pub(super) struct Call<'a> {
     /// The timeout of the call, which is also the default of how long to wait for a rate limit.
     pub(super) timeout: Duration,
     pub(super) is_repeated_by_caller: bool,
-    /// True if every response is a success, whatever its status.
-    pub(super) accepts_any_status: bool,
+    /// Returns true for the statuses of a success.
+    pub(super) accepts: fn(u16) -> bool,
 }
 
 impl<'a> Call<'a> {
@@ -57,7 +58,7 @@ impl<'a> Call<'a> {
             last_start: options.deadline,
             timeout: options.stall,
             is_repeated_by_caller: false,
-            accepts_any_status: false,
+            accepts: |status| (200..300).contains(&status),
         }
     }
 
@@ -115,9 +116,11 @@ enum Attempt<T> {
 
 /// The API of a server: sends calls, and retries them.
 pub(super) struct Api {
-    pub(super) http: HttpClient,
+    pub(super) http: Arc<HttpClient>,
     pub(super) base: BaseUrl,
     pub(super) retry: Retry,
+    /// Header lines of each request, beside those of the connection.
+    pub(super) headers: Arc<[u8]>,
 }
 
 impl Api {
@@ -201,15 +204,15 @@ impl Api {
         let started = Instant::now();
         call.rewind()?;
         let request = &mut call.request;
-        let response = self.http.send(request, call.options, call.cancel);
+        let response = self
+            .http
+            .send(request, &self.headers, call.options, call.cancel);
         let status = response.as_ref().ok().map(|response| response.status);
         let attempt = match response {
-            Ok(response) if call.accepts_any_status || response.is_success() => {
-                match finish(response) {
-                    Ok(value) => Attempt::Success(value),
-                    Err(failure) => Attempt::Failed(failure),
-                }
-            }
+            Ok(response) if (call.accepts)(response.status) => match finish(response) {
+                Ok(value) => Attempt::Success(value),
+                Err(failure) => Attempt::Failed(failure),
+            },
             Ok(response) => Attempt::ErrorResponse(response),
             Err(failure) => Attempt::Failed(failure),
         };

@@ -283,14 +283,17 @@ impl<In: Transport> HeadTransport<In> {
     /// Inserts the origin before the path, and the headers after the request line. The first output of a
     /// call is its head.
     fn complete_head(&mut self, amount: usize) -> io::Result<usize> {
-        let first = CallScope::with(|state| {
-            state.connecting == 0 && !std::mem::replace(&mut state.head_completed, true)
+        let headers = CallScope::with(|state| {
+            let first =
+                state.connecting == 0 && !std::mem::replace(&mut state.head_completed, true);
+            first.then(|| Arc::clone(&state.headers))
         });
-        if !first {
+        let Some(headers) = headers else {
             return Ok(amount);
-        }
+        };
         let output = self.inner.buffers().output();
         let total = insert(output, amount, b"\r\n", &self.headers)?;
+        let total = insert(output, total, b"\r\n", &headers)?;
         match &self.origin {
             Some(origin) => insert(output, total, b" ", origin.as_bytes()),
             None => Ok(total),

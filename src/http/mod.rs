@@ -9,6 +9,9 @@ mod errors;
 mod live;
 #[cfg(feature = "conformance")]
 mod raw;
+#[cfg(any(feature = "docker", feature = "kubernetes"))]
+#[allow(dead_code, reason = "the backends of engines follow")]
+mod rest;
 mod retry;
 mod socket;
 mod stream;
@@ -18,4 +21,7 @@ pub use self::backend::HttpBackend;
 pub use self::builder::HttpBackendBuilder;
 #[cfg(feature = "conformance")]
 pub(crate) use self::raw::{Endpoint, RawResponse};
+#[cfg(any(feature = "docker", feature = "kubernetes"))]
+#[allow(unused_imports, reason = "the backends of engines follow")]
+pub(crate) use self::rest::{RestBody, RestClient, RestResponse, RestSettings, RestStream};
 pub use self::retry::Retry;

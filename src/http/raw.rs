@@ -55,7 +55,7 @@ impl HttpBackend {
         };
         let mut call = Call::new(Operation::Exec, method, self.url(endpoint), options);
         call.cancel = Some(cancel);
-        call.accepts_any_status = true;
+        call.accepts = |_| true;
         call.request.accept = matches!(endpoint, Endpoint::LiveExec(_)).then_some(ACCEPT_LIVE);
         if let Some((content_type, bytes)) = body {
             call.request.content_type = Some(content_type).filter(|text| !text.is_empty());

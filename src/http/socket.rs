@@ -66,6 +66,8 @@ pub(super) struct CallState {
     options: CallOptions,
     cancel: Option<Cancel>,
     id: u64,
+    /// Header lines of this request that may be secret.
+    pub(super) headers: Arc<[u8]>,
     /// The secret headers were added to the head of the request.
     pub(super) head_completed: bool,
     /// The peer does not read the rest of the request.

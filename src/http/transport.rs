@@ -54,10 +54,6 @@ pub(super) struct Response {
 }
 
 impl Response {
-    pub(super) fn is_success(&self) -> bool {
-        (200..300).contains(&self.status)
-    }
-
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -126,7 +122,11 @@ pub(super) struct Settings {
     pub(super) headers: Vec<(String, String)>,
     pub(super) user_agent: String,
     pub(super) proxy: Option<String>,
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "for https only"))]
     pub(super) ca_pem: Option<Vec<u8>>,
+    /// The client's certificates and its private key.
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "for https only"))]
+    pub(super) client_identity_pem: Option<Vec<u8>>,
 }
 
 /// Sends requests over pooled connections.
@@ -156,7 +156,7 @@ impl HttpClient {
             .max_idle_connections_per_host(MAX_IDLE)
             .max_idle_age(MAX_IDLE_AGE);
         if base.https || https_proxy {
-            config = with_tls(config, settings.ca_pem.as_deref())?;
+            config = with_tls(config, settings)?;
         }
         let connector = ()
             .chain(StartConnecting)
@@ -181,10 +181,11 @@ impl HttpClient {
         Ok(HttpClient { agent })
     }
 
-    /// Sends a request and reads the head of the response.
+    /// Sends a request and reads the head of the response. `headers` are header lines that may be secret.
     pub(super) fn send(
         &self,
         request: &mut Request<'_>,
+        headers: &Arc<[u8]>,
         options: CallOptions,
         cancel: Option<&Cancel>,
     ) -> std::result::Result<Response, Failure> {
@@ -192,6 +193,7 @@ impl HttpClient {
         if cancel.is_some_and(Cancel::is_cancelled) {
             return Err(Failure::cancelled(Progress::NotConnected));
         }
+        CallScope::with(|state| state.headers = Arc::clone(headers));
         let response = self.run(request).map_err(|e| failure(&scope, e))?;
         drop(scope);
         let (head, body) = response.into_parts();
@@ -302,7 +304,7 @@ fn proxy_authorization(proxy: &ureq::Proxy) -> Vec<u8> {
 }
 
 /// Formats headers as they are sent.
-fn header_lines(headers: &[(String, String)]) -> Result<Vec<u8>> {
+pub(super) fn header_lines(headers: &[(String, String)]) -> Result<Vec<u8>> {
     const RESERVED: [&str; 7] = [
         "connection",
         "content-length",
@@ -351,17 +353,11 @@ pub(super) fn redact_header(name: &str) -> &str {
 type Builder = ureq::config::ConfigBuilder<ureq::typestate::AgentScope>;
 
 #[cfg(feature = "tls")]
-fn with_tls(config: Builder, ca_pem: Option<&[u8]>) -> Result<Builder> {
-    use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
-    let roots = match ca_pem {
+fn with_tls(config: Builder, settings: &Settings) -> Result<Builder> {
+    use ureq::tls::{ClientCert, RootCerts, TlsConfig};
+    let roots = match &settings.ca_pem {
         Some(pem) => {
-            let mut certificates = Vec::new();
-            for item in parse_pem(pem) {
-                let not_pem = |e| Error::invalid("the CA certificates are not PEM").with_source(e);
-                if let PemItem::Certificate(certificate) = item.map_err(not_pem)? {
-                    certificates.push(certificate);
-                }
-            }
+            let (certificates, _) = parse_pem("the CA certificates", pem)?;
             if certificates.is_empty() {
                 return Err(Error::invalid("the CA file contains no certificate"));
             }
@@ -370,11 +366,41 @@ fn with_tls(config: Builder, ca_pem: Option<&[u8]>) -> Result<Builder> {
         None if cfg!(feature = "platform-roots") => RootCerts::PlatformVerifier,
         None => RootCerts::WebPki,
     };
-    Ok(config.tls_config(TlsConfig::builder().root_certs(roots).build()))
+    let mut tls = TlsConfig::builder().root_certs(roots);
+    if let Some(pem) = &settings.client_identity_pem {
+        let (certificates, key) = parse_pem("the client certificate", pem)?;
+        let Some(key) = key.filter(|_| !certificates.is_empty()) else {
+            let text = "the client certificate or its private key is missing";
+            return Err(Error::invalid(text));
+        };
+        tls = tls.client_cert(Some(ClientCert::new_with_certs(&certificates, key)));
+    }
+    Ok(config.tls_config(tls.build()))
+}
+
+/// Returns the certificates and the last private key of a PEM file.
+#[cfg(feature = "tls")]
+fn parse_pem(
+    name: &str,
+    pem: &[u8],
+) -> Result<(
+    Vec<ureq::tls::Certificate<'static>>,
+    Option<ureq::tls::PrivateKey<'static>>,
+)> {
+    use ureq::tls::PemItem;
+    let (mut certificates, mut key) = (Vec::new(), None);
+    for item in ureq::tls::parse_pem(pem) {
+        match item.map_err(|e| Error::invalid(format!("{name}: not PEM")).with_source(e))? {
+            PemItem::Certificate(certificate) => certificates.push(certificate),
+            PemItem::PrivateKey(found) => key = Some(found),
+            _ => {}
+        }
+    }
+    Ok((certificates, key))
 }
 
 #[cfg(not(feature = "tls"))]
-fn with_tls(_: Builder, _: Option<&[u8]>) -> Result<Builder> {
+fn with_tls(_: Builder, _: &Settings) -> Result<Builder> {
     Err(Error::new(
         crate::error::ErrorKind::Unsupported,
         "https needs the feature `tls` of noxrunner",

@@ -1,0 +1,31 @@
+//! Names of containers and pods.
+
+use crate::session_id::SessionId;
+
+/// Returns the name of a sandbox's container or pod: `nox-` and a hash of the session id in 32 hexadecimal
+/// digits. Other ids can have the same hash, so a label with the whole id must be compared.
+pub(crate) fn sandbox_name(id: &SessionId) -> String {
+    format!("nox-{:032x}", fnv1a_128(id.as_str().as_bytes()))
+}
+
+/// FNV-1a with 128 bits, from the reference of its authors.
+fn fnv1a_128(bytes: &[u8]) -> u128 {
+    const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    let mix = |hash: u128, byte: &u8| (hash ^ u128::from(*byte)).wrapping_mul(PRIME);
+    bytes.iter().fold(BASIS, mix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_stable() {
+        // From the test vectors of the reference.
+        assert_eq!(fnv1a_128(b"a"), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
+        let name = sandbox_name(&SessionId::new("demo/ä").unwrap());
+        assert_eq!(name.len(), 36);
+        assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
+    }
+}
