@@ -19,6 +19,8 @@ mod millis;
 )]
 mod options;
 mod plain;
+mod process_marks;
+mod runner;
 mod state_dir;
 mod stdin_feed;
 #[cfg(target_os = "linux")]

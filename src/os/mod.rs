@@ -1,6 +1,8 @@
 //! System calls that std lacks, as safe functions.
 #![expect(unsafe_code, reason = "system calls that std lacks")]
 
+#[cfg(feature = "local")]
+pub(crate) mod child;
 pub(crate) mod chmod;
 pub(crate) mod random;
 pub(crate) mod remove_tree;

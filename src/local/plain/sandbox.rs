@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::process_marks::random_token;
 use crate::error::{Error, Result};
 use crate::local::files::SandboxFiles;
 use crate::local::millis::{millis, since_epoch};
+use crate::local::process_marks::random_token;
 use crate::local::state_dir::{RECORD, lock_dir};
 use crate::os::remove_tree::remove_at;
 use crate::session_id::SessionId;

@@ -7,8 +7,6 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::process_marks::{SANDBOX_MARK, kill_marked};
-use super::runner;
 use super::sandbox::{PlainRecord, PlainSandbox, create_dirs};
 use crate::backend::Sink;
 use crate::command::Command;
@@ -17,6 +15,8 @@ use crate::local::errors::no_such_sandbox;
 use crate::local::files::SandboxFiles;
 use crate::local::limits::{Limit, Limits};
 use crate::local::millis::millis;
+use crate::local::process_marks::{SANDBOX_MARK, kill_marked};
+use crate::local::runner::{self, Environment, Place, inherited};
 use crate::local::state_dir::{
     Access, StateDir, file_name, lock_dir, read_record, remove_dir, write_record,
 };
@@ -24,6 +24,7 @@ use crate::local::tier::SandboxTier;
 use crate::os;
 use crate::os::random::random_u64;
 use crate::output::Output;
+use crate::sandbox_path::WORKSPACE;
 use crate::session_id::SessionId;
 use crate::spec::{SandboxInfo, SandboxSpec};
 
@@ -154,7 +155,14 @@ impl SandboxTier for PlainTier {
             .and_then(|files| files.resolve_workdir(command.get_workdir()))
             // Its files may have gone since.
             .or_else(|e| self.find(id).and(Err(e)))?;
-        runner::run(command, &workdir.path, &sandbox, sink)
+        let place = Place {
+            workdir: &workdir.path,
+            env: environment(&sandbox),
+            sandbox_token: &sandbox.token,
+            exists: &|| sandbox.exists(),
+            prepare: |_| {},
+        };
+        runner::run(command, place, sink)
     }
 
     fn files(&self, id: &SessionId) -> Result<SandboxFiles> {
@@ -192,6 +200,19 @@ impl SandboxTier for PlainTier {
     fn missing(&self) -> Result<Vec<&'static str>> {
         Ok(Vec::new())
     }
+}
+
+/// Returns the environment variables of all commands of a sandbox.
+fn environment(sandbox: &PlainSandbox) -> Environment {
+    let root = sandbox.root_path();
+    let workspace = root.join(WORKSPACE.trim_start_matches('/'));
+    let mut env = inherited(["PATH"]);
+    env.insert("HOME".into(), workspace.clone().into());
+    env.insert("NOX_WORKSPACE".into(), workspace.into());
+    env.insert("TMPDIR".into(), root.join("tmp").into());
+    let own = sandbox.env.iter();
+    env.extend(own.map(|(name, value)| (name.into(), value.into())));
+    env
 }
 
 /// Returns the names of the settings that this tier ignores.

@@ -224,8 +224,11 @@ fn backpressure(client: &Client) {
 
 fn time_in_sink(client: &Client) {
     const TIMEOUT: Duration = Duration::from_secs(8);
+    // More than the buffers while the sink waits, and little enough for the rest of the timeout on a busy
+    // machine.
+    const SIZE: usize = 8 << 20;
     let sandbox = create(client, "live-time");
-    let line = format!("head -c {MUCH} /dev/zero; echo end >&2");
+    let line = format!("head -c {SIZE} /dev/zero; echo end >&2");
     let mut waited = false;
     let out = sandbox.exec_live(Command::shell(line).timeout(TIMEOUT), |_| {
         if !std::mem::replace(&mut waited, true) {

@@ -61,7 +61,7 @@ fn assert_no_exec_was_repeated(server: &Scripted, at_least: usize) {
 /// Asserts that no outcome is unknown. On a busy machine the close may arrive later than the server means and
 /// later than a client can expect. Such a run proves nothing and is repeated.
 fn assert_outcomes_are_known(calls: usize, after: Duration) {
-    for _ in 0..20 {
+    for _ in 0..100 {
         let ((unknown, close), pause) = longest_pause(|| unknown_outcomes(calls, after));
         if unknown == 0 {
             return;

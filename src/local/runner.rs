@@ -1,4 +1,4 @@
-//! Runs a command as a plain process, with its timeout.
+//! Runs a command as a child of this process, with its timeout.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -11,19 +11,18 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use super::cancel_fd::CancelFd;
+use super::command_pipes::CommandPipes;
+use super::environment::{DEFAULT_PATH, INHERITED};
+use super::errors::{arguments_too_long, no_such_sandbox, path_error};
+use super::exit_code::{KILLED, NOT_EXECUTABLE, NOT_FOUND, TIMED_OUT, not_run};
 use super::process_marks::{EXEC_MARK, SANDBOX_MARK, kill_marked, random_token};
-use super::sandbox::PlainSandbox;
 use crate::backend::Sink;
 use crate::command::Command;
 use crate::error::{Error, Result};
-use crate::local::cancel_fd::CancelFd;
-use crate::local::command_pipes::CommandPipes;
-use crate::local::environment::{DEFAULT_PATH, INHERITED};
-use crate::local::errors::{arguments_too_long, no_such_sandbox, path_error};
-use crate::local::exit_code::{KILLED, NOT_EXECUTABLE, NOT_FOUND, TIMED_OUT, not_run};
 use crate::os;
-use crate::output::Output;
-use crate::sandbox_path::WORKSPACE;
+use crate::os::child::try_wait;
+use crate::output::{Output, Usage};
 use crate::stdin::{Stdin, StdinReader};
 
 /// Maximum time until a killed process is gone. A process that waits for a disk can take long.
@@ -32,16 +31,31 @@ const KILL_WAIT: Duration = Duration::from_secs(5);
 /// Interval of checks whether the command has ended, on kernels without pidfds.
 const TICK: Duration = Duration::from_millis(20);
 
+pub(super) type Environment = BTreeMap<OsString, OsString>;
+
+/// Where and how a command runs.
+pub(super) struct Place<'a> {
+    pub(super) workdir: &'a Path,
+    /// Environment variables of all commands. A command's own variables take precedence.
+    pub(super) env: Environment,
+    /// Marks the processes of the sandbox.
+    pub(super) sandbox_token: &'a str,
+    /// Returns false if the sandbox was deleted while the command started.
+    pub(super) exists: &'a dyn Fn() -> bool,
+    /// Changes the process before it is started.
+    pub(super) prepare: fn(&mut process::Command),
+}
+
 /// Runs a command. Its output goes to `sink` while it runs, if there is one.
 pub(super) fn run<'a>(
     command: &Command,
-    workdir: &Path,
-    sandbox: &PlainSandbox,
+    place: Place<'_>,
     sink: Option<&'a mut Sink<'a>>,
 ) -> Result<Output> {
     let started = Instant::now();
     let exec_token = random_token();
-    let env = environment(command, sandbox, &exec_token);
+    let mut env = place.env;
+    add_variables(&mut env, command, place.sandbox_token, &exec_token);
     let name = program_name(command);
     let path = env.get(OsStr::new("PATH")).map(OsString::as_os_str);
     let Some(program) = find_program(name, path.unwrap_or_default()) else {
@@ -49,12 +63,12 @@ pub(super) fn run<'a>(
         return Ok(not_run(name, NOT_FOUND, reason, started.elapsed()));
     };
     let stdin = command.get_stdin().map(Stdin::open).transpose()?;
-    let child = match spawn(&program, command, workdir, &env) {
+    let child = match spawn(&program, command, place.workdir, &env, place.prepare) {
         Ok(child) => child,
-        Err(e) => return spawn_failed(command, workdir, e, started),
+        Err(e) => return spawn_failed(command, place.workdir, e, started),
     };
     let mut process = CommandProcess { child, exec_token };
-    if !sandbox.exists() {
+    if !(place.exists)() {
         // The sandbox was deleted while the command started, and the deletion may not have seen it.
         process.kill_and_reap();
         return Err(no_such_sandbox());
@@ -67,41 +81,42 @@ pub(super) fn run<'a>(
         process.kill_and_reap();
         Error::io(format_args!("cannot wait for {name}"), e)
     })?;
-    let (code, timed_out) = match outcome {
-        WaitOutcome::Exited(status) => (exit_code(status), false),
-        WaitOutcome::TimedOut => {
-            process.kill_and_reap();
-            (TIMED_OUT, true)
-        }
-        WaitOutcome::Cancelled => (process.kill_and_reap().map_or(KILLED, exit_code), false),
+    let timed_out = matches!(outcome, WaitOutcome::TimedOut);
+    let ended = match outcome {
+        WaitOutcome::Exited(status, usage) => Some((status, usage)),
+        WaitOutcome::TimedOut | WaitOutcome::Cancelled => process.kill_and_reap(),
     };
-    pipes.into_output(code, started, timed_out, "")
+    let code = match &ended {
+        _ if timed_out => TIMED_OUT,
+        Some((status, _)) => exit_code(*status),
+        None => KILLED,
+    };
+    let out = pipes.into_output(code, started, timed_out, "")?;
+    Ok(match ended {
+        Some((_, usage)) => out.with_usage(usage),
+        None => out,
+    })
 }
 
 fn program_name(command: &Command) -> &str {
     command.get_args().first().map_or("", String::as_str)
 }
 
-type Environment = BTreeMap<OsString, OsString>;
+/// Returns the variables of this process that commands inherit, and `more` of them. `PATH` has a default.
+pub(super) fn inherited<const N: usize>(more: [&str; N]) -> Environment {
+    let names = INHERITED.iter().chain(&more);
+    let set = names.filter_map(|name| Some(((*name).into(), std::env::var_os(name)?)));
+    set.collect()
+}
 
-fn environment(command: &Command, sandbox: &PlainSandbox, exec_token: &str) -> Environment {
-    let root = sandbox.root_path();
-    let workspace = root.join(WORKSPACE.trim_start_matches('/'));
-    let inherited = INHERITED
-        .iter()
-        .chain(&["PATH"])
-        .filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
-    let mut env: Environment = inherited.collect();
+/// Adds the variables of a command, and what marks its processes.
+fn add_variables(env: &mut Environment, command: &Command, sandbox: &str, exec: &str) {
+    let own = command.get_envs().iter();
+    env.extend(own.map(|(name, value)| (name.into(), value.into())));
     env.entry("PATH".into())
         .or_insert_with(|| DEFAULT_PATH.into());
-    env.insert("HOME".into(), workspace.clone().into());
-    env.insert("NOX_WORKSPACE".into(), workspace.into());
-    env.insert("TMPDIR".into(), root.join("tmp").into());
-    let own = sandbox.env.iter().chain(command.get_envs());
-    env.extend(own.map(|(name, value)| (name.into(), value.into())));
-    env.insert(SANDBOX_MARK.into(), (&sandbox.token).into());
-    env.insert(EXEC_MARK.into(), exec_token.into());
-    env
+    env.insert(SANDBOX_MARK.into(), sandbox.into());
+    env.insert(EXEC_MARK.into(), exec.into());
 }
 
 /// Searches for a program as a shell does, but in absolute directories only.
@@ -129,6 +144,7 @@ fn spawn(
     command: &Command,
     workdir: &Path,
     env: &Environment,
+    prepare: fn(&mut process::Command),
 ) -> io::Result<Child> {
     let mut args = command.get_args().iter();
     let stdin = match command.get_stdin() {
@@ -146,6 +162,7 @@ fn spawn(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
+    prepare(&mut child);
     let end = Instant::now() + BUSY_FOR;
     loop {
         match child.spawn() {
@@ -187,7 +204,7 @@ struct CommandProcess {
 }
 
 enum WaitOutcome {
-    Exited(ExitStatus),
+    Exited(ExitStatus, Usage),
     TimedOut,
     Cancelled,
 }
@@ -220,8 +237,8 @@ impl CommandProcess {
         let pidfd = os::pidfd_open(self.child.id());
         let cancel = CancelFd::new(command.get_cancel())?;
         loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(WaitOutcome::Exited(status));
+            if let Some((status, usage)) = try_wait(&self.child)? {
+                return Ok(WaitOutcome::Exited(status, usage));
             }
             let deadline = started + command.get_timeout() + pipes.time_in_sink();
             let left = deadline.saturating_duration_since(Instant::now());
@@ -254,15 +271,15 @@ impl CommandProcess {
 
     /// Kills the process group of the command and the processes that have left it, and waits for the
     /// main process. Returns `None` if it does not end in time; its process id then stays in use.
-    fn kill_and_reap(&mut self) -> Option<ExitStatus> {
+    fn kill_and_reap(&mut self) -> Option<(ExitStatus, Usage)> {
         // The process was not reaped, so its id cannot belong to another one.
         os::kill_group(self.child.id());
         kill_marked(EXEC_MARK, &self.exec_token);
         let end = Instant::now() + KILL_WAIT;
         let pidfd = os::pidfd_open(self.child.id());
         loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => return Some(status),
+            match try_wait(&self.child) {
+                Ok(Some(ended)) => return Some(ended),
                 Ok(None) if Instant::now() < end => {}
                 _ => return None,
             }
