@@ -116,6 +116,8 @@ compile_error!(
     "noxrunner supports Unix systems only: it unpacks archives with Unix directory descriptors"
 );
 
+#[cfg(all(feature = "agent", target_os = "linux"))]
+pub mod agent;
 mod archive;
 mod backend;
 mod cancel;

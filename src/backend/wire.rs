@@ -24,6 +24,9 @@ pub(crate) const ACCEPT_LIVE: &str = "text/event-stream, application/json;q=0.5"
 
 /// Header of a 404 response, with the value `sandbox` if the sandbox itself is missing. An extension.
 pub(crate) const MISSING: &str = "x-noxrunner-missing";
+/// The header of a token for proxies that remove `Authorization`, as the Kubernetes API server does.
+#[cfg(any(feature = "server", feature = "kubernetes"))]
+pub(crate) const TOKEN: &str = "x-noxrunner-token";
 pub(crate) const MISSING_SANDBOX: &str = "sandbox";
 
 /// Body of `PUT /v1/sandboxes/{id}`.

@@ -159,6 +159,13 @@ pub struct LocalBackend {
 }
 
 impl LocalBackend {
+    /// Creates the backend of the agent in a container.
+    #[cfg(all(feature = "agent", target_os = "linux"))]
+    pub(crate) fn in_container(tier: Arc<super::container::ContainerTier>) -> LocalBackend {
+        let isolation = Isolation::None;
+        LocalBackend { tier, isolation }
+    }
+
     /// Returns the isolation tier that commands run in.
     #[must_use]
     pub fn isolation(&self) -> Isolation {

@@ -21,8 +21,11 @@ use crate::upload::Upload;
 pub(super) struct SandboxFiles {
     /// The directory that is `/` for the paths.
     pub(super) root: OwnedFd,
-    /// Uploads are unpacked here before they are moved to their destination.
-    pub(super) stages: OwnedFd,
+    /// Uploads are unpacked here before they are moved to their destination, on the same file system.
+    /// `None` unpacks them in a hidden subdirectory of the destination.
+    pub(super) stages: Option<OwnedFd>,
+    /// All paths can be used, and not only those in `/workspace` and `/tmp`.
+    pub(super) whole_root: bool,
     /// The host's path of the root, for systems that cannot resolve a path below a descriptor. `None`
     /// if the root has no path on the host.
     pub(super) root_path: Option<PathBuf>,
@@ -67,7 +70,9 @@ impl ResolvedPath {
 impl SandboxFiles {
     /// Resolves a path of the sandbox. `..` and links cannot lead out of it.
     pub(super) fn resolve(&self, path: &str) -> io::Result<ResolvedPath> {
-        check_sandbox_path(path)?;
+        if !self.whole_root {
+            check_sandbox_path(path)?;
+        }
         match os::open_in_root(self.root.as_fd(), path.as_bytes()) {
             Some(Ok(fd)) => {
                 let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
@@ -117,7 +122,8 @@ impl SandboxFiles {
             .open_or_create_dir(dest)
             .map_err(|e| path_error("dest", dest, e))?;
         let extract = Extract::any_size().with_room(self.room);
-        extract.unpack_to_dir(archive, target.as_fd(), self.stages.as_fd(), Links::Any)?;
+        let stages = self.stages.as_ref().unwrap_or(&target);
+        extract.unpack_to_dir(archive, target.as_fd(), stages.as_fd(), Links::Any)?;
         Ok(())
     }
 

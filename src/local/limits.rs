@@ -34,6 +34,14 @@ pub struct Limits {
 }
 
 impl Limits {
+    pub(super) const NONE: Limits = Limits {
+        cpu_millis: Limit::NONE,
+        memory: Limit::NONE,
+        storage: Limit::NONE,
+        processes: Limit::NONE,
+        open_files: Limit::NONE,
+    };
+
     /// Returns the limit of CPU time, in thousandths of a CPU.
     #[must_use]
     pub fn cpu_millis(&self) -> Limit {

@@ -6,6 +6,8 @@ mod cancel_fd;
 mod command_pipes;
 #[cfg(target_os = "linux")]
 mod confined;
+#[cfg(all(feature = "agent", target_os = "linux"))]
+mod container;
 mod environment;
 mod errors;
 mod exit_code;
@@ -29,5 +31,7 @@ mod tier;
 
 pub use self::backend::LocalBackend;
 pub use self::builder::LocalBackendBuilder;
+#[cfg(all(feature = "agent", target_os = "linux"))]
+pub(crate) use self::container::ContainerTier;
 pub use self::isolation::Isolation;
 pub use self::limits::{Enforced, Limit, Limits};

@@ -32,3 +32,98 @@ fn usage_of(usage: &libc::rusage) -> Usage {
     let peak = u64::try_from(usage.ru_maxrss).unwrap_or(0);
     Usage::new(time(usage.ru_utime) + time(usage.ru_stime), peak * UNIT)
 }
+
+/// Signals that the first process of a container waits for: one of its children has ended, or it has to
+/// end itself.
+#[cfg(all(feature = "agent", target_os = "linux"))]
+const AWAITED: [libc::c_int; 3] = [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT];
+
+/// A signal that [`wait_for_signal`] has received.
+#[cfg(all(feature = "agent", target_os = "linux"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    ChildEnded,
+    Terminate,
+}
+
+/// Blocks the signals that [`wait_for_signal`] waits for, in this thread and in those that it starts.
+/// Commands start without blocked signals.
+#[cfg(all(feature = "agent", target_os = "linux"))]
+pub(crate) fn block_awaited_signals() {
+    let set = awaited();
+    // SAFETY: the set is initialized, and the old one is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+}
+
+/// Waits for a signal that [`block_awaited_signals`] has blocked. Returns `None` after the timeout.
+#[cfg(all(feature = "agent", target_os = "linux"))]
+pub(crate) fn wait_for_signal(timeout: Duration) -> Option<Signal> {
+    let set = awaited();
+    let timeout = libc::timespec {
+        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: both are initialized, and information about the signal is not asked for.
+    let signal =
+        unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const timeout) };
+    match signal {
+        libc::SIGCHLD => Some(Signal::ChildEnded),
+        libc::SIGTERM | libc::SIGINT => Some(Signal::Terminate),
+        _ => None,
+    }
+}
+
+#[cfg(all(feature = "agent", target_os = "linux"))]
+fn awaited() -> libc::sigset_t {
+    // SAFETY: sigset_t is plain data, and sigemptyset initializes it.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is valid for writes.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    for signal in AWAITED {
+        // SAFETY: the set is initialized.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    set
+}
+
+/// Reaps the children of this thread that have ended. If it is the main thread of the first process of a
+/// container, these are the orphans of the container. The children of other threads are left alone.
+#[cfg(all(feature = "agent", target_os = "linux"))]
+pub(crate) fn reap_orphans() {
+    let options = libc::WNOHANG | libc::__WNOTHREAD | libc::__WALL;
+    // SAFETY: the status is not asked for.
+    while unsafe { libc::waitpid(-1, std::ptr::null_mut(), options) } > 0 {}
+}
+
+/// Prevents other processes of this user from tracing this process and reading its memory.
+#[cfg(all(feature = "agent", target_os = "linux"))]
+pub(crate) fn forbid_tracing() -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    super::check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
+}
+
+/// Makes the kernel end the new process before others if memory runs out.
+#[cfg(all(feature = "agent", target_os = "linux"))]
+pub(crate) fn prefer_for_oom_kill(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let raise = || {
+        // Only a process that can be traced owns its files in /proc.
+        // SAFETY: the paths and the data are NUL-terminated or have the stated length. All calls may be
+        // made between fork and exec.
+        unsafe {
+            libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0);
+            let file = libc::open(
+                c"/proc/self/oom_score_adj".as_ptr(),
+                libc::O_WRONLY | libc::O_CLOEXEC,
+            );
+            if file >= 0 {
+                libc::write(file, c"1000".as_ptr().cast(), 4);
+                libc::close(file);
+            }
+        }
+        // A container may have no /proc.
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing and takes no locks.
+    unsafe { command.pre_exec(raise) };
+}

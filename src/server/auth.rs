@@ -7,10 +7,16 @@ use hyper::header::{AUTHORIZATION, HOST, ORIGIN};
 use hyper::{StatusCode, Version};
 
 use super::reply::ErrorReply;
+use crate::backend::wire::TOKEN;
 
 /// Decides who may send requests.
-pub(super) struct Auth {
-    pub(super) token: Option<String>,
+pub(super) enum Auth {
+    /// Everyone who can connect.
+    None,
+    Token(String),
+    /// SHA-256 of a token.
+    #[cfg(feature = "agent")]
+    Sha256([u8; 32]),
 }
 
 impl Auth {
@@ -32,7 +38,7 @@ impl Auth {
             }
         };
         // DNS rebinding: a web page can point its own host name to this server.
-        if self.token.is_none() && !is_local_host(host) {
+        if matches!(self, Auth::None) && !is_local_host(host) {
             return Err(ErrorReply::new(
                 StatusCode::FORBIDDEN,
                 format!(
@@ -48,17 +54,39 @@ impl Auth {
             let text = "requests from web pages (with an Origin header) are not allowed";
             return Err(ErrorReply::new(StatusCode::FORBIDDEN, text));
         }
-        let Some(token) = &self.token else {
+        if matches!(self, Auth::None) {
             return Ok(());
-        };
-        let text = match bearer_token(headers) {
-            Some(given) if equal(given, token.as_bytes()) => return Ok(()),
+        }
+        let text = match given_token(headers) {
+            Some(given) if self.accepts(given) => return Ok(()),
             Some(_) => "invalid token",
             None => {
                 "missing token: send `Authorization: Bearer TOKEN`, or start the server with --no-auth"
             }
         };
         Err(ErrorReply::new(StatusCode::UNAUTHORIZED, text))
+    }
+}
+
+impl Auth {
+    /// Returns the token, if it is known.
+    pub(super) fn token(&self) -> Option<&str> {
+        match self {
+            Auth::Token(token) => Some(token),
+            _ => None,
+        }
+    }
+
+    fn accepts(&self, given: &[u8]) -> bool {
+        match self {
+            Auth::None => true,
+            Auth::Token(token) => equal(given, token.as_bytes()),
+            #[cfg(feature = "agent")]
+            Auth::Sha256(hash) => {
+                let given = ring::digest::digest(&ring::digest::SHA256, given);
+                equal(given.as_ref(), hash)
+            }
+        }
     }
 }
 
@@ -78,7 +106,11 @@ fn is_local_host(host: &str) -> bool {
     }
 }
 
-fn bearer_token(headers: &HeaderMap) -> Option<&[u8]> {
+/// Returns the token of a request. Proxies that remove `Authorization` pass on a header of our own.
+fn given_token(headers: &HeaderMap) -> Option<&[u8]> {
+    if let Some(value) = headers.get(TOKEN) {
+        return Some(value.as_bytes());
+    }
     let value = headers.get(AUTHORIZATION)?.as_bytes();
     let (scheme, token) = value.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)

@@ -40,6 +40,8 @@ pub struct ServerBuilder {
     backend: Arc<dyn Backend>,
     tcp: Vec<SocketAddr>,
     unix: Option<PathBuf>,
+    /// The mode of the Unix socket.
+    unix_mode: u32,
     token: TokenChoice,
     max_connections: usize,
     max_calls: usize,
@@ -56,7 +58,11 @@ pub struct ServerBuilder {
 enum TokenChoice {
     New,
     Given(String),
-    None { anywhere: bool },
+    #[cfg(feature = "agent")]
+    Sha256([u8; 32]),
+    None {
+        anywhere: bool,
+    },
 }
 
 impl Server {
@@ -75,6 +81,7 @@ impl Server {
             backend: Arc::new(backend),
             tcp: Vec::new(),
             unix: None,
+            unix_mode: 0o600,
             token: TokenChoice::New,
             max_connections: 800,
             max_calls: 128,
@@ -113,6 +120,20 @@ impl ServerBuilder {
     /// token.
     pub fn token(mut self, token: impl Into<String>) -> ServerBuilder {
         self.token = TokenChoice::Given(token.into());
+        self
+    }
+
+    /// Sets the SHA-256 of the token, so that this process does not know the token itself.
+    #[cfg(feature = "agent")]
+    pub(crate) fn token_sha256(mut self, hash: [u8; 32]) -> ServerBuilder {
+        self.token = TokenChoice::Sha256(hash);
+        self
+    }
+
+    /// Lets all users connect to the Unix socket who can search its directory.
+    #[cfg(feature = "agent")]
+    pub(crate) fn unix_for_all(mut self) -> ServerBuilder {
+        self.unix_mode = 0o666;
         self
     }
 
@@ -232,10 +253,12 @@ impl ServerBuilder {
         }
         self.check()?;
         let failed = |e| Error::io("cannot create a token", e);
-        let token = match &self.token {
-            TokenChoice::New => Some(new_token().map_err(failed)?),
-            TokenChoice::Given(token) => Some(token.clone()),
-            TokenChoice::None { .. } => None,
+        let auth = match &self.token {
+            TokenChoice::New => Auth::Token(new_token().map_err(failed)?),
+            TokenChoice::Given(token) => Auth::Token(token.clone()),
+            #[cfg(feature = "agent")]
+            TokenChoice::Sha256(hash) => Auth::Sha256(*hash),
+            TokenChoice::None { .. } => Auth::None,
         };
         let runtime = self.runtime()?;
         let (listeners, local_addr) = {
@@ -245,7 +268,7 @@ impl ServerBuilder {
         let (budget, connections) = Budget::new(self.memory_budget, self.max_connections);
         let service = Service {
             backend: self.backend,
-            auth: Auth { token },
+            auth,
             calls: Arc::new(Semaphore::new(self.max_calls)),
             budget,
             maxima: Arc::new(Maxima::new(self.maxima)?),
@@ -287,7 +310,7 @@ impl ServerBuilder {
             listeners.push(Listener::Tcp(listener));
         }
         if let Some(path) = &self.unix {
-            let socket = UnixSocket::bind(path)
+            let socket = UnixSocket::bind(path, self.unix_mode)
                 .map_err(|e| Error::io(format_args!("cannot listen on {}", path.display()), e))?;
             listeners.push(Listener::Unix(socket));
         }

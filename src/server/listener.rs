@@ -105,7 +105,7 @@ async fn refuse(mut stream: Box<dyn Connection>) {
 }
 
 impl UnixSocket {
-    pub(super) fn bind(path: &Path) -> io::Result<UnixSocket> {
+    pub(super) fn bind(path: &Path, mode: u32) -> io::Result<UnixSocket> {
         check_unused(path)?;
         // The socket is created in a private directory, gets its mode, and then replaces a stale one.
         let parent = match path.parent() {
@@ -117,7 +117,7 @@ impl UnixSocket {
         let inside = private.join("s");
         let bind = || {
             let listener = UnixListener::bind(&inside)?;
-            fs::set_permissions(&inside, fs::Permissions::from_mode(0o600))?;
+            fs::set_permissions(&inside, fs::Permissions::from_mode(mode))?;
             let inode = fs::metadata(&inside)?.ino();
             fs::rename(&inside, path)?;
             Ok(UnixSocket {

@@ -98,7 +98,7 @@ impl Server {
     /// Returns the token that requests need, or `None` if authentication is disabled.
     #[must_use]
     pub fn token(&self) -> Option<&str> {
-        self.service.auth.token.as_deref()
+        self.service.auth.token()
     }
 
     /// Returns a handle that stops the server.

@@ -200,6 +200,9 @@ pub(crate) enum Subcommand {
     Shell(ShellArgs),
     /// Serve local sandboxes over the NoxRunner v1 API
     Serve(ServeArgs),
+    /// Serve one sandbox inside a container, as its first process
+    #[cfg(target_os = "linux")]
+    Agent(AgentArgs),
     /// Check a server against the NoxRunner v1 protocol
     Conformance(ConformanceArgs),
     /// Check this machine's setup and suggest fixes
@@ -496,6 +499,43 @@ pub(crate) struct ServeArgs {
     pub(crate) memory_budget: u64,
     #[command(flatten)]
     pub(crate) maxima: MaximaArgs,
+}
+
+#[derive(clap::Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "The backends for Docker, Podman and Kubernetes start this in the containers that they create. It exits\nwhen the TTL is over, which creating, touch and exec restart, when the sandbox is deleted, and on SIGTERM.\nCommands run as its user, with its environment, and in the container's /workspace.\n\nExamples:\n  noxrc agent --session-id demo --unix /run/noxrunner/agent.sock\n  noxrc agent --session-id demo --listen 0.0.0.0:8080 --token-sha256 \"$(printf %s \"$TOKEN\" | sha256sum | cut -d' ' -f1)\"\n  noxrc agent install /shared"
+)]
+#[cfg(target_os = "linux")]
+pub(crate) struct AgentArgs {
+    /// Session id of the sandbox
+    #[arg(long, value_name = "ID", required = true)]
+    pub(crate) session_id: Option<String>,
+    /// Address to listen on, such as 0.0.0.0:8080, which needs --token-sha256 (repeatable)
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Vec<String>,
+    /// Unix socket to listen on. Everyone who can search its directory can connect
+    #[arg(long, value_name = "PATH")]
+    pub(crate) unix: Option<PathBuf>,
+    /// SHA-256 of the token that requests need, in hexadecimal digits
+    #[arg(long, value_name = "HEX")]
+    pub(crate) token_sha256: Option<String>,
+    /// TTL of the sandbox
+    #[arg(long, value_name = "SECONDS", default_value = "900", value_parser = seconds)]
+    pub(crate) ttl: Duration,
+    #[command(subcommand)]
+    pub(crate) subcommand: Option<AgentSubcommand>,
+}
+
+#[derive(clap::Subcommand)]
+#[cfg(target_os = "linux")]
+pub(crate) enum AgentSubcommand {
+    /// Copy this program to DIR/noxrc, for a container that shares the directory
+    Install {
+        /// Existing directory
+        dir: PathBuf,
+    },
 }
 
 /// Maxima for the sandboxes of clients. More is refused, and defaults are capped.

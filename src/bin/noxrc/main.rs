@@ -8,8 +8,10 @@
 //! - `exit_code`, `file_error`, `interrupt`, `progress`: exit codes, errors of local files, signals and progress
 //!   bars.
 //! - `command`: the command to run in a sandbox, and its result.
-//! - `sandboxes`, `exec`, `run`, `jobs`, `files`, `shell`, `serve`, `conformance`, `doctor`: the subcommands.
+//! - `sandboxes`, `exec`, `run`, `jobs`, `files`, `shell`, `serve`, `agent`, `conformance`, `doctor`: the subcommands.
 
+#[cfg(target_os = "linux")]
+mod agent;
 mod allocator;
 mod args;
 mod client;
@@ -83,6 +85,8 @@ fn dispatch(args: &Args, subcommand: &Subcommand, console: &Console) -> Result<E
         } => files::copy(args, source, target, pack, console),
         Subcommand::Cat { id, path } => files::cat(args, id, path, console),
         Subcommand::Serve(serve) => serve::serve(args, serve, console),
+        #[cfg(target_os = "linux")]
+        Subcommand::Agent(arguments) => agent::agent(args, arguments, console),
         Subcommand::Doctor => doctor::doctor(args, console),
         Subcommand::Completions { shell } => {
             let mut script = Vec::new();

@@ -170,7 +170,8 @@ impl ConfinedSandbox {
             .map_err(|e| Error::io("cannot open the files of the sandbox", e))?;
         Ok(SandboxFiles {
             root,
-            stages,
+            stages: Some(stages),
+            whole_root: false,
             root_path: None,
             user: self.process.user,
             room: None,
@@ -183,7 +184,9 @@ impl ConfinedSandbox {
         let mut files = self.files()?;
         if self.storage_room()?.is_some() {
             let failed = |e| Error::io("cannot lock the files of the sandbox", e);
-            while !os::lock(files.stages.as_fd()).map_err(failed)? {
+            let stages = files.stages.as_ref();
+            let lock = || stages.map_or(Ok(true), |stages| os::lock(stages.as_fd()));
+            while !lock().map_err(failed)? {
                 std::thread::sleep(LOCK_TICK);
             }
             files.room = self.storage_room()?;

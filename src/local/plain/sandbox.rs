@@ -81,7 +81,8 @@ impl PlainSandbox {
         };
         Ok(SandboxFiles {
             root: open(self.root_path())?.into(),
-            stages: open(self.dir.join("stages"))?.into(),
+            stages: Some(open(self.dir.join("stages"))?.into()),
+            whole_root: false,
             root_path: Some(self.root_path()),
             user: None,
             room: None,

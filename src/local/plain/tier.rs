@@ -13,7 +13,7 @@ use crate::command::Command;
 use crate::error::{Error, Result};
 use crate::local::errors::no_such_sandbox;
 use crate::local::files::SandboxFiles;
-use crate::local::limits::{Limit, Limits};
+use crate::local::limits::Limits;
 use crate::local::millis::millis;
 use crate::local::process_marks::{SANDBOX_MARK, kill_marked};
 use crate::local::runner::{self, Environment, Place, inherited};
@@ -188,13 +188,7 @@ impl SandboxTier for PlainTier {
     }
 
     fn limits(&self, _: &SandboxSpec) -> Result<Limits> {
-        Ok(Limits {
-            cpu_millis: Limit::NONE,
-            memory: Limit::NONE,
-            storage: Limit::NONE,
-            processes: Limit::NONE,
-            open_files: Limit::NONE,
-        })
+        Ok(Limits::NONE)
     }
 
     fn missing(&self) -> Result<Vec<&'static str>> {
