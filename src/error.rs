@@ -272,7 +272,10 @@ impl Error {
         error.downcast()
     }
 
-    pub(crate) fn with_sandbox_gone(mut self, gone: bool) -> Error {
+    /// Sets whether the sandbox itself does not exist, for a [`Backend`](crate::Backend) of your own. An
+    /// error of the kind [`NotFound`](ErrorKind::NotFound) may also be about a path.
+    #[must_use]
+    pub fn with_sandbox_gone(mut self, gone: bool) -> Error {
         self.0.sandbox_gone = gone;
         self
     }

@@ -55,11 +55,11 @@ pub struct AgentBuilder {
 /// A NoxRunner v1 server for one sandbox: the container that this process is the first process of.
 ///
 /// The sandbox lives until its TTL is over, until it is deleted, or until this process gets SIGTERM or
-/// SIGINT. Creating it again, a touch and an exec restart the TTL. All other session ids do not exist.
+/// SIGINT. Creating it again and a touch restart the TTL. All other session ids do not exist.
 ///
-/// Commands run as this process's user and with its environment. They can read and write what that user
-/// can; all paths of the container are allowed in uploads and downloads. If memory runs out, the kernel
-/// kills them before this process, and [`Output::killed_by`](crate::Output::killed_by) reports that. They
+/// Commands run as this process's user, with its environment and with the files of the container. Uploads,
+/// downloads and working directories are in `/workspace` and `/tmp`. If memory runs out, the kernel kills
+/// commands before this process, and [`Output::killed_by`](crate::Output::killed_by) reports that. Commands
 /// cannot trace this process or read its memory.
 pub struct Agent {
     server: Server,

@@ -24,8 +24,8 @@ pub(super) struct SandboxFiles {
     /// Uploads are unpacked here before they are moved to their destination, on the same file system.
     /// `None` unpacks them in a hidden subdirectory of the destination.
     pub(super) stages: Option<OwnedFd>,
-    /// All paths can be used, and not only those in `/workspace` and `/tmp`.
-    pub(super) whole_root: bool,
+    /// The root has directories that do not belong to the sandbox, and links must not lead there.
+    pub(super) root_is_shared: bool,
     /// The host's path of the root, for systems that cannot resolve a path below a descriptor. `None`
     /// if the root has no path on the host.
     pub(super) root_path: Option<PathBuf>,
@@ -70,13 +70,11 @@ impl ResolvedPath {
 impl SandboxFiles {
     /// Resolves a path of the sandbox. `..` and links cannot lead out of it.
     pub(super) fn resolve(&self, path: &str) -> io::Result<ResolvedPath> {
-        if !self.whole_root {
-            check_sandbox_path(path)?;
-        }
+        check_sandbox_path(path)?;
         match os::open_in_root(self.root.as_fd(), path.as_bytes()) {
             Some(Ok(fd)) => {
                 let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
-                Ok(ResolvedPath { fd, path })
+                self.finish(ResolvedPath { fd, path })
             }
             Some(Err(e)) => Err(e),
             None => self.resolve_by_name(path),
@@ -97,10 +95,19 @@ impl SandboxFiles {
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let mut options = OpenOptions::new();
         let file = options.read(true).custom_flags(flags).open(&path)?;
-        Ok(ResolvedPath {
+        self.finish(ResolvedPath {
             fd: file.into(),
             path,
         })
+    }
+
+    /// Checks where the links of a path have led.
+    fn finish(&self, resolved: ResolvedPath) -> io::Result<ResolvedPath> {
+        let own = ["/workspace", "/tmp"];
+        if self.root_is_shared && !own.iter().any(|dir| resolved.path.starts_with(dir)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(resolved)
     }
 
     /// Resolves the working directory of a command.

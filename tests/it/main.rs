@@ -4,6 +4,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+/// The agent in containers.
+#[cfg(all(feature = "cli", target_os = "linux"))]
+mod agent;
 /// Uploads and downloads.
 mod archives;
 /// Truncated, damaged and hostile archives, and their target directories.

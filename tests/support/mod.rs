@@ -1,6 +1,8 @@
 //! Test servers, and helpers that the tests and the benchmarks share.
 #![allow(dead_code, reason = "each binary uses its own part of it")]
 
+#[cfg(all(feature = "cli", target_os = "linux"))]
+pub(crate) mod container;
 pub(crate) mod exec_override;
 pub(crate) mod plain_server;
 pub(crate) mod processes;

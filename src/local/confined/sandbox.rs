@@ -171,7 +171,7 @@ impl ConfinedSandbox {
         Ok(SandboxFiles {
             root,
             stages: Some(stages),
-            whole_root: false,
+            root_is_shared: false,
             root_path: None,
             user: self.process.user,
             room: None,

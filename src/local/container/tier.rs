@@ -160,7 +160,7 @@ impl SandboxTier for ContainerTier {
         command: &Command,
         sink: Option<&'a mut Sink<'a>>,
     ) -> Result<Output> {
-        self.renew(id, None)?;
+        self.check(id)?;
         let _running = self.register(command);
         let workdir = self.files(id)?.resolve_workdir(command.get_workdir())?;
         let place = Place {
@@ -186,7 +186,7 @@ impl SandboxTier for ContainerTier {
         Ok(SandboxFiles {
             root: root.into(),
             stages: None,
-            whole_root: true,
+            root_is_shared: true,
             root_path: Some(PathBuf::from("/")),
             user: None,
             room: None,

@@ -82,7 +82,7 @@ impl PlainSandbox {
         Ok(SandboxFiles {
             root: open(self.root_path())?.into(),
             stages: Some(open(self.dir.join("stages"))?.into()),
-            whole_root: false,
+            root_is_shared: false,
             root_path: Some(self.root_path()),
             user: None,
             room: None,
