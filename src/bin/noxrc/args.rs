@@ -1,12 +1,15 @@
 //! The command line.
 
-use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use clap_complete::Shell;
-use noxrunner::{Isolation, SandboxSpec};
+use noxrunner::SandboxSpec;
+
+use crate::backend_args::BackendArgs;
+use crate::parse::{bytes, listen_address, seconds};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -28,61 +31,8 @@ failed or the output cannot be written.";
 #[derive(Parser)]
 #[command(name = "noxrc", version, after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Args {
-    /// URL of the server, or unix:///PATH of its Unix socket
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "NOXRUNNER_BASE_URL",
-        default_value = "http://127.0.0.1:8080"
-    )]
-    pub(crate) base_url: String,
-
-    /// Use persistent local sandboxes instead of a server
-    #[arg(long, global = true, alias = "local-test")]
-    pub(crate) local: bool,
-
-    /// Isolation of local sandboxes
-    #[arg(long, global = true, value_name = "TIER", default_value = "namespaces")]
-    pub(crate) isolation: Tier,
-
-    /// Show a file or directory of this machine in local sandboxes, read-only (repeatable)
-    #[arg(long = "ro", global = true, value_name = "PATH")]
-    pub(crate) read_only: Vec<PathBuf>,
-
-    /// Let local sandboxes use this machine's network, including localhost
-    #[arg(long, global = true)]
-    pub(crate) network: bool,
-
-    /// Timeout for API requests, except exec and transfers [default: 30, and 120 for create]
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
-    pub(crate) timeout: Option<Duration>,
-
-    /// Bearer token for the server. Other users can see arguments: prefer the variable or --token-file
-    #[arg(
-        long,
-        global = true,
-        value_name = "TOKEN",
-        env = "NOXRUNNER_TOKEN",
-        hide_env_values = true
-    )]
-    token: Option<String>,
-
-    /// Read the bearer token from this file (serve: the token that clients need)
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) token_file: Option<PathBuf>,
-
-    /// Add a header to every request (repeatable; NOXRUNNER_HEADERS has one per line)
-    #[arg(long = "header", global = true, value_name = "NAME: VALUE", value_parser = header)]
-    pub(crate) headers: Vec<(String, String)>,
-
-    /// Read headers from this file, one `Name: value` per line
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) header_file: Option<PathBuf>,
-
-    /// Trust these certificates (PEM) for https instead of the default ones
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) ca: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
 
     /// Print one JSON value on stdout
     #[arg(long, global = true)]
@@ -101,30 +51,6 @@ pub(crate) struct Args {
 
     #[command(subcommand)]
     pub(crate) subcommand: Option<Subcommand>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Tier {
-    Namespaces,
-    Landlock,
-    None,
-}
-
-impl Args {
-    /// Returns the token, unless it is empty.
-    pub(crate) fn token(&self) -> Option<&str> {
-        self.token.as_deref().filter(|token| !token.is_empty())
-    }
-}
-
-impl From<Tier> for Isolation {
-    fn from(tier: Tier) -> Isolation {
-        match tier {
-            Tier::Namespaces => Isolation::Namespaces,
-            Tier::Landlock => Isolation::Landlock,
-            Tier::None => Isolation::None,
-        }
-    }
 }
 
 #[derive(clap::Subcommand)]
@@ -556,52 +482,6 @@ pub(crate) struct MaximaArgs {
     /// Maximum number of sandboxes
     #[arg(long, value_name = "COUNT")]
     pub(crate) max_sandboxes: Option<usize>,
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    match text.parse::<u64>() {
-        Ok(0) => Err("must be more than 0".to_owned()),
-        Ok(seconds) => Ok(Duration::from_secs(seconds)),
-        Err(_) => Err("must be a whole number of seconds".to_owned()),
-    }
-}
-
-fn bytes(text: &str) -> Result<u64, String> {
-    let units = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("", 0)];
-    let (number, shift) = units
-        .iter()
-        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))
-        .unwrap_or((text, 0));
-    let bytes = number.parse::<u64>().ok();
-    bytes
-        .and_then(|number| number.checked_mul(1 << shift))
-        .ok_or_else(|| "must be a number of bytes, or end with Ki, Mi or Gi".to_owned())
-}
-
-/// Parses `HOST:PORT`. Of a name with several addresses, one is used, and one of IPv4 if there is one.
-fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    if let Some(port) = text.strip_prefix(':') {
-        let port = port
-            .parse()
-            .map_err(|_| "the port must be a number up to 65535")?;
-        return Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
-    }
-    let found = text.to_socket_addrs();
-    let found: Vec<_> = found
-        .map_err(|e| format!("must be HOST:PORT: {e}"))?
-        .collect();
-    let first = found.iter().find(|addr| addr.is_ipv4()).or(found.first());
-    first
-        .copied()
-        .ok_or_else(|| "the host has no address".to_owned())
-}
-
-/// Parses `Name: value`.
-pub(crate) fn header(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text
-        .split_once(':')
-        .ok_or("must be of the form `Name: value`")?;
-    Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
 #[test]

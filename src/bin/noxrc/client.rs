@@ -7,40 +7,36 @@ use noxrunner::{
 };
 
 use crate::args::Args;
+use crate::backend_args::BackendKind;
 use crate::credentials;
 use crate::file_error::file_error;
 use crate::progress;
 
 pub(crate) fn client(args: &Args) -> Result<Client> {
-    let client = if is_local(args) {
-        Client::with_backend(
-            local(args, args.isolation.into())
-                .persistent(true)
-                .build()?,
-        )
-    } else {
-        check_no_local_options(args)?;
-        Client::from(remote(args)?)
+    let client = match args.backend.kind() {
+        BackendKind::Server => {
+            check_no_local_options(args)?;
+            Client::from(remote(args)?)
+        }
+        BackendKind::Local => {
+            let builder = local(args, args.backend.isolation.into());
+            Client::with_backend(builder.persistent(true).build()?)
+        }
     };
     Ok(progress::with_progress(client, args.json))
 }
 
-/// Returns true for local sandboxes. As for the Python command, an empty URL means that as well.
-pub(crate) fn is_local(args: &Args) -> bool {
-    args.local || args.base_url.is_empty()
-}
-
 pub(crate) fn local(args: &Args, isolation: Isolation) -> LocalBackendBuilder {
     let builder = LocalBackend::builder().isolation(isolation);
-    let paths = args.read_only.iter();
+    let paths = args.backend.read_only.iter();
     paths
         .fold(builder, LocalBackendBuilder::read_only)
-        .network(args.network)
+        .network(args.backend.network)
 }
 
 /// Refuses options of local sandboxes if a server is used, which would ignore them.
 pub(crate) fn check_no_local_options(args: &Args) -> Result<()> {
-    if args.network || !args.read_only.is_empty() {
+    if args.backend.network || !args.backend.read_only.is_empty() {
         let text = "--ro and --network are for local sandboxes only: add --local";
         return Err(Error::new(ErrorKind::InvalidInput, text));
     }
@@ -48,17 +44,17 @@ pub(crate) fn check_no_local_options(args: &Args) -> Result<()> {
 }
 
 pub(crate) fn remote(args: &Args) -> Result<HttpBackend> {
-    with_token(args, &args.base_url, credentials::token(args)?)
+    with_token(args, &args.backend.base_url, credentials::token(args)?)
 }
 
 /// Creates the backend of `serve --gateway`, where `--token-file` has the token of the gateway itself.
 pub(crate) fn gateway(args: &Args, url: &str) -> Result<HttpBackend> {
-    with_token(args, url, args.token().map(str::to_owned))
+    with_token(args, url, args.backend.token().map(str::to_owned))
 }
 
 fn with_token(args: &Args, url: &str, token: Option<String>) -> Result<HttpBackend> {
     let mut builder = HttpBackend::builder(url);
-    if let Some(timeout) = args.timeout {
+    if let Some(timeout) = args.backend.timeout {
         builder = builder.timeout(timeout);
     }
     if let Some(token) = token {
@@ -67,7 +63,7 @@ fn with_token(args: &Args, url: &str, token: Option<String>) -> Result<HttpBacke
     for (name, value) in credentials::headers(args)? {
         builder = builder.header(name, value);
     }
-    if let Some(path) = &args.ca {
+    if let Some(path) = &args.backend.ca {
         let pem = fs::read(path).map_err(|e| file_error("cannot read --ca", path, e))?;
         builder = builder.ca_pem(pem);
     }

@@ -7,7 +7,7 @@ use noxrunner::{Command, Error, ErrorKind, Output, Result, Sandbox, Stdin};
 use serde_json::json;
 
 use crate::args::{Args, ExecOptions};
-use crate::client::is_local;
+use crate::backend_args::BackendKind;
 use crate::console::Console;
 use crate::exit_code;
 
@@ -38,7 +38,7 @@ pub(crate) fn with_stdin(args: &Args, command: Command, options: &ExecOptions) -
     if !options.stdin {
         return Ok(command);
     }
-    if is_local(args) {
+    if args.backend.kind() == BackendKind::Local {
         return Ok(command.stdin(Stdin::reader(io::stdin())));
     }
     let mut input = Vec::new();

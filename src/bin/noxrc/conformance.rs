@@ -7,6 +7,7 @@ use noxrunner::{Error, ErrorKind, Result, printable};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Args, ConformanceArgs};
+use crate::backend_args::BackendKind;
 use crate::client::remote;
 use crate::console::Console;
 use crate::exit_code::INTERRUPTED;
@@ -47,7 +48,7 @@ fn check(
     interrupt: &Interrupt,
     console: &Console,
 ) -> Result<Report> {
-    if args.local {
+    if args.backend.kind() != BackendKind::Server {
         let message = "conformance checks a server: run `noxrc serve` and check that";
         return Err(Error::new(ErrorKind::InvalidInput, message));
     }
@@ -107,7 +108,7 @@ fn report_value(args: &Args, report: &Report) -> Value {
     let abilities = report.abilities().into_iter();
     let abilities = abilities.map(|(ability, supported)| (ability.to_owned(), json!(supported)));
     json!({
-        "url": args.base_url,
+        "url": args.backend.base_url,
         "conforms": report.conforms(),
         "counts": Map::from_iter(counts),
         "abilities": Map::from_iter(abilities),

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use noxrunner::{Error, ErrorKind, Result};
 
-use crate::args::{Args, header};
+use crate::args::Args;
 use crate::file_error::file_error;
+use crate::parse::header;
 
 /// Headers for every request, one `Name: value` per line.
 const HEADERS_VARIABLE: &str = "NOXRUNNER_HEADERS";
@@ -18,9 +19,9 @@ pub(crate) const HINT: &str = "Set the server's token with NOXRUNNER_TOKEN or --
 
 /// Returns the token for the server, if there is one.
 pub(crate) fn token(args: &Args) -> Result<Option<String>> {
-    match &args.token_file {
+    match &args.backend.token_file {
         Some(path) => read_token(path).map(Some),
-        None => Ok(args.token().map(str::to_owned)),
+        None => Ok(args.backend.token().map(str::to_owned)),
     }
 }
 
@@ -39,14 +40,14 @@ pub(crate) fn headers(args: &Args) -> Result<Vec<(String, String)>> {
             return Err(Error::new(ErrorKind::InvalidInput, message));
         }
     };
-    if let Some(path) = &args.header_file {
+    if let Some(path) = &args.backend.header_file {
         let lines = read(path, "--header-file")?;
         replace(
             &mut headers,
             parse_lines(&lines, &path.display().to_string())?,
         );
     }
-    replace(&mut headers, args.headers.clone());
+    replace(&mut headers, args.backend.headers.clone());
     Ok(headers)
 }
 

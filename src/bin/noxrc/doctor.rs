@@ -6,15 +6,15 @@ use noxrunner::{Client, ErrorKind, Isolation, Result, SandboxSpec};
 use serde_json::{Value, json};
 
 use crate::args::Args;
-use crate::client::{is_local, local, remote};
+use crate::backend_args::BackendKind;
+use crate::client::{local, remote};
 use crate::console::Console;
 use crate::credentials;
 
 pub(crate) fn doctor(args: &Args, console: &Console) -> Result<()> {
-    let server = if is_local(args) {
-        Value::Null
-    } else {
-        check_server(args, console)?
+    let server = match args.backend.kind() {
+        BackendKind::Server => check_server(args, console)?,
+        BackendKind::Local => Value::Null,
     };
     let tiers = [Isolation::Namespaces, Isolation::Landlock];
     let isolation = tiers.map(|tier| check_isolation(args, tier, console));
@@ -24,7 +24,7 @@ pub(crate) fn doctor(args: &Args, console: &Console) -> Result<()> {
 }
 
 fn check_server(args: &Args, console: &Console) -> Result<Value> {
-    let url = &args.base_url;
+    let url = &args.backend.base_url;
     let client = Client::from(remote(args)?);
     let started = Instant::now();
     if let Err(e) = client.health() {
@@ -61,13 +61,13 @@ fn check_token(client: &Client) -> Result<()> {
 
 /// Says what the options for local sandboxes weaken.
 fn warn_about_options(args: &Args, console: &Console) {
-    for path in &args.read_only {
+    for path in &args.backend.read_only {
         console.warning(&format!(
             "--ro {}: commands can read it, and connect to the sockets below it",
             path.display()
         ));
     }
-    if args.network {
+    if args.backend.network {
         console.warning(
             "--network: commands reach the internet, the local network and this machine's localhost; before Linux 6.12 also its abstract Unix sockets",
         );

@@ -9,7 +9,7 @@ use noxrunner::{
 use serde_json::{Value, json};
 
 use crate::args::{Args, ExecOptions, JobArgs, KillArgs, LogsArgs, WaitArgs};
-use crate::client::{client, is_local};
+use crate::client::client;
 use crate::command::{backend_failed, without_timeout};
 use crate::console::Console;
 use crate::exit_code::{self, STILL_RUNNING};
@@ -29,14 +29,10 @@ pub(crate) fn start(
         return Ok(());
     }
     console.data(format!("{id} {job}\n").as_bytes());
-    let backend = if is_local(args) {
-        " --local".to_owned()
-    } else {
-        format!(" --base-url {}", shell_quote(&args.base_url))
-    };
+    let backend = args.backend.chosen_by();
     let id = shell_quote(id);
     console.info(&format!(
-        "Follow it with: noxrc{backend} logs -f {id} {job}"
+        "Follow it with: noxrc {backend} logs -f {id} {job}"
     ));
     Ok(())
 }

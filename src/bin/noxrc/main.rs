@@ -2,6 +2,7 @@
 //!
 //! - `allocator`: settings of the memory allocator.
 //! - `args`: the command line.
+//! - `backend_args`, `parse`: the options that choose a backend, and parsers of option values.
 //! - `client`: the client that the arguments ask for.
 //! - `credentials`: tokens and headers, from the command line, files and the environment.
 //! - `console`: what is printed, and where.
@@ -14,6 +15,7 @@
 mod agent;
 mod allocator;
 mod args;
+mod backend_args;
 mod client;
 mod command;
 mod conformance;
@@ -26,6 +28,7 @@ mod file_error;
 mod files;
 mod interrupt;
 mod jobs;
+mod parse;
 mod progress;
 mod run;
 mod sandboxes;

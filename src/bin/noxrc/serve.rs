@@ -27,7 +27,7 @@ pub(crate) fn serve(args: &Args, serve: &ServeArgs, console: &Console) -> Result
             Server::builder(gateway(args, url)?)
         }
         None => {
-            let backend = local(args, args.isolation.into());
+            let backend = local(args, args.backend.isolation.into());
             Server::builder(backend.delegated_cgroup(serve.delegated_cgroup).build()?)
         }
     };
@@ -96,18 +96,18 @@ fn authenticate(
     args: &Args,
     serve: &ServeArgs,
 ) -> Result<(ServerBuilder, bool)> {
-    if serve.no_auth && args.token_file.is_some() {
+    if serve.no_auth && args.backend.token_file.is_some() {
         let message = "--no-auth and --token-file exclude each other";
         return Err(Error::new(ErrorKind::InvalidInput, message));
     }
     if serve.no_auth {
         return Ok((without_auth(builder, serve)?, false));
     }
-    if let Some(path) = &args.token_file {
+    if let Some(path) = &args.backend.token_file {
         return Ok((builder.token(credentials::read_token(path)?), false));
     }
     // With --gateway, --token is the other server's token.
-    match (args.token(), &serve.gateway) {
+    match (args.backend.token(), &serve.gateway) {
         (Some(token), None) => Ok((builder.token(token), false)),
         _ => Ok((builder, true)),
     }

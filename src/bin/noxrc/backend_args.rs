@@ -1,0 +1,118 @@
+//! Options that choose a backend.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use noxrunner::{Isolation, shell_quote};
+
+use crate::parse::{header, seconds};
+
+/// The kind of backend that the options choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BackendKind {
+    Server,
+    Local,
+}
+
+/// Options that choose a backend. All subcommands have them.
+#[derive(clap::Args)]
+pub(crate) struct BackendArgs {
+    /// URL of the server, or unix:///PATH of its Unix socket
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "NOXRUNNER_BASE_URL",
+        default_value = "http://127.0.0.1:8080"
+    )]
+    pub(crate) base_url: String,
+
+    /// Use persistent local sandboxes instead of a server
+    #[arg(long, global = true, alias = "local-test")]
+    pub(crate) local: bool,
+
+    /// Isolation of local sandboxes
+    #[arg(long, global = true, value_name = "TIER", default_value = "namespaces")]
+    pub(crate) isolation: Tier,
+
+    /// Show a file or directory of this machine in local sandboxes, read-only (repeatable)
+    #[arg(long = "ro", global = true, value_name = "PATH")]
+    pub(crate) read_only: Vec<PathBuf>,
+
+    /// Let local sandboxes use this machine's network, including localhost
+    #[arg(long, global = true)]
+    pub(crate) network: bool,
+
+    /// Timeout for API requests, except exec and transfers [default: 30, and 120 for create]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// Bearer token for the server. Other users can see arguments: prefer the variable or --token-file
+    #[arg(
+        long,
+        global = true,
+        value_name = "TOKEN",
+        env = "NOXRUNNER_TOKEN",
+        hide_env_values = true
+    )]
+    token: Option<String>,
+
+    /// Read the bearer token from this file (serve: the token that clients need)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+
+    /// Add a header to every request (repeatable; NOXRUNNER_HEADERS has one per line)
+    #[arg(long = "header", global = true, value_name = "NAME: VALUE", value_parser = header)]
+    pub(crate) headers: Vec<(String, String)>,
+
+    /// Read headers from this file, one `Name: value` per line
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) header_file: Option<PathBuf>,
+
+    /// Trust these certificates (PEM) for https instead of the default ones
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Tier {
+    Namespaces,
+    Landlock,
+    None,
+}
+
+impl BackendArgs {
+    /// Returns the kind of backend that these options choose.
+    pub(crate) fn kind(&self) -> BackendKind {
+        // As for the Python command, an empty URL means local sandboxes as well.
+        if self.local || self.base_url.is_empty() {
+            BackendKind::Local
+        } else {
+            BackendKind::Server
+        }
+    }
+
+    /// Returns the options that choose this backend, for a command line that is shown to the user.
+    pub(crate) fn chosen_by(&self) -> String {
+        match self.kind() {
+            BackendKind::Server => format!("--base-url {}", shell_quote(&self.base_url)),
+            BackendKind::Local => "--local".to_owned(),
+        }
+    }
+
+    /// Returns the token, unless it is empty.
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.token.as_deref().filter(|token| !token.is_empty())
+    }
+}
+
+impl From<Tier> for Isolation {
+    fn from(tier: Tier) -> Isolation {
+        match tier {
+            Tier::Namespaces => Isolation::Namespaces,
+            Tier::Landlock => Isolation::Landlock,
+            Tier::None => Isolation::None,
+        }
+    }
+}
