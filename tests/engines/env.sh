@@ -1,0 +1,53 @@
+# Settings that the other scripts source.
+#
+# Everything is kept below $NOXRUNNER_ENGINES, which defaults to `noxrunner-engines` in the temporary directory:
+# `debs` and `root` are downloaded and unpacked packages, `img` are images, and the rest belongs to running
+# engines. Nothing is installed on the machine.
+set -euo pipefail
+engines=${NOXRUNNER_ENGINES:-${TMPDIR:-/tmp}/noxrunner-engines}
+scripts=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+root=$engines/root
+libraries=$root/usr/lib/$(uname -m)-linux-gnu
+export PATH=$root/usr/sbin:$root/usr/bin:$root/bin:$PATH
+
+# Runs a program of the unpacked packages with their libraries.
+with_libraries() {
+  env LD_LIBRARY_PATH="$libraries" XTABLES_LIBDIR="$libraries/xtables" "$@"
+}
+
+# Waits up to 60 s until an engine answers at a socket. Shows its log if it does not.
+wait_for_socket() {
+  local socket=$1 log=$2
+  for _ in $(seq 600); do
+    curl --silent --max-time 2 --unix-socket "$socket" http://engine/_ping 2>/dev/null | grep -q OK && return
+    sleep 0.1
+  done
+  echo "no answer at $socket:" >&2
+  tail -20 "$log" >&2
+  return 1
+}
+
+# Ends the process whose id is in a file, and waits until it is gone.
+end_process() {
+  local pid
+  pid=$(cat "$1" 2>/dev/null) || return 0
+  kill "$pid" 2>/dev/null || return 0
+  for _ in $(seq 300); do
+    [ -d "/proc/$pid" ] || return 0
+    sleep 0.1
+  done
+  kill -KILL "$pid" 2>/dev/null || true
+}
+
+# Unmounts everything below a directory, and removes it.
+remove_tree() {
+  awk -v dir="$1/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | sort -r | while read -r mount; do
+    umount --lazy "$mount" 2>/dev/null || true
+  done
+  rm -rf "$1"
+}
+
+# Removes the cgroups of an engine in every hierarchy.
+remove_cgroups() {
+  find /sys/fs/cgroup -depth -type d -path "*/$1*" -exec rmdir {} + 2>/dev/null || true
+}
