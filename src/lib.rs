@@ -127,6 +127,8 @@ mod client;
 mod command;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "docker")]
+mod docker;
 #[cfg(any(feature = "docker", feature = "kubernetes"))]
 #[allow(dead_code, unused_imports, reason = "the backends of engines follow")]
 mod engine;
@@ -170,6 +172,8 @@ pub use cancel::{Cancel, CancelGuard};
 pub use chunk::{Chunk, Stream};
 pub use client::{Client, ClientBuilder};
 pub use command::{Command, DEFAULT_COMMAND_TIMEOUT, IntoCommand, MAX_ARGUMENT};
+#[cfg(feature = "docker")]
+pub use docker::{DockerBackend, DockerBackendBuilder, Pull, PullProgress};
 pub use error::{Error, ErrorKind, MAX_ERROR_BODY, Result};
 pub use files::{Entry, EntryKind, Files, MAX_READ};
 pub use http::{HttpBackend, HttpBackendBuilder, Retry};

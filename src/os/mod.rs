@@ -337,15 +337,26 @@ pub(crate) fn set_mtime(fd: BorrowedFd<'_>, seconds: u64) -> io::Result<()> {
 
 /// Locks an open file until it is closed. Returns false if it is already locked.
 pub(crate) fn lock(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    try_lock(fd, libc::LOCK_EX)
+}
+
+/// Locks an open file until it is closed, together with others that do the same. Returns false if someone has
+/// it locked alone.
+#[cfg(feature = "docker")]
+pub(crate) fn lock_shared(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    try_lock(fd, libc::LOCK_SH)
+}
+
+fn try_lock(fd: BorrowedFd<'_>, how: c_int) -> io::Result<bool> {
     // SAFETY: no memory is involved.
-    match retry(|| unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+    match retry(|| unsafe { libc::flock(fd.as_raw_fd(), how | libc::LOCK_NB) }) {
         Ok(_) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
         Err(e) => Err(e),
     }
 }
 
-#[cfg(feature = "local")]
+#[cfg(any(feature = "docker", feature = "local"))]
 pub(crate) fn effective_uid() -> u32 {
     // SAFETY: never fails, no memory is involved.
     unsafe { libc::geteuid() }

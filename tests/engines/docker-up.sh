@@ -7,6 +7,7 @@ name=${1:-docker}
 dir=$engines/engine-$name
 "$scripts/fetch.sh" docker
 mkdir -p "$dir"
+cd "$dir"
 ip netns list | grep -qw "nx-$name" || ip netns add "nx-$name"
 ip -n "nx-$name" link set lo up
 # Unlike `ip netns exec`, nsenter keeps the mounted cgroups.

@@ -7,6 +7,7 @@ name=${1:-podman}
 dir=$engines/engine-$name
 "$scripts/fetch.sh" podman
 mkdir -p "$dir"
+cd "$dir"
 ip netns list | grep -qw "nx-$name" || ip netns add "nx-$name"
 ip -n "nx-$name" link set lo up
 export CONTAINERS_CONF=$scripts/podman-containers.conf

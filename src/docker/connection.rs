@@ -1,0 +1,78 @@
+//! The connection to the agent of one sandbox.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::container::{Container, RequestedSpec, SOCKET};
+use super::dirs::{open_socket, read_token, seal, socket_url};
+use crate::error::{Error, ErrorKind, Result};
+use crate::http::HttpBackend;
+
+/// A sandbox whose agent has been found.
+pub(super) struct Connection {
+    /// The engine's id of the container, which no other container ever has.
+    pub(super) container: String,
+    pub(super) dir: PathBuf,
+    pub(super) agent: HttpBackend,
+    pub(super) requested: RequestedSpec,
+    /// Keeps the descriptor in the agent's URL open.
+    socket: Option<File>,
+}
+
+impl Connection {
+    /// Finds the agent in a running container. Returns `None` if it has not created its socket yet.
+    pub(super) fn open(container: &Container) -> Result<Option<Connection>> {
+        let dir = container.dir();
+        let (agent, socket) = match container.port() {
+            Some(port) => (agent_at_port(port, &read_token(&dir)?)?, None),
+            None => match open_agent_socket(&dir.join(SOCKET))? {
+                Some(socket) => (
+                    HttpBackend::builder(socket_url(&socket)).build()?,
+                    Some(socket),
+                ),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Connection {
+            container: container.id.clone(),
+            dir,
+            agent,
+            requested: container.requested(),
+            socket,
+        }))
+    }
+
+    /// Takes the permission to write to the directory of the socket away from the sandbox.
+    pub(super) fn seal(&self) -> Result<()> {
+        match self.socket {
+            Some(_) => seal(&self.dir),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Opens an agent's socket. Returns `None` if it does not exist.
+fn open_agent_socket(path: &Path) -> Result<Option<File>> {
+    match open_socket(path) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            let shown = path.display();
+            let text = format!("the sandbox belongs to another user: cannot open {shown}");
+            Err(Error::new(ErrorKind::Unauthorized, text).with_source(e))
+        }
+        Err(e) => {
+            let shown = path.display();
+            Err(Error::io(
+                format_args!("cannot open the agent's socket {shown}"),
+                e,
+            ))
+        }
+    }
+}
+
+fn agent_at_port(port: u16, token: &str) -> Result<HttpBackend> {
+    let builder = HttpBackend::builder(format!("http://127.0.0.1:{port}"));
+    builder.token(token).no_proxy().build()
+}

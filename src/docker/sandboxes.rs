@@ -1,0 +1,231 @@
+//! The sandboxes on an engine: finding them, and explaining why one has ended.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::cache::Cache;
+use super::connection::Connection;
+use super::container::Container;
+use super::dirs::{self, SandboxDirs};
+use super::engine::{Engine, TIMEOUT};
+use crate::backend::Backend;
+use crate::engine::sandbox_name;
+use crate::error::{Error, ErrorKind, Result, one_line};
+use crate::http::HttpBackend;
+use crate::session_id::SessionId;
+
+/// Minimum time between two cleanups of directories that are left behind.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a failed call waits for the engine to notice that the container has ended.
+const END_WAIT: Duration = Duration::from_secs(5);
+
+pub(super) struct Sandboxes {
+    pub(super) engine: Engine,
+    pub(super) dirs: SandboxDirs,
+    pub(super) cache: Cache,
+    pub(super) last_sweep: Mutex<Option<Instant>>,
+}
+
+/// A container with the name of a sandbox.
+pub(super) enum Found {
+    Nothing,
+    /// Created, but not started yet.
+    New(Container),
+    Running(Container),
+    Ended(Container),
+}
+
+impl Sandboxes {
+    /// Looks for the container of a sandbox.
+    pub(super) fn find(&self, id: &SessionId) -> Result<Found> {
+        let name = sandbox_name(id);
+        let Some(container) = self.engine.inspect(&name)? else {
+            return Ok(Found::Nothing);
+        };
+        match container.session_id() {
+            Some(other) if other == id.as_str() => {}
+            other => {
+                let owner = match other {
+                    Some(other) => format!("is that of session id {:?}", one_line(other)),
+                    None => "does not belong to noxrunner".to_owned(),
+                };
+                let text = format!("container {name} {owner}: use another session id");
+                return Err(Error::invalid(text));
+            }
+        }
+        Ok(match &*container.state.status {
+            "created" | "configured" | "initialized" => Found::New(container),
+            _ if container.state.running => Found::Running(container),
+            _ => Found::Ended(container),
+        })
+    }
+
+    /// Returns the connection to a sandbox, from the cache if it is there.
+    pub(super) fn connection(&self, id: &SessionId) -> Result<Arc<Connection>> {
+        if let Some(connection) = self.cache.get(id) {
+            return Ok(connection);
+        }
+        let container = match self.find(id)? {
+            Found::Running(container) => container,
+            Found::New(_) => return Err(not_ready()),
+            Found::Nothing | Found::Ended(_) => return Err(gone("no such sandbox")),
+        };
+        let connection = Connection::open(&container)?.ok_or_else(not_ready)?;
+        let connection = Arc::new(connection);
+        self.cache.insert(id, Arc::clone(&connection));
+        Ok(connection)
+    }
+
+    /// Calls the agent of a sandbox. If the call was not received, because another client has replaced the
+    /// sandbox, it is repeated.
+    pub(super) fn call<T>(
+        &self,
+        id: &SessionId,
+        mut call: impl FnMut(&HttpBackend) -> Result<T>,
+    ) -> Result<T> {
+        let connection = self.connection(id)?;
+        let error = match call(&connection.agent) {
+            Err(error) if may_have_ended(&error) => error,
+            result => return result,
+        };
+        let not_received = error.kind() == ErrorKind::Connect;
+        match self.end_of(id, &connection) {
+            Ok(Some(End::Replaced)) if not_received => {
+                let connection = self.connection(id)?;
+                call(&connection.agent)
+            }
+            end => Err(explain(error, end)),
+        }
+    }
+
+    /// Replaces the error of a call by the reason why the sandbox has ended, if it has.
+    pub(super) fn explain(&self, id: &SessionId, connection: &Connection, error: Error) -> Error {
+        if may_have_ended(&error) {
+            explain(error, self.end_of(id, connection))
+        } else {
+            error
+        }
+    }
+
+    /// Returns how a sandbox has ended, or `None` if it has not. Cleans up after one that has.
+    fn end_of(&self, id: &SessionId, connection: &Connection) -> Result<Option<End>> {
+        let by = Instant::now() + END_WAIT;
+        let end = loop {
+            match self.engine.inspect(&connection.container)? {
+                None => break self.end_of_removed(id, connection)?,
+                Some(container) if container.state.status == "paused" => {
+                    return Ok(Some(End::Paused));
+                }
+                Some(container) if !container.state.running => {
+                    break End::Ended(container.state.end());
+                }
+                // The engine may not have noticed yet.
+                Some(_) if Instant::now() > by || connection.agent.health().is_ok() => {
+                    return Ok(None);
+                }
+                Some(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        self.cache.remove(id, &connection.container);
+        self.remove_dir(&connection.dir);
+        Ok(Some(end))
+    }
+
+    fn end_of_removed(&self, id: &SessionId, connection: &Connection) -> Result<End> {
+        if let Found::New(_) | Found::Running(_) = self.find(id)? {
+            return Ok(End::Replaced);
+        }
+        let recorded = self.engine.recorded_end(&connection.container);
+        Ok(End::Ended(
+            recorded.unwrap_or_else(|| "container removed".to_owned()),
+        ))
+    }
+
+    /// Removes the directory of a sandbox that has ended, unless it is another user's.
+    pub(super) fn remove_dir(&self, dir: &Path) {
+        if self.dirs.contains(dir) {
+            dirs::remove(dir);
+        }
+    }
+
+    /// Deletes a sandbox. Returns whether it existed.
+    pub(super) fn delete(&self, id: &SessionId) -> Result<bool> {
+        let (container, existed) = match self.find(id)? {
+            Found::Nothing => return Ok(false),
+            Found::Ended(container) => (container, false),
+            Found::New(container) | Found::Running(container) => (container, true),
+        };
+        self.cache.remove(id, &container.id);
+        self.engine
+            .remove(&container.id, Instant::now() + TIMEOUT)?;
+        self.remove_dir(&container.dir());
+        Ok(existed)
+    }
+
+    /// Removes directories that are left behind, for example by sandboxes that have expired. Does nothing if
+    /// it did so a moment ago.
+    pub(super) fn sweep(&self) {
+        let now = Instant::now();
+        {
+            let mut last = self
+                .last_sweep
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if last.is_some_and(|last| now < last + SWEEP_INTERVAL) {
+                return;
+            }
+            *last = Some(now);
+        }
+        if let Err(e) = self.dirs.sweep(|| self.engine.dirs()) {
+            log::warn!("{}: cannot clean up: {e:#}", self.engine.name());
+        }
+    }
+}
+
+/// How a sandbox has ended.
+enum End {
+    /// With the reason, in the words of the engine.
+    Ended(String),
+    /// Another client has created a new one.
+    Replaced,
+    /// It has not, but its processes do not run.
+    Paused,
+}
+
+/// Returns true for errors that a call has if the sandbox ends.
+fn may_have_ended(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Connect | ErrorKind::OutcomeUnknown | ErrorKind::Timeout | ErrorKind::Protocol
+    )
+}
+
+/// Returns the error of a call, given how the sandbox has ended.
+fn explain(error: Error, end: Result<Option<End>>) -> Error {
+    let was_received = error.kind() != ErrorKind::Connect;
+    match end {
+        Ok(None) => error,
+        Ok(Some(End::Ended(reason))) if was_received => {
+            gone(&format!("the sandbox ended during the call: {reason}"))
+        }
+        Ok(Some(End::Ended(reason))) => gone(&format!("no such sandbox: {reason}")),
+        Ok(Some(End::Replaced)) => gone("another client replaced the sandbox during the call"),
+        Ok(Some(End::Paused)) => {
+            Error::new(error.kind(), format!("{error:#}; the container is paused"))
+        }
+        Err(of_engine) => {
+            let text = format!("{error:#}; and the container cannot be inspected: {of_engine:#}");
+            Error::new(error.kind(), text)
+        }
+    }
+}
+
+pub(super) fn gone(text: &str) -> Error {
+    Error::new(ErrorKind::NotFound, text).with_sandbox_gone(true)
+}
+
+fn not_ready() -> Error {
+    Error::new(ErrorKind::NotReady, "the sandbox is being created")
+}
