@@ -36,8 +36,9 @@ use crate::upload::Upload;
 ///
 /// # Sandboxes
 ///
-/// - The container is named `nox-` and a hash of the session id. All processes of this user can use it by its id;
-///   if several create it at the same time, all of them get the same one.
+/// - The container is named `nox-` and a hash. All processes of this user can use the sandbox by its id; if several
+///   create it at the same time, all of them get the same one. Other users have their own sandboxes, as have
+///   backends with another [`socket_dir`](crate::DockerBackendBuilder::socket_dir).
 /// - It ends when its TTL expires or when it is deleted. The engine then removes it. It also ends with the engine:
 ///   Docker stops containers when it is restarted, unless its `live-restore` is on.
 /// - A repeated create renews the TTL. Settings of the spec that differ from those of the existing sandbox are

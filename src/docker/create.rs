@@ -14,7 +14,6 @@ use super::options::{Limits, Settings};
 use super::sandboxes::{Found, Sandboxes};
 use super::token::{new_token, sha256_hex};
 use crate::backend::Backend as _;
-use crate::engine::sandbox_name;
 use crate::error::{Error, ErrorKind, Result};
 use crate::session_id::SessionId;
 use crate::spec::{SandboxInfo, SandboxSpec};
@@ -76,7 +75,7 @@ impl<'a> Creation<'a> {
             match self.renew(&connection) {
                 Ok(info) => return Ok(info),
                 // It has ended, or the engine was restarted.
-                Err(_) => self.sandboxes.cache.remove(self.id, &connection.container),
+                Err(e) => drop(self.sandboxes.explain(self.id, &connection, e)),
             }
         }
         let image = match self.settings.options.image(self.spec) {
@@ -152,7 +151,7 @@ impl<'a> Creation<'a> {
         if self.limits.on_disk && !ignored.iter().any(|name| name == "storage") {
             ignored.push("storage".to_owned());
         }
-        let name = sandbox_name(self.id);
+        let name = self.sandboxes.name(self.id);
         Ok(SandboxInfo::new(name, info.expires_at()).with_ignored(ignored))
     }
 
@@ -279,7 +278,7 @@ impl<'a> Creation<'a> {
             dir,
             access,
         };
-        let name = sandbox_name(self.id);
+        let name = self.sandboxes.name(self.id);
         let created = self
             .sandboxes
             .engine

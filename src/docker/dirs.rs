@@ -51,6 +51,10 @@ impl SandboxDirs {
         Ok(SandboxDirs { path })
     }
 
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Prevents cleanups until the returned file is closed.
     pub(super) fn hold(&self, by: Instant) -> Result<File> {
         let file = self.open_lock().map_err(|e| self.failed("open", e))?;

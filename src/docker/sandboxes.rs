@@ -10,7 +10,7 @@ use super::container::Container;
 use super::dirs::{self, SandboxDirs};
 use super::engine::{Engine, TIMEOUT};
 use crate::backend::Backend;
-use crate::engine::sandbox_name;
+use crate::engine::scoped_sandbox_name;
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::http::HttpBackend;
 use crate::session_id::SessionId;
@@ -38,9 +38,15 @@ pub(super) enum Found {
 }
 
 impl Sandboxes {
+    /// Returns the name of a sandbox's container. Users have different ones, so that their session ids do not
+    /// collide.
+    pub(super) fn name(&self, id: &SessionId) -> String {
+        scoped_sandbox_name(self.dirs.path(), id)
+    }
+
     /// Looks for the container of a sandbox.
     pub(super) fn find(&self, id: &SessionId) -> Result<Found> {
-        let name = sandbox_name(id);
+        let name = self.name(id);
         let Some(container) = self.engine.inspect(&name)? else {
             return Ok(Found::Nothing);
         };

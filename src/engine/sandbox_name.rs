@@ -8,6 +8,14 @@ pub(crate) fn sandbox_name(id: &SessionId) -> String {
     format!("nox-{:032x}", fnv1a_128(id.as_str().as_bytes()))
 }
 
+/// Returns the name of a sandbox as [`sandbox_name`] does, but a different one for each scope.
+#[cfg(feature = "docker")]
+pub(crate) fn scoped_sandbox_name(scope: &str, id: &SessionId) -> String {
+    // Neither can contain a NUL byte.
+    let text = format!("{scope}\0{}", id.as_str());
+    format!("nox-{:032x}", fnv1a_128(text.as_bytes()))
+}
+
 /// FNV-1a with 128 bits, from the reference of its authors.
 fn fnv1a_128(bytes: &[u8]) -> u128 {
     const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
@@ -27,5 +35,16 @@ mod tests {
         let name = sandbox_name(&SessionId::new("demo/ä").unwrap());
         assert_eq!(name.len(), 36);
         assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
+    }
+
+    #[test]
+    #[cfg(feature = "docker")]
+    fn names_in_scopes_differ() {
+        let (a, b) = (SessionId::new("a").unwrap(), SessionId::new("b").unwrap());
+        let names =
+            [("x", &a), ("x", &b), ("y", &a)].map(|(scope, id)| scoped_sandbox_name(scope, id));
+        assert_eq!(names[0], scoped_sandbox_name("x", &a));
+        assert!(names[0] != names[1] && names[0] != names[2] && names[1] != names[2]);
+        assert_eq!(names[0].len(), 36);
     }
 }

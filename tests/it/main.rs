@@ -21,6 +21,9 @@ mod command;
 mod conformance;
 /// One suite for every backend: HTTP, local and custom.
 mod contract;
+/// Sandboxes in containers, on the engines that `NOXRUNNER_TEST_DOCKER` and `NOXRUNNER_TEST_PODMAN` name.
+#[cfg(feature = "docker")]
+mod docker;
 /// The programs in `examples`.
 #[cfg(feature = "server")]
 mod examples;

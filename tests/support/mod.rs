@@ -3,6 +3,8 @@
 
 #[cfg(all(feature = "cli", target_os = "linux"))]
 pub(crate) mod container;
+#[cfg(feature = "docker")]
+pub(crate) mod docker;
 pub(crate) mod exec_override;
 pub(crate) mod plain_server;
 pub(crate) mod processes;

@@ -1,0 +1,199 @@
+//! Engines and containers that fail in the middle of a call.
+
+use std::time::Duration;
+
+use noxrunner::{Command, ErrorKind, SandboxSpec};
+
+use super::on_each_engine;
+use crate::support::ErrorText as _;
+use crate::support::docker::Engine;
+use crate::support::processes::wait_for;
+
+on_each_engine!(
+    killed_container_is_reported,
+    container_out_of_memory_is_reported,
+    ttl_waits_for_a_running_command,
+    deleted_during_a_command,
+    foreign_container_is_not_touched,
+    abandoned_container_is_replaced,
+    stopped_container_is_replaced,
+    paused_container_is_reported,
+);
+
+/// Runs a command that would take a minute, and calls `end` once it runs.
+fn exec_until(engine: &Engine, id: &str, end: impl FnOnce()) -> noxrunner::Error {
+    let client = engine.client();
+    let sandbox = client.create(id, SandboxSpec::new()).unwrap();
+    std::thread::scope(|scope| {
+        let sleep = Command::shell("touch started; sleep 60").timeout(Duration::from_secs(100));
+        let running = scope.spawn(|| sandbox.exec(sleep));
+        wait_for("the command starts", || sandbox.exists("started").unwrap());
+        end();
+        running.join().unwrap().unwrap_err()
+    })
+}
+
+fn kill(engine: &Engine, container: &str, signal: &str) {
+    let path = format!("/containers/{container}/kill?signal={signal}");
+    let (status, body) = engine.api("POST", &path, "");
+    assert_eq!(status, 204, "{body}");
+}
+
+fn killed_container_is_reported(engine: &Engine) {
+    let error = exec_until(engine, "killed", || {
+        kill(engine, &engine.only_container(), "KILL");
+    });
+    assert!(error.is_sandbox_gone(), "{error:#}");
+    assert!(error.chain().contains("ended during the call"), "{error:#}");
+    if engine.is_docker() {
+        assert!(error.chain().contains("exit code 137"), "{error:#}");
+    }
+    engine.assert_nothing_left();
+}
+
+fn container_out_of_memory_is_reported(engine: &Engine) {
+    if !engine.is_docker() {
+        // Podman does not report it with cgroup v1.
+        return;
+    }
+    let error = exec_until(engine, "full", || {
+        let id = engine.only_container();
+        // Less than the agent needs.
+        let limits = r#"{"Memory": 6291456, "MemorySwap": 6291456}"#;
+        let path = format!("/containers/{id}/update");
+        // The engine refuses a limit below what is used, so the agent has to grow.
+        let (status, body) = engine.api("POST", &path, limits);
+        if status != 200 {
+            panic!("{status}: {body}");
+        }
+        kill(engine, &id, "KILL");
+    });
+    assert!(error.is_sandbox_gone(), "{error:#}");
+}
+
+fn ttl_waits_for_a_running_command(engine: &Engine) {
+    let client = engine.client();
+    let spec = SandboxSpec::new().ttl(Duration::from_secs(1));
+    let sandbox = client.create("busy", spec).unwrap();
+    let out = sandbox.exec(["sleep", "4"]);
+    // Like everywhere else, either the command ends or the sandbox does, and the caller gets to know.
+    match out {
+        Ok(out) => assert!(out.success(), "{out:?}"),
+        Err(e) => assert!(e.is_sandbox_gone(), "{e:#}"),
+    }
+    wait_for("the sandbox expires", || engine.containers().is_empty());
+    assert!(sandbox.exec(["true"]).unwrap_err().is_sandbox_gone());
+    engine.assert_nothing_left();
+}
+
+fn deleted_during_a_command(engine: &Engine) {
+    let error = exec_until(engine, "deleted", || {
+        let other = engine.client().sandbox("deleted").unwrap();
+        assert!(other.delete().unwrap());
+    });
+    assert!(error.is_sandbox_gone(), "{error:#}");
+    engine.assert_nothing_left();
+}
+
+/// Creates a container by hand with the name of a sandbox.
+fn create_by_hand(engine: &Engine, name: &str, labels: &str) {
+    let image = crate::support::docker::image();
+    let body = format!(
+        r#"{{"Image": "{image}", "Entrypoint": ["sleep", "100"], "Labels": {labels}, "HostConfig": {{"NetworkMode": "none"}}}}"#
+    );
+    let (status, body) = engine.api("POST", &format!("/containers/create?name={name}"), &body);
+    assert_eq!(status, 201, "{body}");
+}
+
+/// Returns the name of the container of a session id.
+fn name_of(engine: &Engine, id: &str) -> String {
+    let sandbox = engine.client().create(id, SandboxSpec::new()).unwrap();
+    assert!(sandbox.delete().unwrap());
+    sandbox.info().unwrap().pod_name().to_owned()
+}
+
+fn foreign_container_is_not_touched(engine: &Engine) {
+    let name = name_of(engine, "foreign");
+    let data = tempfile::tempdir().unwrap();
+    let client = engine.client();
+    for (label, text) in [
+        ("{}".to_owned(), "does not belong to noxrunner"),
+        (
+            format!(
+                r#"{{"noxrunner.session-id": "other", "noxrunner.directory": "{}"}}"#,
+                data.path().display()
+            ),
+            "is that of session id \"other\"",
+        ),
+    ] {
+        create_by_hand(engine, &name, &label);
+        let sandbox = client.sandbox("foreign").unwrap();
+        let errors = [
+            client.create("foreign", SandboxSpec::new()).unwrap_err(),
+            sandbox.exec(["true"]).unwrap_err(),
+            sandbox.delete().unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:#}");
+            assert!(error.chain().contains(text), "{error:#}");
+        }
+        let (status, _) = engine.api("DELETE", &format!("/containers/{name}?force=true"), "");
+        assert!([200, 204].contains(&status));
+    }
+    // A container that claims a directory of someone else is removed without it.
+    let label = format!(
+        r#"{{"noxrunner.session-id": "foreign", "noxrunner.directory": "{}"}}"#,
+        data.path().display()
+    );
+    create_by_hand(engine, &name, &label);
+    assert!(client.sandbox("foreign").unwrap().delete().unwrap());
+    assert!(data.path().exists());
+}
+
+fn abandoned_container_is_replaced(engine: &Engine) {
+    let name = name_of(engine, "stopped");
+    create_by_hand(engine, &name, r#"{"noxrunner.session-id": "stopped"}"#);
+    // It was started and has ended.
+    engine.api("POST", &format!("/containers/{name}/start"), "");
+    kill(engine, &name, "KILL");
+    let client = engine.client();
+    let sandbox = client.sandbox("stopped").unwrap();
+    wait_for("the end is seen", || {
+        sandbox.exec(["true"]).is_err_and(|e| e.is_sandbox_gone())
+    });
+    let sandbox = client.create("stopped", SandboxSpec::new()).unwrap();
+    sandbox.run(["true"]).unwrap();
+    assert!(sandbox.delete().unwrap());
+    engine.assert_nothing_left();
+}
+
+fn stopped_container_is_replaced(engine: &Engine) {
+    let client = engine.client();
+    let sandbox = client.create("term", SandboxSpec::new()).unwrap();
+    kill(engine, &engine.only_container(), "TERM");
+    wait_for("the container ends", || engine.containers().is_empty());
+    let again = client.create("term", SandboxSpec::new()).unwrap();
+    again.run(["true"]).unwrap();
+    assert_eq!(sandbox.exec(["echo", "x"]).unwrap().stdout(), "x\n");
+    assert!(again.delete().unwrap());
+    engine.assert_nothing_left();
+}
+
+fn paused_container_is_reported(engine: &Engine) {
+    let client = engine.client();
+    let sandbox = client.create("paused", SandboxSpec::new()).unwrap();
+    let id = engine.only_container();
+    let (status, body) = engine.api("POST", &format!("/containers/{id}/pause"), "");
+    assert_eq!(status, 204, "{body}");
+    let command = Command::new("true").timeout(Duration::from_secs(1));
+    let error = sandbox.exec(command).unwrap_err();
+    assert!(
+        error.chain().contains("the container is paused"),
+        "{error:#}"
+    );
+    assert!(!error.is_sandbox_gone());
+    engine.api("POST", &format!("/containers/{id}/unpause"), "");
+    sandbox.run(["true"]).unwrap();
+    assert!(sandbox.delete().unwrap());
+    engine.assert_nothing_left();
+}
