@@ -139,6 +139,8 @@ mod files;
 pub mod guide;
 mod http;
 mod jobs;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod language;
 mod lease;
 mod lenient_json;
@@ -178,6 +180,8 @@ pub use error::{Error, ErrorKind, MAX_ERROR_BODY, Result};
 pub use files::{Entry, EntryKind, Files, MAX_READ};
 pub use http::{HttpBackend, HttpBackendBuilder, Retry};
 pub use jobs::{Job, JobInfo, JobOutput, JobState, JobStatus};
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::{KubernetesBackend, KubernetesBackendBuilder, PodAccess};
 pub use language::Language;
 pub use lease::{DEFAULT_LEASE_TTL, Lease};
 #[cfg(feature = "local")]

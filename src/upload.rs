@@ -164,6 +164,28 @@ impl<'a> Upload<'a> {
         }
     }
 
+    /// Lends the upload, so that it can start again afterwards.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn reborrow(&mut self) -> Upload<'_> {
+        let origin = match &mut self.origin {
+            UploadSource::Bytes(bytes) => UploadSource::Bytes(bytes.clone()),
+            UploadSource::File(file) => UploadSource::File(file),
+            UploadSource::Seekable(reader, start) => UploadSource::Seekable(*reader, *start),
+            UploadSource::Reader(reader) => UploadSource::Reader(*reader),
+        };
+        let observer: Option<&mut Observer<'_>> = match &mut self.observer {
+            Some(observer) => Some(&mut **observer),
+            None => None,
+        };
+        Upload {
+            origin,
+            length: self.length,
+            position: self.position,
+            map: self.map,
+            observer,
+        }
+    }
+
     /// Returns the total number of bytes, if known.
     #[must_use]
     pub fn content_length(&self) -> Option<u64> {

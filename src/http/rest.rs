@@ -17,6 +17,8 @@ use super::errors::Operation;
 use super::retry::Retry;
 use super::socket::CallOptions;
 use super::transport::{Body, HttpClient, ResponseBody, Settings, header_lines};
+#[cfg(feature = "kubernetes")]
+use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::upload::Upload;
 
@@ -163,6 +165,24 @@ impl RestClient {
         })
     }
 
+    /// Sends a GET whose body arrives in pieces, until it is cancelled.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn stream_until(
+        &self,
+        path: &str,
+        stall: Duration,
+        cancel: &Cancel,
+    ) -> Result<RestStream> {
+        let mut call = self.call("GET", path, RestBody::None, stall);
+        call.cancel = Some(cancel);
+        self.api.send(&mut call, |response| {
+            Ok(RestStream {
+                status: response.status,
+                body: response.body,
+            })
+        })
+    }
+
     fn call<'a>(
         &self,
         method: &'static str,
@@ -215,5 +235,23 @@ impl HttpBackend {
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             transfer_timeout: None,
         })
+    }
+
+    /// Sets the timeout of calls other than exec and transfers, the total timeout of a transfer, and how
+    /// often a request is attempted.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn with_limits(
+        mut self,
+        timeout: Duration,
+        transfer_timeout: Option<Duration>,
+        retry: Retry,
+    ) -> HttpBackend {
+        self.api.retry = retry;
+        HttpBackend {
+            timeout,
+            create_timeout: timeout,
+            transfer_timeout,
+            ..self
+        }
     }
 }

@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::os;
 use crate::os::random::temporary_name;
 use crate::os::remove_tree::remove_at;
+use crate::os::state_home::state_home;
 use crate::session_id::SessionId;
 
 /// Maximum time to wait for the lock. Other processes hold it only for moments.
@@ -141,13 +142,7 @@ impl StateDir {
 
 /// Returns the default state directory of this user.
 pub(super) fn default_state_dir() -> Result<PathBuf> {
-    let absolute = |variable| {
-        std::env::var_os(variable)
-            .map(PathBuf::from)
-            .filter(|dir| dir.is_absolute())
-    };
-    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
-    state.map(|dir| dir.join("noxrunner")).ok_or_else(|| {
+    state_home().ok_or_else(|| {
         Error::new(
             ErrorKind::Io,
             "no default state directory, XDG_STATE_HOME and HOME are not absolute paths: set one with state_dir()",

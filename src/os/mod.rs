@@ -6,6 +6,8 @@ pub(crate) mod child;
 pub(crate) mod chmod;
 pub(crate) mod random;
 pub(crate) mod remove_tree;
+#[cfg(any(feature = "kubernetes", feature = "local"))]
+pub(crate) mod state_home;
 pub(crate) mod time;
 
 use std::ffi::{CStr, CString};
