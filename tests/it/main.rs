@@ -38,6 +38,9 @@ mod http_wire;
 mod https;
 /// Jobs, on every kind of backend.
 mod jobs;
+/// Sandboxes in pods, on the cluster that `NOXRUNNER_TEST_KUBERNETES` names.
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 /// Leases, on every kind of backend.
 mod lease;
 /// Local sandboxes without isolation: state directory and processes.

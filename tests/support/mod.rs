@@ -6,6 +6,8 @@ pub(crate) mod container;
 #[cfg(feature = "docker")]
 pub(crate) mod docker;
 pub(crate) mod exec_override;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod kubernetes;
 pub(crate) mod plain_server;
 pub(crate) mod processes;
 pub(crate) mod quirky_server;
