@@ -121,6 +121,8 @@ impl DockerBackendBuilder {
     }
 
     /// Sets the engine's runtime, such as `runsc` (gVisor) or `kata`. Defaults to that of the engine.
+    /// Podman's API cannot choose one, so create then fails with [`Unsupported`](crate::ErrorKind::Unsupported): set
+    /// the default runtime of its service instead.
     pub fn runtime(mut self, runtime: impl Into<String>) -> DockerBackendBuilder {
         self.options.runtime = Some(runtime.into());
         self

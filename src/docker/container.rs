@@ -238,6 +238,8 @@ struct HostConfig {
     memory: i64,
     #[serde(default)]
     nano_cpus: i64,
+    #[serde(default)]
+    runtime: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -274,6 +276,11 @@ impl Container {
         bindings
             .iter()
             .find_map(|binding| binding.host_port.parse().ok())
+    }
+
+    /// Returns the runtime that the engine uses.
+    pub(super) fn runtime(&self) -> &str {
+        &self.host_config.runtime
     }
 
     /// Returns the settings that the sandbox was created with.

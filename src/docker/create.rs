@@ -235,6 +235,7 @@ impl<'a> Creation<'a> {
             },
         };
         cleanup.container = Some(id.clone());
+        self.check_runtime(&id)?;
         self.fill(&id)?;
         let started = self.sandboxes.engine.start(&id, self.left());
         started.map_err(|e| self.sharing_hint(e))?;
@@ -284,6 +285,23 @@ impl<'a> Creation<'a> {
             .engine
             .create(&name, &container.to_json(), self.left());
         created.map_err(|e| self.sharing_hint(e))
+    }
+
+    /// Refuses an engine that ignores the runtime, as Podman does: it would isolate less than was asked for.
+    fn check_runtime(&self, container: &str) -> Result<()> {
+        let Some(runtime) = &self.settings.options.runtime else {
+            return Ok(());
+        };
+        match self.sandboxes.engine.inspect(container)? {
+            Some(container) if container.runtime() != runtime => {
+                let engine = self.sandboxes.engine.name();
+                let text = format!(
+                    "{engine} ignores the runtime {runtime:?} of containers: set the default runtime of its service instead"
+                );
+                Err(Error::new(ErrorKind::Unsupported, text))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Names the alternative if the engine cannot see the host's files.

@@ -82,18 +82,6 @@ pub(crate) fn run_streaming(client: &Client) {
     run([live::STREAMING, CHECKS, live::CHECKS].concat(), client);
 }
 
-/// Runs the checks for sandboxes that are containers with an agent. All of the container is the sandbox, and a
-/// command renews its TTL.
-#[cfg(feature = "docker")]
-pub(crate) fn run_in_containers(client: &Client) {
-    let exceptions = ["touch and TTL", "paths do not lead out of the sandbox"];
-    let all = [live::STREAMING, CHECKS, live::CHECKS].concat();
-    let checks = all
-        .into_iter()
-        .filter(|(name, _)| !exceptions.contains(name));
-    run(checks, client);
-}
-
 /// Runs the checks for local backends.
 fn run_local(client: &Client) {
     run(

@@ -56,7 +56,7 @@ on_each_engine!(
 );
 
 fn containers_fulfil_the_contract(engine: &Engine) {
-    contract::run_in_containers(&engine.client());
+    contract::run_streaming(&engine.client());
 }
 
 fn containers_behind_ports_fulfil_the_contract(engine: &Engine) {
@@ -64,7 +64,7 @@ fn containers_behind_ports_fulfil_the_contract(engine: &Engine) {
         return;
     }
     let backend = engine.builder().loopback_port(true).build().unwrap();
-    contract::run_in_containers(&Client::with_backend(backend));
+    contract::run_streaming(&Client::with_backend(backend));
 }
 
 fn sandbox_is_one_container(engine: &Engine) {

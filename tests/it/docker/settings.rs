@@ -92,8 +92,12 @@ fn impossible_settings_are_refused_by_name(engine: &Engine) {
         assert!(error.chain().contains(text), "{error:#}");
     }
     // What only the engine knows is refused in its words.
+    let backend = engine.builder().runtime("no-such-runtime").build().unwrap();
+    let client = Client::with_backend(backend);
+    let error = client.create("impossible", SandboxSpec::new()).unwrap_err();
+    let text = error.chain();
+    assert!(text.contains("no-such-runtime"), "{text}");
     for builder in [
-        engine.builder().runtime("no-such-runtime"),
         engine.builder().network("no-such-network"),
         engine.builder().user("no-such-user"),
         engine.builder().mount("/no/such/directory", "/data", true),
