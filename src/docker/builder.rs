@@ -62,6 +62,17 @@ impl DockerBackend {
         DockerBackend::builder().build()
     }
 
+    /// Returns the sockets of engines that [`build`](DockerBackendBuilder::build) tries, in this order. Does not
+    /// connect to them.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if there is none, or `DOCKER_HOST` or the current context of
+    /// the Docker command names something else than a Unix socket.
+    pub fn sockets() -> Result<Vec<PathBuf>> {
+        sockets(None)
+    }
+
     /// Returns the default settings, to be changed and [built](DockerBackendBuilder::build).
     pub fn builder() -> DockerBackendBuilder {
         DockerBackendBuilder {
@@ -228,6 +239,7 @@ impl DockerBackendBuilder {
         check_duration("the pull timeout", self.pull_timeout)?;
         self.options.check()?;
         self.check_network()?;
+        let engine = connect(&sockets(self.socket.as_deref())?)?;
         let agent = AgentProgram::find(self.agent.as_deref())?;
         let agent_path = agent.path().to_str();
         let agent_path = agent_path.ok_or_else(|| {
@@ -236,7 +248,6 @@ impl DockerBackendBuilder {
                 "agent program {shown} has a path that is not UTF-8"
             ))
         })?;
-        let engine = connect(&sockets(self.socket.as_deref())?)?;
         let dirs = SandboxDirs::open(self.socket_dir.as_deref(), engine.socket())?;
         let settings = Settings {
             options: self.options,

@@ -215,6 +215,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Allows an image. Can be called several times: a request for any other image then gets 400. A request
+    /// without an image gets the backend's default. Defaults to all images.
+    pub fn allow_image(mut self, image: impl Into<String>) -> ServerBuilder {
+        self.maxima.images.push(image.into());
+        self
+    }
+
     /// Sets how long a client may keep the server waiting for a part of a body, in either direction. Each
     /// KiB that it transfers earns a second of that time back. Defaults to 30 s.
     pub fn body_idle(mut self, time: Duration) -> ServerBuilder {

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::reply::ErrorReply;
-use crate::error::Result;
+use crate::error::{Result, one_line};
 use crate::quantity::{
     DEFAULT_MEMORY, DEFAULT_STORAGE, MIN_MEMORY, MIN_STORAGE, parse_bytes, parse_cpu,
 };
@@ -20,6 +20,8 @@ pub(super) struct MaximaSettings {
     pub(super) storage: Option<String>,
     pub(super) cpu: Option<String>,
     pub(super) sandboxes: Option<usize>,
+    /// Empty for any image.
+    pub(super) images: Vec<String>,
 }
 
 /// The maxima of a server, and the sandboxes that count.
@@ -29,6 +31,7 @@ pub(super) struct Maxima {
     storage: Option<Quantity>,
     cpu: Option<Quantity>,
     sandboxes: Option<usize>,
+    images: Vec<String>,
     existing: Mutex<HashMap<SessionId, Lifetime>>,
 }
 
@@ -67,6 +70,7 @@ impl Maxima {
             })?,
             cpu: quantity(settings.cpu, &parse_cpu)?,
             sandboxes: settings.sandboxes,
+            images: settings.images,
             existing: Mutex::default(),
         })
     }
@@ -99,7 +103,21 @@ impl Maxima {
             &storage,
         )?;
         cap("CPU limit", &self.cpu, &mut spec.cpu, None, &parse_cpu)?;
+        self.check_image(&spec)?;
         Ok(spec)
+    }
+
+    fn check_image(&self, spec: &SandboxSpec) -> Result<(), ErrorReply> {
+        match spec.get_image() {
+            Some(image) if !self.images.is_empty() && !self.images.iter().any(|i| i == image) => {
+                let image = one_line(image);
+                let allowed = self.images.join(", ");
+                let text =
+                    format!("image {image:?} is not allowed on this server, only: {allowed}");
+                Err(ErrorReply::bad_request(text))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn existing(&self) -> MutexGuard<'_, HashMap<SessionId, Lifetime>> {
@@ -176,6 +194,7 @@ mod tests {
             storage: Some("1Gi".into()),
             cpu: Some("1500m".into()),
             sandboxes: Some(2),
+            images: vec!["a:1".into(), "b:2".into()],
         };
         Maxima::new(settings).unwrap()
     }
@@ -201,6 +220,10 @@ mod tests {
                 "CPU limit 1501m exceeds this server's maximum of 1500m",
             ),
             (spec().memory("much"), "is not a Kubernetes quantity"),
+            (
+                spec().image("a:2"),
+                "image \\\"a:2\\\" is not allowed on this server, only: a:1, b:2",
+            ),
         ] {
             let refused = maxima().apply(spec).err().unwrap();
             assert_eq!(refused.status().as_u16(), 400);
@@ -209,7 +232,8 @@ mod tests {
         let spec = SandboxSpec::new()
             .ttl(Duration::from_secs(600))
             .memory("268435456")
-            .cpu("1.5");
+            .cpu("1.5")
+            .image("b:2");
         let kept = maxima().apply(spec).ok().unwrap();
         assert_eq!(kept.get_memory(), Some("268435456"));
     }

@@ -20,6 +20,7 @@ Examples:
   noxrc upload my-session script.py data.txt
   noxrc download my-session --extract ./output
   noxrc --local run --upload src -- make -C src     create a sandbox, run, delete it
+  noxrc --docker run --image alpine -- echo hi      the same in a container of Docker or Podman
   noxrc exec --detach my-session ./train.sh         start a job (see noxrc logs -f)
   noxrc shell my-session
 
@@ -124,7 +125,7 @@ pub(crate) enum Subcommand {
         after_help = "Examples:\n  noxrc shell my-session\n  noxrc shell my-session < commands.txt\n\ncd, export and unset apply to later commands. Ctrl-C discards the line or cancels the command, Ctrl-D exits.\nExits with the code of the last command, or with that of `exit CODE`."
     )]
     Shell(ShellArgs),
-    /// Serve local sandboxes over the NoxRunner v1 API
+    /// Serve local sandboxes or containers over the NoxRunner v1 API
     Serve(ServeArgs),
     /// Serve one sandbox inside a container, as its first process
     #[cfg(target_os = "linux")]
@@ -395,7 +396,7 @@ pub(crate) struct ShellArgs {
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  noxrc serve\n  NOXRUNNER_TOKEN=s3cret noxrc serve --listen 0.0.0.0:8080\n  noxrc serve --unix /run/user/1000/noxrunner.sock\n  noxrc serve --gateway https://sandboxes.example.com\n  noxrc --base-url unix:///run/user/1000/noxrunner.sock health\n\nSandboxes end with the server. Ctrl-C or SIGTERM stops it; running commands get 10 s to finish."
+    after_help = "Examples:\n  noxrc serve\n  NOXRUNNER_TOKEN=s3cret noxrc serve --listen 0.0.0.0:8080\n  noxrc serve --unix /run/user/1000/noxrunner.sock\n  noxrc serve --gateway https://sandboxes.example.com\n  noxrc --docker serve --image python:3.12-slim\n  noxrc --base-url unix:///run/user/1000/noxrunner.sock health\n\nLocal sandboxes end with the server, containers with their TTL. Ctrl-C or SIGTERM stops it; running commands get 10 s to finish."
 )]
 pub(crate) struct ServeArgs {
     /// Address to listen on, such as 127.0.0.1:8080, localhost:8080, or :8080 for all IPv4 addresses
@@ -414,6 +415,13 @@ pub(crate) struct ServeArgs {
     /// Forward requests to another server; --token and --header apply to that one
     #[arg(long, value_name = "URL")]
     pub(crate) gateway: Option<String>,
+    /// Image of containers whose client names none
+    #[arg(long)]
+    pub(crate) image: Option<String>,
+    /// Allow clients to use this image, and no others than the allowed ones (repeatable; default: all
+    /// images)
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) allow_image: Vec<String>,
     /// Enforce memory and CPU limits by the cgroup v2 that is delegated to this process
     #[arg(long, conflicts_with = "gateway")]
     pub(crate) delegated_cgroup: bool,

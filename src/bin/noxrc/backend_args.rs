@@ -13,6 +13,7 @@ use crate::parse::{header, seconds};
 pub(crate) enum BackendKind {
     Server,
     Local,
+    Docker,
 }
 
 /// Options that choose a backend. All subcommands have them.
@@ -32,15 +33,40 @@ pub(crate) struct BackendArgs {
     #[arg(long, global = true, alias = "local-test")]
     pub(crate) local: bool,
 
+    /// Use containers of Docker or Podman instead of a server [default: DOCKER_HOST, the current
+    /// context of docker, or the first engine found]
+    #[arg(
+        long,
+        global = true,
+        value_name = "SOCKET",
+        num_args = 0..=1,
+        require_equals = true,
+        conflicts_with = "local"
+    )]
+    pub(crate) docker: Option<Option<String>>,
+
+    /// Static noxrc to run in containers [default: this program, or the first one on PATH]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) agent: Option<PathBuf>,
+
+    /// Runtime of containers, such as runsc for gVisor [default: that of the engine]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) runtime: Option<String>,
+
+    /// Reach containers by a port of the loopback interface, for engines that do not share this
+    /// machine's files
+    #[arg(long, global = true, requires = "docker")]
+    pub(crate) docker_port: bool,
+
     /// Isolation of local sandboxes
     #[arg(long, global = true, value_name = "TIER", default_value = "namespaces")]
     pub(crate) isolation: Tier,
 
-    /// Show a file or directory of this machine in local sandboxes, read-only (repeatable)
+    /// Show a file or directory of this machine in local sandboxes or containers, read-only (repeatable)
     #[arg(long = "ro", global = true, value_name = "PATH")]
     pub(crate) read_only: Vec<PathBuf>,
 
-    /// Let local sandboxes use this machine's network, including localhost
+    /// Let local sandboxes use this machine's network, including localhost, and containers the network bridge
     #[arg(long, global = true)]
     pub(crate) network: bool,
 
@@ -86,7 +112,9 @@ impl BackendArgs {
     /// Returns the kind of backend that these options choose.
     pub(crate) fn kind(&self) -> BackendKind {
         // As for the Python command, an empty URL means local sandboxes as well.
-        if self.local || self.base_url.is_empty() {
+        if self.docker.is_some() {
+            BackendKind::Docker
+        } else if self.local || self.base_url.is_empty() {
             BackendKind::Local
         } else {
             BackendKind::Server
@@ -98,6 +126,10 @@ impl BackendArgs {
         match self.kind() {
             BackendKind::Server => format!("--base-url {}", shell_quote(&self.base_url)),
             BackendKind::Local => "--local".to_owned(),
+            BackendKind::Docker => match self.docker.as_ref().and_then(Option::as_ref) {
+                Some(socket) => format!("--docker={}", shell_quote(socket)),
+                None => "--docker".to_owned(),
+            },
         }
     }
 

@@ -3,7 +3,8 @@
 use std::fs;
 
 use noxrunner::{
-    Client, Error, ErrorKind, HttpBackend, Isolation, LocalBackend, LocalBackendBuilder, Result,
+    Client, DockerBackend, DockerBackendBuilder, Error, ErrorKind, HttpBackend, Isolation,
+    LocalBackend, LocalBackendBuilder, Result,
 };
 
 use crate::args::Args;
@@ -22,6 +23,10 @@ pub(crate) fn client(args: &Args) -> Result<Client> {
             let builder = local(args, args.backend.isolation.into());
             Client::with_backend(builder.persistent(true).build()?)
         }
+        BackendKind::Docker => {
+            let builder = docker(args)?.on_pull_progress(progress::of_pull(args.json));
+            Client::with_backend(builder.build()?)
+        }
     };
     Ok(progress::with_progress(client, args.json))
 }
@@ -34,10 +39,37 @@ pub(crate) fn local(args: &Args, isolation: Isolation) -> LocalBackendBuilder {
         .network(args.backend.network)
 }
 
+pub(crate) fn docker(args: &Args) -> Result<DockerBackendBuilder> {
+    let mut builder = DockerBackend::builder();
+    if let Some(Some(socket)) = &args.backend.docker {
+        builder = builder.socket(socket);
+    }
+    if let Some(agent) = &args.backend.agent {
+        builder = builder.agent(agent);
+    }
+    if let Some(runtime) = &args.backend.runtime {
+        builder = builder.runtime(runtime);
+    }
+    if let Some(timeout) = args.backend.timeout {
+        builder = builder.create_timeout(timeout);
+    }
+    for path in &args.backend.read_only {
+        let path = std::path::absolute(path).map_err(|e| file_error("cannot use --ro", path, e))?;
+        let path = path
+            .to_str()
+            .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "the path of --ro is not UTF-8"))?;
+        builder = builder.mount(path, path, true);
+    }
+    if args.backend.network {
+        builder = builder.network("bridge");
+    }
+    Ok(builder.loopback_port(args.backend.docker_port))
+}
+
 /// Refuses options of local sandboxes if a server is used, which would ignore them.
 pub(crate) fn check_no_local_options(args: &Args) -> Result<()> {
     if args.backend.network || !args.backend.read_only.is_empty() {
-        let text = "--ro and --network are for local sandboxes only: add --local";
+        let text = "--ro and --network are for local sandboxes and containers only: add --local or --docker";
         return Err(Error::new(ErrorKind::InvalidInput, text));
     }
     Ok(())

@@ -2,24 +2,25 @@
 
 use std::time::Instant;
 
-use noxrunner::{Client, ErrorKind, Isolation, Result, SandboxSpec};
+use noxrunner::{Client, DockerBackend, ErrorKind, Isolation, Result, SandboxSpec};
 use serde_json::{Value, json};
 
 use crate::args::Args;
 use crate::backend_args::BackendKind;
-use crate::client::{local, remote};
+use crate::client::{docker, local, remote};
 use crate::console::Console;
 use crate::credentials;
 
 pub(crate) fn doctor(args: &Args, console: &Console) -> Result<()> {
     let server = match args.backend.kind() {
         BackendKind::Server => check_server(args, console)?,
-        BackendKind::Local => Value::Null,
+        BackendKind::Local | BackendKind::Docker => Value::Null,
     };
     let tiers = [Isolation::Namespaces, Isolation::Landlock];
     let isolation = tiers.map(|tier| check_isolation(args, tier, console));
     warn_about_options(args, console);
-    console.value(&json!({"server": server, "isolation": isolation}));
+    let containers = check_containers(args, console)?;
+    console.value(&json!({"server": server, "isolation": isolation, "containers": containers}));
     Ok(())
 }
 
@@ -72,6 +73,41 @@ fn warn_about_options(args: &Args, console: &Console) {
             "--network: commands reach the internet, the local network and this machine's localhost; before Linux 6.12 also its abstract Unix sockets",
         );
     }
+}
+
+/// Checks the container engine of `--docker`, or all that are found.
+fn check_containers(args: &Args, console: &Console) -> Result<Value> {
+    let sockets = match &args.backend.docker {
+        Some(Some(socket)) => vec![socket.clone()],
+        _ => match DockerBackend::sockets() {
+            Ok(sockets) => sockets
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect(),
+            Err(e) => {
+                console.info(&format!("Containers: {e:#}"));
+                Vec::new()
+            }
+        },
+    };
+    let checks = sockets
+        .iter()
+        .map(|socket| check_engine(args, socket, console));
+    checks.collect::<Result<Vec<Value>>>().map(Value::from)
+}
+
+fn check_engine(args: &Args, socket: &str, console: &Console) -> Result<Value> {
+    Ok(match docker(args)?.socket(socket).build() {
+        Ok(backend) => {
+            let engine = backend.engine();
+            console.success(&format!("Containers: {engine} at {socket} works"));
+            json!({"socket": socket, "engine": engine, "works": true})
+        }
+        Err(e) => {
+            console.failure(&format!("Containers: {socket} cannot be used: {e:#}"));
+            json!({"socket": socket, "works": false, "error": format!("{e:#}")})
+        }
+    })
 }
 
 fn check_isolation(args: &Args, tier: Isolation, console: &Console) -> Value {

@@ -1,13 +1,13 @@
 //! Progress bars of transfers.
 
 use std::io::{self, IsTerminal, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use noxrunner::{
-    Backend, Chunk, Client, Command, Output, Result, SandboxInfo, SandboxSpec, SessionId, Upload,
-    UploadProgress,
+    Backend, Chunk, Client, Command, Output, PullProgress, Result, SandboxInfo, SandboxSpec,
+    SessionId, Upload, UploadProgress,
 };
 
 /// A bar is shown only after this time.
@@ -15,13 +15,16 @@ const SHOW_AFTER: Duration = Duration::from_millis(300);
 
 /// Adds progress bars to a client, if stderr is a terminal.
 pub(crate) fn with_progress(client: Client, json: bool) -> Client {
-    let terminal =
-        io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|t| t != "dumb");
-    if terminal && !json {
+    if is_shown(json) {
         Client::with_backend(WithProgress(Arc::clone(client.backend())))
     } else {
         client
     }
+}
+
+fn is_shown(json: bool) -> bool {
+    let is_dumb = || std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    !json && io::stderr().is_terminal() && !is_dumb()
 }
 
 /// A backend that shows the progress of uploads and downloads.
@@ -77,6 +80,22 @@ impl Backend for WithProgress {
     }
 }
 
+/// Returns a function that shows the progress of pulling an image, if stderr is a terminal.
+pub(crate) fn of_pull(json: bool) -> impl Fn(&PullProgress) + Send + Sync + 'static {
+    let bar: Mutex<Option<SlowBar>> = Mutex::new(None);
+    let is_shown = is_shown(json);
+    move |progress| {
+        let mut bar = bar.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_shown || progress.received() >= progress.total() {
+            // The bar disappears when it is complete.
+            *bar = None;
+        } else {
+            let bar = bar.get_or_insert_with(SlowBar::new);
+            bar.show(progress.received(), Some(progress.total()));
+        }
+    }
+}
+
 /// A progress bar that appears if a transfer is slow, and disappears when it is dropped.
 struct SlowBar {
     bar: ProgressBar,
@@ -101,10 +120,11 @@ impl SlowBar {
             if let Ok(style) = ProgressStyle::with_template(template) {
                 self.bar.set_style(style);
             }
-            if let Some(total) = total {
-                self.bar.set_length(total);
-            }
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        // A pull learns the sizes of the layers one by one.
+        if let Some(total) = total {
+            self.bar.set_length(total);
         }
         self.bar.set_position(bytes);
     }

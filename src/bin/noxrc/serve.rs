@@ -3,12 +3,13 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use noxrunner::server::{Server, ServerBuilder, Stopper};
-use noxrunner::{Error, ErrorKind, Result};
+use noxrunner::{DockerBackendBuilder, Error, ErrorKind, Result};
 use serde_json::json;
 
 use crate::allocator::return_large_blocks;
 use crate::args::{Args, MaximaArgs, ServeArgs};
-use crate::client::{check_no_local_options, gateway, local};
+use crate::backend_args::BackendKind;
+use crate::client::{check_no_local_options, docker, gateway, local};
 use crate::console::{self, Console};
 use crate::credentials;
 use crate::exit_code::INTERRUPTED;
@@ -21,16 +22,10 @@ pub(crate) fn serve(args: &Args, serve: &ServeArgs, console: &Console) -> Result
         log::LevelFilter::Info
     });
     return_large_blocks();
-    let builder = match &serve.gateway {
-        Some(url) => {
-            check_no_local_options(args)?;
-            Server::builder(gateway(args, url)?)
-        }
-        None => {
-            let backend = local(args, args.backend.isolation.into());
-            Server::builder(backend.delegated_cgroup(serve.delegated_cgroup).build()?)
-        }
-    };
+    let builder = serve
+        .allow_image
+        .iter()
+        .fold(builder(args, serve)?, ServerBuilder::allow_image);
     let builder = builder
         .max_calls(serve.max_calls)
         .memory_budget(serve.memory_budget);
@@ -42,6 +37,37 @@ pub(crate) fn serve(args: &Args, serve: &ServeArgs, console: &Console) -> Result
     server.run()?;
     console.success("Stopped");
     Ok(())
+}
+
+/// Chooses the backend.
+fn builder(args: &Args, serve: &ServeArgs) -> Result<ServerBuilder> {
+    let kind = args.backend.kind();
+    if kind != BackendKind::Docker && (serve.image.is_some() || !serve.allow_image.is_empty()) {
+        let message = "--image and --allow-image are for containers only: add --docker";
+        return Err(Error::new(ErrorKind::InvalidInput, message));
+    }
+    match (&serve.gateway, kind) {
+        (Some(_), BackendKind::Docker) => {
+            let message = "--gateway and --docker exclude each other";
+            Err(Error::new(ErrorKind::InvalidInput, message))
+        }
+        (Some(url), BackendKind::Server | BackendKind::Local) => {
+            check_no_local_options(args)?;
+            Ok(Server::builder(gateway(args, url)?))
+        }
+        (None, BackendKind::Docker) => {
+            let backend = docker(args)?;
+            let images = serve.image.iter();
+            Ok(Server::builder(
+                images.fold(backend, DockerBackendBuilder::image).build()?,
+            ))
+        }
+        (None, BackendKind::Server | BackendKind::Local) => {
+            let backend = local(args, args.backend.isolation.into());
+            let backend = backend.delegated_cgroup(serve.delegated_cgroup);
+            Ok(Server::builder(backend.build()?))
+        }
+    }
 }
 
 fn listen(mut builder: ServerBuilder, serve: &ServeArgs) -> ServerBuilder {
