@@ -27,6 +27,11 @@ macro_rules! on_each_backend {
         fn with_persistent_sandboxes() {
             crate::backends::persistent($check);
         }
+        #[cfg(feature = "kubernetes")]
+        #[test]
+        fn with_pods() {
+            crate::backends::pods($check);
+        }
         #[cfg(feature = "server")]
         #[test]
         fn through_own_server() {
@@ -69,6 +74,14 @@ macro_rules! on_each_backend {
     };
 }
 pub(crate) use on_each_backend;
+
+#[cfg(feature = "kubernetes")]
+pub(crate) fn pods(check: fn(&Client)) {
+    let what = "a suite on Kubernetes";
+    if let Some(namespace) = crate::support::kubernetes::Namespace::new_or_skip(what) {
+        check(&Client::with_backend(namespace.backend()));
+    }
+}
 
 pub(crate) fn local(isolation: Isolation, check: fn(&Client)) {
     let (backend, _dir) = local_backend(isolation);

@@ -11,9 +11,11 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use noxrunner::{KubernetesBackend, KubernetesBackendBuilder, PodAccess};
 
+use super::long_tests_or_skip;
 use super::processes::wait_for;
 
 /// A key that all tests share.
@@ -26,11 +28,43 @@ pub(crate) struct Namespace {
     image: String,
     agent_image: String,
     scripts: Option<PathBuf>,
+    _usage: Usage,
+}
+
+/// Tests that break the cluster run alone.
+static CLUSTER: RwLock<()> = RwLock::new(());
+
+#[derive(Debug)]
+enum Usage {
+    Shared {
+        _guard: RwLockReadGuard<'static, ()>,
+    },
+    Alone {
+        _guard: RwLockWriteGuard<'static, ()>,
+    },
 }
 
 impl Namespace {
     /// Creates a namespace for one test. Without a cluster, reports what is skipped and returns `None`.
     pub(crate) fn new_or_skip(what: &str) -> Option<Namespace> {
+        Namespace::with(what, || Usage::Shared {
+            _guard: CLUSTER.read().unwrap_or_else(PoisonError::into_inner),
+        })
+    }
+
+    /// Creates a namespace for a test that breaks parts of the cluster. No other test of this process uses the
+    /// cluster meanwhile. Without the cluster's scripts, reports what is skipped and returns `None`.
+    pub(crate) fn alone_or_skip(what: &str) -> Option<Namespace> {
+        if !long_tests_or_skip(what) {
+            return None;
+        }
+        let namespace = Namespace::with(what, || Usage::Alone {
+            _guard: CLUSTER.write().unwrap_or_else(PoisonError::into_inner),
+        });
+        namespace.filter(|namespace| namespace.script_or_skip(what))
+    }
+
+    fn with(what: &str, usage: impl FnOnce() -> Usage) -> Option<Namespace> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let Ok(kubeconfig) = env::var("NOXRUNNER_TEST_KUBERNETES") else {
             let required =
@@ -53,6 +87,7 @@ impl Namespace {
             image: setting("IMAGE"),
             agent_image: setting("AGENT_IMAGE"),
             scripts: env::var_os("NOXRUNNER_TEST_KUBERNETES_SCRIPTS").map(PathBuf::from),
+            _usage: usage(),
         };
         namespace.kubectl(&["create", "namespace", &namespace.name]);
         wait_for("the service account of a namespace", || {

@@ -1,0 +1,1 @@
+//! What a real cluster cannot show quickly, on a scripted API server.
