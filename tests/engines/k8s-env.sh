@@ -17,11 +17,17 @@ kubectl() {
   in_control_plane "$engines/k8s-tools/kubectl" --kubeconfig "$pki/admin.conf" "$@"
 }
 
+# Replaces the shell with a program that has no terminal. Shells start background processes with SIGINT ignored,
+# and containers would inherit that.
+in_background() {
+  exec setsid nice -n 5 env --default-signal=INT,QUIT,HUP "$@" </dev/null
+}
+
 # Starts a program of the control plane in the background. Its process id and log are in files of this name.
 start() {
   local name=$1
   shift
-  setsid nohup nice -n 5 nsenter --net="/run/netns/$network" "$@" </dev/null >"$k8s/log/$name" 2>&1 &
+  in_background nsenter --net="/run/netns/$network" "$@" >"$k8s/log/$name" 2>&1 &
   echo $! >"$k8s/$name.pid"
 }
 

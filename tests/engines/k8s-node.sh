@@ -96,7 +96,8 @@ mount_settings() {
 # Runs a node, in namespaces of its own for mounts and the network.
 run() {
   mount_settings
-  with_libraries containerd --config "$node/containerd.toml" >"$k8s/log/containerd$n" 2>&1 &
+  in_background env LD_LIBRARY_PATH="$libraries" XTABLES_LIBDIR="$libraries/xtables" \
+    containerd --config "$node/containerd.toml" >"$k8s/log/containerd$n" 2>&1 &
   echo $! >"$node/containerd.pid"
   wait_until "containerd" ctr --address "$socket" version
   for image in "$engines"/img/{pause,busybox,busybox-user,agent}.tar; do
@@ -136,8 +137,8 @@ start)
   make_network
   write_configuration
   make_cgroups
-  setsid nohup nice -n 5 nsenter --net="/run/netns/$namespace" unshare --mount \
-    "$scripts/k8s-node.sh" "$n" run </dev/null >"$k8s/log/kubelet$n" 2>&1 &
+  in_background nsenter --net="/run/netns/$namespace" unshare --mount \
+    "$scripts/k8s-node.sh" "$n" run >"$k8s/log/kubelet$n" 2>&1 &
   echo $! >"$node/kubelet.pid"
   wait_until "node $n" is_ready
   ;;
