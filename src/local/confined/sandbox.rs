@@ -247,7 +247,7 @@ impl ConfinedSandbox {
                 self.end();
                 HolderReply::TimedOut
             }
-            ExecOutcome::Closed if self.process.ends_within(Duration::from_millis(100)) => {
+            ExecOutcome::Closed if !self.holder_answers() => {
                 let text = "the sandbox ended while the command ran";
                 return Err(Error::new(ErrorKind::OutcomeUnknown, text));
             }
@@ -333,6 +333,12 @@ impl ConfinedSandbox {
                 ))
             }
         }
+    }
+
+    /// Returns true if the holder works. A killed one is still a process until all others of the sandbox
+    /// have ended.
+    fn holder_answers(&self) -> bool {
+        self.call(&HolderRequest::Root, REPLY_WAIT).is_ok()
     }
 
     /// Returns true if the sandbox was running a moment ago.
