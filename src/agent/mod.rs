@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::local::{ContainerTier, LocalBackend};
 use crate::os::child::{
     Signal, block_awaited_signals, forbid_tracing, prefer_for_oom_kill, reap_orphans,
-    wait_for_signal,
+    unblock_signals, wait_for_signal,
 };
 use crate::sandbox_path::WORKSPACE;
 use crate::server::{Server, ServerBuilder};
@@ -154,7 +154,7 @@ impl AgentBuilder {
         if let Err(e) = fs::create_dir_all(WORKSPACE) {
             log::warn!("cannot create {WORKSPACE}: {e}");
         }
-        let tier = ContainerTier::new(self.id.clone(), self.ttl, prefer_for_oom_kill);
+        let tier = ContainerTier::new(self.id.clone(), self.ttl, prepare);
         let tier = Arc::new(tier);
         let server = Server::builder(LocalBackend::in_container(Arc::clone(&tier)));
         let server = self.authenticate(server.grace(GRACE))?;
@@ -208,6 +208,12 @@ fn parse_hash(text: &str) -> Result<[u8; 32]> {
         *byte = u8::from_str_radix(digits, 16).map_err(|_| refused())?;
     }
     Ok(hash)
+}
+
+/// Prepares the process of a command.
+fn prepare(command: &mut std::process::Command) {
+    unblock_signals(command);
+    prefer_for_oom_kill(command);
 }
 
 #[cfg(test)]

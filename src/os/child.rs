@@ -46,8 +46,8 @@ pub(crate) enum Signal {
     Terminate,
 }
 
-/// Blocks the signals that [`wait_for_signal`] waits for, in this thread and in those that it starts.
-/// Commands start without blocked signals.
+/// Blocks the signals that [`wait_for_signal`] waits for, in this thread and in those that it starts. New
+/// processes inherit that, unless [`unblock_signals`] prepares them.
 #[cfg(all(feature = "agent", target_os = "linux"))]
 pub(crate) fn block_awaited_signals() {
     let set = awaited();
@@ -100,6 +100,21 @@ pub(crate) fn reap_orphans() {
 pub(crate) fn forbid_tracing() -> io::Result<()> {
     // SAFETY: no memory is involved.
     super::check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }).map(drop)
+}
+
+/// Makes a new process start without blocked signals.
+#[cfg(all(feature = "agent", target_os = "linux"))]
+pub(crate) fn unblock_signals(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let unblock = || {
+        let set = awaited();
+        // SAFETY: the set is initialized, and the old one is not asked for. The call may be made between fork
+        // and exec.
+        unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()) };
+        Ok(())
+    };
+    // SAFETY: the closure allocates nothing and takes no locks.
+    unsafe { command.pre_exec(unblock) };
 }
 
 /// Makes the kernel end the new process before others if memory runs out.

@@ -42,6 +42,16 @@ fn commands_have_the_environment_of_the_container() {
 }
 
 #[test]
+fn commands_start_without_blocked_signals() {
+    let Some((_container, sandbox)) = start("0:0", &[]) else {
+        return;
+    };
+    let line = "trap 'echo trapped; exit 3' TERM; kill -TERM $$; echo not trapped";
+    let out = sandbox.exec(["sh", "-c", line]).unwrap();
+    assert_eq!((out.stdout().as_ref(), out.exit_code()), ("trapped\n", 3));
+}
+
+#[test]
 fn other_session_ids_do_not_exist() {
     let Some((container, _sandbox)) = start("0:0", &[]) else {
         return;
