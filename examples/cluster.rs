@@ -39,7 +39,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .build()?,
         ),
         _ => {
-            return Err("usage: cluster local | docker IMAGE | kubernetes IMAGE AGENT_IMAGE".into());
+            return Err(
+                "usage: cluster local | docker IMAGE | kubernetes IMAGE AGENT_IMAGE".into(),
+            );
         }
     };
     let counts = thread::scope(|scope| {

@@ -10,6 +10,12 @@ pub(super) fn no_such_sandbox() -> Error {
     Error::new(ErrorKind::NotFound, "no such sandbox").with_sandbox_gone(true)
 }
 
+/// Creates the error for a command whose sandbox ended while it ran.
+pub(super) fn ended_during_command() -> Error {
+    let text = "the sandbox ended while the command ran";
+    Error::new(ErrorKind::OutcomeUnknown, text)
+}
+
 pub(super) fn arguments_too_long() -> Error {
     Error::invalid(
         "arguments and environment are too long for this system: pass the data in a file",

@@ -21,7 +21,7 @@ use crate::backend::Sink;
 use crate::command::Command;
 use crate::error::{Error, ErrorKind, Result};
 use crate::local::command_pipes::CommandPipes;
-use crate::local::errors::no_such_sandbox;
+use crate::local::errors::{ended_during_command, no_such_sandbox};
 use crate::local::exit_code::{KILLED, TIMED_OUT};
 use crate::local::files::SandboxFiles;
 use crate::local::limits::RequestedLimits;
@@ -248,8 +248,7 @@ impl ConfinedSandbox {
                 HolderReply::TimedOut
             }
             ExecOutcome::Closed if !self.holder_answers() => {
-                let text = "the sandbox ended while the command ran";
-                return Err(Error::new(ErrorKind::OutcomeUnknown, text));
+                return Err(ended_during_command());
             }
             // The command has killed its supervisor, and the holder has killed the command.
             ExecOutcome::Closed if in_time => HolderReply::Exited(KILLED),

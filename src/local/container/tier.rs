@@ -11,7 +11,7 @@ use crate::backend::Sink;
 use crate::cancel::Cancel;
 use crate::command::Command;
 use crate::error::{Error, Result};
-use crate::local::errors::no_such_sandbox;
+use crate::local::errors::{ended_during_command, no_such_sandbox};
 use crate::local::exit_code::KILLED;
 use crate::local::files::SandboxFiles;
 use crate::local::limits::Limits;
@@ -172,7 +172,9 @@ impl SandboxTier for ContainerTier {
         };
         let kills = self.oom_kills.count();
         let result = runner::run(command, place, sink);
-        self.check(id)?;
+        if self.time_left().is_none() {
+            return Err(ended_during_command());
+        }
         let out = result?;
         if out.exit_code() == KILLED && !out.timed_out() && self.oom_kills.count() > kills {
             return Ok(out.with_killed_by(KilledBy::Memory));
