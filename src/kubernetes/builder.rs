@@ -338,7 +338,7 @@ impl KubernetesBackendBuilder {
 fn no_state_home() -> Error {
     Error::new(
         ErrorKind::Io,
-        "no place for the key, XDG_STATE_HOME and HOME are not absolute paths: set one with key() (noxrc: NOXRUNNER_KEY)",
+        "no place for the key, XDG_STATE_HOME and HOME are not absolute paths: set one with key() (noxrc: --key-file)",
     )
 }
 

@@ -132,6 +132,9 @@ pub(crate) enum Subcommand {
     Agent(AgentArgs),
     /// Check a server against the NoxRunner v1 protocol
     Conformance(ConformanceArgs),
+    /// Prepare a Kubernetes cluster
+    #[command(subcommand)]
+    Kubernetes(KubernetesSubcommand),
     /// Check this machine's setup and suggest fixes
     #[command(
         after_help = "Examples:\n  noxrc doctor\n  noxrc --local doctor       check only local sandboxes"
@@ -470,6 +473,28 @@ pub(crate) enum AgentSubcommand {
         /// Existing directory
         dir: PathBuf,
     },
+}
+
+#[derive(clap::Subcommand)]
+pub(crate) enum KubernetesSubcommand {
+    /// Print the objects that sandboxes and a server for them need, as YAML for kubectl
+    #[command(
+        after_help = "Examples:\n  noxrc kubernetes manifest --agent-image registry.example.com/noxrunner-agent:1 --image python:3.13-slim \\\n    | kubectl apply -f -\n  noxrc kubernetes manifest --namespace team-a --agent-image registry.example.com/noxrunner-agent:1 --replicas 3"
+    )]
+    Manifest(ManifestArgs),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct ManifestArgs {
+    /// Image of sandboxes whose clients ask for none
+    #[arg(long)]
+    pub(crate) image: Option<String>,
+    /// Number of servers
+    #[arg(long, value_name = "COUNT", default_value = "2")]
+    pub(crate) replicas: u16,
+    /// Maximum number of pods in the namespace, servers included
+    #[arg(long, value_name = "COUNT", default_value = "100")]
+    pub(crate) max_pods: u32,
 }
 
 /// Maxima for the sandboxes of clients. More is refused, and defaults are capped.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use noxrunner::{Isolation, shell_quote};
 
+use crate::kubernetes_args::KubernetesArgs;
 use crate::parse::{header, seconds};
 
 /// The kind of backend that the options choose.
@@ -14,6 +15,7 @@ pub(crate) enum BackendKind {
     Server,
     Local,
     Docker,
+    Kubernetes,
 }
 
 /// Options that choose a backend. All subcommands have them.
@@ -57,6 +59,9 @@ pub(crate) struct BackendArgs {
     /// machine's files
     #[arg(long, global = true, requires = "docker")]
     pub(crate) docker_port: bool,
+
+    #[command(flatten)]
+    pub(crate) kubernetes: KubernetesArgs,
 
     /// Isolation of local sandboxes
     #[arg(long, global = true, value_name = "TIER", default_value = "namespaces")]
@@ -112,7 +117,9 @@ impl BackendArgs {
     /// Returns the kind of backend that these options choose.
     pub(crate) fn kind(&self) -> BackendKind {
         // As for the Python command, an empty URL means local sandboxes as well.
-        if self.docker.is_some() {
+        if self.kubernetes.kubernetes {
+            BackendKind::Kubernetes
+        } else if self.docker.is_some() {
             BackendKind::Docker
         } else if self.local || self.base_url.is_empty() {
             BackendKind::Local
@@ -126,6 +133,7 @@ impl BackendArgs {
         match self.kind() {
             BackendKind::Server => format!("--base-url {}", shell_quote(&self.base_url)),
             BackendKind::Local => "--local".to_owned(),
+            BackendKind::Kubernetes => self.kubernetes.chosen_by(),
             BackendKind::Docker => match self.docker.as_ref().and_then(Option::as_ref) {
                 Some(socket) => format!("--docker={}", shell_quote(socket)),
                 None => "--docker".to_owned(),

@@ -4,7 +4,7 @@ use std::fs;
 
 use noxrunner::{
     Client, DockerBackend, DockerBackendBuilder, Error, ErrorKind, HttpBackend, Isolation,
-    LocalBackend, LocalBackendBuilder, Result,
+    KubernetesBackendBuilder, LocalBackend, LocalBackendBuilder, Result,
 };
 
 use crate::args::Args;
@@ -15,6 +15,10 @@ use crate::progress;
 
 pub(crate) fn client(args: &Args) -> Result<Client> {
     let client = match args.backend.kind() {
+        BackendKind::Kubernetes => {
+            check_no_local_options(args)?;
+            Client::with_backend(kubernetes(args)?.build()?)
+        }
         BackendKind::Server => {
             check_no_local_options(args)?;
             Client::from(remote(args)?)
@@ -64,6 +68,10 @@ pub(crate) fn docker(args: &Args) -> Result<DockerBackendBuilder> {
         builder = builder.network("bridge");
     }
     Ok(builder.loopback_port(args.backend.docker_port))
+}
+
+pub(crate) fn kubernetes(args: &Args) -> Result<KubernetesBackendBuilder> {
+    args.backend.kubernetes.builder(args.backend.timeout)
 }
 
 /// Refuses options of local sandboxes if a server is used, which would ignore them.

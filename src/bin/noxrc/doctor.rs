@@ -1,26 +1,32 @@
 //! `doctor`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use noxrunner::{Client, DockerBackend, ErrorKind, Isolation, Result, SandboxSpec};
+use noxrunner::{Backend as _, Client, DockerBackend, ErrorKind, Isolation, Result, SandboxSpec};
 use serde_json::{Value, json};
 
 use crate::args::Args;
 use crate::backend_args::BackendKind;
-use crate::client::{docker, local, remote};
+use crate::client::{docker, kubernetes, local, remote};
 use crate::console::Console;
 use crate::credentials;
+
+/// Timeout of the question to a cluster.
+const CLUSTER_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) fn doctor(args: &Args, console: &Console) -> Result<()> {
     let server = match args.backend.kind() {
         BackendKind::Server => check_server(args, console)?,
-        BackendKind::Local | BackendKind::Docker => Value::Null,
+        _ => Value::Null,
     };
     let tiers = [Isolation::Namespaces, Isolation::Landlock];
     let isolation = tiers.map(|tier| check_isolation(args, tier, console));
     warn_about_options(args, console);
     let containers = check_containers(args, console)?;
-    console.value(&json!({"server": server, "isolation": isolation, "containers": containers}));
+    let cluster = check_cluster(args, console)?;
+    console.value(&json!({
+        "server": server, "isolation": isolation, "containers": containers, "kubernetes": cluster,
+    }));
     Ok(())
 }
 
@@ -108,6 +114,30 @@ fn check_engine(args: &Args, socket: &str, console: &Console) -> Result<Value> {
             json!({"socket": socket, "works": false, "error": format!("{e:#}")})
         }
     })
+}
+
+/// Checks the cluster of `--kubernetes`, or that of `kubectl` or of this pod if there is one.
+fn check_cluster(args: &Args, console: &Console) -> Result<Value> {
+    // Sends nothing to agents, so that neither their image nor the key matters.
+    let builder = kubernetes(args)?
+        .agent_image("none")
+        .key([0; 32].map(|_: u8| b'0'));
+    let backend = match builder.timeout(CLUSTER_TIMEOUT).build() {
+        Ok(backend) => backend,
+        Err(e) => {
+            console.info(&format!("Kubernetes: {e:#}"));
+            return Ok(Value::Null);
+        }
+    };
+    let (server, namespace) = (backend.server(), backend.namespace());
+    let shown = format!("the cluster at {server}, namespace {namespace},");
+    let error = backend.health().err();
+    match &error {
+        None => console.success(&format!("Kubernetes: {shown} lets this user list pods")),
+        Some(e) => console.failure(&format!("Kubernetes: {shown} cannot be used: {e:#}")),
+    }
+    let error = error.map(|e| format!("{e:#}"));
+    Ok(json!({"server": server, "namespace": namespace, "works": error.is_none(), "error": error}))
 }
 
 fn check_isolation(args: &Args, tier: Isolation, console: &Console) -> Value {

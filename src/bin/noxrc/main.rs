@@ -2,14 +2,15 @@
 //!
 //! - `allocator`: settings of the memory allocator.
 //! - `args`: the command line.
-//! - `backend_args`, `parse`: the options that choose a backend, and parsers of option values.
+//! - `backend_args`, `kubernetes_args`, `parse`: the options that choose a backend, and parsers of option values.
 //! - `client`: the client that the arguments ask for.
 //! - `credentials`: tokens and headers, from the command line, files and the environment.
 //! - `console`: what is printed, and where.
 //! - `exit_code`, `file_error`, `interrupt`, `progress`: exit codes, errors of local files, signals and progress
 //!   bars.
 //! - `command`: the command to run in a sandbox, and its result.
-//! - `sandboxes`, `exec`, `run`, `jobs`, `files`, `shell`, `serve`, `agent`, `conformance`, `doctor`: the subcommands.
+//! - `sandboxes`, `exec`, `run`, `jobs`, `files`, `shell`, `serve`, `agent`, `kubernetes`, `conformance`,
+//!   `doctor`: the subcommands.
 
 #[cfg(target_os = "linux")]
 mod agent;
@@ -28,6 +29,8 @@ mod file_error;
 mod files;
 mod interrupt;
 mod jobs;
+mod kubernetes;
+mod kubernetes_args;
 mod parse;
 mod progress;
 mod run;
@@ -90,6 +93,7 @@ fn dispatch(args: &Args, subcommand: &Subcommand, console: &Console) -> Result<E
         Subcommand::Serve(serve) => serve::serve(args, serve, console),
         #[cfg(target_os = "linux")]
         Subcommand::Agent(arguments) => agent::agent(args, arguments, console),
+        Subcommand::Kubernetes(subcommand) => kubernetes::kubernetes(args, subcommand, console),
         Subcommand::Doctor => doctor::doctor(args, console),
         Subcommand::Completions { shell } => {
             let mut script = Vec::new();

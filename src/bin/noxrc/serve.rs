@@ -3,13 +3,13 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use noxrunner::server::{Server, ServerBuilder, Stopper};
-use noxrunner::{DockerBackendBuilder, Error, ErrorKind, Result};
+use noxrunner::{DockerBackendBuilder, Error, ErrorKind, KubernetesBackendBuilder, Result};
 use serde_json::json;
 
 use crate::allocator::return_large_blocks;
 use crate::args::{Args, MaximaArgs, ServeArgs};
 use crate::backend_args::BackendKind;
-use crate::client::{check_no_local_options, docker, gateway, local};
+use crate::client::{check_no_local_options, docker, gateway, kubernetes, local};
 use crate::console::{self, Console};
 use crate::credentials;
 use crate::exit_code::INTERRUPTED;
@@ -42,18 +42,26 @@ pub(crate) fn serve(args: &Args, serve: &ServeArgs, console: &Console) -> Result
 /// Chooses the backend.
 fn builder(args: &Args, serve: &ServeArgs) -> Result<ServerBuilder> {
     let kind = args.backend.kind();
-    if kind != BackendKind::Docker && (serve.image.is_some() || !serve.allow_image.is_empty()) {
-        let message = "--image and --allow-image are for containers only: add --docker";
+    let has_images = matches!(kind, BackendKind::Docker | BackendKind::Kubernetes);
+    if !has_images && (serve.image.is_some() || !serve.allow_image.is_empty()) {
+        let message =
+            "--image and --allow-image are for containers only: add --docker or --kubernetes";
         return Err(Error::new(ErrorKind::InvalidInput, message));
     }
     match (&serve.gateway, kind) {
-        (Some(_), BackendKind::Docker) => {
-            let message = "--gateway and --docker exclude each other";
+        (Some(_), BackendKind::Docker | BackendKind::Kubernetes) => {
+            let message = "--gateway excludes --docker and --kubernetes";
             Err(Error::new(ErrorKind::InvalidInput, message))
         }
         (Some(url), BackendKind::Server | BackendKind::Local) => {
             check_no_local_options(args)?;
             Ok(Server::builder(gateway(args, url)?))
+        }
+        (None, BackendKind::Kubernetes) => {
+            check_no_local_options(args)?;
+            let images = serve.image.iter();
+            let backend = images.fold(kubernetes(args)?, KubernetesBackendBuilder::image);
+            Ok(Server::builder(backend.build()?))
         }
         (None, BackendKind::Docker) => {
             let backend = docker(args)?;
