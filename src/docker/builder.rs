@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backend::DockerBackend;
-use super::cache::Cache;
 use super::dirs::SandboxDirs;
 use super::engine::Engine;
 use super::image::{OnPull, Pull, PullProgress};
 use super::locate::sockets;
 use super::options::{Mount, Options, Settings};
 use super::sandboxes::Sandboxes;
-use crate::engine::AgentProgram;
+use crate::engine::{AgentCache, AgentProgram};
 use crate::error::{Error, Result};
 use crate::validate::check_duration;
 
@@ -261,7 +260,7 @@ impl DockerBackendBuilder {
         let sandboxes = Sandboxes {
             engine,
             dirs,
-            cache: Cache::default(),
+            cache: AgentCache::new(),
             last_sweep: None.into(),
         };
         Ok(DockerBackend {

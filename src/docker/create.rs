@@ -12,8 +12,8 @@ use super::engine::Created;
 use super::image::{Image, Pull, pull};
 use super::options::{Limits, Settings};
 use super::sandboxes::{Found, Sandboxes};
-use super::token::{new_token, sha256_hex};
 use crate::backend::Backend as _;
+use crate::engine::{random_hex, sha256_hex};
 use crate::error::{Error, ErrorKind, Result};
 use crate::session_id::SessionId;
 use crate::spec::{SandboxInfo, SandboxSpec};
@@ -198,7 +198,7 @@ impl<'a> Creation<'a> {
         };
         match self.renew(&connection) {
             Ok(info) => {
-                self.sandboxes.cache.insert(self.id, connection.into());
+                self.sandboxes.cache.insert(self.id, connection);
                 Ok(Some(info))
             }
             Err(e) if is_no_answer(&e) => Ok(None),
@@ -250,7 +250,7 @@ impl<'a> Creation<'a> {
             ignored.dedup();
             info = info.with_ignored(ignored);
         }
-        self.sandboxes.cache.insert(self.id, connection.into());
+        self.sandboxes.cache.insert(self.id, connection);
         cleanup.container = None;
         cleanup.dir = "";
         Ok(Attempt::Done(info))
@@ -258,7 +258,7 @@ impl<'a> Creation<'a> {
 
     fn create(&self, image: &str, dir: &str) -> Result<Created> {
         let token_hash = if self.settings.loopback_port {
-            let token = new_token()?;
+            let token = random_hex()?;
             write_token(dir, &token)?;
             Some(sha256_hex(&token))
         } else {

@@ -3,12 +3,11 @@
 //! - `builder`, `options`: settings.
 //! - `locate`: which engine. `engine`: the calls of its API. `image`, `auth`: pulling images.
 //! - `backend`: the calls of `Backend`. `create`: creating sandboxes. `sandboxes`: finding and deleting them.
-//! - `container`: the configuration of containers. `dirs`, `connection`, `cache`, `token`: reaching the agents.
+//! - `container`: the configuration of containers. `dirs`, `connection`: reaching the agents.
 
 mod auth;
 mod backend;
 mod builder;
-mod cache;
 mod connection;
 mod container;
 mod create;
@@ -18,7 +17,6 @@ mod image;
 mod locate;
 mod options;
 mod sandboxes;
-mod token;
 
 pub use self::backend::DockerBackend;
 pub use self::builder::DockerBackendBuilder;

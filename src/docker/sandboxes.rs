@@ -4,13 +4,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::cache::Cache;
 use super::connection::Connection;
 use super::container::Container;
 use super::dirs::{self, SandboxDirs};
 use super::engine::{Engine, TIMEOUT};
 use crate::backend::Backend;
-use crate::engine::scoped_sandbox_name;
+use crate::engine::{AgentCache, gone, lost, scoped_sandbox_name};
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::http::HttpBackend;
 use crate::session_id::SessionId;
@@ -24,7 +23,7 @@ const END_WAIT: Duration = Duration::from_secs(5);
 pub(super) struct Sandboxes {
     pub(super) engine: Engine,
     pub(super) dirs: SandboxDirs,
-    pub(super) cache: Cache,
+    pub(super) cache: AgentCache<Connection>,
     pub(super) last_sweep: Mutex<Option<Instant>>,
 }
 
@@ -79,9 +78,7 @@ impl Sandboxes {
             Found::Nothing | Found::Ended(_) => return Err(gone("no such sandbox")),
         };
         let connection = Connection::open(&container)?.ok_or_else(not_ready)?;
-        let connection = Arc::new(connection);
-        self.cache.insert(id, Arc::clone(&connection));
-        Ok(connection)
+        Ok(self.cache.insert(id, connection))
     }
 
     /// Calls the agent of a sandbox. If the call was not received, because another client has replaced the
@@ -134,7 +131,7 @@ impl Sandboxes {
                 Some(_) => std::thread::sleep(Duration::from_millis(20)),
             }
         };
-        self.cache.remove(id, &connection.container);
+        self.forget(id, &connection.container);
         self.remove_dir(&connection.dir);
         Ok(Some(end))
     }
@@ -147,6 +144,12 @@ impl Sandboxes {
         Ok(End::Ended(
             recorded.unwrap_or_else(|| "container removed".to_owned()),
         ))
+    }
+
+    /// Removes the connection to a container from the cache.
+    fn forget(&self, id: &SessionId, container: &str) {
+        self.cache
+            .remove_if(id, |connection| connection.container == container);
     }
 
     /// Removes the directory of a sandbox that has ended, unless it is another user's.
@@ -163,7 +166,7 @@ impl Sandboxes {
             Found::Ended(container) => (container, false),
             Found::New(container) | Found::Running(container) => (container, true),
         };
-        self.cache.remove(id, &container.id);
+        self.forget(id, &container.id);
         self.engine
             .remove(&container.id, Instant::now() + TIMEOUT)?;
         self.remove_dir(&container.dir());
@@ -210,14 +213,21 @@ fn may_have_ended(error: &Error) -> bool {
 
 /// Returns the error of a call, given how the sandbox has ended.
 fn explain(error: Error, end: Result<Option<End>>) -> Error {
-    let was_received = error.kind() != ErrorKind::Connect;
+    let during_call = match error.kind() {
+        ErrorKind::OutcomeUnknown => lost,
+        _ => gone,
+    };
     match end {
         Ok(None) => error,
-        Ok(Some(End::Ended(reason))) if was_received => {
-            gone(&format!("the sandbox ended during the call: {reason}"))
+        Ok(Some(End::Ended(reason))) if error.kind() == ErrorKind::Connect => {
+            gone(format!("no such sandbox: {reason}"))
         }
-        Ok(Some(End::Ended(reason))) => gone(&format!("no such sandbox: {reason}")),
-        Ok(Some(End::Replaced)) => gone("another client replaced the sandbox during the call"),
+        Ok(Some(End::Ended(reason))) => {
+            during_call(format!("the sandbox ended during the call: {reason}"))
+        }
+        Ok(Some(End::Replaced)) => {
+            during_call("another client replaced the sandbox during the call".to_owned())
+        }
         Ok(Some(End::Paused)) => {
             Error::new(error.kind(), format!("{error:#}; the container is paused"))
         }
@@ -226,10 +236,6 @@ fn explain(error: Error, end: Result<Option<End>>) -> Error {
             Error::new(error.kind(), text)
         }
     }
-}
-
-pub(super) fn gone(text: &str) -> Error {
-    Error::new(ErrorKind::NotFound, text).with_sandbox_gone(true)
 }
 
 fn not_ready() -> Error {

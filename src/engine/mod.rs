@@ -1,9 +1,26 @@
 //! What the backends of container engines and of Kubernetes share.
 
+mod agent_cache;
 mod agent_program;
 mod sandbox_name;
+mod token;
 
+pub(crate) use self::agent_cache::AgentCache;
 pub(crate) use self::agent_program::{AgentProgram, BUILD_COMMAND};
 pub(crate) use self::sandbox_name::sandbox_name;
 #[cfg(feature = "docker")]
 pub(crate) use self::sandbox_name::scoped_sandbox_name;
+#[cfg(feature = "kubernetes")]
+pub(crate) use self::token::hex;
+pub(crate) use self::token::{random_hex, sha256_hex};
+use crate::error::{Error, ErrorKind};
+
+/// Creates the error for a sandbox that does not exist, or no longer exists.
+pub(crate) fn gone(text: impl Into<String>) -> Error {
+    Error::new(ErrorKind::NotFound, text).with_sandbox_gone(true)
+}
+
+/// Creates the error for a command that may have run in a sandbox that no longer exists.
+pub(crate) fn lost(text: impl Into<String>) -> Error {
+    Error::new(ErrorKind::OutcomeUnknown, text).with_sandbox_gone(true)
+}

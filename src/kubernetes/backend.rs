@@ -4,8 +4,7 @@ use std::fmt;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use super::agent::PodAccess;
-use super::cache::Cache;
+use super::agent::{Agent, PodAccess};
 use super::calls::{CallError, Effect};
 use super::create::Creator;
 use super::pod::Stage;
@@ -13,7 +12,7 @@ use super::sweep::Sweeper;
 use crate::backend::Backend;
 use crate::chunk::Chunk;
 use crate::command::Command;
-use crate::engine::sandbox_name;
+use crate::engine::{AgentCache, sandbox_name};
 use crate::error::{Error, Result};
 use crate::output::Output;
 use crate::session_id::SessionId;
@@ -51,7 +50,7 @@ use crate::upload::Upload;
 /// ```
 pub struct KubernetesBackend {
     pub(super) creator: Creator,
-    pub(super) cache: Cache,
+    pub(super) cache: AgentCache<Agent>,
     pub(super) sweeper: Sweeper,
     /// Timeout of calls to the API server.
     pub(super) timeout: Duration,
@@ -144,7 +143,7 @@ impl Backend for KubernetesBackend {
     }
 
     fn delete(&self, id: &SessionId) -> Result<bool> {
-        self.cache.remove(id);
+        self.cache.remove_if(id, |_| true);
         let end = Instant::now() + self.timeout;
         let pod = self.creator.api.get(&sandbox_name(id), end)?;
         let Some(pod) = pod.filter(|pod| pod.belongs_to(id)) else {

@@ -8,13 +8,13 @@ use std::time::Duration;
 use super::agent::{AgentTimeouts, Dialer, PodAccess};
 use super::api::Api;
 use super::backend::KubernetesBackend;
-use super::cache::Cache;
 use super::create::Creator;
 use super::credentials::Source;
 use super::key_file;
 use super::pod_spec::{PodSettings, parse_template};
 use super::sweep::Sweeper;
 use super::token::Key;
+use crate::engine::AgentCache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::state_home::state_home;
 use crate::quantity::{MIN_MEMORY, MIN_STORAGE, parse_bytes, parse_cpu};
@@ -287,7 +287,7 @@ impl KubernetesBackendBuilder {
         };
         Ok(KubernetesBackend {
             creator,
-            cache: Cache::default(),
+            cache: AgentCache::new(),
             sweeper: Sweeper::default(),
             timeout: self.timeout,
         })

@@ -8,7 +8,7 @@ use super::agent::{Agent, not_started};
 use super::backend::KubernetesBackend;
 use super::pod::{Pod, Stage};
 use super::refusal::Refusal;
-use crate::engine::sandbox_name;
+use crate::engine::{gone, lost, sandbox_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::session_id::SessionId;
 
@@ -121,7 +121,7 @@ impl KubernetesBackend {
             }
             Refusal::NoPod | Refusal::WrongToken | Refusal::NotSent | Refusal::Lost => {}
         }
-        self.cache.remove(id);
+        self.cache.remove_if(id, |cached| cached.uid == agent.uid);
         let has_timed_out = error.is_timeout() || error.to_string().contains("timed out");
         let wait = if has_timed_out {
             Duration::ZERO
@@ -134,11 +134,13 @@ impl KubernetesBackend {
         let may_have_run = refusal == Refusal::Lost && effect == Effect::Exec;
         Ok(match found {
             Found::Alive(pod) => Next::Fail(while_alive(error, &pod, refusal, effect)),
-            Found::Replaced(_) if may_have_run => Next::Fail(lost("was replaced")),
+            Found::Replaced(_) if may_have_run => Next::Fail(lost_command("was replaced")),
             Found::Replaced(pod) => Next::Again(self.connect(id, &pod)?),
-            Found::Gone if may_have_run => Next::Fail(lost("was deleted")),
+            Found::Gone if may_have_run => Next::Fail(lost_command("was deleted")),
             Found::Gone => Next::Fail(no_such_sandbox()),
-            Found::Ended(why) if may_have_run => Next::Fail(lost(&format!("ended ({why})"))),
+            Found::Ended(why) if may_have_run => {
+                Next::Fail(lost_command(&format!("ended ({why})")))
+            }
             Found::Ended(why) => Next::Fail(ended(&why)),
         })
     }
@@ -237,17 +239,16 @@ fn while_alive(error: Error, pod: &Pod, refusal: Refusal, effect: Effect) -> Err
 }
 
 pub(super) fn no_such_sandbox() -> Error {
-    Error::new(ErrorKind::NotFound, "no such sandbox").with_sandbox_gone(true)
+    gone("no such sandbox")
 }
 
 fn ended(why: &str) -> Error {
-    let text = format!("no such sandbox: it has ended: {why}");
-    Error::new(ErrorKind::NotFound, text).with_sandbox_gone(true)
+    gone(format!("no such sandbox: it has ended: {why}"))
 }
 
 /// Returns the error of a command whose sandbox no longer exists.
-fn lost(what: &str) -> Error {
-    let text =
-        format!("the sandbox ended while the command ran: it {what}; the command may have run");
-    Error::new(ErrorKind::OutcomeUnknown, text).with_sandbox_gone(true)
+fn lost_command(what: &str) -> Error {
+    lost(format!(
+        "the sandbox ended while the command ran: it {what}; the command may have run"
+    ))
 }

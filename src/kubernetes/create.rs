@@ -13,10 +13,9 @@ use super::pod::{Pod, Stage};
 use super::pod_spec::{Identity, PodSettings};
 use super::refusal::Refusal;
 use super::status::is_temporary;
-use super::token::random_text;
 use super::watch::{Change, PodWatch};
 use crate::backend::Backend as _;
-use crate::engine::sandbox_name;
+use crate::engine::{random_hex, sandbox_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::session_id::SessionId;
 use crate::spec::{SandboxInfo, SandboxSpec};
@@ -59,7 +58,7 @@ impl Creator {
         spec: &SandboxSpec,
     ) -> Result<(SandboxInfo, Agent)> {
         let end = Instant::now() + self.timeout;
-        let (name, nonce) = (sandbox_name(id), random_text()?);
+        let (name, nonce) = (sandbox_name(id), random_hex()?);
         let token = self.dialer.key.token(self.api.namespace(), &name, &nonce);
         let identity = Identity {
             id,

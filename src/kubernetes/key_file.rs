@@ -5,7 +5,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use super::token::{Key, random_text};
+use super::token::Key;
+use crate::engine::random_hex;
 use crate::error::{Error, ErrorKind, Result};
 use crate::os;
 use crate::os::random::temporary_name;
@@ -24,7 +25,7 @@ pub(super) fn load_or_create(dir: &Path) -> Result<Key> {
             .mode(0o700)
             .create(dir)
             .map_err(failed)?;
-        create(dir, &path, &random_text()?).map_err(failed)?;
+        create(dir, &path, &random_hex()?).map_err(failed)?;
     }
     check(&path)?;
     let failed = |e| Error::io(format_args!("cannot read the key {}", path.display()), e);

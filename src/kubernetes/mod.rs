@@ -4,7 +4,6 @@ mod agent;
 mod api;
 mod backend;
 mod builder;
-mod cache;
 mod calls;
 mod create;
 mod credentials;

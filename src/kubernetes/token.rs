@@ -2,16 +2,13 @@
 
 use std::fmt;
 
-use ring::rand::{SecureRandom, SystemRandom};
-use ring::{digest, hmac};
+use ring::hmac;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::engine::{hex, sha256_hex};
+use crate::error::{Error, Result};
 
 /// Minimum length of a key, in bytes.
 const MIN_KEY: usize = 16;
-
-/// Length of a random key and of a nonce, in bytes.
-const RANDOM: usize = 32;
 
 /// The secret that the tokens of all agents are derived from.
 #[derive(Clone)]
@@ -55,25 +52,14 @@ impl Token {
 
     /// Returns the SHA-256 of the token, in hexadecimal digits.
     pub(super) fn hash(&self) -> String {
-        hex(digest::digest(&digest::SHA256, self.0.as_bytes()).as_ref())
+        sha256_hex(&self.0)
     }
-}
-
-/// Returns random text that nobody can guess.
-pub(super) fn random_text() -> Result<String> {
-    let mut bytes = [0; RANDOM];
-    let failed = |_| Error::new(ErrorKind::Io, "the system has no random numbers");
-    SystemRandom::new().fill(&mut bytes).map_err(failed)?;
-    Ok(hex(&bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn tokens_depend_on_every_part() {
@@ -92,13 +78,6 @@ mod tests {
         }
         assert_eq!((token.as_str().len(), token.hash().len()), (64, 64));
         assert_eq!(format!("{key:?}"), "Key(…)");
-        assert_ne!(random_text().unwrap(), random_text().unwrap());
-    }
-
-    #[test]
-    fn hashes_are_those_of_sha256() {
-        let hash = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(Token("abc".to_owned()).hash(), hash);
     }
 
     #[test]

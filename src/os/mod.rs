@@ -358,7 +358,7 @@ fn try_lock(fd: BorrowedFd<'_>, how: c_int) -> io::Result<bool> {
     }
 }
 
-#[cfg(any(feature = "docker", feature = "local"))]
+#[cfg(any(feature = "docker", feature = "kubernetes", feature = "local"))]
 pub(crate) fn effective_uid() -> u32 {
     // SAFETY: never fails, no memory is involved.
     unsafe { libc::geteuid() }

@@ -1,4 +1,4 @@
-//! Tokens of agents that are reached by a port.
+//! Random tokens, and hashes of them that may be shown.
 
 use std::fmt::Write as _;
 
@@ -7,20 +7,20 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Returns a new token of 256 random bits, in hexadecimal.
-pub(super) fn new_token() -> Result<String> {
+/// Returns 256 random bits, in hexadecimal digits.
+pub(crate) fn random_hex() -> Result<String> {
     let mut bytes = [0; 32];
     let filled = SystemRandom::new().fill(&mut bytes);
     filled.map_err(|_| Error::new(ErrorKind::Io, "cannot read random bytes"))?;
     Ok(hex(&bytes))
 }
 
-/// Returns the SHA-256 of a token, in hexadecimal. It may be shown.
-pub(super) fn sha256_hex(token: &str) -> String {
+/// Returns the SHA-256 of a token, in hexadecimal digits.
+pub(crate) fn sha256_hex(token: &str) -> String {
     hex(digest(&SHA256, token.as_bytes()).as_ref())
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a String does not fail.
         let _ = write!(text, "{byte:02x}");
@@ -34,7 +34,7 @@ mod tests {
 
     #[test]
     fn tokens_differ_and_hashes_are_sha256() {
-        let tokens = [new_token().unwrap(), new_token().unwrap()];
+        let tokens = [random_hex().unwrap(), random_hex().unwrap()];
         assert_ne!(tokens[0], tokens[1]);
         assert_eq!(tokens[0].len(), 64);
         let hash = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
