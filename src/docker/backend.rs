@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use super::connection::Connection;
 use super::create::Creation;
-use super::options::Settings;
 use super::sandboxes::Sandboxes;
+use super::settings::Settings;
 use crate::backend::Backend;
 use crate::chunk::Chunk;
 use crate::command::Command;

@@ -10,8 +10,9 @@ use super::dirs::SandboxDirs;
 use super::engine::Engine;
 use super::image::{OnPull, Pull, PullProgress};
 use super::locate::sockets;
-use super::options::{Mount, Options, Settings};
+use super::options::{Mount, Options};
 use super::sandboxes::Sandboxes;
+use super::settings::Settings;
 use crate::engine::{AgentCache, AgentProgram};
 use crate::error::{Error, Result};
 use crate::validate::check_duration;
@@ -152,8 +153,8 @@ impl DockerBackendBuilder {
         self
     }
 
-    /// Shows a file or directory of the engine's host in all sandboxes. Both paths are absolute. Can be called
-    /// several times. Defaults to none.
+    /// Shows a file or directory of the engine's host in all sandboxes. Both paths are absolute. The one of the host
+    /// must exist. Can be called several times. Defaults to none.
     pub fn mount(
         mut self,
         host: impl Into<String>,
@@ -238,6 +239,12 @@ impl DockerBackendBuilder {
         check_duration("the pull timeout", self.pull_timeout)?;
         self.options.check()?;
         self.check_network()?;
+        if !self.loopback_port {
+            self.options
+                .mounts
+                .iter()
+                .try_for_each(Mount::check_existence)?;
+        }
         let engine = connect(&sockets(self.socket.as_deref())?)?;
         let agent = AgentProgram::find(self.agent.as_deref())?;
         let agent_path = agent.path().to_str();

@@ -201,6 +201,8 @@ impl Engine {
         let response = self.send("GET", &path, RestBody::None, TIMEOUT)?;
         match response.status {
             404 => Ok(None),
+            // Podman, while it removes the container.
+            500 if message(&response).contains("no such container") => Ok(None),
             200 => response.json().map(Some),
             _ => Err(refusal("inspect the container", &response)),
         }

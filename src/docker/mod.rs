@@ -1,6 +1,6 @@
 //! The Docker backend: sandboxes in containers of Docker or Podman.
 //!
-//! - `builder`, `options`: settings.
+//! - `builder`, `settings`, `options`: settings of a backend and of all its sandboxes.
 //! - `locate`: which engine. `engine`: the calls of its API. `image`, `auth`: pulling images.
 //! - `backend`: the calls of `Backend`. `create`: creating sandboxes. `sandboxes`: finding and deleting them.
 //! - `container`: the configuration of containers. `dirs`, `connection`: reaching the agents.
@@ -17,6 +17,7 @@ mod image;
 mod locate;
 mod options;
 mod sandboxes;
+mod settings;
 
 pub use self::backend::DockerBackend;
 pub use self::builder::DockerBackendBuilder;

@@ -1,10 +1,9 @@
 //! The settings of all sandboxes of a backend, and the limits of one.
 
+use std::fs;
+use std::io;
 use std::path::{Component, Path};
-use std::sync::Arc;
-use std::time::Duration;
 
-use super::image::{OnPull, Pull};
 use crate::error::{Error, Result};
 use crate::quantity::{
     DEFAULT_MEMORY, DEFAULT_STORAGE, MIN_MEMORY, MIN_STORAGE, parse_bytes, parse_cpu,
@@ -29,20 +28,6 @@ pub(super) struct Options {
     pub(super) network: Option<String>,
     pub(super) user: Option<String>,
     pub(super) mounts: Vec<Mount>,
-}
-
-/// Settings of a backend.
-pub(super) struct Settings {
-    pub(super) options: Options,
-    /// Path of the agent's program on the host. It is UTF-8, because the Engine API is JSON.
-    pub(super) agent_path: String,
-    pub(super) pull: Pull,
-    pub(super) on_pull_progress: Option<Arc<OnPull>>,
-    /// Timeout of create, without the time for pulling an image.
-    pub(super) create_timeout: Duration,
-    pub(super) pull_timeout: Duration,
-    /// The agents are reached by ports on the loopback interface instead of sockets.
-    pub(super) loopback_port: bool,
 }
 
 /// A file or directory of the host in the sandboxes.
@@ -151,6 +136,18 @@ impl Mount {
             return invalid("it would hide the sandbox's own files");
         }
         Ok(())
+    }
+
+    /// Refuses a path that does not exist on this machine. Podman would create it.
+    pub(super) fn check_existence(&self) -> Result<()> {
+        match fs::metadata(&self.host) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let text = format!("cannot mount {:?}", self.host);
+                Err(Error::invalid(text).with_source(e))
+            }
+            // It may exist, but not for this user.
+            _ => Ok(()),
+        }
     }
 }
 

@@ -205,23 +205,27 @@ enum End {
 
 /// Returns true for errors that a call has if the sandbox ends.
 fn may_have_ended(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Connect | ErrorKind::OutcomeUnknown | ErrorKind::Timeout | ErrorKind::Protocol
-    )
+    match error.kind() {
+        ErrorKind::Connect
+        | ErrorKind::OutcomeUnknown
+        | ErrorKind::Timeout
+        | ErrorKind::Protocol => true,
+        // The agent is about to exit.
+        ErrorKind::NotFound => error.is_sandbox_gone(),
+        _ => false,
+    }
 }
 
 /// Returns the error of a call, given how the sandbox has ended.
 fn explain(error: Error, end: Result<Option<End>>) -> Error {
+    let was_running = !matches!(error.kind(), ErrorKind::Connect | ErrorKind::NotFound);
     let during_call = match error.kind() {
         ErrorKind::OutcomeUnknown => lost,
         _ => gone,
     };
     match end {
         Ok(None) => error,
-        Ok(Some(End::Ended(reason))) if error.kind() == ErrorKind::Connect => {
-            gone(format!("no such sandbox: {reason}"))
-        }
+        Ok(Some(End::Ended(reason))) if !was_running => gone(format!("no such sandbox: {reason}")),
         Ok(Some(End::Ended(reason))) => {
             during_call(format!("the sandbox ended during the call: {reason}"))
         }
@@ -233,7 +237,7 @@ fn explain(error: Error, end: Result<Option<End>>) -> Error {
         }
         Err(of_engine) => {
             let text = format!("{error:#}; and the container cannot be inspected: {of_engine:#}");
-            Error::new(error.kind(), text)
+            Error::new(error.kind(), text).with_sandbox_gone(error.is_sandbox_gone())
         }
     }
 }

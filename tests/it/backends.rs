@@ -42,6 +42,16 @@ macro_rules! on_each_backend {
         fn through_unix_socket() {
             crate::backends::unix_socket($check);
         }
+        #[cfg(feature = "docker")]
+        #[test]
+        fn with_docker() {
+            crate::backends::containers(crate::support::docker::DOCKER, $check);
+        }
+        #[cfg(feature = "docker")]
+        #[test]
+        fn with_podman() {
+            crate::backends::containers(crate::support::docker::PODMAN, $check);
+        }
         #[test]
         fn through_control_plane() {
             crate::backends::quirky_if_long(
@@ -93,6 +103,16 @@ pub(crate) fn persistent(check: fn(&Client)) {
     let backend = LocalBackend::builder().persistent(true);
     let backend = backend.state_dir(dir.path()).build().unwrap();
     check(&Client::with_backend(backend));
+}
+
+/// Containers of the engine that a variable names.
+#[cfg(feature = "docker")]
+pub(crate) fn containers(variable: &'static str, check: fn(&Client)) {
+    use crate::support::docker::Engine;
+
+    if let Some(engine) = Engine::new_or_skip(variable, "a suite on containers") {
+        check(&engine.client());
+    }
 }
 
 #[cfg(feature = "server")]

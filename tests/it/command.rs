@@ -4,6 +4,8 @@
 mod conformance;
 /// Tokens and headers that are not in the arguments.
 mod credentials;
+/// Containers of Docker and Podman.
+mod docker;
 /// `upload`, `download` and `cp`.
 mod files;
 /// Text that tries to control the terminal.

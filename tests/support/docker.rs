@@ -151,6 +151,63 @@ impl Drop for Engine {
     }
 }
 
+/// A Docker engine for one test alone, which may stop it. Its containers end with it.
+pub(crate) struct OwnDocker {
+    name: String,
+    pub(crate) engine: Engine,
+}
+
+impl OwnDocker {
+    /// Starts an engine with the scripts in `tests/engines`, if these have started the one of the tests.
+    pub(crate) fn start_or_skip(what: &str) -> Option<OwnDocker> {
+        let mut engine = Engine::new_or_skip(DOCKER, what)?;
+        if env::var_os("NOXRUNNER_ENGINES").is_none() || !super::is_root() {
+            let _ = writeln!(
+                std::io::stderr(),
+                "skipped without NOXRUNNER_ENGINES and root: {what}"
+            );
+            return None;
+        }
+        let name = format!("test-{}", std::process::id());
+        engine.socket = OwnDocker::up(&name);
+        Some(OwnDocker { name, engine })
+    }
+
+    fn up(name: &str) -> String {
+        let printed = run_script("docker-up.sh", name);
+        let socket = printed.rsplit_once('=').map(|(_, socket)| socket.trim());
+        socket.expect("the script prints the socket").to_owned()
+    }
+
+    /// Stops the engine, but keeps its files.
+    pub(crate) fn stop(&self) {
+        run_script("docker-stop.sh", &self.name);
+    }
+
+    pub(crate) fn start_again(&self) {
+        OwnDocker::up(&self.name);
+    }
+}
+
+impl Drop for OwnDocker {
+    fn drop(&mut self) {
+        run_script("docker-down.sh", &self.name);
+        // The engine's own drop asks the engine of the other tests, which has none of these containers.
+        self.engine.socket = env::var(DOCKER).unwrap_or_default();
+    }
+}
+
+/// Runs a script in `tests/engines`, and returns what it prints.
+fn run_script(script: &str, name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/engines")
+        .join(script);
+    let done = std::process::Command::new(path).arg(name).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(done.status.success(), "{script}: {}", text(&done.stderr));
+    text(&done.stdout)
+}
+
 /// Returns the image whose commands run as root.
 pub(crate) fn image() -> String {
     let image = env::var("NOXRUNNER_TEST_IMAGE");

@@ -36,6 +36,14 @@ impl ServeProcess {
         }
     }
 
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(super) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
     pub(super) fn connect(&self) -> TcpStream {
         let addr = self.url.strip_prefix("http://").unwrap();
         let stream = TcpStream::connect(addr).unwrap();

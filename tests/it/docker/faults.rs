@@ -6,7 +6,7 @@ use noxrunner::{Command, ErrorKind, SandboxSpec};
 
 use super::on_each_engine;
 use crate::support::ErrorText as _;
-use crate::support::docker::Engine;
+use crate::support::docker::{Engine, OwnDocker};
 use crate::support::processes::wait_for;
 
 on_each_engine!(
@@ -19,6 +19,37 @@ on_each_engine!(
     stopped_container_is_replaced,
     paused_container_is_reported,
 );
+
+#[test]
+fn restarted_engine_is_reported() {
+    let Some(docker) = OwnDocker::start_or_skip("an engine that is restarted") else {
+        return;
+    };
+    let engine = &docker.engine;
+    let error = exec_until(engine, "restart", || docker.stop());
+    // The agent or the engine may have had the time for an answer.
+    assert!(
+        error.is_outcome_unknown() || error.is_sandbox_gone(),
+        "{error:#}"
+    );
+    docker.start_again();
+    let client = engine.client();
+    let sandbox = client.sandbox("restart").unwrap();
+    assert!(sandbox.exec(["true"]).unwrap_err().is_sandbox_gone());
+    let sandbox = client.create("restart", SandboxSpec::new()).unwrap();
+    docker.stop();
+    let error = sandbox.exec(["true"]).unwrap_err();
+    assert!(error.is_connect(), "{error:#}");
+    let error = client.create("restart", SandboxSpec::new()).unwrap_err();
+    assert!(error.is_connect(), "{error:#}");
+    assert_eq!(client.health().unwrap_err().kind(), ErrorKind::NotReady);
+    docker.start_again();
+    client.health().unwrap();
+    let sandbox = client.create("restart", SandboxSpec::new()).unwrap();
+    sandbox.run(["true"]).unwrap();
+    assert!(sandbox.delete().unwrap());
+    engine.assert_nothing_left();
+}
 
 /// Runs a command that would take a minute, and calls `end` once it runs.
 fn exec_until(engine: &Engine, id: &str, end: impl FnOnce()) -> noxrunner::Error {
