@@ -275,3 +275,70 @@ pub(super) fn left(end: Instant) -> Result<Duration> {
 fn encode(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+
+    /// Answers requests with this token, and refuses others as an API server does.
+    fn serve(stream: TcpStream, token: &str) -> Option<()> {
+        let expected = format!("authorization: bearer {token}");
+        let mut reader = BufReader::new(stream.try_clone().ok()?);
+        loop {
+            let mut is_allowed = false;
+            loop {
+                let mut line = String::new();
+                reader
+                    .read_line(&mut line)
+                    .ok()
+                    .filter(|count| *count > 0)?;
+                is_allowed |= line.trim().eq_ignore_ascii_case(&expected);
+                if line.trim().is_empty() {
+                    break;
+                }
+            }
+            let (status, body) = if is_allowed {
+                (200, r#"{"metadata": {"name": "p", "uid": "u"}}"#)
+            } else {
+                let refusal = r#"{"kind": "Status", "code": 401, "message": "Unauthorized"}"#;
+                (401, refusal)
+            };
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n\r\n{body}");
+            (&stream).write_all(answer.as_bytes()).ok()?;
+        }
+    }
+
+    #[test]
+    fn token_that_has_expired_is_read_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.unwrap();
+                thread::spawn(move || serve(stream, "new"));
+            }
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        for (name, text) in [("ca.crt", "CA"), ("namespace", "team"), ("token", "old")] {
+            write(name, text);
+        }
+        let source = Source::InCluster {
+            dir: dir.path().to_owned(),
+            server,
+        };
+        let api = Api::open(source, None).unwrap();
+        assert_eq!(api.namespace(), "team");
+        let get = || api.get("p", Instant::now() + Duration::from_secs(30));
+        let error = get().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
+        write("token", "new");
+        assert_eq!(get().unwrap().unwrap().metadata.uid, "u");
+        assert_eq!(api.session().unwrap().number, 1);
+    }
+}

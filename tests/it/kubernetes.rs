@@ -1,5 +1,8 @@
 //! Sandboxes in pods, on a real cluster.
 
+/// The command, and the server that its manifest deploys.
+#[cfg(feature = "cli")]
+mod command;
 /// Creating sandboxes, and what can prevent it.
 mod create;
 /// Nodes, pods and API servers that fail.
