@@ -280,7 +280,7 @@ fn encode(text: &str) -> String {
 mod tests {
     use super::*;
     use std::fs;
-    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
     use std::net::{TcpListener, TcpStream};
     use std::thread;
 
@@ -289,18 +289,12 @@ mod tests {
         let expected = format!("authorization: bearer {token}");
         let mut reader = BufReader::new(stream.try_clone().ok()?);
         loop {
-            let mut is_allowed = false;
-            loop {
-                let mut line = String::new();
-                reader
-                    .read_line(&mut line)
-                    .ok()
-                    .filter(|count| *count > 0)?;
-                is_allowed |= line.trim().eq_ignore_ascii_case(&expected);
-                if line.trim().is_empty() {
-                    break;
-                }
+            let lines = reader.by_ref().lines().map_while(std::io::Result::ok);
+            let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            if head.is_empty() {
+                return None;
             }
+            let is_allowed = head.iter().any(|line| line.eq_ignore_ascii_case(&expected));
             let (status, body) = if is_allowed {
                 (200, r#"{"metadata": {"name": "p", "uid": "u"}}"#)
             } else {
