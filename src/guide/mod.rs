@@ -9,6 +9,7 @@
 //! | [`local`] | local sandboxes: isolation and limits |
 //! | [`cluster`] | servers: tokens, timeouts, retries, concurrency |
 //! | [`servers`] | servers of other people, and their limits |
+//! | [`agent`] | the server inside a container |
 //! | [`command`] | the command `noxrc`, and its JSON output |
 //! | [`backends`] | writing a backend, and serving it |
 //! | [`testing`] | in your own tests: local sandboxes, fixed answers, faults |
@@ -37,6 +38,9 @@ pub mod cluster {}
 
 #[doc = include_str!("servers.md")]
 pub mod servers {}
+
+#[doc = include_str!("agent.md")]
+pub mod agent {}
 
 #[doc = include_str!("command.md")]
 pub mod command {}
