@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use noxrunner::Isolation;
 use noxrunner::server::Server;
+use noxrunner::{Backend, Isolation};
 
 use super::RunningServer;
 use crate::support::local_backend;
@@ -12,9 +12,10 @@ use crate::support::local_backend;
 const SCRIPT: &str = r#"
 import io, os, sys, tarfile, tempfile
 from noxrunner import NoxRunnerClient, NoxRunnerHTTPError, NoxRunnerError
-client = NoxRunnerClient(sys.argv[1])
+url, image, shell = sys.argv[1:]
+client = NoxRunnerClient(url)
 assert client.health_check() is True
-made = client.create_sandbox("py", ttl_seconds=300, image="python:3.12", cpu_limit="1",
+made = client.create_sandbox("py", ttl_seconds=300, image=image or None, cpu_limit="1",
                              memory_limit="256Mi", ephemeral_storage_limit="64Mi")
 assert made["podName"] and made["expiresAt"].endswith("Z"), made
 assert client.wait_for_pod_ready("py", timeout=10)
@@ -22,7 +23,7 @@ assert client.touch("py") is True
 result = client.exec("py", ["sh", "-c", "echo out; echo err >&2; echo $A; exit 3"], env={"A": "b c"})
 assert (result["exitCode"], result["stdout"], result["stderr"]) == (3, "out\nb c\n", "err\n"), result
 assert isinstance(result["durationMs"], int)
-assert client.exec_shell("py", "echo $0 | grep -c bash", shell="bash")["stdout"] == "1\n"
+assert client.exec_shell("py", f"echo $0 | grep -c {shell}", shell=shell)["stdout"] == "1\n"
 assert client.exec("py", ["pwd"], workdir="/workspace")["exitCode"] == 0
 assert client.exec("py", ["sleep", "9"], timeout_seconds=1)["exitCode"] == 124
 assert client.exec("py", ["nosuchcommand"])["exitCode"] == 127
@@ -73,20 +74,48 @@ fn python() -> Option<PathBuf> {
     there.then_some(python)
 }
 
+/// Runs the Python package's calls against a server over this backend.
+fn check(backend: impl Backend + 'static, image: &str, shell: &str) {
+    let Some(python) = python() else { return };
+    // The Python client cannot send a token.
+    let server = RunningServer::start(Server::builder(backend).tcp("127.0.0.1:0").no_auth());
+    let url = format!("http://{}", server.addr());
+    let out = Command::new(&python)
+        .args(["-c", SCRIPT, &url, image, shell])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    let errors = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{text}{errors}");
+    assert_eq!(text, "all of it\n");
+}
+
 #[test]
 fn published_python_client_works() {
-    let Some(python) = python() else { return };
     for isolation in [Isolation::None, Isolation::Namespaces] {
         let (backend, _dir) = local_backend(isolation);
-        // The Python client cannot send a token.
-        let server = RunningServer::start(Server::builder(backend).tcp("127.0.0.1:0").no_auth());
-        let out = Command::new(&python)
-            .args(["-c", SCRIPT, &format!("http://{}", server.addr())])
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&out.stdout);
-        let errors = String::from_utf8_lossy(&out.stderr);
-        assert!(out.status.success(), "{isolation:?}: {text}{errors}");
-        assert_eq!(text, "all of it\n");
+        check(backend, "python:3.12", "bash");
+    }
+}
+
+#[cfg(feature = "docker")]
+#[test]
+fn published_python_client_works_on_docker_and_podman() {
+    use crate::support::docker::{DOCKER, Engine, PODMAN};
+
+    for variable in [DOCKER, PODMAN] {
+        if let Some(engine) = Engine::new_or_skip(variable, "the Python client on containers") {
+            check(engine.builder().build().unwrap(), "", "sh");
+        }
+    }
+}
+
+#[cfg(feature = "kubernetes")]
+#[test]
+fn published_python_client_works_on_kubernetes() {
+    use crate::support::kubernetes::Namespace;
+
+    if let Some(namespace) = Namespace::new_or_skip("the Python client on pods") {
+        check(namespace.builder().build().unwrap(), "", "sh");
     }
 }
