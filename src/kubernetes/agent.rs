@@ -15,9 +15,6 @@ use crate::session_id::SessionId;
 /// Maximum time of making a connection to a pod. Its network is near.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Maximum time of one question whether an agent has started.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// How calls reach the agents in pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -59,10 +56,10 @@ impl Dialer {
         self.open(api, pod, self.timeouts, Retry::default())
     }
 
-    /// Returns a connection for asking whether the agent has started.
-    pub(super) fn probe(&self, api: &Api, pod: &Pod) -> Result<Agent> {
+    /// Returns a connection for a call that is sent once and must not take long.
+    pub(super) fn connect_once(&self, api: &Api, pod: &Pod, timeout: Duration) -> Result<Agent> {
         let timeouts = AgentTimeouts {
-            timeout: PROBE_TIMEOUT,
+            timeout,
             transfer: None,
         };
         self.open(api, pod, timeouts, Retry::none())
@@ -95,7 +92,7 @@ impl Dialer {
                 }
                 let builder = builder
                     .timeout(timeouts.timeout)
-                    .connect_timeout(CONNECT_TIMEOUT);
+                    .connect_timeout(CONNECT_TIMEOUT.min(timeouts.timeout));
                 builder.retry(retry).build()?
             }
         };

@@ -150,6 +150,9 @@ impl Backend for KubernetesBackend {
             return Ok(false);
         };
         let existed = pod.stage() == Stage::Alive;
+        if existed {
+            self.creator.end_agent(&pod);
+        }
         Ok(self.creator.api.delete(&pod, end)? && existed)
     }
 }

@@ -24,11 +24,17 @@ use crate::spec::{SandboxInfo, SandboxSpec};
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 
+/// Maximum time of one question whether the agent has started.
+const QUESTION: Duration = Duration::from_secs(5);
+
 /// Pause before a pod that disappears is looked for again, or the API server is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a pod may take to end after somebody has deleted it, before it is removed.
 const MAX_TERMINATION: Duration = Duration::from_secs(5);
+
+/// Maximum time for ending an agent before its pod is deleted.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Maximum time for deleting the pod of a create that failed.
 const CLEANUP: Duration = Duration::from_secs(10);
@@ -157,6 +163,22 @@ impl Creator {
         }
     }
 
+    /// Ends the sandbox in a pod that is deleted next. Without this, clients that know its agent could use it
+    /// until the node ends the containers, about a second later.
+    pub(super) fn end_agent(&self, pod: &Pod) {
+        let ended = self
+            .dialer
+            .connect_once(&self.api, pod, FAREWELL)
+            .and_then(|agent| agent.http.delete(&agent.id));
+        if let Err(e) = ended {
+            // It may not have started, or its node may be down.
+            log::debug!(
+                "pod {} is deleted without its agent: {e:#}",
+                pod.metadata.name
+            );
+        }
+    }
+
     /// Deletes the pod of a create that failed.
     fn clean_up(&self, candidate: &Candidate) {
         if !candidate.is_own {
@@ -221,7 +243,7 @@ impl Start<'_> {
             .as_ref()
             .is_none_or(|agent| agent.session != session)
         {
-            self.agent = Some(creator.dialer.probe(&creator.api, pod)?);
+            self.agent = Some(creator.dialer.connect_once(&creator.api, pod, QUESTION)?);
         }
         let Some(agent) = &self.agent else {
             return Ok(None);
