@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::connection::Connection;
 use super::create::Creation;
-use super::sandboxes::Sandboxes;
+use super::sandboxes::{Effect, Sandboxes};
 use super::settings::Settings;
 use crate::backend::Backend;
 use crate::chunk::Chunk;
@@ -43,10 +43,11 @@ use crate::upload::Upload;
 ///   Docker stops containers when it is restarted, unless its `live-restore` is on.
 /// - A repeated create renews the TTL. Settings of the spec that differ from those of the existing sandbox are
 ///   listed in [`SandboxInfo::ignored`].
-/// - `/workspace` and `/tmp` are in memory, so they count against the memory limit, and are as large as the storage
-///   limit, each. If more storage is asked for than half of the memory limit, `/workspace` is on the engine's
-///   disk, where the limit is not enforced: `ignored` then contains `storage`. It also contains the limits that
-///   the engine cannot enforce, such as those of rootless Podman with cgroup v1.
+/// - `/workspace` and `/tmp` are in memory, so they count against the memory limit. `/workspace` is as large as the
+///   storage limit, and so is `/tmp`, but at most a quarter of the memory limit. If more storage is asked for than
+///   half of the memory limit, `/workspace` is on the engine's disk, where the limit is not enforced: `ignored` then
+///   contains `storage`. It also contains the limits that the engine cannot enforce, such as those of rootless
+///   Podman with cgroup v1.
 /// - Commands have the environment and the user of the image, no capabilities, no new privileges, no network, the
 ///   engine's seccomp filter, at most 512 processes, and `1Gi` of memory without swap.
 ///   [`DockerBackendBuilder`](crate::DockerBackendBuilder) changes these.
@@ -62,8 +63,10 @@ use crate::upload::Upload;
 ///
 /// # Errors
 ///
-/// What the engine refuses is reported in its own words. If a container ends during a call, the error is
-/// [`NotFound`](crate::ErrorKind::NotFound) with the reason that the engine reports, such as `OOMKilled`.
+/// What the engine refuses is reported in its own words. If a container ends while a command runs, the error is
+/// [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown), and for all other calls
+/// [`NotFound`](crate::ErrorKind::NotFound), with the reason that the engine reports, such as `OOMKilled`. Podman
+/// reports none for a container that it has removed.
 #[derive(Clone)]
 pub struct DockerBackend {
     pub(super) sandboxes: Arc<Sandboxes>,
@@ -109,13 +112,15 @@ impl Backend for DockerBackend {
 
     fn touch(&self, id: &SessionId) -> Result<()> {
         self.logged("touch", id, || {
-            self.sandboxes.call(id, |agent| agent.touch(id))
+            self.sandboxes
+                .call(id, Effect::InSandbox, |agent| agent.touch(id))
         })
     }
 
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
         self.logged("exec", id, || {
-            self.sandboxes.call(id, |agent| agent.exec(id, command))
+            self.sandboxes
+                .call(id, Effect::Command, |agent| agent.exec(id, command))
         })
     }
 
@@ -126,15 +131,17 @@ impl Backend for DockerBackend {
         sink: &mut dyn FnMut(Chunk<'_>) -> Result<()>,
     ) -> Result<Output> {
         self.logged("exec", id, || {
-            self.sandboxes
-                .call(id, |agent| agent.exec_live(id, command, sink))
+            self.sandboxes.call(id, Effect::Command, |agent| {
+                agent.exec_live(id, command, sink)
+            })
         })
     }
 
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
         // An archive cannot be sent twice, so a connection that is no longer valid is found out before.
         self.logged("upload", id, || {
-            self.sandboxes.call(id, Backend::health)?;
+            self.sandboxes
+                .call(id, Effect::InSandbox, Backend::health)?;
             let connection = self.sandboxes.connection(id)?;
             let result = connection.agent.upload(id, dest, archive);
             result.map_err(|e| self.sandboxes.explain(id, &connection, e))
@@ -143,7 +150,9 @@ impl Backend for DockerBackend {
 
     fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>> {
         self.logged("download", id, || {
-            let archive = self.sandboxes.call(id, |agent| agent.download(id, src))?;
+            let archive = self
+                .sandboxes
+                .call(id, Effect::InSandbox, |agent| agent.download(id, src))?;
             Ok(Box::new(Download {
                 archive,
                 sandboxes: Arc::clone(&self.sandboxes),

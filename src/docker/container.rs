@@ -145,17 +145,17 @@ impl NewContainer<'_> {
 
     /// Returns the directories in memory, with their options. One that the caller mounts is left out.
     fn tmpfs(&self) -> Map<String, Value> {
-        let size = self.limits.storage;
-        let options = format!("rw,exec,nosuid,nodev,mode=1777,size={size}");
-        let dirs = if self.limits.on_disk {
-            &["/tmp"][..]
-        } else {
-            &["/tmp", "/workspace"]
-        };
+        let mut dirs = vec![("/tmp", self.limits.tmp)];
+        if !self.limits.on_disk {
+            dirs.push(("/workspace", self.limits.storage));
+        }
         let is_mounted = |dir: &str| self.options.mounts.iter().any(|m| m.container == dir);
-        let dirs = dirs.iter().filter(|dir| !is_mounted(dir));
-        dirs.map(|dir| ((*dir).to_owned(), json!(options)))
-            .collect()
+        let dirs = dirs.into_iter().filter(|(dir, _)| !is_mounted(dir));
+        dirs.map(|(dir, size)| {
+            let options = format!("rw,exec,nosuid,nodev,mode=1777,size={size}");
+            (dir.to_owned(), json!(options))
+        })
+        .collect()
     }
 }
 

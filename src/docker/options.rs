@@ -102,6 +102,8 @@ impl Options {
             memory,
             on_disk: storage.is_some_and(|storage| storage > in_memory),
             storage: storage.unwrap_or(DEFAULT_STORAGE).min(in_memory),
+            // Both directories together leave memory to the processes.
+            tmp: storage.unwrap_or(DEFAULT_STORAGE).min(in_memory / 2),
         })
     }
 }
@@ -111,8 +113,10 @@ impl Options {
 pub(super) struct Limits {
     pub(super) cpu_millis: Option<u64>,
     pub(super) memory: u64,
-    /// The size of each directory in memory.
+    /// The size of `/workspace` in memory.
     pub(super) storage: u64,
+    /// The size of `/tmp`, which is always in memory.
+    pub(super) tmp: u64,
     /// More storage was asked for than fits into the memory, so `/workspace` is on the engine's disk.
     pub(super) on_disk: bool,
 }
@@ -166,11 +170,13 @@ mod tests {
         assert_eq!(options.image(&spec).unwrap(), "a:1");
         let limits = options.limits(&spec).unwrap();
         assert_eq!((limits.memory, limits.storage), (64 << 20, 32 << 20));
+        assert_eq!(limits.tmp, 16 << 20);
         assert!(!limits.on_disk);
         let spec = spec.image("b:2").memory("1Gi").storage("100Mi").cpu("500m");
         assert_eq!(options.image(&spec).unwrap(), "b:2");
         let limits = options.limits(&spec).unwrap();
         assert_eq!((limits.memory, limits.storage), (1 << 30, 100 << 20));
+        assert_eq!(limits.tmp, 100 << 20);
         assert_eq!(limits.cpu_millis, Some(500));
         let limits = options.limits(&spec.storage("10Gi")).unwrap();
         assert!(limits.on_disk);

@@ -86,6 +86,7 @@ impl Sandboxes {
     pub(super) fn call<T>(
         &self,
         id: &SessionId,
+        effect: Effect,
         mut call: impl FnMut(&HttpBackend) -> Result<T>,
     ) -> Result<T> {
         let connection = self.connection(id)?;
@@ -99,14 +100,14 @@ impl Sandboxes {
                 let connection = self.connection(id)?;
                 call(&connection.agent)
             }
-            end => Err(explain(error, end)),
+            end => Err(explain(error, effect, end)),
         }
     }
 
-    /// Replaces the error of a call by the reason why the sandbox has ended, if it has.
+    /// Replaces the error of a transfer or a create by the reason why the sandbox has ended, if it has.
     pub(super) fn explain(&self, id: &SessionId, connection: &Connection, error: Error) -> Error {
         if may_have_ended(&error) {
-            explain(error, self.end_of(id, connection))
+            explain(error, Effect::InSandbox, self.end_of(id, connection))
         } else {
             error
         }
@@ -193,6 +194,15 @@ impl Sandboxes {
     }
 }
 
+/// What a call changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// At most the sandbox, so nothing matters once that has ended.
+    InSandbox,
+    /// It runs a command, which may have had effects elsewhere.
+    Command,
+}
+
 /// How a sandbox has ended.
 enum End {
     /// With the reason, in the words of the engine.
@@ -217,21 +227,16 @@ fn may_have_ended(error: &Error) -> bool {
 }
 
 /// Returns the error of a call, given how the sandbox has ended.
-fn explain(error: Error, end: Result<Option<End>>) -> Error {
-    let was_running = !matches!(error.kind(), ErrorKind::Connect | ErrorKind::NotFound);
-    let during_call = match error.kind() {
-        ErrorKind::OutcomeUnknown => lost,
-        _ => gone,
-    };
+fn explain(error: Error, effect: Effect, end: Result<Option<End>>) -> Error {
+    let may_have_run = effect == Effect::Command && error.kind() == ErrorKind::OutcomeUnknown;
     match end {
         Ok(None) => error,
-        Ok(Some(End::Ended(reason))) if !was_running => gone(format!("no such sandbox: {reason}")),
-        Ok(Some(End::Ended(reason))) => {
-            during_call(format!("the sandbox ended during the call: {reason}"))
+        Ok(Some(End::Ended(reason))) if may_have_run => ended_while_running(&reason),
+        Ok(Some(End::Replaced)) if may_have_run => {
+            ended_while_running("another client replaced it")
         }
-        Ok(Some(End::Replaced)) => {
-            during_call("another client replaced the sandbox during the call".to_owned())
-        }
+        Ok(Some(End::Ended(reason))) => gone(format!("no such sandbox: {reason}")),
+        Ok(Some(End::Replaced)) => gone("no such sandbox: another client replaced it"),
         Ok(Some(End::Paused)) => {
             Error::new(error.kind(), format!("{error:#}; the container is paused"))
         }
@@ -240,6 +245,12 @@ fn explain(error: Error, end: Result<Option<End>>) -> Error {
             Error::new(error.kind(), text).with_sandbox_gone(error.is_sandbox_gone())
         }
     }
+}
+
+fn ended_while_running(reason: &str) -> Error {
+    lost(format!(
+        "the sandbox ended while the command ran: {reason}; the command may have run"
+    ))
 }
 
 fn not_ready() -> Error {

@@ -16,6 +16,8 @@ use std::time::Duration;
 use noxrunner::{Client, DockerBackend, DockerBackendBuilder};
 use serde_json::Value;
 
+use super::processes::wait_for;
+
 /// An engine, with a directory for the sockets of one test.
 pub(crate) struct Engine {
     variable: &'static str,
@@ -132,10 +134,11 @@ impl Engine {
         names.filter(|path| !path.ends_with("/lock")).collect()
     }
 
-    /// Asserts that no container and no directory is left.
+    /// Asserts that no container and no directory is left. The engine itself removes a container that has ended.
     pub(crate) fn assert_nothing_left(&self) {
-        let containers = self.containers();
-        assert!(containers.is_empty(), "{containers:#?}");
+        wait_for("all containers are removed", || {
+            self.containers().is_empty()
+        });
         let dirs = self.socket_dirs();
         assert!(dirs.is_empty(), "{dirs:?}");
     }

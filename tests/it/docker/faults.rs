@@ -75,7 +75,10 @@ fn killed_container_is_reported(engine: &Engine) {
         kill(engine, &engine.only_container(), "KILL");
     });
     assert!(error.is_sandbox_gone(), "{error:#}");
-    assert!(error.chain().contains("ended during the call"), "{error:#}");
+    assert!(
+        error.chain().contains("ended while the command ran"),
+        "{error:#}"
+    );
     if engine.is_docker() {
         assert!(error.chain().contains("exit code 137"), "{error:#}");
     }
@@ -84,22 +87,23 @@ fn killed_container_is_reported(engine: &Engine) {
 
 fn container_out_of_memory_is_reported(engine: &Engine) {
     if !engine.is_docker() {
-        // Podman does not report it with cgroup v1.
+        // Podman 4 cannot change limits, and does not report the reason.
         return;
     }
-    let error = exec_until(engine, "full", || {
-        let id = engine.only_container();
-        // Less than the agent needs.
-        let limits = r#"{"Memory": 6291456, "MemorySwap": 6291456}"#;
-        let path = format!("/containers/{id}/update");
-        // The engine refuses a limit below what is used, so the agent has to grow.
-        let (status, body) = engine.api("POST", &path, limits);
-        if status != 200 {
-            panic!("{status}: {body}");
-        }
-        kill(engine, &id, "KILL");
-    });
+    let client = engine.client();
+    let spec = SandboxSpec::new().memory("64Mi");
+    let sandbox = client.create("full", spec).unwrap();
+    let id = engine.only_container();
+    let limits = format!(r#"{{"Memory": {0}, "MemorySwap": {0}}}"#, 40 << 20);
+    let (status, body) = engine.api("POST", &format!("/containers/{id}/update"), &limits);
+    assert_eq!(status, 200, "{body}");
+    // Files in memory cannot be freed, and the only process that can be killed is the agent.
+    sandbox.write("a", vec![b'x'; 30 << 20]).unwrap();
+    let error = sandbox.write("/tmp/b", vec![b'x'; 15 << 20]).unwrap_err();
     assert!(error.is_sandbox_gone(), "{error:#}");
+    let text = error.chain();
+    assert!(text.contains("exit code 137, OOMKilled"), "{text}");
+    engine.assert_nothing_left();
 }
 
 fn ttl_waits_for_a_running_command(engine: &Engine) {
