@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::container::{Container, RequestedSpec, SOCKET};
+use super::container::{Container, EnforcedLimits, RequestedSpec, SOCKET};
 use super::dirs::{open_socket, read_token, seal, socket_url};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::HttpBackend;
@@ -16,6 +16,7 @@ pub(super) struct Connection {
     pub(super) dir: PathBuf,
     pub(super) agent: HttpBackend,
     pub(super) requested: RequestedSpec,
+    pub(super) enforced: EnforcedLimits,
     /// Keeps the descriptor in the agent's URL open.
     socket: Option<File>,
 }
@@ -39,6 +40,7 @@ impl Connection {
             dir,
             agent,
             requested: container.requested(),
+            enforced: container.enforced(),
             socket,
         }))
     }

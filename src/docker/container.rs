@@ -184,7 +184,7 @@ impl RequestedSpec {
     }
 
     /// Returns the names of the settings that a later spec asks for, but that stay different.
-    pub(super) fn ignored(&self, spec: &SandboxSpec) -> Vec<String> {
+    pub(super) fn ignored(&self, spec: &SandboxSpec) -> Vec<&'static str> {
         let settings = [
             ("image", &self.image, spec.get_image()),
             ("cpu", &self.cpu, spec.get_cpu()),
@@ -196,7 +196,7 @@ impl RequestedSpec {
         let ignored = settings
             .into_iter()
             .filter(|(_, is, asked)| is_ignored(is, *asked));
-        ignored.map(|(name, ..)| name.to_owned()).collect()
+        ignored.map(|(name, ..)| name).collect()
     }
 }
 
@@ -289,14 +289,31 @@ impl Container {
         serde_json::from_str(requested).unwrap_or_default()
     }
 
-    /// Returns the names of the limits that the engine does not enforce on this machine.
-    pub(super) fn not_enforced(&self, limits: &Limits) -> Vec<String> {
-        let mut names = Vec::new();
-        if limits.cpu_millis.is_some() && self.host_config.nano_cpus == 0 {
-            names.push("cpu".to_owned());
+    /// Returns which limits the engine enforces.
+    pub(super) fn enforced(&self) -> EnforcedLimits {
+        EnforcedLimits {
+            cpu: self.host_config.nano_cpus != 0,
+            memory: self.host_config.memory != 0,
         }
-        if self.host_config.memory == 0 {
-            names.push("memory".to_owned());
+    }
+}
+
+/// The limits that an engine enforces. Docker discards others with a warning, Podman without one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EnforcedLimits {
+    cpu: bool,
+    memory: bool,
+}
+
+impl EnforcedLimits {
+    /// Returns the names of the limits that are not enforced.
+    pub(super) fn missing(self, limits: &Limits) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        if limits.cpu_millis.is_some() && !self.cpu {
+            names.push("cpu");
+        }
+        if !self.memory {
+            names.push("memory");
         }
         names
     }

@@ -148,12 +148,20 @@ impl<'a> Creation<'a> {
     fn renew(&self, connection: &Connection) -> Result<SandboxInfo> {
         let spec = SandboxSpec::new().ttl(self.spec.get_ttl());
         let info = connection.agent.create(self.id, &spec)?;
-        let mut ignored = connection.requested.ignored(self.spec);
-        if self.limits.on_disk && !ignored.iter().any(|name| name == "storage") {
-            ignored.push("storage".to_owned());
-        }
         let name = self.sandboxes.name(self.id);
-        Ok(SandboxInfo::new(name, info.expires_at()).with_ignored(ignored))
+        Ok(SandboxInfo::new(name, info.expires_at()).with_ignored(self.ignored(connection)))
+    }
+
+    /// Returns the names of the settings that the sandbox does not have.
+    fn ignored(&self, connection: &Connection) -> Vec<String> {
+        let mut names = connection.requested.ignored(self.spec);
+        names.extend(connection.enforced.missing(&self.limits));
+        if self.limits.on_disk {
+            names.push("storage");
+        }
+        names.sort_unstable();
+        names.dedup();
+        names.into_iter().map(str::to_owned).collect()
     }
 
     /// Renews the TTL of the sandbox if it exists, and waits while another client creates or deletes it.
@@ -226,8 +234,8 @@ impl<'a> Creation<'a> {
         };
         let created = self.create(image, &dir);
         drop(hold);
-        let (id, has_warnings) = match created? {
-            Created::Container { id, has_warnings } => (id, has_warnings),
+        let id = match created? {
+            Created::Container(id) => id,
             Created::NoImage => return Ok(Attempt::NoImage),
             Created::NameTaken => match self.sandboxes.find(self.id)? {
                 // The request was sent again after its response was lost.
@@ -240,17 +248,8 @@ impl<'a> Creation<'a> {
         self.fill(&id)?;
         let started = self.sandboxes.engine.start(&id, self.left());
         started.map_err(|e| self.sharing_hint(e))?;
-        let (connection, mut info) = self.wait_for_agent(&id)?;
+        let (connection, info) = self.wait_for_agent(&id)?;
         connection.seal()?;
-        if has_warnings {
-            let container = self.sandboxes.engine.inspect(&id)?;
-            let missing = container.map(|c| c.not_enforced(&self.limits));
-            let mut ignored = info.ignored().to_vec();
-            ignored.extend(missing.into_iter().flatten());
-            ignored.sort();
-            ignored.dedup();
-            info = info.with_ignored(ignored);
-        }
         self.sandboxes.cache.insert(self.id, connection);
         cleanup.container = None;
         cleanup.dir = "";

@@ -52,10 +52,8 @@ struct Component {
 
 /// The result of creating a container.
 pub(super) enum Created {
-    Container {
-        id: String,
-        has_warnings: bool,
-    },
+    /// With its id.
+    Container(String),
     /// Another container has the name.
     NameTaken,
     /// The engine does not have the image.
@@ -166,14 +164,10 @@ impl Engine {
         let response = self.send("POST", &path, RestBody::json(config)?, timeout)?;
         if response.is_success() {
             let answer: Answer = response.json()?;
-            let warnings = answer.warnings.unwrap_or_default();
-            for warning in &warnings {
+            for warning in answer.warnings.iter().flatten() {
                 log::warn!("{}: container {name}: {}", self.name, one_line(warning));
             }
-            return Ok(Created::Container {
-                id: answer.id,
-                has_warnings: !warnings.is_empty(),
-            });
+            return Ok(Created::Container(answer.id));
         }
         let message = message(&response);
         match response.status {

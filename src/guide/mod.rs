@@ -7,6 +7,7 @@
 //! | [`jobs`] | long-running commands, and keeping sandboxes alive |
 //! | [`recipes`] | recovery, worker pools, progress, Ctrl-C, JSON |
 //! | [`local`] | local sandboxes: isolation and limits |
+//! | [`docker`] | containers of Docker or Podman |
 //! | [`cluster`] | servers: tokens, timeouts, retries, concurrency |
 //! | [`servers`] | servers of other people, and their limits |
 //! | [`agent`] | the server inside a container |
@@ -32,6 +33,10 @@ pub mod recipes {}
 #[doc = include_str!("local.md")]
 #[cfg(feature = "local")]
 pub mod local {}
+
+#[doc = include_str!("docker.md")]
+#[cfg(feature = "docker")]
+pub mod docker {}
 
 #[doc = include_str!("cluster.md")]
 pub mod cluster {}

@@ -9,6 +9,7 @@
 
 use std::env;
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -70,6 +71,19 @@ impl Engine {
             let _ = writeln!(std::io::stderr(), "skipped without {variable}=1: {what}");
         }
         has_ports
+    }
+
+    /// Returns true if the engine has cgroups. Rootless Podman has none with cgroup v1.
+    pub(crate) fn has_cgroups(&self) -> bool {
+        let (status, body) = self.api("GET", "/info", "");
+        assert_eq!(status, 200, "{body}");
+        let info: Value = serde_json::from_str(&body).unwrap();
+        info["CgroupVersion"] != "1" || info["Rootless"] != true
+    }
+
+    /// Returns the names of the settings that no sandbox of this engine has.
+    pub(crate) fn always_ignored(&self) -> &'static [&'static str] {
+        if self.has_cgroups() { &[] } else { &["memory"] }
     }
 
     pub(crate) fn is_docker(&self) -> bool {
@@ -150,6 +164,10 @@ impl Drop for Engine {
             let id = container["Id"].as_str().unwrap_or_default();
             self.api("POST", &format!("/containers/{id}/kill"), "");
             self.api("DELETE", &format!("/containers/{id}?force=true&v=true"), "");
+        }
+        // Only root can remove what is in a directory that nobody may write to.
+        for dir in self.socket_dirs() {
+            let _ = std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700));
         }
     }
 }
