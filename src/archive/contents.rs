@@ -214,6 +214,6 @@ fn write_file(name: &[u8], file: File, mode: Option<u32>, encoder: &mut Encoder)
 }
 
 fn archive_failed(path: &Path, e: io::Error) -> Error {
-    let what = format_args!("cannot archive {}", path.display());
-    Error::from_io(e).unwrap_or_else(|e| Error::io(what, e))
+    Error::from_io(e)
+        .unwrap_or_else(|e| Error::io(format_args!("cannot archive {}", path.display()), e))
 }

@@ -72,8 +72,9 @@ impl TreePacker {
         unreadable: Unreadable,
         rules: PackRules,
     ) -> Result<TreePacker> {
-        let failed = format_args!("cannot read the metadata of {}", shown.display());
-        let top = os::stat_fd(root.as_fd()).map_err(|e| Error::io(failed, e))?;
+        let shown_root = shown.display();
+        let failed = |e| Error::io(format_args!("cannot read the metadata of {shown_root}"), e);
+        let top = os::stat_fd(root.as_fd()).map_err(failed)?;
         let mut packer = TreePacker {
             top,
             cursor: Cursor::new(root),

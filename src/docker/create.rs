@@ -239,7 +239,7 @@ impl<'a> Creation<'a> {
             Created::NoImage => return Ok(Attempt::NoImage),
             Created::NameTaken => match self.sandboxes.find(self.id)? {
                 // The request was sent again after its response was lost.
-                Found::New(container) if container.dir() == Path::new(&dir) => (container.id, true),
+                Found::New(container) if container.dir() == Path::new(&dir) => container.id,
                 _ => return Ok(Attempt::NameTaken),
             },
         };

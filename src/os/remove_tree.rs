@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::chmod::chmod_dir_at;
-use super::{self as os, FileType};
+use crate::os::{self, FileType};
 
 /// Removes a file, or a directory with everything in it. Continues after errors, and returns the first
 /// one.
