@@ -96,6 +96,7 @@
 //! | `platform-roots` | no | https trusts the operating system's certificates |
 //! | `server` | no | `server::Server` |
 //! | `conformance` | no | `conformance::Conformance` |
+//! | `kubernetes` | no | `KubernetesBackend` |
 //! | `cli` | no | the command `noxrc` |
 //!
 //! # Not supported

@@ -11,6 +11,7 @@
 //! | [`cluster`] | servers: tokens, timeouts, retries, concurrency |
 //! | [`servers`] | servers of other people, and their limits |
 //! | [`agent`] | the server inside a container |
+//! | `kubernetes` | sandboxes in pods of a Kubernetes cluster (feature `kubernetes`) |
 //! | [`command`] | the command `noxrc`, and its JSON output |
 //! | [`backends`] | writing a backend, and serving it |
 //! | [`testing`] | in your own tests: local sandboxes, fixed answers, faults |
@@ -46,6 +47,10 @@ pub mod servers {}
 
 #[doc = include_str!("agent.md")]
 pub mod agent {}
+
+#[doc = include_str!("kubernetes.md")]
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes {}
 
 #[doc = include_str!("command.md")]
 pub mod command {}

@@ -29,7 +29,7 @@ use crate::upload::Upload;
 ///
 /// Limits are those of Kubernetes: a container that exceeds its storage limit is evicted, and with it the
 /// sandbox ends. What the sandbox's memory limit kills depends on the cluster: a process, or the whole
-/// container. The guide describes a setup.
+/// container. The [guide](crate::guide::kubernetes) describes a setup.
 ///
 /// Errors say why a sandbox has ended in the words of Kubernetes, such as `OOMKilled` and `Evicted`. To find
 /// that out, a call may take up to 5 s longer than its timeout.
