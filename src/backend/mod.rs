@@ -145,6 +145,24 @@ pub(crate) fn pass_on(out: Output, sink: &mut Sink<'_>) -> Result<Output> {
         .with_streams(Vec::new(), Vec::new()))
 }
 
+/// Logs a call as one debug line.
+#[cfg(any(feature = "docker", feature = "local"))]
+pub(crate) fn logged<T>(
+    backend: &str,
+    call: &str,
+    id: &SessionId,
+    run: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let started = std::time::Instant::now();
+    let result = run();
+    let millis = started.elapsed().as_millis();
+    match &result {
+        Ok(_) => log::debug!("{backend} {call} {id:?}: {millis} ms"),
+        Err(e) => log::debug!("{backend} {call} {id:?}: {millis} ms: {e:#}"),
+    }
+    result
+}
+
 impl<B: Backend + ?Sized> Backend for Arc<B> {
     fn health(&self) -> Result<()> {
         (**self).health()

@@ -3,13 +3,12 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::connection::Connection;
 use super::create::Creation;
 use super::sandboxes::{Effect, Sandboxes};
 use super::settings::Settings;
-use crate::backend::Backend;
+use crate::backend::{Backend, logged};
 use crate::chunk::Chunk;
 use crate::command::Command;
 use crate::error::{Error, Result};
@@ -85,17 +84,6 @@ impl DockerBackend {
     pub fn socket(&self) -> &std::path::Path {
         self.sandboxes.engine.socket()
     }
-
-    fn logged<T>(&self, call: &str, id: &SessionId, run: impl FnOnce() -> Result<T>) -> Result<T> {
-        let started = Instant::now();
-        let result = run();
-        let millis = started.elapsed().as_millis();
-        match &result {
-            Ok(_) => log::debug!("docker {call} {id:?}: {millis} ms"),
-            Err(e) => log::debug!("docker {call} {id:?}: {millis} ms: {e:#}"),
-        }
-        result
-    }
 }
 
 impl Backend for DockerBackend {
@@ -105,20 +93,20 @@ impl Backend for DockerBackend {
 
     fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
         spec.check()?;
-        self.logged("create", id, || {
+        logged("docker", "create", id, || {
             Creation::new(&self.sandboxes, &self.settings, id, spec)?.run()
         })
     }
 
     fn touch(&self, id: &SessionId) -> Result<()> {
-        self.logged("touch", id, || {
+        logged("docker", "touch", id, || {
             self.sandboxes
                 .call(id, Effect::InSandbox, |agent| agent.touch(id))
         })
     }
 
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
-        self.logged("exec", id, || {
+        logged("docker", "exec", id, || {
             self.sandboxes
                 .call(id, Effect::Command, |agent| agent.exec(id, command))
         })
@@ -130,7 +118,7 @@ impl Backend for DockerBackend {
         command: &Command,
         sink: &mut dyn FnMut(Chunk<'_>) -> Result<()>,
     ) -> Result<Output> {
-        self.logged("exec", id, || {
+        logged("docker", "exec", id, || {
             self.sandboxes.call(id, Effect::Command, |agent| {
                 agent.exec_live(id, command, sink)
             })
@@ -139,7 +127,7 @@ impl Backend for DockerBackend {
 
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
         // An archive cannot be sent twice, so a connection that is no longer valid is found out before.
-        self.logged("upload", id, || {
+        logged("docker", "upload", id, || {
             self.sandboxes
                 .call(id, Effect::InSandbox, Backend::health)?;
             let connection = self.sandboxes.connection(id)?;
@@ -149,7 +137,7 @@ impl Backend for DockerBackend {
     }
 
     fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>> {
-        self.logged("download", id, || {
+        logged("docker", "download", id, || {
             let archive = self
                 .sandboxes
                 .call(id, Effect::InSandbox, |agent| agent.download(id, src))?;
@@ -163,7 +151,7 @@ impl Backend for DockerBackend {
     }
 
     fn delete(&self, id: &SessionId) -> Result<bool> {
-        self.logged("delete", id, || self.sandboxes.delete(id))
+        logged("docker", "delete", id, || self.sandboxes.delete(id))
     }
 }
 

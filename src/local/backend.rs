@@ -10,7 +10,7 @@ use super::exit_code::KILLED;
 use super::isolation::Isolation;
 use super::limits::Limits;
 use super::tier::SandboxTier;
-use crate::backend::{Backend, Sink, pass_on};
+use crate::backend::{Backend, Sink, logged, pass_on};
 use crate::cancel::Cancel;
 use crate::chunk::Chunk;
 use crate::command::Command;
@@ -215,7 +215,7 @@ impl LocalBackend {
         command.check_no_files(true)?;
         let is_cancelled = || command.get_cancel().is_some_and(Cancel::is_cancelled);
         let cancelled = || Error::new(ErrorKind::Cancelled, "cancelled");
-        logged("exec", id, || {
+        logged("local", "exec", id, || {
             if is_cancelled() {
                 return Err(cancelled());
             }
@@ -235,11 +235,11 @@ impl Backend for LocalBackend {
 
     fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
         spec.check()?;
-        logged("create", id, || self.tier.create(id, spec))
+        logged("local", "create", id, || self.tier.create(id, spec))
     }
 
     fn touch(&self, id: &SessionId) -> Result<()> {
-        logged("touch", id, || self.tier.touch(id))
+        logged("local", "touch", id, || self.tier.touch(id))
     }
 
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
@@ -263,13 +263,15 @@ impl Backend for LocalBackend {
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
         let dest = SandboxPath::new("dest", dest)?;
         let dest = dest.as_text()?;
-        logged("upload", id, || self.tier.upload(id, dest, archive))
+        logged("local", "upload", id, || {
+            self.tier.upload(id, dest, archive)
+        })
     }
 
     fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>> {
         let src = SandboxPath::new("src", src)?;
         let src = src.as_text()?;
-        logged("download", id, || {
+        logged("local", "download", id, || {
             let files = self.tier.files(id)?;
             let root = os::stat_fd(files.root.as_fd())
                 .map_err(|e| Error::io("cannot read the metadata of the sandbox", e))?;
@@ -280,7 +282,7 @@ impl Backend for LocalBackend {
     }
 
     fn delete(&self, id: &SessionId) -> Result<bool> {
-        logged("delete", id, || self.tier.delete(id))
+        logged("local", "delete", id, || self.tier.delete(id))
     }
 }
 
@@ -311,18 +313,6 @@ fn check_existence(
         let message = "the sandbox was deleted or has expired";
         Err(Error::new(ErrorKind::NotFound, message))
     }
-}
-
-/// Logs a call as one debug line.
-fn logged<T>(call: &str, id: &SessionId, run: impl FnOnce() -> Result<T>) -> Result<T> {
-    let started = Instant::now();
-    let result = run();
-    let millis = started.elapsed().as_millis();
-    match &result {
-        Ok(_) => log::debug!("local {call} {id:?}: {millis} ms"),
-        Err(e) => log::debug!("local {call} {id:?}: {millis} ms: {e:#}"),
-    }
-    result
 }
 
 impl fmt::Debug for LocalBackend {
