@@ -141,3 +141,57 @@ fn job_example_follows_finds_and_kills() {
         assert!(said.lines().any(|said| said == line), "{said}");
     }
 }
+
+/// Asserts that the example `cluster` counts all primes.
+#[cfg(all(feature = "docker", feature = "kubernetes"))]
+fn assert_counts_primes(mut cluster: Command) {
+    let out = cluster.output().unwrap();
+    assert!(out.status.success(), "{out:?}");
+    let text = text(&out);
+    assert!(text.starts_with("4203 primes below 40000"), "{text}");
+}
+
+#[cfg(all(feature = "docker", feature = "kubernetes"))]
+#[test]
+fn cluster_counts_primes_in_local_sandboxes() {
+    if let Some(mut cluster) = example("cluster") {
+        cluster.arg("local");
+        assert_counts_primes(cluster);
+    }
+}
+
+#[cfg(all(feature = "docker", feature = "kubernetes"))]
+#[test]
+fn cluster_counts_primes_on_docker_and_podman() {
+    use crate::support::docker::{DOCKER, Engine, PODMAN, image};
+
+    for variable in [DOCKER, PODMAN] {
+        let Some(engine) = Engine::new_or_skip(variable, "an example") else {
+            continue;
+        };
+        let Some(mut cluster) = example("cluster") else {
+            return;
+        };
+        let agent = std::path::Path::new(engine.agent()).parent().unwrap();
+        cluster.args(["docker", &image()]);
+        cluster
+            .env("DOCKER_HOST", engine.socket())
+            .env("PATH", agent);
+        assert_counts_primes(cluster);
+    }
+}
+
+#[cfg(all(feature = "docker", feature = "kubernetes"))]
+#[test]
+fn cluster_counts_primes_on_kubernetes() {
+    use crate::support::kubernetes::Namespace;
+
+    let Some(namespace) = Namespace::new_or_skip("an example") else {
+        return;
+    };
+    if let Some(mut cluster) = example("cluster") {
+        cluster.args(["kubernetes", namespace.image(), namespace.agent_image()]);
+        cluster.env("KUBECONFIG", namespace.kubeconfig());
+        assert_counts_primes(cluster);
+    }
+}

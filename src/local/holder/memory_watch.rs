@@ -259,7 +259,7 @@ impl MachineMemory {
             .as_ref()
             .map(|file| file.read_at(&mut buffer, 0));
         let text = match length {
-            Some(Ok(length)) => str::from_utf8(&buffer[..length]).unwrap_or_default(),
+            Some(Ok(length)) => std::str::from_utf8(&buffer[..length]).unwrap_or_default(),
             _ => return,
         };
         let fields = (field(text, "MemAvailable:"), field(text, "Shmem:"));
