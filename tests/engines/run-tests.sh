@@ -21,6 +21,9 @@ run_containers() {
   variables=$("$scripts/docker-up.sh" && "$scripts/registry-up.sh" && "$scripts/podman-up.sh")
   eval "$variables"
   cargo test --all-features --locked --test it -- docker podman
+  # The ports that Docker publishes are those of its network.
+  NOXRUNNER_TEST_DOCKER_PORTS=1 nsenter --net=/run/netns/nx-docker \
+    cargo test --all-features --locked --test it -- on_docker::containers_behind_ports
 }
 
 run_kubernetes() {
