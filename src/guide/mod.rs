@@ -7,7 +7,7 @@
 //! | [`jobs`] | long-running commands, and keeping sandboxes alive |
 //! | [`recipes`] | recovery, worker pools, progress, Ctrl-C, JSON |
 //! | [`local`] | local sandboxes: isolation and limits |
-//! | [`docker`] | containers of Docker or Podman |
+//! | `docker` | sandboxes in containers of Docker or Podman (feature `docker`) |
 //! | [`cluster`] | servers: tokens, timeouts, retries, concurrency |
 //! | [`servers`] | servers of other people, and their limits |
 //! | [`agent`] | the server inside a container |
