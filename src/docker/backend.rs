@@ -57,8 +57,7 @@ use crate::upload::Upload;
 /// [`runtime`](crate::DockerBackendBuilder::runtime) with a stronger boundary. Whoever can use the engine's socket
 /// has the rights of root on this machine, unless the engine is rootless: do not give it to sandboxes.
 ///
-/// The directory of the agent's socket is private to this user. The sandbox cannot write to it, unless its
-/// processes have the same user id as this process.
+/// The agent's socket is in a directory that is private to this user, and which the sandbox cannot write to.
 ///
 /// # Errors
 ///

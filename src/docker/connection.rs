@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::container::{Container, EnforcedLimits, RequestedSpec, SOCKET};
-use super::dirs::{open_socket, read_token, seal, socket_url};
+use super::container::{Container, EnforcedLimits, RequestedSpec};
+use super::dirs::{agent_socket, open_socket, read_token, seal, socket_url};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::HttpBackend;
 
@@ -22,12 +22,26 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Finds the agent in a running container. Returns `None` if it has not created its socket yet.
+    /// Finds the agent in a running container. Returns `None` while the sandbox is being created.
     pub(super) fn open(container: &Container) -> Result<Option<Connection>> {
+        Connection::open_at(container, true)
+    }
+
+    /// Finds the agent in a container whose creation this call finishes. Returns `None` if the agent has not
+    /// created its socket yet.
+    pub(super) fn open_new(container: &Container) -> Result<Option<Connection>> {
+        match Connection::open_at(container, false)? {
+            // Another client may have finished it.
+            None => Connection::open_at(container, true),
+            connection => Ok(connection),
+        }
+    }
+
+    fn open_at(container: &Container, is_sealed: bool) -> Result<Option<Connection>> {
         let dir = container.dir();
         let (agent, socket) = match container.port() {
             Some(port) => (agent_at_port(port, &read_token(&dir)?)?, None),
-            None => match open_agent_socket(&dir.join(SOCKET))? {
+            None => match open_agent_socket(&agent_socket(&dir, is_sealed))? {
                 Some(socket) => (
                     HttpBackend::builder(socket_url(&socket)).build()?,
                     Some(socket),
@@ -45,7 +59,7 @@ impl Connection {
         }))
     }
 
-    /// Takes the permission to write to the directory of the socket away from the sandbox.
+    /// Finishes the creation, after the agent has answered.
     pub(super) fn seal(&self) -> Result<()> {
         match self.socket {
             Some(_) => seal(&self.dir),

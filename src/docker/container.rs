@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::dirs::{SOCKET, shared_dir};
 use super::options::{Limits, Options};
 use crate::os::time::whole_seconds;
 use crate::session_id::SessionId;
@@ -14,7 +15,7 @@ use crate::spec::SandboxSpec;
 /// Label with the session id. Only containers with this label belong to this crate.
 pub(super) const ID_LABEL: &str = "noxrunner.session-id";
 
-/// Label with the directory on the host that has the agent's socket.
+/// Label with the directory of the sandbox on the host.
 pub(super) const DIR_LABEL: &str = "noxrunner.directory";
 
 /// Label with the settings that the sandbox was created with, as JSON.
@@ -22,9 +23,6 @@ pub(super) const SPEC_LABEL: &str = "noxrunner.spec";
 
 const AGENT_PROGRAM: &str = "/.noxrunner/noxrc";
 const SOCKET_DIR: &str = "/.noxrunner/run";
-
-/// Name of the agent's socket in its directory.
-pub(super) const SOCKET: &str = "agent.sock";
 
 /// Port of the agent, if it has no socket.
 const PORT: &str = "8080/tcp";
@@ -136,7 +134,7 @@ impl NewContainer<'_> {
         let mut mounts = Vec::new();
         if let Access::Socket { program } = self.access {
             mounts.push(bind(program, AGENT_PROGRAM, true));
-            mounts.push(bind(self.dir, SOCKET_DIR, false));
+            mounts.push(bind(&shared_dir(self.dir), SOCKET_DIR, false));
         }
         let own = self.options.mounts.iter();
         mounts.extend(own.map(|mount| bind(&mount.host, &mount.container, mount.read_only)));

@@ -1,17 +1,16 @@
 //! Directories on the host, one per sandbox, through which the agents are reached.
 //!
-//! The parent directory is private to this user. The directory of a sandbox is shared with its container. Until
-//! the agent has created its socket, everybody may write to it: the user of the image is not known. After that
-//! nobody may, so that commands cannot fill the host's disk.
+//! They are private to this user. In each is a directory that the container shares, where the agent creates its
+//! socket. Once it has, the socket is moved out of there and the shared directory is removed. The container then
+//! has a directory in which nothing can be created, so commands can neither fill the host's disk nor replace the
+//! socket.
 
 use std::collections::HashSet;
 use std::env;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind as IoKind, Write as _};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{
-    DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown,
-};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -25,9 +24,11 @@ const LOCK: &str = "lock";
 /// File with the token of an agent that is reached by a port.
 const TOKEN: &str = "token";
 
-/// Owner of shared directories, if this process is root: an id that no image uses, so that commands cannot
-/// change the mode back.
-const NOBODY: u32 = 2_147_483_646;
+/// The directory that a container shares.
+const SHARED: &str = "run";
+
+/// Name of the agent's socket.
+pub(super) const SOCKET: &str = "agent.sock";
 
 /// The directories of the sandboxes on one engine.
 #[derive(Debug)]
@@ -78,13 +79,12 @@ impl SandboxDirs {
         Error::io(format_args!("cannot {operation} {}/{LOCK}", self.path), e)
     }
 
-    /// Creates the directory of a sandbox. A shared one can be written by everybody.
+    /// Creates the directory of a sandbox, with one in it for the container if `is_shared`.
     pub(super) fn create(&self, is_shared: bool) -> Result<String> {
         let path = format!("{}/{:016x}", self.path, random_u64());
         let created = DirBuilder::new().mode(0o700).create(&path);
         let created = created.and_then(|()| match is_shared {
-            // Not by the mode above, which the umask applies to.
-            true => fs::set_permissions(&path, Permissions::from_mode(0o777)),
+            true => create_shared(&shared_dir(&path)),
             false => Ok(()),
         });
         created.map_err(|e| Error::io(format_args!("cannot create {path}"), e))?;
@@ -118,22 +118,43 @@ impl SandboxDirs {
     }
 }
 
-/// Lets nobody write to a shared directory any more.
+/// Returns the path of the directory that a container shares.
+pub(super) fn shared_dir(dir: &str) -> String {
+    format!("{dir}/{SHARED}")
+}
+
+/// Creates a directory in which everybody may create a socket: the user of the image is not known.
+fn create_shared(path: &str) -> io::Result<()> {
+    DirBuilder::new().create(path)?;
+    // Not by the mode of the call above, which the umask applies to.
+    fs::set_permissions(path, Permissions::from_mode(0o777))
+}
+
+/// Moves the socket of an agent out of the shared directory, and removes that. The agent must have answered: it
+/// sets the mode of its socket by the path. Several processes may do this at the same time.
 pub(super) fn seal(dir: &Path) -> Result<()> {
-    if fs::metadata(dir).is_ok_and(|found| found.mode() & 0o222 == 0) {
-        return Ok(());
-    }
-    let sealed = fs::set_permissions(dir, Permissions::from_mode(0o555));
-    let sealed = sealed.and_then(|()| match effective_uid() {
-        0 => chown(dir, Some(NOBODY), Some(NOBODY)),
-        _ => Ok(()),
+    let moved = fs::rename(dir.join(SHARED).join(SOCKET), dir.join(SOCKET));
+    let sealed = unless_missing(moved).and_then(|()| {
+        let dir = os::open_dir(dir)?;
+        unless_missing(remove_at(dir.as_fd(), SHARED.as_bytes()))
     });
-    sealed.map_err(|e| {
-        Error::io(
-            format_args!("cannot change the mode of {}", dir.display()),
-            e,
-        )
-    })
+    let shown = dir.display();
+    sealed.map_err(|e| Error::io(format_args!("cannot move the agent's socket in {shown}"), e))
+}
+
+fn unless_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == IoKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Returns the path of an agent's socket, after it was moved or before.
+pub(super) fn agent_socket(dir: &Path, is_sealed: bool) -> PathBuf {
+    match is_sealed {
+        true => dir.join(SOCKET),
+        false => dir.join(SHARED).join(SOCKET),
+    }
 }
 
 /// Removes the directory of a sandbox. A directory that cannot be removed now is removed by a later sweep.
@@ -141,21 +162,15 @@ pub(super) fn remove(dir: &Path) {
     let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
         return;
     };
-    let removed = os::open_dir(parent).and_then(|parent| {
-        // Not root: the mode of the directory does not allow it to be emptied.
-        let _ = fs::set_permissions(dir, Permissions::from_mode(0o700));
-        remove_at(parent.as_fd(), name.as_encoded_bytes())
-    });
-    match removed {
-        Err(e) if e.kind() != IoKind::NotFound => {
-            log::warn!("cannot remove {}: {e}", dir.display());
-        }
-        _ => {}
+    let removed =
+        os::open_dir(parent).and_then(|parent| remove_at(parent.as_fd(), name.as_encoded_bytes()));
+    if let Err(e) = unless_missing(removed) {
+        log::warn!("cannot remove {}: {e}", dir.display());
     }
 }
 
-/// Opens an agent's socket. A command may have replaced it with a link to another socket of the host, so links
-/// are not followed, and the connection is made through the returned file.
+/// Opens an agent's socket. Links to other sockets of the host are not followed. The connection is made through
+/// the returned file, so the path may be of any length.
 pub(super) fn open_socket(path: &Path) -> io::Result<File> {
     #[cfg(target_os = "linux")]
     let flags = libc::O_PATH | libc::O_NOFOLLOW;
@@ -229,7 +244,7 @@ fn fnv1a_64(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     fn dirs() -> (SandboxDirs, tempfile::TempDir) {
         let temp = tempfile::tempdir().unwrap();
@@ -243,7 +258,6 @@ mod tests {
         let (dirs, _temp) = dirs();
         let (used, left) = (dirs.create(true).unwrap(), dirs.create(true).unwrap());
         fs::write(format!("{left}/file"), "x").unwrap();
-        seal(Path::new(&left)).unwrap();
         let holder = dirs.hold(Instant::now()).unwrap();
         let second = dirs.hold(Instant::now()).unwrap();
         dirs.sweep(|| unreachable!("another process creates a container"))
@@ -264,6 +278,27 @@ mod tests {
         fs::set_permissions(&dirs.path, Permissions::from_mode(0o750)).unwrap();
         let error = open().unwrap_err();
         assert!(error.to_string().contains("mode 0700"), "{error}");
+    }
+
+    #[test]
+    fn nothing_can_be_created_in_a_sealed_directory() {
+        let (dirs, _temp) = dirs();
+        let dir = dirs.create(true).unwrap();
+        let shared = os::open_dir(Path::new(&shared_dir(&dir))).unwrap();
+        let dir = Path::new(&dir);
+        let _listener = UnixListener::bind(agent_socket(dir, false)).unwrap();
+        let socket = open_socket(&agent_socket(dir, false)).unwrap();
+        seal(dir).unwrap();
+        seal(dir).unwrap();
+        assert!(!agent_socket(dir, false).exists());
+        for url in [
+            socket_url(&socket),
+            format!("unix://{}/{SOCKET}", dir.display()),
+        ] {
+            UnixStream::connect(url.trim_start_matches("unix://")).unwrap();
+        }
+        let error = os::mkdirat(shared.as_fd(), b"x", 0o777).unwrap_err();
+        assert_eq!(error.kind(), IoKind::NotFound);
     }
 
     #[test]

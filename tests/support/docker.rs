@@ -9,7 +9,6 @@
 
 use std::env;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -164,10 +163,6 @@ impl Drop for Engine {
             let id = container["Id"].as_str().unwrap_or_default();
             self.api("POST", &format!("/containers/{id}/kill"), "");
             self.api("DELETE", &format!("/containers/{id}?force=true&v=true"), "");
-        }
-        // Only root can remove what is in a directory that nobody may write to.
-        for dir in self.socket_dirs() {
-            let _ = std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Limits, images, users and mounts.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use noxrunner::{Client, Command, ErrorKind, KilledBy, Pull, SandboxSpec};
@@ -164,32 +164,17 @@ fn storage_beyond_the_memory_is_on_disk(engine: &Engine) {
 
 fn commands_cannot_write_beside_the_socket(engine: &Engine) {
     let client = engine.client();
-    // Not that of this process, which is the owner of the directory unless it is root.
-    let other_user = engine.builder().user("4321:4321").build().unwrap();
-    for (id, client) in [
-        ("root", client.clone()),
-        ("user", Client::with_backend(other_user)),
-    ] {
-        let sandbox = client.create(id, SandboxSpec::new()).unwrap();
-        let touch = "cd /.noxrunner/run; chmod 777 .; touch x; rm -f agent.sock; ln -s /x agent.sock; ls -A";
+    for (id, image) in [("root", image()), ("user", user_image())] {
+        let sandbox = client.create(id, SandboxSpec::new().image(image)).unwrap();
+        let touch = "cd /.noxrunner/run; chmod 777 .; touch x; mkdir y; ln -s /x agent.sock; ls -A";
         let out = sandbox.exec(Command::shell(touch)).unwrap();
-        assert_eq!(out.stdout(), "agent.sock\n", "{out:?}");
+        assert_eq!(out.stdout(), "", "{out:?}");
         // A new backend still reaches the agent.
         let other = engine.client();
         other.sandbox(id).unwrap().run(["true"]).unwrap();
         let program = sandbox.exec(["touch", "/.noxrunner/noxrc"]).unwrap();
         assert!(!program.success(), "{program:?}");
-    }
-    for dir in engine.socket_dirs() {
-        let found = fs::metadata(&dir).unwrap();
-        assert_eq!(found.permissions().mode() & 0o777, 0o555);
-        let parent = fs::metadata(engine.dir.path().join("sockets")).unwrap();
-        assert_eq!(parent.permissions().mode() & 0o777, 0o700);
-        let id = fs::metadata("/proc/self").unwrap().uid();
-        assert_ne!((found.uid(), id), (0, 0), "{dir}");
-    }
-    for id in ["root", "user"] {
-        assert!(client.sandbox(id).unwrap().delete().unwrap());
+        assert!(sandbox.delete().unwrap());
     }
     engine.assert_nothing_left();
 }
