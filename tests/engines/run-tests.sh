@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# run-tests.sh [containers] [kubernetes]: starts Docker, Podman and a registry, or a Kubernetes cluster with two nodes,
-# or by default both, runs the tests that need them, and stops them again. Needs root. Kubernetes is built the first
-# time, which takes 5 to 15 minutes; set NOXRUNNER_ENGINES to a directory that is kept.
+# run-tests.sh [containers] [rootless] [kubernetes]: starts Docker, Podman and a registry, or a rootless Podman, or a
+# Kubernetes cluster with two nodes, or by default all in turn, runs the tests that need them, and stops them again.
+# Needs root. Kubernetes is built the first time, which takes 5 to 15 minutes; set NOXRUNNER_ENGINES to a directory that
+# is kept.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
-if [ $# -eq 0 ]; then set -- containers kubernetes; fi
+if [ $# -eq 0 ]; then set -- containers rootless kubernetes; fi
 export NOXRUNNER_ENGINES=$engines NOXRUNNER_REQUIRE_ENGINES=1 NOXRUNNER_LONG_TESTS=1
 cd "$scripts/../.."
 
@@ -26,6 +27,20 @@ run_containers() {
     cargo test --all-features --locked --test it -- on_docker::containers_behind_ports
 }
 
+# The tests run as the user of the engine, who need not be able to read the checkout.
+run_rootless() {
+  local variables program
+  trap '"$scripts/podman-rootless-down.sh"' EXIT
+  variables=$("$scripts/podman-rootless-up.sh")
+  eval "$variables"
+  program=$(cargo test --all-features --locked --test it --no-run --message-format json |
+    grep -o '"executable":"[^"]*/it-[^"]*"' | cut -d'"' -f4)
+  cp "$program" "$engines/engine-rootless/it"
+  cp "$NOXRUNNER_TEST_AGENT" "$engines/engine-rootless/noxrc"
+  NOXRUNNER_TEST_AGENT=$engines/engine-rootless/noxrc "$scripts/podman-rootless.sh" rootless \
+    "$engines/engine-rootless/it" on_podman with_podman
+}
+
 run_kubernetes() {
   local variables
   "$scripts/k8s-build.sh"
@@ -40,7 +55,8 @@ export NOXRUNNER_TEST_AGENT
 for what in "$@"; do
   case $what in
   containers) (run_containers) ;;
+  rootless) (run_rootless) ;;
   kubernetes) (run_kubernetes) ;;
-  *) echo "usage: run-tests.sh [containers] [kubernetes]" >&2 && exit 2 ;;
+  *) echo "usage: run-tests.sh [containers] [rootless] [kubernetes]" >&2 && exit 2 ;;
   esac
 done
