@@ -84,8 +84,9 @@
 //! The `log` crate gets one debug line per request of [`HttpBackend`] and per call of [`LocalBackend`], never
 //! a token, the value of a header or a body. (ureq logs the bytes that it sends and receives at trace
 //! level; the token and your headers are added below that.) The library prints nothing and installs no
-//! signal handlers. It reads the usual proxy variables, the state and temporary directories, and what a
-//! local command inherits from the environment.
+//! signal handlers. It reads the usual proxy variables, the state, runtime and temporary directories, and what a
+//! local command inherits from the environment. `DockerBackend` reads `DOCKER_HOST`, `DOCKER_CONTEXT` and
+//! `DOCKER_CONFIG`.
 //!
 //! # Features
 //!
@@ -96,6 +97,7 @@
 //! | `platform-roots` | no | https trusts the operating system's certificates |
 //! | `server` | no | `server::Server` |
 //! | `conformance` | no | `conformance::Conformance` |
+//! | `docker` | no | `DockerBackend` |
 //! | `kubernetes` | no | `KubernetesBackend` |
 //! | `cli` | no | the command `noxrc` |
 //!

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::dirs::{SOCKET, shared_dir};
 use super::options::{Limits, Options};
+use crate::lenient_json::known;
 use crate::os::time::whole_seconds;
 use crate::session_id::SessionId;
 use crate::spec::SandboxSpec;
@@ -21,7 +22,8 @@ pub(super) const DIR_LABEL: &str = "noxrunner.directory";
 /// Label with the settings that the sandbox was created with, as JSON.
 pub(super) const SPEC_LABEL: &str = "noxrunner.spec";
 
-const AGENT_PROGRAM: &str = "/.noxrunner/noxrc";
+/// Path of the agent's program in the container.
+pub(super) const AGENT_PROGRAM: &str = "/.noxrunner/noxrc";
 const SOCKET_DIR: &str = "/.noxrunner/run";
 
 /// Port of the agent, if it has no socket.
@@ -206,7 +208,7 @@ pub(super) struct Container {
     pub(super) state: State,
     config: Config,
     host_config: HostConfig,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known")]
     network_settings: NetworkSettings,
 }
 
@@ -215,11 +217,11 @@ pub(super) struct Container {
 pub(super) struct State {
     pub(super) status: String,
     pub(super) running: bool,
-    #[serde(default, rename = "OOMKilled")]
+    #[serde(default, rename = "OOMKilled", deserialize_with = "known")]
     oom_killed: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known")]
     exit_code: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known")]
     error: String,
 }
 
@@ -232,18 +234,18 @@ struct Config {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct HostConfig {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known")]
     memory: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known")]
     nano_cpus: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known")]
     runtime: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct NetworkSettings {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known")]
     ports: Option<BTreeMap<String, Option<Vec<Binding>>>>,
 }
 

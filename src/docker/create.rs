@@ -4,9 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::auth::registry_auth;
 use super::connection::Connection;
-use super::container::{Access, Container, NewContainer};
+use super::container::{AGENT_PROGRAM, Access, Container, NewContainer};
 use super::dirs::write_token;
 use super::engine::Created;
 use super::image::{Image, Pull, pull};
@@ -110,7 +112,7 @@ impl<'a> Creation<'a> {
         }
     }
 
-    fn left(&self) -> Duration {
+    pub(super) fn left(&self) -> Duration {
         let left = self.deadline.saturating_duration_since(Instant::now());
         left.max(Duration::from_millis(1))
     }
@@ -248,8 +250,11 @@ impl<'a> Creation<'a> {
         self.check_runtime(&id)?;
         self.fill(&id)?;
         let started = self.sandboxes.engine.start(&id, self.left());
-        started.map_err(|e| self.sharing_hint(e))?;
-        let (connection, info) = self.wait_for_agent(&id)?;
+        started.map_err(|e| self.sharing_hint(e, &dir))?;
+        let (connection, info) = self.wait_for_agent(&id).map_err(|e| match e {
+            NoAnswer::Ended(end) => self.ended_early(image, &end),
+            NoAnswer::Failed(e) => e,
+        })?;
         connection.seal()?;
         self.sandboxes.cache.insert(self.id, connection);
         cleanup.container = None;
@@ -258,6 +263,14 @@ impl<'a> Creation<'a> {
     }
 
     fn create(&self, image: &str, dir: &str) -> Result<Created> {
+        let config = self.config(image, dir)?;
+        let name = self.sandboxes.name(self.id);
+        let created = self.sandboxes.engine.create(&name, &config, self.left());
+        created.map_err(|e| self.sharing_hint(e, dir))
+    }
+
+    /// Returns the configuration of a container with this directory.
+    pub(super) fn config(&self, image: &str, dir: &str) -> Result<Value> {
         let token_hash = if self.settings.loopback_port {
             let token = random_hex()?;
             write_token(dir, &token)?;
@@ -280,12 +293,7 @@ impl<'a> Creation<'a> {
             dir,
             access,
         };
-        let name = self.sandboxes.name(self.id);
-        let created = self
-            .sandboxes
-            .engine
-            .create(&name, &container.to_json(), self.left());
-        created.map_err(|e| self.sharing_hint(e))
+        Ok(container.to_json())
     }
 
     /// Refuses an engine that ignores the runtime, as Podman does: it would isolate less than was asked for.
@@ -305,21 +313,21 @@ impl<'a> Creation<'a> {
         }
     }
 
-    /// Names the alternative if the engine cannot see the host's files.
-    fn sharing_hint(&self, error: Error) -> Error {
+    /// Names the alternative if the engine cannot see the host's files. `dir` is the directory of the sandbox.
+    fn sharing_hint(&self, error: Error, dir: &str) -> Error {
         let text = format!("{error:#}");
-        let is_missing_source = text.contains("bind source path does not exist")
-            || text.contains("no such file or directory")
-                && text.contains(&*self.settings.agent_path);
-        if is_missing_source && !self.settings.loopback_port {
-            let text = format!("{text}; {NOT_SHARED}");
-            return Error::new(error.kind(), text);
+        let ours = [dir, &self.settings.agent_path, AGENT_PROGRAM];
+        let names_ours = ours.iter().any(|path| text.contains(path));
+        let causes = ["no such file", "does not exist", "permission denied"];
+        let is_missing = causes.iter().any(|cause| text.contains(cause));
+        if names_ours && is_missing && !self.settings.loopback_port {
+            return Error::new(error.kind(), format!("{text}; {NOT_SHARED}"));
         }
         error
     }
 
     /// Copies what must be in the container before it starts.
-    fn fill(&self, container: &str) -> Result<()> {
+    pub(super) fn fill(&self, container: &str) -> Result<()> {
         let mut tar = tar::Builder::new(Vec::new());
         let mut is_empty = true;
         let failed = |e| Error::io("cannot pack the agent program", e);
@@ -343,7 +351,7 @@ impl<'a> Creation<'a> {
     }
 
     /// Asks the agent of a new container until it answers.
-    fn wait_for_agent(&self, id: &str) -> Result<(Connection, SandboxInfo)> {
+    fn wait_for_agent(&self, id: &str) -> std::result::Result<(Connection, SandboxInfo), NoAnswer> {
         let started = Instant::now();
         let mut pause = Duration::from_millis(1);
         // The container's port or labels do not change.
@@ -355,7 +363,7 @@ impl<'a> Creation<'a> {
             let info = connection.as_ref().map(|connection| self.renew(connection));
             match (connection, info) {
                 (Some(connection), Some(Ok(info))) => return Ok((connection, info)),
-                (_, Some(Err(e))) if !is_no_answer(&e) => return Err(e),
+                (_, Some(Err(e))) if !is_no_answer(&e) => return Err(e.into()),
                 _ => {}
             }
             if looked.elapsed() > LOOK_INTERVAL {
@@ -368,7 +376,7 @@ impl<'a> Creation<'a> {
                     "the container runs, but the socket of its agent does not appear in {}: {NOT_SHARED}",
                     dir.display()
                 );
-                return Err(Error::new(ErrorKind::Unsupported, text));
+                return Err(Error::new(ErrorKind::Unsupported, text).into());
             }
             self.check_deadline("the agent in the container does not answer")?;
             std::thread::sleep(pause);
@@ -376,8 +384,8 @@ impl<'a> Creation<'a> {
         }
     }
 
-    /// Looks at a container that was started. Fails if it has ended.
-    fn look(&self, id: &str) -> Result<Container> {
+    /// Looks at a container that was started.
+    fn look(&self, id: &str) -> std::result::Result<Container, NoAnswer> {
         let end = match self.sandboxes.engine.inspect(id)? {
             Some(container) if container.state.running => return Ok(container),
             Some(container) => container.state.end(),
@@ -386,13 +394,33 @@ impl<'a> Creation<'a> {
                 recorded.unwrap_or_else(|| "container removed".to_owned())
             }
         };
-        let text = format!("the sandbox ended before its agent answered: {end}");
-        Err(Error::new(ErrorKind::Status, text))
+        Err(NoAnswer::Ended(end))
+    }
+
+    /// Creates the error for a container that has ended before its agent answered.
+    fn ended_early(&self, image: &str, end: &str) -> Error {
+        let words = self.last_words(image);
+        let words = words.map_or(String::new(), |words| format!("; the agent wrote: {words}"));
+        let text = format!("the sandbox ended before its agent answered: {end}{words}");
+        Error::new(ErrorKind::Status, text)
     }
 }
 
-const NOT_SHARED: &str = "the engine does not share this machine's files, because it runs elsewhere or in a \
-    virtual machine, or this program runs in a container: use a loopback port with \
+/// The reason why an agent has not answered.
+enum NoAnswer {
+    /// The container has ended, in the words of the engine.
+    Ended(String),
+    Failed(Error),
+}
+
+impl From<Error> for NoAnswer {
+    fn from(error: Error) -> NoAnswer {
+        NoAnswer::Failed(error)
+    }
+}
+
+const NOT_SHARED: &str = "the engine cannot use this machine's files, for example because it runs in a virtual machine, \
+    this program runs in a container, or SELinux forbids it: use a loopback port with \
     DockerBackendBuilder::loopback_port() (noxrc: --docker-port)";
 
 /// Returns true for the errors of an agent that does not listen yet, or no longer.

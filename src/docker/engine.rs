@@ -237,6 +237,16 @@ impl Engine {
         Err(refusal("copy files into the container", &response))
     }
 
+    /// Returns what a container has written, at most a few lines.
+    pub(super) fn logs(&self, id: &str) -> Result<String> {
+        let path = format!("/containers/{id}/logs?stdout=true&stderr=true&tail=5");
+        let response = self.send("GET", &path, RestBody::None, TIMEOUT)?;
+        if !response.is_success() {
+            return Err(refusal("read the log of the container", &response));
+        }
+        Ok(String::from_utf8_lossy(&without_frames(&response.body)).into_owned())
+    }
+
     /// Returns the directories on the host of all sandboxes, of any user.
     pub(super) fn dirs(&self) -> Result<Vec<PathBuf>> {
         let filters = encoded(&json!({"label": [ID_LABEL]}).to_string());
@@ -323,6 +333,18 @@ fn message(response: &RestResponse) -> String {
         |answer| answer.message,
     );
     one_line(&text)
+}
+
+/// Removes the headers of frames: the number of the stream, three zeros, and the length in four bytes.
+fn without_frames(mut bytes: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    while let [_, 0, 0, 0, a, b, c, d, rest @ ..] = bytes {
+        let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+        let (frame, next) = rest.split_at(length.min(rest.len()));
+        text.extend_from_slice(frame);
+        bytes = next;
+    }
+    text
 }
 
 /// Creates the error for a refused call, with the engine's own words.

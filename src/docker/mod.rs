@@ -2,7 +2,7 @@
 //!
 //! - `builder`, `settings`, `options`: settings of a backend and of all its sandboxes.
 //! - `locate`: which engine. `engine`: the calls of its API. `image`, `auth`: pulling images.
-//! - `backend`: the calls of `Backend`. `create`: creating sandboxes. `sandboxes`: finding and deleting them.
+//! - `backend`: the calls of `Backend`. `create`, `last_words`: creating sandboxes. `sandboxes`: finding and deleting them.
 //! - `container`: the configuration of containers. `dirs`, `connection`: reaching the agents.
 
 mod auth;
@@ -14,6 +14,7 @@ mod create;
 mod dirs;
 mod engine;
 mod image;
+mod last_words;
 mod locate;
 mod options;
 mod sandboxes;

@@ -20,6 +20,7 @@ on_each_engine!(
     mounts_are_shown,
     missing_images_are_reported,
     old_sandboxes_need_no_image,
+    agent_that_ends_is_quoted,
 );
 
 fn images_with_another_user_work(engine: &Engine) {
@@ -230,4 +231,26 @@ fn old_sandboxes_need_no_image(engine: &Engine) {
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.chain().contains("no image: set"), "{error:#}");
     assert!(client.sandbox("old").unwrap().delete().unwrap());
+}
+
+fn agent_that_ends_is_quoted(engine: &Engine) {
+    // Static, but not an agent.
+    let Ok(busybox) = fs::read("/bin/busybox") else {
+        return;
+    };
+    let path = engine.dir.path().join("noxrc");
+    fs::write(&path, busybox).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let Ok(backend) = engine.builder().agent(&path).build() else {
+        // It is not static on this machine.
+        return;
+    };
+    let error = Client::with_backend(backend).create("no-agent", SandboxSpec::new());
+    let text = error.unwrap_err().chain();
+    assert!(text.contains("ended before its agent answered"), "{text}");
+    assert!(
+        text.contains("the agent wrote: noxrc: applet not found"),
+        "{text}"
+    );
+    engine.assert_nothing_left();
 }
