@@ -33,6 +33,8 @@ impl Refusal {
         let is_agent = ServerError::parse(body).is_some();
         match (error.status(), error.kind()) {
             (Some(401), _) if is_agent => Refusal::WrongToken,
+            // The sandbox ended while a command ran, and the pod may tell why.
+            (Some(502), _) if is_agent => Refusal::Lost,
             (Some(_), _) if is_agent => Refusal::Agent,
             // The proxy answers with plain text.
             (Some(500 | 502..=504), _) if is_failed_dial(body) => Refusal::NotSent,
@@ -107,6 +109,8 @@ mod tests {
         );
         assert_eq!(answer(502, refused), Refusal::NotSent);
         assert_eq!(answer(502, "bad gateway"), Refusal::Lost);
+        let ended = "{\"error\": \"the sandbox ended while the command ran\"}";
+        assert_eq!(answer(502, ended), Refusal::Lost);
         assert_eq!(
             answer(401, "{\"error\": \"invalid token\"}"),
             Refusal::WrongToken
