@@ -35,9 +35,10 @@
 //!   command runs. [`Job`] is a command that runs without a caller, with live output.
 //! - [`Files`], [`Contents`] and [`Extract`]: what to upload, and how to unpack a download.
 //! - [`Backend`] is NoxRunner v1 as a trait, with seven methods to implement. [`HttpBackend`] and
-//!   [`LocalBackend`] implement it; so can you.
-//! - `server` (feature `server`): a v1 server over any backend. `conformance` (feature `conformance`):
-//!   checks a server against the protocol.
+//!   [`LocalBackend`] implement it, and so do `DockerBackend` (feature `docker`) and `KubernetesBackend`
+//!   (feature `kubernetes`). So can you.
+//! - `server` (feature `server`): a v1 server over any backend. `agent` (feature `agent`): the server inside
+//!   a container. `conformance` (feature `conformance`): checks a server against the protocol.
 //! - [`Error`] and its [`ErrorKind`].
 //!
 //! The [guides](guide) teach: [getting started](guide::getting_started), [files](guide::files),
@@ -99,6 +100,7 @@
 //! | `conformance` | no | `conformance::Conformance` |
 //! | `docker` | no | `DockerBackend` |
 //! | `kubernetes` | no | `KubernetesBackend` |
+//! | `agent` | no | `agent::Agent` |
 //! | `cli` | no | the command `noxrc` |
 //!
 //! # Not supported
