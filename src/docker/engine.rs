@@ -17,6 +17,9 @@ use crate::upload::Upload;
 /// Timeout of calls that neither create nor start a container.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a container may stay created without being started by its creator. Longer than a create takes.
+const MAX_UNSTARTED: Duration = Duration::from_secs(600);
+
 /// Newest version of the API that this was written for, as the minor number of 1.x.
 const NEWEST: u32 = 47;
 
@@ -60,11 +63,30 @@ pub(super) enum Created {
     NoImage,
 }
 
-/// A container in a list.
-#[derive(Deserialize)]
+/// The container of a sandbox, in a list.
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Listed {
+pub(super) struct Listed {
+    pub(super) id: String,
+    state: String,
+    /// In seconds since 1970.
+    created: u64,
     labels: Option<BTreeMap<String, String>>,
+}
+
+impl Listed {
+    /// Returns the directory of the sandbox on the host.
+    pub(super) fn dir(&self) -> Option<PathBuf> {
+        self.labels.as_ref()?.get(DIR_LABEL).map(PathBuf::from)
+    }
+
+    /// Returns true for a container that does not run, because its creator was killed before it started or
+    /// removed it.
+    pub(super) fn is_abandoned(&self, now: SystemTime) -> bool {
+        let runs = matches!(&*self.state, "running" | "paused" | "removing" | "stopping");
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        !runs && now.as_secs().saturating_sub(self.created) > MAX_UNSTARTED.as_secs()
+    }
 }
 
 #[derive(Deserialize)]
@@ -247,19 +269,15 @@ impl Engine {
         Ok(String::from_utf8_lossy(&without_frames(&response.body)).into_owned())
     }
 
-    /// Returns the directories on the host of all sandboxes, of any user.
-    pub(super) fn dirs(&self) -> Result<Vec<PathBuf>> {
+    /// Returns the containers of all sandboxes, of any user.
+    pub(super) fn sandboxes(&self) -> Result<Vec<Listed>> {
         let filters = encoded(&json!({"label": [ID_LABEL]}).to_string());
         let path = format!("/containers/json?all=true&filters={filters}");
         let response = self.send("GET", &path, RestBody::None, TIMEOUT)?;
-        if !response.is_success() {
-            return Err(refusal("list containers", &response));
+        if response.is_success() {
+            return response.json();
         }
-        let listed: Vec<Listed> = response.json()?;
-        let dirs = listed
-            .into_iter()
-            .filter_map(|listed| listed.labels?.remove(DIR_LABEL));
-        Ok(dirs.map(PathBuf::from).collect())
+        Err(refusal("list containers", &response))
     }
 
     /// Describes the end of a container that was removed, from the engine's recent events. Returns `None` if
@@ -370,5 +388,51 @@ impl fmt::Debug for Engine {
             .field("socket", &self.socket)
             .field("version", &self.prefix)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn abandoned_containers_are_old_and_do_not_run() {
+        let now = UNIX_EPOCH + Duration::from_secs(10_000);
+        for (state, created, is_abandoned) in [
+            ("created", 9000, true),
+            ("exited", 9000, true),
+            ("created", 9900, false),
+            ("running", 9000, false),
+            ("created", 20_000, false),
+        ] {
+            let json = format!(
+                r#"{{"Id": "x", "State": "{state}", "Created": {created}, "Labels": null}}"#
+            );
+            let listed: Listed = serde_json::from_str(&json).unwrap();
+            assert_eq!(listed.is_abandoned(now), is_abandoned, "{listed:?}");
+        }
+    }
+
+    #[test]
+    fn versions_are_agreed_on() {
+        let agreed = |newest: &str, oldest: Option<&str>| {
+            agree(&Version {
+                version: String::new(),
+                api_version: newest.to_owned(),
+                min_api_version: oldest.map(str::to_owned),
+                components: Vec::new(),
+            })
+        };
+        assert_eq!(agreed("1.41", Some("1.12")), Some(41));
+        assert_eq!(agreed("1.52", Some("1.44")), Some(NEWEST));
+        assert_eq!(agreed("1.60", Some("1.50")), Some(50));
+        assert_eq!(agreed("1.39", None), None);
+        assert_eq!(agreed("2.0", None), None);
+    }
+
+    #[test]
+    fn frames_are_removed() {
+        let log = b"\x02\0\0\0\0\0\0\x03abc\x01\0\0\0\0\0\0\x05de";
+        assert_eq!(without_frames(log), b"abcde");
     }
 }

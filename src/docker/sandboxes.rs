@@ -1,8 +1,8 @@
 //! The sandboxes on an engine: finding them, and explaining why one has ended.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::connection::Connection;
 use super::container::Container;
@@ -174,8 +174,8 @@ impl Sandboxes {
         Ok(existed)
     }
 
-    /// Removes directories that are left behind, for example by sandboxes that have expired. Does nothing if
-    /// it did so a moment ago.
+    /// Removes what is left behind, such as the directories of sandboxes that have expired. Does nothing if it did
+    /// so a moment ago.
     pub(super) fn sweep(&self) {
         let now = Instant::now();
         {
@@ -188,9 +188,26 @@ impl Sandboxes {
             }
             *last = Some(now);
         }
-        if let Err(e) = self.dirs.sweep(|| self.engine.dirs()) {
+        if let Err(e) = self.dirs.sweep(|| self.dirs_in_use()) {
             log::warn!("{}: cannot clean up: {e:#}", self.engine.name());
         }
+    }
+
+    /// Removes abandoned containers of this user, and returns the directories of all others.
+    fn dirs_in_use(&self) -> Result<Vec<PathBuf>> {
+        let now = SystemTime::now();
+        let mut in_use = Vec::new();
+        for listed in self.engine.sandboxes()? {
+            let Some(dir) = listed.dir() else {
+                continue;
+            };
+            if self.dirs.contains(&dir) && listed.is_abandoned(now) {
+                self.engine.remove(&listed.id, Instant::now() + TIMEOUT)?;
+            } else {
+                in_use.push(dir);
+            }
+        }
+        Ok(in_use)
     }
 }
 
