@@ -3,11 +3,15 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::container::{Container, EnforcedLimits, RequestedSpec};
 use super::dirs::{agent_socket, open_socket, read_token, seal, socket_url};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::HttpBackend;
+
+/// Timeout of creating a sandbox again, which an agent answers at once.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A sandbox whose agent has been found.
 pub(super) struct Connection {
@@ -42,10 +46,11 @@ impl Connection {
         let (agent, socket) = match container.port() {
             Some(port) => (agent_at_port(port, &read_token(&dir)?)?, None),
             None => match open_agent_socket(&agent_socket(&dir, is_sealed))? {
-                Some(socket) => (
-                    HttpBackend::builder(socket_url(&socket)).build()?,
-                    Some(socket),
-                ),
+                Some(socket) => {
+                    let builder = HttpBackend::builder(socket_url(&socket));
+                    let agent = builder.create_timeout(RENEWAL_TIMEOUT).build()?;
+                    (agent, Some(socket))
+                }
                 None => return Ok(None),
             },
         };
@@ -90,5 +95,6 @@ fn open_agent_socket(path: &Path) -> Result<Option<File>> {
 
 fn agent_at_port(port: u16, token: &str) -> Result<HttpBackend> {
     let builder = HttpBackend::builder(format!("http://127.0.0.1:{port}"));
+    let builder = builder.create_timeout(RENEWAL_TIMEOUT);
     builder.token(token).no_proxy().build()
 }

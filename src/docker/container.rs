@@ -320,6 +320,10 @@ impl EnforcedLimits {
 }
 
 impl State {
+    pub(super) fn is_paused(&self) -> bool {
+        self.status == "paused"
+    }
+
     /// Describes the end of the container, in the words of the engine.
     pub(super) fn end(&self) -> String {
         let mut text = format!("container {}, exit code {}", self.status, self.exit_code);

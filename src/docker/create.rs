@@ -27,6 +27,9 @@ const MAX_UNSTARTED: Duration = Duration::from_secs(60);
 /// How long an agent may run without its socket being seen.
 const SOCKET_WAIT: Duration = Duration::from_secs(30);
 
+/// Longest pause between two looks at an agent or another client's container.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// Interval of looks at a container whose agent does not answer yet.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -109,6 +112,8 @@ impl<'a> Creation<'a> {
             if let Some(info) = info {
                 return Ok(info);
             }
+            self.check_deadline("the name of its container is in use")?;
+            std::thread::sleep(PAUSE);
         }
     }
 
@@ -175,7 +180,7 @@ impl<'a> Creation<'a> {
                 Existing::Nothing => return Ok(None),
                 Existing::WaitFor(what) => self.check_deadline(what)?,
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(PAUSE);
         }
     }
 
@@ -194,6 +199,9 @@ impl<'a> Creation<'a> {
                 }
                 *unstarted = Some((container.id, since));
                 Ok(Existing::WaitFor("another client creates the sandbox"))
+            }
+            Found::Running(container) if container.state.is_paused() => {
+                Ok(Existing::WaitFor("its container is paused"))
             }
             Found::Running(container) => Ok(match self.adopt(&container)? {
                 Some(info) => Existing::Renewed(info),
@@ -380,7 +388,7 @@ impl<'a> Creation<'a> {
             }
             self.check_deadline("the agent in the container does not answer")?;
             std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(20));
+            pause = (pause * 2).min(PAUSE);
         }
     }
 

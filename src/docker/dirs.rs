@@ -83,9 +83,12 @@ impl SandboxDirs {
     pub(super) fn create(&self, is_shared: bool) -> Result<String> {
         let path = format!("{}/{:016x}", self.path, random_u64());
         let created = DirBuilder::new().mode(0o700).create(&path);
-        let created = created.and_then(|()| match is_shared {
-            true => create_shared(&shared_dir(&path)),
-            false => Ok(()),
+        let created = created.and_then(|()| {
+            if is_shared {
+                create_shared(&shared_dir(&path))
+            } else {
+                Ok(())
+            }
         });
         created.map_err(|e| Error::io(format_args!("cannot create {path}"), e))?;
         Ok(path)
@@ -151,9 +154,10 @@ fn unless_missing(result: io::Result<()>) -> io::Result<()> {
 
 /// Returns the path of an agent's socket, after it was moved or before.
 pub(super) fn agent_socket(dir: &Path, is_sealed: bool) -> PathBuf {
-    match is_sealed {
-        true => dir.join(SOCKET),
-        false => dir.join(SHARED).join(SOCKET),
+    if is_sealed {
+        dir.join(SOCKET)
+    } else {
+        dir.join(SHARED).join(SOCKET)
     }
 }
 

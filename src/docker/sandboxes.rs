@@ -119,7 +119,7 @@ impl Sandboxes {
         let end = loop {
             match self.engine.inspect(&connection.container)? {
                 None => break self.end_of_removed(id, connection)?,
-                Some(container) if container.state.status == "paused" => {
+                Some(container) if container.state.is_paused() => {
                     return Ok(Some(End::Paused));
                 }
                 Some(container) if !container.state.running => {

@@ -167,6 +167,11 @@ impl Drop for Engine {
     }
 }
 
+/// Reports a part of a test that this engine cannot do.
+pub(crate) fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
+
 /// A Docker engine for one test alone, which may stop it. Its containers end with it.
 pub(crate) struct OwnDocker {
     name: String,

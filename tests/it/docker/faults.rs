@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use noxrunner::{Command, ErrorKind, SandboxSpec};
+use noxrunner::{Client, Command, ErrorKind, SandboxSpec};
 
 use super::on_each_engine;
 use crate::support::ErrorText as _;
-use crate::support::docker::{Engine, OwnDocker};
+use crate::support::docker::{Engine, OwnDocker, skipped};
 use crate::support::processes::wait_for;
 
 on_each_engine!(
@@ -87,7 +87,7 @@ fn killed_container_is_reported(engine: &Engine) {
 
 fn container_out_of_memory_is_reported(engine: &Engine) {
     if !engine.is_docker() {
-        // Podman 4 cannot change limits, and does not report the reason.
+        skipped("Podman 4 cannot change limits, and does not report why a container ended");
         return;
     }
     let client = engine.client();
@@ -216,7 +216,7 @@ fn stopped_container_is_replaced(engine: &Engine) {
 
 fn paused_container_is_reported(engine: &Engine) {
     if !engine.has_cgroups() {
-        // Without cgroups, containers cannot be paused.
+        skipped("containers cannot be paused without cgroups");
         return;
     }
     let client = engine.client();
@@ -231,6 +231,14 @@ fn paused_container_is_reported(engine: &Engine) {
         "{error:#}"
     );
     assert!(!error.is_sandbox_gone());
+    let builder = engine.builder().create_timeout(Duration::from_secs(1));
+    let other = Client::with_backend(builder.build().unwrap());
+    let error = other.create("paused", SandboxSpec::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(
+        error.chain().contains("its container is paused"),
+        "{error:#}"
+    );
     engine.api("POST", &format!("/containers/{id}/unpause"), "");
     sandbox.run(["true"]).unwrap();
     assert!(sandbox.delete().unwrap());
