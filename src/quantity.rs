@@ -6,7 +6,9 @@ use crate::error::Error;
 const MAX: u128 = i64::MAX as u128;
 
 /// Defaults of the limits of local sandboxes, in bytes.
+#[cfg(any(feature = "docker", feature = "local", feature = "server"))]
 pub(crate) const DEFAULT_MEMORY: u64 = 1 << 30;
+#[cfg(any(feature = "docker", feature = "local", feature = "server"))]
 pub(crate) const DEFAULT_STORAGE: u64 = 512 << 20;
 
 /// Minimum of a memory limit: less is too small for a shell. Docker has the same.

@@ -8,9 +8,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::credentials::{Credentials, Source};
+use super::credentials::Credentials;
 use super::labels::{MANAGED_BY, MANAGED_BY_LABEL};
 use super::pod::Pod;
+use super::source::Source;
 use super::status::{self, ApiStatus};
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};

@@ -2,17 +2,16 @@
 
 use std::fmt;
 use std::io::Read;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::agent::{Agent, PodAccess};
-use super::calls::{CallError, Effect};
-use super::create::Creator;
+use super::agent::PodAccess;
 use super::pod::Stage;
+use super::sandboxes::{CallError, Effect, Sandboxes};
 use super::sweep::Sweeper;
 use crate::backend::Backend;
 use crate::chunk::Chunk;
 use crate::command::Command;
-use crate::engine::{AgentCache, sandbox_name};
+use crate::engine::sandbox_name;
 use crate::error::{Error, Result};
 use crate::output::Output;
 use crate::session_id::SessionId;
@@ -49,56 +48,53 @@ use crate::upload::Upload;
 /// # Ok::<_, noxrunner::Error>(())
 /// ```
 pub struct KubernetesBackend {
-    pub(super) creator: Creator,
-    pub(super) cache: AgentCache<Agent>,
+    pub(super) sandboxes: Sandboxes,
     pub(super) sweeper: Sweeper,
-    /// Timeout of calls to the API server.
-    pub(super) timeout: Duration,
 }
 
 impl KubernetesBackend {
     /// Returns the URL of the API server.
     #[must_use]
     pub fn server(&self) -> String {
-        self.creator.api.server()
+        self.sandboxes.creator.api.server()
     }
 
     /// Returns the namespace of the pods.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        self.creator.api.namespace()
+        self.sandboxes.creator.api.namespace()
     }
 
     /// Returns how calls reach the pods.
     #[must_use]
     pub fn pod_access(&self) -> PodAccess {
-        self.creator.dialer.access
+        self.sandboxes.creator.dialer.access
     }
 }
 
 impl Backend for KubernetesBackend {
     /// Lists pods, which checks the address, the credentials and the role.
     fn health(&self) -> Result<()> {
-        let end = Instant::now() + self.timeout;
-        self.creator.api.list("", 1, end).map(drop)
+        let end = Instant::now() + self.sandboxes.timeout;
+        self.sandboxes.creator.api.list("", 1, end).map(drop)
     }
 
     fn create(&self, id: &SessionId, spec: &SandboxSpec) -> Result<SandboxInfo> {
         spec.check()?;
-        self.sweeper.sweep_if_due(&self.creator.api);
-        let (info, agent) = self.creator.create(id, spec)?;
-        self.cache.insert(id, agent);
+        self.sweeper.sweep_if_due(&self.sandboxes.creator.api);
+        let (info, agent) = self.sandboxes.creator.create(id, spec)?;
+        self.sandboxes.cache.insert(id, agent);
         Ok(info)
     }
 
     fn touch(&self, id: &SessionId) -> Result<()> {
-        self.call(id, Effect::Idempotent, |agent| {
+        self.sandboxes.call(id, Effect::Idempotent, |agent| {
             agent.http.touch(&agent.id).map_err(CallError::repeatable)
         })
     }
 
     fn exec(&self, id: &SessionId, command: &Command) -> Result<Output> {
-        self.call(id, Effect::Exec, |agent| {
+        self.sandboxes.call(id, Effect::Exec, |agent| {
             agent
                 .http
                 .exec(&agent.id, command)
@@ -112,7 +108,7 @@ impl Backend for KubernetesBackend {
         command: &Command,
         sink: &mut dyn FnMut(Chunk<'_>) -> Result<()>,
     ) -> Result<Output> {
-        self.call(id, Effect::Exec, |agent| {
+        self.sandboxes.call(id, Effect::Exec, |agent| {
             let mut sink_failed = false;
             let mut sink = |chunk: Chunk<'_>| sink(chunk).inspect_err(|_| sink_failed = true);
             let done = agent.http.exec_live(&agent.id, command, &mut sink);
@@ -121,7 +117,7 @@ impl Backend for KubernetesBackend {
     }
 
     fn upload(&self, id: &SessionId, dest: &str, mut archive: Upload<'_>) -> Result<()> {
-        self.call(id, Effect::Idempotent, |agent| {
+        self.sandboxes.call(id, Effect::Idempotent, |agent| {
             let sent = agent.http.upload(&agent.id, dest, archive.reborrow());
             sent.map_err(|error| {
                 let rewound = archive.rewind();
@@ -134,7 +130,7 @@ impl Backend for KubernetesBackend {
     }
 
     fn download(&self, id: &SessionId, src: &str) -> Result<Box<dyn Read + Send>> {
-        self.call(id, Effect::Idempotent, |agent| {
+        self.sandboxes.call(id, Effect::Idempotent, |agent| {
             agent
                 .http
                 .download(&agent.id, src)
@@ -143,17 +139,17 @@ impl Backend for KubernetesBackend {
     }
 
     fn delete(&self, id: &SessionId) -> Result<bool> {
-        self.cache.remove_if(id, |_| true);
-        let end = Instant::now() + self.timeout;
-        let pod = self.creator.api.get(&sandbox_name(id), end)?;
+        self.sandboxes.cache.remove_if(id, |_| true);
+        let end = Instant::now() + self.sandboxes.timeout;
+        let pod = self.sandboxes.creator.api.get(&sandbox_name(id), end)?;
         let Some(pod) = pod.filter(|pod| pod.belongs_to(id)) else {
             return Ok(false);
         };
         let existed = pod.stage() == Stage::Alive;
         if existed {
-            self.creator.end_agent(&pod);
+            self.sandboxes.creator.end_agent(&pod);
         }
-        Ok(self.creator.api.delete(&pod, end)? && existed)
+        Ok(self.sandboxes.creator.api.delete(&pod, end)? && existed)
     }
 }
 

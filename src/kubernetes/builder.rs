@@ -9,9 +9,10 @@ use super::agent::{AgentTimeouts, Dialer, PodAccess};
 use super::api::Api;
 use super::backend::KubernetesBackend;
 use super::create::Creator;
-use super::credentials::Source;
 use super::key_file;
 use super::pod_spec::{PodSettings, parse_template};
+use super::sandboxes::Sandboxes;
+use super::source::Source;
 use super::sweep::Sweeper;
 use super::token::Key;
 use crate::engine::AgentCache;
@@ -244,52 +245,61 @@ impl KubernetesBackendBuilder {
     /// - [`Io`](crate::ErrorKind::Io) if `kubectl` cannot be run, or the key cannot be read or created.
     pub fn build(self) -> Result<KubernetesBackend> {
         self.check()?;
-        let key = match &self.key {
-            Some(key) => Key::new(key)?,
-            None => key_file::load_or_create(&state_home().ok_or_else(no_state_home)?)?,
-        };
-        let template = self.template.as_deref().map(parse_template).transpose()?;
-        let api = Api::open(self.source()?, self.namespace)?;
-        let default_access = if api.is_in_cluster() {
-            PodAccess::Address
-        } else {
-            PodAccess::ApiServer
-        };
-        let access = self.pod_access.unwrap_or(default_access);
-        let timeouts = AgentTimeouts {
-            timeout: self.timeout,
-            transfer: self.transfer_timeout,
-        };
-        let agent_image = self.agent_image.ok_or_else(|| {
-            Error::invalid(
-                "no agent image: set one with agent_image() (noxrc: --agent-image), it has a static noxrc at /noxrc",
-            )
-        })?;
-        let pods = PodSettings {
-            image: self.image,
-            cpu: self.cpu,
-            memory: self.memory,
-            storage: self.storage.unwrap_or_else(|| DEFAULT_STORAGE.to_owned()),
-            agent_image,
-            template,
-            max_lifetime: self.max_lifetime,
-        };
+        let api = Api::open(self.source()?, self.namespace.clone())?;
+        check_namespace(api.namespace())?;
+        let pods = self.pods()?;
         let creator = Creator {
+            dialer: self.dialer(&api)?,
             api: Arc::new(api),
-            dialer: Dialer {
-                key,
-                access,
-                timeouts,
-            },
             pods,
             timeout: self.create_timeout,
             unschedulable: self.unschedulable_timeout,
         };
         Ok(KubernetesBackend {
-            creator,
-            cache: AgentCache::new(),
+            sandboxes: Sandboxes {
+                creator,
+                cache: AgentCache::new(),
+                timeout: self.timeout,
+            },
             sweeper: Sweeper::default(),
-            timeout: self.timeout,
+        })
+    }
+
+    fn pods(&self) -> Result<PodSettings> {
+        let agent_image = self.agent_image.clone().ok_or_else(|| {
+            Error::invalid(
+                "no agent image: set one with agent_image() (noxrc: --agent-image), it has a static noxrc at /noxrc",
+            )
+        })?;
+        let storage = self.storage.as_deref().unwrap_or(DEFAULT_STORAGE);
+        Ok(PodSettings {
+            image: self.image.clone(),
+            cpu: self.cpu.clone(),
+            memory: self.memory.clone(),
+            storage: storage.to_owned(),
+            agent_image,
+            template: self.template.as_deref().map(parse_template).transpose()?,
+            max_lifetime: self.max_lifetime,
+        })
+    }
+
+    fn dialer(&self, api: &Api) -> Result<Dialer> {
+        let key = match &self.key {
+            Some(key) => Key::new(key)?,
+            None => key_file::load_or_create(&state_home().ok_or_else(no_state_home)?)?,
+        };
+        let default_access = if api.is_in_cluster() {
+            PodAccess::Address
+        } else {
+            PodAccess::ApiServer
+        };
+        Ok(Dialer {
+            key,
+            access: self.pod_access.unwrap_or(default_access),
+            timeouts: AgentTimeouts {
+                timeout: self.timeout,
+                transfer: self.transfer_timeout,
+            },
         })
     }
 
@@ -323,16 +333,19 @@ impl KubernetesBackendBuilder {
         if let Some(storage) = &self.storage {
             parse_bytes("storage limit", storage, MIN_STORAGE)?;
         }
-        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        match &self.namespace {
-            Some(name) if name.is_empty() || name.len() > 63 || !name.chars().all(is_name) => {
-                Err(Error::invalid(format!(
-                    "namespace {name:?}: not a valid name: use lower-case letters, digits and hyphens"
-                )))
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
+}
+
+/// Checks a name that becomes a part of URLs.
+fn check_namespace(name: &str) -> Result<()> {
+    let is_valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if !name.is_empty() && name.len() <= 63 && name.chars().all(is_valid) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "namespace {name:?}: not a valid name: use lower-case letters, digits and hyphens"
+    )))
 }
 
 fn no_state_home() -> Error {

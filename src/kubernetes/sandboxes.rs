@@ -1,14 +1,14 @@
-//! Calls to a sandbox: through the agent in its pod, with a look at the pod after a failure.
+//! The sandboxes of a namespace: calls go to the agent in a pod, with a look at the pod after a failure.
 
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::agent::{Agent, not_started};
-use super::backend::KubernetesBackend;
+use super::create::Creator;
 use super::pod::{Pod, Stage};
 use super::refusal::Refusal;
-use crate::engine::{gone, lost, sandbox_name};
+use crate::engine::{AgentCache, gone, lost, sandbox_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::session_id::SessionId;
 
@@ -38,7 +38,15 @@ enum Next {
     Fail(Error),
 }
 
-impl KubernetesBackend {
+/// Finds the agents of sandboxes, and calls them.
+pub(super) struct Sandboxes {
+    pub(super) creator: Creator,
+    pub(super) cache: AgentCache<Agent>,
+    /// Timeout of calls to the API server.
+    pub(super) timeout: Duration,
+}
+
+impl Sandboxes {
     /// Calls the agent of a sandbox. `call` gets an agent, and is called again if the agent certainly did not
     /// get the request and there is another connection to try.
     pub(super) fn call<T>(
