@@ -2,6 +2,8 @@
 
 /// Engines and containers that fail in the middle of a call.
 mod faults;
+/// What an engine may answer, without a real one.
+mod scripted;
 /// Limits, images, users and mounts.
 mod settings;
 
