@@ -42,8 +42,7 @@ pub(crate) struct BackendArgs {
         global = true,
         value_name = "SOCKET",
         num_args = 0..=1,
-        require_equals = true,
-        conflicts_with = "local"
+        require_equals = true
     )]
     pub(crate) docker: Option<Option<String>>,
 
@@ -57,7 +56,7 @@ pub(crate) struct BackendArgs {
 
     /// Reach containers by a port of the loopback interface, for engines that do not share this
     /// machine's files
-    #[arg(long, global = true, requires = "docker")]
+    #[arg(long, global = true)]
     pub(crate) docker_port: bool,
 
     #[command(flatten)]
@@ -114,6 +113,35 @@ pub(crate) enum Tier {
 }
 
 impl BackendArgs {
+    /// Refuses options that exclude each other, or that have no effect. clap does not see those that stand
+    /// before a subcommand together with those after it.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let kinds = [
+            ("--local", self.local),
+            ("--docker", self.docker.is_some()),
+            ("--kubernetes", self.kubernetes.kubernetes),
+        ];
+        let mut chosen = kinds.iter().filter(|(_, is_chosen)| *is_chosen);
+        if let (Some((first, _)), Some((second, _))) = (chosen.next(), chosen.next()) {
+            return Err(format!("{first} cannot be used with {second}"));
+        }
+        let of_docker = [
+            ("--agent", self.agent.is_some()),
+            ("--runtime", self.runtime.is_some()),
+            ("--docker-port", self.docker_port),
+        ];
+        let given = of_docker.iter().find(|(_, is_given)| *is_given);
+        match (given, self.kubernetes.given_option()) {
+            (Some((option, _)), _) if self.docker.is_none() => {
+                Err(format!("{option} is for containers only: add --docker"))
+            }
+            (_, Some(option)) if !self.kubernetes.kubernetes => {
+                Err(format!("{option} is for pods only: add --kubernetes"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Returns the kind of backend that these options choose.
     pub(crate) fn kind(&self) -> BackendKind {
         // As for the Python command, an empty URL means local sandboxes as well.

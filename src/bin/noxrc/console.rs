@@ -6,11 +6,14 @@ use std::io::{self, IsTerminal, Write};
 use noxrunner::{Chunk, Error, ErrorKind, KilledBy, Output, Result, Stream, printable};
 use serde_json::{Value, json};
 
+use crate::backend_args::BackendKind;
 use crate::credentials;
 
 /// Prints the output of the command. If the reader of stdout or stderr is gone, the rest is discarded.
 pub(crate) struct Console {
     json: bool,
+    /// For hints.
+    backend: BackendKind,
     /// The first failure to write data.
     failure: Cell<Option<io::Error>>,
     color_stderr: bool,
@@ -18,12 +21,13 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    pub(crate) fn new(json: bool, verbose: bool) -> Console {
+    pub(crate) fn new(json: bool, verbose: bool, backend: BackendKind) -> Console {
         if verbose {
             log_to_stderr(log::LevelFilter::Debug);
         }
         Console {
             json,
+            backend,
             failure: Cell::new(None),
             color_stderr: supports_color(&io::stderr()),
             color_stdout: supports_color(&io::stdout()),
@@ -54,7 +58,7 @@ impl Console {
     pub(crate) fn error_notice(&self, error: &Error) {
         // An error may have several lines, and is escaped already.
         self.line("✗", "31", &format!("{error:#}"));
-        if let Some(hint) = hint(error) {
+        if let Some(hint) = hint(error, self.backend) {
             self.info(hint);
         }
     }
@@ -185,8 +189,14 @@ fn supports_color(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
 }
 
-fn hint(error: &Error) -> Option<&'static str> {
+fn hint(error: &Error, backend: BackendKind) -> Option<&'static str> {
     Some(match error.kind() {
+        ErrorKind::Connect if backend == BackendKind::Docker => {
+            "Start Docker, or Podman with `systemctl --user start podman.socket`"
+        }
+        ErrorKind::Connect if backend == BackendKind::Kubernetes => {
+            "Check the connection with `noxrc --kubernetes doctor`"
+        }
         ErrorKind::Connect => "Start a server with `noxrc serve`, set --base-url, or use --local",
         ErrorKind::Unauthorized => credentials::HINT,
         ErrorKind::NotFound => "If the sandbox is missing, create it with `noxrc create ID`",

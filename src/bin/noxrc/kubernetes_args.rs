@@ -12,15 +12,15 @@ use crate::file_error::file_error;
 #[derive(clap::Args)]
 pub(crate) struct KubernetesArgs {
     /// Use pods of a Kubernetes cluster instead of a server
-    #[arg(long, global = true, conflicts_with_all = ["local", "docker"])]
+    #[arg(long, global = true)]
     pub(crate) kubernetes: bool,
 
     /// Context of the kubeconfig [default: the current one]
-    #[arg(long, global = true, value_name = "NAME", requires = "kubernetes")]
+    #[arg(long, global = true, value_name = "NAME")]
     context: Option<String>,
 
     /// Path of the kubeconfig [default: that of kubectl]
-    #[arg(long, global = true, value_name = "FILE", requires = "kubernetes")]
+    #[arg(long, global = true, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 
     /// URL of an API server that needs no credentials, such as unix:///PATH of a kubectl proxy
@@ -28,7 +28,6 @@ pub(crate) struct KubernetesArgs {
         long,
         global = true,
         value_name = "URL",
-        requires = "kubernetes",
         conflicts_with_all = ["context", "kubeconfig"]
     )]
     api_server: Option<String>,
@@ -47,15 +46,15 @@ pub(crate) struct KubernetesArgs {
     pub(crate) agent_image: Option<String>,
 
     /// File with JSON that is merged into every pod
-    #[arg(long, global = true, value_name = "FILE", requires = "kubernetes")]
+    #[arg(long, global = true, value_name = "FILE")]
     pod_template: Option<PathBuf>,
 
     /// How to reach pods [default: address in a pod of the cluster, else api-server]
-    #[arg(long, global = true, value_name = "WAY", requires = "kubernetes")]
+    #[arg(long, global = true, value_name = "WAY")]
     pod_access: Option<Access>,
 
     /// File with the secret that protects the agents [default: one of this user, created on first use]
-    #[arg(long, global = true, value_name = "FILE", requires = "kubernetes")]
+    #[arg(long, global = true, value_name = "FILE")]
     key_file: Option<PathBuf>,
 
     /// How long create waits while no node has room for the pod [default: 30]
@@ -63,7 +62,6 @@ pub(crate) struct KubernetesArgs {
         long,
         global = true,
         value_name = "SECONDS",
-        requires = "kubernetes",
         value_parser = crate::parse::seconds
     )]
     unschedulable_timeout: Option<Duration>,
@@ -87,6 +85,24 @@ impl From<Access> for PodAccess {
 }
 
 impl KubernetesArgs {
+    /// Returns an option that has an effect on pods only, if there is one.
+    pub(crate) fn given_option(&self) -> Option<&'static str> {
+        let options = [
+            ("--context", self.context.is_some()),
+            ("--kubeconfig", self.kubeconfig.is_some()),
+            ("--api-server", self.api_server.is_some()),
+            ("--pod-template", self.pod_template.is_some()),
+            ("--pod-access", self.pod_access.is_some()),
+            ("--key-file", self.key_file.is_some()),
+            (
+                "--unschedulable-timeout",
+                self.unschedulable_timeout.is_some(),
+            ),
+        ];
+        let given = options.into_iter().find(|(_, is_given)| *is_given);
+        given.map(|(option, _)| option)
+    }
+
     /// Returns the settings of the backend.
     pub(crate) fn builder(&self, timeout: Option<Duration>) -> Result<KubernetesBackendBuilder> {
         let mut builder = KubernetesBackend::builder();

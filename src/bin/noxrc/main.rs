@@ -49,7 +49,12 @@ use self::console::Console;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let console = Console::new(args.json, args.verbose);
+    if let Err(why) = args.backend.check() {
+        Args::command()
+            .error(clap::error::ErrorKind::ArgumentConflict, why)
+            .exit();
+    }
+    let console = Console::new(args.json, args.verbose, args.backend.kind());
     let Some(subcommand) = &args.subcommand else {
         // As the Python command does.
         console.data(Args::command().render_help().to_string().as_bytes());

@@ -90,6 +90,16 @@ fn options_of_containers_are_checked() {
         "cannot be used with",
     );
     assert_output(&user.run(&["--docker-port", "health"]), 2, "", "--docker");
+    for args in [
+        ["--local", "health", "--docker=/x"],
+        ["--runtime=runsc", "--local", "health"],
+        ["health", "--agent=/bin/noxrc", "--local"],
+    ] {
+        assert_output(&user.run(&args), 2, "", "--docker");
+    }
+    // Options may stand on both sides of the subcommand.
+    let both = user.run(&["--docker-port", "health", "--docker=/no/such.sock"]);
+    assert_output(&both, 1, "", "Start Docker, or Podman");
     let no_engine = user.run(&["--docker=/no/such.sock", "health"]);
     assert_output(&no_engine, 1, "", "cannot connect to unix:///no/such.sock");
     let tcp = user.run(&["--docker=tcp://127.0.0.1:2375", "health"]);
