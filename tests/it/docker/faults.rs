@@ -231,7 +231,7 @@ fn paused_container_is_reported(engine: &Engine) {
         "{error:#}"
     );
     assert!(!error.is_sandbox_gone());
-    let builder = engine.builder().create_timeout(Duration::from_secs(1));
+    let builder = engine.builder().create_timeout(Duration::from_secs(10));
     let other = Client::with_backend(builder.build().unwrap());
     let error = other.create("paused", SandboxSpec::new()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
