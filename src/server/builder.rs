@@ -295,7 +295,10 @@ impl ServerBuilder {
     }
 
     fn runtime(&self) -> Result<Runtime> {
-        let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(4));
+        // Calls run on other threads. With a worker for each processor, one that has nothing to do would be
+        // woken for each request, and compete with the call.
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = processors.div_ceil(2).min(4);
         Builder::new_multi_thread()
             .worker_threads(threads)
             // One more for health checks.
