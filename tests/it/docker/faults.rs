@@ -67,7 +67,9 @@ fn exec_until(engine: &Engine, id: &str, end: impl FnOnce()) -> noxrunner::Error
 fn kill(engine: &Engine, container: &str, signal: &str) {
     let path = format!("/containers/{container}/kill?signal={signal}");
     let (status, body) = engine.api("POST", &path, "");
-    assert_eq!(status, 204, "{body}");
+    // Podman may have removed the container before it answers.
+    let is_removed = body.contains("no such container");
+    assert!(status == 204 || is_removed, "{status}: {body}");
 }
 
 fn killed_container_is_reported(engine: &Engine) {
