@@ -261,7 +261,7 @@ impl Engine {
 
     /// Returns what a container has written, at most a few lines.
     pub(super) fn logs(&self, id: &str) -> Result<String> {
-        let path = format!("/containers/{id}/logs?stdout=true&stderr=true&tail=5");
+        let path = format!("/containers/{id}/logs?stdout=true&stderr=true");
         let response = self.send("GET", &path, RestBody::None, TIMEOUT)?;
         if !response.is_success() {
             return Err(refusal("read the log of the container", &response));
