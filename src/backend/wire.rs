@@ -236,6 +236,9 @@ pub(crate) struct ErrorEvent<'a> {
 /// Code of a 504 response to an exec that exceeded the server's maximum. Not part of v1.
 pub(crate) const EXEC_TIMEOUT: &str = "EXEC_TIMEOUT";
 
+/// Code of an error response to an exec whose sandbox ended while the command ran. Not part of v1.
+pub(crate) const SANDBOX_ENDED: &str = "SANDBOX_ENDED";
+
 /// Header of a response with the server's id for the request. Not part of v1.
 pub(crate) const REQUEST_ID: &str = "x-request-id";
 

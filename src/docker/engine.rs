@@ -259,7 +259,7 @@ impl Engine {
         Err(refusal("copy files into the container", &response))
     }
 
-    /// Returns what a container has written, at most a few lines.
+    /// Returns what a container has written. With a number of lines, Podman 4.3 loses parts of lines.
     pub(super) fn logs(&self, id: &str) -> Result<String> {
         let path = format!("/containers/{id}/logs?stdout=true&stderr=true");
         let response = self.send("GET", &path, RestBody::None, TIMEOUT)?;

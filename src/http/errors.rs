@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::base_url::BaseUrl;
 use super::socket::Progress;
 use super::transport::{Failure, FailureKind, Response};
-use crate::backend::wire::{EXEC_TIMEOUT, MISSING, MISSING_SANDBOX, REQUEST_ID, ServerError};
+use crate::backend::wire::{
+    EXEC_TIMEOUT, MISSING, MISSING_SANDBOX, REQUEST_ID, SANDBOX_ENDED, ServerError,
+};
 use crate::error::{Error, ErrorKind, MAX_ERROR_BODY, one_line};
 
 /// Maximum time for reading the body of an error response.
@@ -114,6 +116,7 @@ pub(super) fn refusal(
     let said = ServerError::parse(&body);
     let is_own = said.is_some();
     let said = said.unwrap_or_default();
+    let gone = gone || said.code.as_deref() == Some(SANDBOX_ENDED);
     let timed_out = status == 504 && said.code.as_deref() == Some(EXEC_TIMEOUT);
     let kind = match status_kind(status, operation) {
         ErrorKind::OutcomeUnknown if timed_out => ErrorKind::Timeout,
@@ -218,7 +221,7 @@ pub(super) fn event_error(json: &[u8]) -> Error {
         None => Error::new(ErrorKind::Status, format!("server reported: {text}")),
     };
     error
-        .with_sandbox_gone(said.status == Some(404))
+        .with_sandbox_gone(said.status == Some(404) || said.code.as_deref() == Some(SANDBOX_ENDED))
         .with_body(json)
         .with_code(said.code)
         .with_request_id(said.request_id)

@@ -13,7 +13,7 @@ pub(super) fn no_such_sandbox() -> Error {
 /// Creates the error for a command whose sandbox ended while it ran.
 pub(super) fn ended_during_command() -> Error {
     let text = "the sandbox ended while the command ran";
-    Error::new(ErrorKind::OutcomeUnknown, text)
+    Error::new(ErrorKind::OutcomeUnknown, text).with_sandbox_gone(true)
 }
 
 pub(super) fn arguments_too_long() -> Error {

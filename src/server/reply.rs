@@ -14,6 +14,7 @@ use super::event_body::EventBody;
 use crate::backend::events::error_event;
 use crate::backend::wire::{
     ARCHIVE, EVENT_STREAM, ErrorEvent, ErrorResponse, JSON, MISSING, MISSING_SANDBOX, REQUEST_ID,
+    SANDBOX_ENDED,
 };
 use crate::error::{Error, ErrorKind};
 use crate::os::time::whole_seconds;
@@ -181,7 +182,7 @@ impl ErrorReply {
     }
 }
 
-/// Code and request id of another server's error, which this one passes on.
+/// The code of an error, and the request id of another server that this one passes on.
 #[derive(Debug, Clone)]
 struct Upstream {
     code: Option<String>,
@@ -191,11 +192,17 @@ struct Upstream {
 impl Upstream {
     fn of(error: &Error) -> Option<Upstream> {
         let upstream = Upstream {
-            code: error.code().map(str::to_owned),
+            code: code_of(error).map(str::to_owned),
             request_id: error.request_id().map(str::to_owned),
         };
         (upstream.code.is_some() || upstream.request_id.is_some()).then_some(upstream)
     }
+}
+
+/// Returns the code of an error: that of the server behind this one, or our own.
+fn code_of(error: &Error) -> Option<&str> {
+    let ended = error.kind() == ErrorKind::OutcomeUnknown && error.is_sandbox_gone();
+    error.code().or(ended.then_some(SANDBOX_ENDED))
 }
 
 fn status_of(error: &Error) -> StatusCode {
@@ -222,7 +229,7 @@ pub(super) fn encode_error_event(error: &Error) -> Vec<u8> {
     error_event(&ErrorEvent {
         response: ErrorResponse {
             error: &format!("{error:#}"),
-            code: error.code(),
+            code: code_of(error),
         },
         status: status_of(error).as_u16(),
         request_id: error.request_id(),

@@ -130,6 +130,7 @@ fn ttl_ends_the_agent_and_its_commands() {
         .timeout(Duration::from_secs(2000));
     let error = sandbox.exec(long).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
+    assert!(error.is_sandbox_gone());
     let text = "the sandbox ended while the command ran";
     assert!(error.to_string().contains(text), "{error}");
     assert_eq!(container.wait(), Some(0));
