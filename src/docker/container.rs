@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::dirs::{SOCKET, shared_dir};
 use super::options::{Limits, Options};
+use crate::engine::initial_ttl;
 use crate::lenient_json::known;
-use crate::os::time::whole_seconds;
 use crate::session_id::SessionId;
 use crate::spec::SandboxSpec;
 
@@ -75,7 +75,7 @@ impl NewContainer<'_> {
     }
 
     fn entrypoint(&self) -> Vec<String> {
-        let ttl = whole_seconds(self.spec.get_ttl());
+        let ttl = initial_ttl(self.spec);
         let mut command = vec![
             AGENT_PROGRAM.to_owned(),
             "agent".to_owned(),

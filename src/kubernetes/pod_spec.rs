@@ -11,6 +11,7 @@ use super::labels::{
 use super::merge::merge;
 use super::token::Token;
 use crate::backend::wire::CreateRequest;
+use crate::engine::initial_ttl;
 use crate::error::{Error, Result};
 use crate::os::time::whole_seconds;
 use crate::quantity::{MIN_MEMORY, MIN_STORAGE, parse_bytes, parse_cpu};
@@ -138,7 +139,7 @@ impl PodSettings {
 }
 
 fn container(identity: &Identity<'_>, spec: &SandboxSpec, image: &str, limits: &Value) -> Value {
-    let ttl = whole_seconds(spec.get_ttl()).to_string();
+    let ttl = initial_ttl(spec).to_string();
     json!({
         "name": CONTAINER,
         "image": image,
