@@ -54,7 +54,7 @@ pub struct AgentBuilder {
 
 /// A NoxRunner v1 server for one sandbox: the container that this process is the first process of.
 ///
-/// The sandbox lives until its TTL is over, until it is deleted, or until this process gets SIGTERM or
+/// The sandbox lives until its TTL expires, until it is deleted, or until this process gets SIGTERM or
 /// SIGINT. Creating it again and a touch restart the TTL. All other session ids do not exist.
 ///
 /// Commands run as this process's user, with its environment and with the files of the container. Uploads,

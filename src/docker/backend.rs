@@ -125,7 +125,7 @@ impl Backend for DockerBackend {
     }
 
     fn upload(&self, id: &SessionId, dest: &str, archive: Upload<'_>) -> Result<()> {
-        // An archive cannot be sent twice, so a connection that is no longer valid is found out before.
+        // An archive cannot be sent twice, so the connection is checked first.
         logged("docker", "upload", id, || {
             self.sandboxes
                 .call(id, Effect::InSandbox, Backend::health)?;

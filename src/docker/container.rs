@@ -29,7 +29,7 @@ const SOCKET_DIR: &str = "/.noxrunner/run";
 /// Port of the agent, if it has no socket.
 const PORT: &str = "8080/tcp";
 
-/// How the agent is reached.
+/// The connection to the agent.
 pub(super) enum Access<'a> {
     /// By a socket in a shared directory. The program is shared too.
     Socket { program: &'a str },
@@ -200,7 +200,7 @@ impl RequestedSpec {
     }
 }
 
-/// What the engine says about a container.
+/// The engine's description of a container.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Container {

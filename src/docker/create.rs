@@ -21,10 +21,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::session_id::SessionId;
 use crate::spec::{SandboxInfo, SandboxSpec};
 
-/// How long a container may stay created without being started by its creator.
+/// Maximum time between the creation and the start of a container by its creator.
 const MAX_UNSTARTED: Duration = Duration::from_secs(60);
 
-/// How long an agent may run without its socket being seen.
+/// Maximum time until the socket of a running agent appears.
 const SOCKET_WAIT: Duration = Duration::from_secs(30);
 
 /// Longest pause between two looks at an agent or another client's container.
@@ -226,7 +226,7 @@ impl<'a> Creation<'a> {
         }
     }
 
-    /// Removes a container that is of no use any more.
+    /// Removes a container that has ended or was never started.
     fn discard(&self, container: &Container) -> Result<Existing> {
         self.sandboxes.engine.remove(&container.id, self.deadline)?;
         self.sandboxes.remove_dir(&container.dir());

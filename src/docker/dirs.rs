@@ -273,7 +273,7 @@ mod tests {
         assert!(Path::new(&used).exists());
     }
 
-    /// Sweeps once nobody has the lock. A process that another test starts has it until it runs its program.
+    /// Sweeps once the lock is free. A process that another test starts has it until it runs its program.
     fn sweep_alone(dirs: &SandboxDirs, used: impl Fn() -> Result<Vec<PathBuf>>) -> Result<()> {
         loop {
             let mut has_swept = false;

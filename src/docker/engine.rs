@@ -17,7 +17,7 @@ use crate::upload::Upload;
 /// Timeout of calls that neither create nor start a container.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a container may stay created without being started by its creator. Longer than a create takes.
+/// Maximum time between the creation and the start of a container by its creator. Longer than a create takes.
 const MAX_UNSTARTED: Duration = Duration::from_secs(600);
 
 /// Newest version of the API that this was written for, as the minor number of 1.x.

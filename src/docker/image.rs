@@ -10,7 +10,7 @@ use super::engine::{Engine, encoded};
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::http::{RestBody, RestStream};
 
-/// How long a pull may make no progress. A registry may take a while before the first byte of a layer.
+/// Maximum time without progress of a pull. A registry may take a while before the first byte of a layer.
 const STALL: Duration = Duration::from_secs(120);
 
 /// Maximum length of a line of a pull's progress.

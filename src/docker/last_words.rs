@@ -1,4 +1,4 @@
-//! What an agent wrote before it ended too early.
+//! The output of an agent that ended too early.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use super::create::Creation;
 use super::engine::Created;
 use crate::error::one_line;
 
-/// How long a second container may take to fail like the first one.
+/// Maximum time until a second container fails like the first one.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
 impl Creation<'_> {
@@ -27,7 +27,7 @@ impl Creation<'_> {
         let engine = &self.sandboxes.engine;
         let mut config = self.config(image, dir).ok()?;
         config["HostConfig"]["AutoRemove"] = json!(false);
-        // Nobody looks for a sandbox with this name.
+        // No sandbox has this name.
         let name = format!("{}-log", self.sandboxes.name(self.id));
         let Ok(Created::Container(id)) = engine.create(&name, &config, self.left()) else {
             return None;

@@ -17,7 +17,7 @@ use crate::session_id::SessionId;
 /// Minimum time between two cleanups of directories that are left behind.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long a failed call waits for the engine to notice that the container has ended.
+/// Maximum time that a failed call waits for the engine to notice the end of the container.
 const END_WAIT: Duration = Duration::from_secs(5);
 
 pub(super) struct Sandboxes {
@@ -211,7 +211,7 @@ impl Sandboxes {
     }
 }
 
-/// What a call changes.
+/// The effect of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
     /// At most the sandbox, so nothing matters once that has ended.
@@ -220,7 +220,7 @@ pub(super) enum Effect {
     Command,
 }
 
-/// How a sandbox has ended.
+/// The end of a sandbox.
 enum End {
     /// With the reason, in the words of the engine.
     Ended(String),

@@ -1,4 +1,4 @@
-//! What the backends of container engines and of Kubernetes share.
+//! Shared parts of the backends for container engines and Kubernetes.
 
 mod agent_cache;
 mod agent_program;

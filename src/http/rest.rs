@@ -129,7 +129,7 @@ impl RestClient {
     ///
     /// # Errors
     ///
-    /// If there is no response by the timeout, or only the status 429. Other statuses are no errors.
+    /// If there is no response by the timeout, or only the status 429. Other statuses are not errors.
     pub(crate) fn send(
         &self,
         method: &'static str,

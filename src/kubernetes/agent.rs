@@ -15,7 +15,7 @@ use crate::session_id::SessionId;
 /// Maximum time of making a connection to a pod. Its network is near.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How calls reach the agents in pods.
+/// The way that calls take to the agents in pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PodAccess {
@@ -43,7 +43,7 @@ pub(super) struct Agent {
     pod: Pod,
 }
 
-/// What is needed to connect to agents.
+/// Settings of the connections to agents.
 pub(super) struct Dialer {
     pub(super) key: Key,
     pub(super) access: PodAccess,

@@ -17,7 +17,7 @@ use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{RestBody, RestClient, RestResponse, RestSettings, RestStream};
 
-/// How long a token is used before its file is read again. Kubernetes replaces it some minutes before it
+/// Maximum time until the file of a token is read again. Kubernetes replaces it some minutes before it
 /// expires.
 const TOKEN_AGE: Duration = Duration::from_secs(10);
 

@@ -30,7 +30,7 @@ const QUESTION: Duration = Duration::from_secs(5);
 /// Pause before a pod that disappears is looked for again, or the API server is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// How long a pod may take to end after somebody has deleted it, before it is removed.
+/// Maximum time until a deleted pod ends, before it is removed.
 const MAX_TERMINATION: Duration = Duration::from_secs(5);
 
 /// Maximum time for ending an agent before its pod is deleted.
@@ -45,7 +45,7 @@ pub(super) struct Creator {
     pub(super) dialer: Dialer,
     pub(super) pods: PodSettings,
     pub(super) timeout: Duration,
-    /// How long no node may take a pod.
+    /// Maximum time until a node takes a pod.
     pub(super) unschedulable: Duration,
 }
 
@@ -120,7 +120,7 @@ impl Creator {
         }
     }
 
-    /// Waits a moment for the end of a pod that somebody has deleted. Removes the pod if that takes too long,
+    /// Waits a moment for the end of a pod that another client has deleted. Removes the pod if that takes too long,
     /// because its node may be down. `since` is when the wait started.
     fn wait_for_end(&self, pod: &Pod, since: &mut Option<Instant>, end: Instant) -> Result<()> {
         let since = *since.get_or_insert_with(Instant::now);

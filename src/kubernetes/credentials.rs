@@ -1,6 +1,6 @@
 //! Address and credentials of the API server.
 
-/// What is needed to reach the API server.
+/// The address and the credentials of the API server.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(super) struct Credentials {
     pub(super) server: String,

@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result, one_line};
 /// Maximum time that kubectl may take to print its configuration.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How to reach a cluster whose credentials only kubectl can use.
+/// Advice for clusters whose credentials only kubectl can use.
 const PROXY_ADVICE: &str = "run `kubectl proxy --unix-socket=/tmp/kubectl.sock --reject-paths='^$'` and use \
     unix:///tmp/kubectl.sock as the API server";
 
@@ -135,7 +135,7 @@ fn run(mut kubectl: Command) -> Result<Vec<u8>> {
 fn read_all(stream: Option<impl Read>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(mut stream) = stream {
-        // What was read before an error tells more than the error.
+        // The output before an error is more specific than the error.
         let _ = stream.read_to_end(&mut bytes);
     }
     bytes

@@ -1,4 +1,4 @@
-//! What an error of a call to an agent means: who has answered, and whether the agent got the request.
+//! The meaning of an error of a call to an agent: who has answered, and whether the agent got the request.
 
 use super::status::ApiStatus;
 use crate::backend::wire::ServerError;

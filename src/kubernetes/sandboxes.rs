@@ -18,7 +18,7 @@ const MAX_ATTEMPTS: u32 = 4;
 /// Maximum time of a look at the pod after a failure.
 const LOOK: Duration = Duration::from_secs(3);
 
-/// How long to wait until the status of a pod shows why its agent does not answer. Nodes report it about
+/// Maximum time until the status of a pod shows why its agent does not answer. Nodes report it about
 /// once per second.
 const STATUS_DELAY: Duration = Duration::from_secs(5);
 const STATUS_PAUSE: Duration = Duration::from_millis(200);
@@ -32,7 +32,7 @@ pub(super) enum Effect {
     Exec,
 }
 
-/// How a call goes on after a failure.
+/// The next step of a call after a failure.
 enum Next {
     Again(Arc<Agent>),
     Fail(Error),

@@ -8,7 +8,7 @@ use super::credentials::Credentials;
 use super::kubectl;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Where Kubernetes mounts the credentials of a pod's service account.
+/// The directory where Kubernetes mounts the credentials of a pod's service account.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Source of the credentials, which is read again when they may have expired.

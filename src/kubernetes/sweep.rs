@@ -11,10 +11,10 @@ use crate::os::time;
 /// Minimum time between two sweeps.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long an ended pod is kept, so that calls can tell why it ended.
+/// Minimum time that an ended pod is kept, so that calls can report why it ended.
 const KEEP_ENDED: Duration = Duration::from_secs(60);
 
-/// How long a pod may wait for a node. Its creator has given up long before.
+/// Maximum time that a pod waits for a node. Its creator has given up long before.
 const KEEP_PENDING: Duration = Duration::from_secs(3600);
 
 /// Maximum numbers of pods that a sweep lists and deletes.

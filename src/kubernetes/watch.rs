@@ -46,11 +46,11 @@ struct Event {
     object: Value,
 }
 
-/// How to go on after the events of one request.
+/// The next step after the events of one request.
 enum Next {
     /// Some changes may be lost.
     Get,
-    /// Nobody waits for more.
+    /// The caller needs no more events.
     Stop,
 }
 
@@ -161,7 +161,7 @@ impl Follower {
     }
 
     fn send(&self, change: Change) {
-        // Fails only if nobody waits any more.
+        // Fails only if the caller has given up.
         let _ = self.sender.send(change);
     }
 }

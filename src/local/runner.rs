@@ -33,7 +33,7 @@ const TICK: Duration = Duration::from_millis(20);
 
 pub(super) type Environment = BTreeMap<OsString, OsString>;
 
-/// Where and how a command runs.
+/// The place and the settings of a command's process.
 pub(super) struct Place<'a> {
     pub(super) workdir: &'a Path,
     /// Environment variables of all commands. A command's own variables take precedence.

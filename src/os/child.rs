@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::output::Usage;
 
-/// Returns the status of a child that has ended, and what it has used together with those of its own
+/// Returns the status of a child that has ended, and its usage together with that of its own
 /// children that it has waited for. Does not wait.
 pub(crate) fn try_wait(child: &Child) -> io::Result<Option<(ExitStatus, Usage)>> {
     let id = libc::pid_t::try_from(child.id()).map_err(io::Error::other)?;

@@ -2,7 +2,7 @@
 
 /// Engines and containers that fail in the middle of a call.
 mod faults;
-/// What an engine may answer, without a real one.
+/// Answers of engines, from a scripted one.
 mod scripted;
 /// Limits, images, users and mounts.
 mod settings;
@@ -109,7 +109,7 @@ fn expired_sandboxes_are_cleaned_up(engine: &Engine) {
     let error = sandbox.exec(["true"]).unwrap_err();
     assert!(error.is_sandbox_gone(), "{error:#}");
     engine.assert_nothing_left();
-    // A directory that nobody asks about is removed by the next backend that creates a sandbox.
+    // An unused directory is removed by the next backend that creates a sandbox.
     let spec = SandboxSpec::new().ttl(Duration::from_secs(1));
     client.create("short", spec).unwrap();
     wait_for("the sandbox expires", || engine.containers().is_empty());

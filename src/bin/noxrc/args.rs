@@ -442,7 +442,7 @@ pub(crate) struct ServeArgs {
 #[command(
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
-    after_help = "The backends for Docker, Podman and Kubernetes start this in the containers that they create. It exits\nwhen the TTL is over, which create and touch restart, when the sandbox is deleted, and on SIGTERM.\nCommands run as its user, with its environment, and in the container's /workspace.\n\nExamples:\n  noxrc agent --session-id demo --unix /run/noxrunner/agent.sock\n  noxrc agent --session-id demo --listen 0.0.0.0:8080 --token-sha256 \"$(printf %s \"$TOKEN\" | sha256sum | cut -d' ' -f1)\"\n  noxrc agent install /shared"
+    after_help = "The backends for Docker, Podman and Kubernetes start this in the containers that they create. It exits\nwhen the TTL expires, which create and touch restart, when the sandbox is deleted, and on SIGTERM.\nCommands run as its user, with its environment, and in the container's /workspace.\n\nExamples:\n  noxrc agent --session-id demo --unix /run/noxrunner/agent.sock\n  noxrc agent --session-id demo --listen 0.0.0.0:8080 --token-sha256 \"$(printf %s \"$TOKEN\" | sha256sum | cut -d' ' -f1)\"\n  noxrc agent install /shared"
 )]
 #[cfg(target_os = "linux")]
 pub(crate) struct AgentArgs {

@@ -49,7 +49,7 @@ pub(crate) struct KubernetesArgs {
     #[arg(long, global = true, value_name = "FILE")]
     pod_template: Option<PathBuf>,
 
-    /// How to reach pods [default: address in a pod of the cluster, else api-server]
+    /// Connection to pods [default: address in a pod of the cluster, else api-server]
     #[arg(long, global = true, value_name = "WAY")]
     pod_access: Option<Access>,
 
@@ -57,7 +57,7 @@ pub(crate) struct KubernetesArgs {
     #[arg(long, global = true, value_name = "FILE")]
     key_file: Option<PathBuf>,
 
-    /// How long create waits while no node has room for the pod [default: 30]
+    /// Maximum time that create waits for a node with room for the pod [default: 30]
     #[arg(
         long,
         global = true,

@@ -1,4 +1,4 @@
-//! What an engine may answer, without a real one.
+//! Answers of engines, from a scripted one.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
