@@ -44,15 +44,15 @@ fi
 
 # Downloads Go, and the source package of Kubernetes with all that it needs.
 fetch_k8s_source() {
-  local apt=$engines/apt-source package
+  local apt=$engines/apt-source package mirror
   for package in golang-1.19-go golang-1.19-src; do
     apt-get download -qq "$package" 2>/dev/null
     dpkg -x "$package"_*.deb "$engines/go"
   done
   mkdir -p "$apt"/{lists/partial,cache/archives/partial,state} "$engines/gopath/src/k8s.io"
   : >"$apt/status"
-  awk '/^URIs:/ { print "deb-src", $2, "bookworm main"; exit }' /etc/apt/sources.list.d/debian.sources \
-    >"$apt/sources.list"
+  mirror=$(awk '/^URIs:/ { print $2; exit }' /etc/apt/sources.list.d/debian.sources 2>/dev/null || true)
+  echo "deb-src ${mirror:-http://deb.debian.org/debian} bookworm main" >"$apt/sources.list"
   cat >"$apt/apt.conf" <<CONF
 Dir::Etc::SourceList "$apt/sources.list"; Dir::Etc::SourceParts "/dev/null"; Dir::State "$apt/state";
 Dir::State::Lists "$apt/lists"; Dir::State::Status "$apt/status"; Dir::Cache "$apt/cache";
