@@ -2,10 +2,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::os;
 use crate::os::random::temporary_name;
 
 /// Permissions of a new file before the umask applies.
@@ -56,11 +57,7 @@ impl LocalTarget {
         }
         let path = target.with_file_name(temporary_name());
         // Other users must not read it, nor replace it with a link.
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
+        let file = os::create_private_file(&path)?;
         let partial = Some(Partial {
             path,
             target,

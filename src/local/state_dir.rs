@@ -245,12 +245,7 @@ pub(super) const RECORD: &str = "sandbox.json";
 /// Writes the record in the directory of a sandbox, at once or not at all.
 pub(super) fn write_record(dir: &Path, record: &impl Serialize) -> io::Result<()> {
     let new = dir.join(temporary_name());
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)?;
+    let mut file = os::create_private_file(&new)?;
     let written = file
         .write_all(&serde_json::to_vec(record)?)
         .and_then(|()| fs::rename(&new, dir.join(RECORD)));

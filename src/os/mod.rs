@@ -12,7 +12,7 @@ pub(crate) mod time;
 
 use std::ffi::{CStr, CString};
 use std::fmt;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -356,6 +356,12 @@ fn try_lock(fd: BorrowedFd<'_>, how: c_int) -> io::Result<bool> {
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
         Err(e) => Err(e),
     }
+}
+
+/// Creates a file that only this user can read, and that must not exist.
+pub(crate) fn create_private_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path)
 }
 
 #[cfg(any(feature = "docker", feature = "kubernetes", feature = "local"))]
