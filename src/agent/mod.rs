@@ -8,7 +8,7 @@ mod install;
 
 use std::fmt;
 use std::fs;
-use std::net::ToSocketAddrs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -46,7 +46,7 @@ const GRACE: Duration = Duration::from_secs(2);
 #[must_use]
 pub struct AgentBuilder {
     id: SessionId,
-    addresses: Vec<String>,
+    addresses: Vec<SocketAddr>,
     unix: Option<PathBuf>,
     token_sha256: Option<String>,
     ttl: Duration,
@@ -114,8 +114,8 @@ impl Agent {
 
 impl AgentBuilder {
     /// Adds an address to listen on, such as `0.0.0.0:8080`. Needs a [token](Self::token_sha256).
-    pub fn tcp(mut self, addr: impl Into<String>) -> AgentBuilder {
-        self.addresses.push(addr.into());
+    pub fn tcp(mut self, addr: SocketAddr) -> AgentBuilder {
+        self.addresses.push(addr);
         self
     }
 
@@ -158,7 +158,7 @@ impl AgentBuilder {
         let tier = Arc::new(tier);
         let server = Server::builder(LocalBackend::in_container(Arc::clone(&tier)));
         let server = self.authenticate(server.grace(GRACE))?;
-        let server = self.listen(server)?.bind()?;
+        let server = self.listen(server).bind()?;
         Ok(Agent { server, tier })
     }
 
@@ -172,19 +172,12 @@ impl AgentBuilder {
         }
     }
 
-    fn listen(&self, mut server: ServerBuilder) -> Result<ServerBuilder> {
-        for addr in &self.addresses {
-            let invalid = |e| {
-                let text = format!("invalid address to listen on {addr:?}");
-                Error::invalid(text).with_source(e)
-            };
-            let found: Vec<_> = addr.to_socket_addrs().map_err(invalid)?.collect();
-            server = server.tcp(&*found);
-        }
-        Ok(match &self.unix {
+    fn listen(&self, server: ServerBuilder) -> ServerBuilder {
+        let server = server.tcp(&*self.addresses);
+        match &self.unix {
             Some(path) => server.unix(path).unix_for_all(),
             None => server,
-        })
+        }
     }
 }
 
@@ -231,7 +224,8 @@ mod tests {
 
     #[test]
     fn network_addresses_need_a_token() {
-        let builder = Agent::builder(SessionId::new("demo").unwrap()).tcp("127.0.0.1:0");
+        let builder =
+            Agent::builder(SessionId::new("demo").unwrap()).tcp(([127, 0, 0, 1], 0).into());
         let server = Server::builder(LocalBackend::new().unwrap());
         let error = builder.authenticate(server).unwrap_err();
         assert!(error.to_string().contains("--token-sha256"), "{error}");

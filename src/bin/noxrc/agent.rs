@@ -24,7 +24,7 @@ pub(crate) fn agent(args: &Args, agent: &AgentArgs, console: &Console) -> Result
     let id = agent.session_id.as_deref().unwrap_or_default();
     let mut builder = Agent::builder(SessionId::new(id)?).ttl(agent.ttl);
     for addr in &agent.listen {
-        builder = builder.tcp(addr);
+        builder = builder.tcp(*addr);
     }
     if let Some(path) = &agent.unix {
         builder = builder.unix(path);

@@ -450,8 +450,8 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "ID", required = true, allow_hyphen_values = true)]
     pub(crate) session_id: Option<String>,
     /// Address to listen on, such as 0.0.0.0:8080, which needs --token-sha256 (repeatable)
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) listen: Vec<String>,
+    #[arg(long, value_name = "HOST:PORT", value_parser = listen_address)]
+    pub(crate) listen: Vec<SocketAddr>,
     /// Unix socket to listen on. Everyone who can search its directory can connect
     #[arg(long, value_name = "PATH")]
     pub(crate) unix: Option<PathBuf>,
