@@ -18,9 +18,5 @@ setsid nohup env LD_LIBRARY_PATH="$libraries" XTABLES_LIBDIR="$libraries/xtables
   --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "/nx-$name" \
   --insecure-registry 127.0.0.1:5000 </dev/null >"$dir/log" 2>&1 &
 wait_for_socket "$dir/docker.sock" "$dir/log"
-for image in "$engines"/img/busybox*.tar; do
-  with_libraries docker --host "unix://$dir/docker.sock" load --quiet --input "$image" >&2
-done
-# The conformance checker asks for this image.
-with_libraries docker --host "unix://$dir/docker.sock" tag localhost/noxrunner/busybox:1 python:3.12
+load_images "$dir/docker.sock" python
 echo "export NOXRUNNER_TEST_DOCKER=unix://$dir/docker.sock"

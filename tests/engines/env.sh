@@ -27,6 +27,18 @@ wait_for_socket() {
   return 1
 }
 
+# Loads the images of images.sh into the engine at a socket. The conformance checker asks for Python's, whose name is the
+# second argument.
+load_images() {
+  local socket=$1 python=$2 image
+  for image in "$engines"/img/busybox*.tar; do
+    curl --silent --fail --unix-socket "$socket" --header 'Content-Type: application/x-tar' \
+      --data-binary "@$image" http://engine/v1.40/images/load >&2
+  done
+  curl --silent --fail --unix-socket "$socket" --request POST \
+    "http://engine/v1.40/images/localhost%2Fnoxrunner%2Fbusybox:1/tag?repo=$python&tag=3.12"
+}
+
 # Ends the process whose id is in a file, and waits until it is gone.
 end_process() {
   local pid

@@ -12,11 +12,5 @@ setsid nohup "$scripts/podman-rootless.sh" "$name" podman system service --time 
   </dev/null >"$dir/log" 2>&1 &
 echo $! >"$dir/pid"
 wait_for_socket "$dir/podman.sock" "$dir/log"
-for image in "$engines"/img/busybox*.tar; do
-  curl --silent --fail --unix-socket "$dir/podman.sock" --header 'Content-Type: application/x-tar' \
-    --data-binary "@$image" http://engine/v1.40/images/load >&2
-done
-# The conformance checker asks for this image.
-curl --silent --fail --unix-socket "$dir/podman.sock" --request POST \
-  "http://engine/v1.40/images/localhost%2Fnoxrunner%2Fbusybox:1/tag?repo=docker.io/library/python&tag=3.12"
+load_images "$dir/podman.sock" docker.io/library/python
 echo "export NOXRUNNER_TEST_PODMAN=unix://$dir/podman.sock"
