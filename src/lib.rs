@@ -135,7 +135,6 @@ pub mod conformance;
 #[cfg(feature = "docker")]
 mod docker;
 #[cfg(any(feature = "docker", feature = "kubernetes"))]
-#[allow(dead_code, unused_imports, reason = "the backends of engines follow")]
 mod engine;
 mod error;
 mod exact_reader;

@@ -10,12 +10,12 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The command that builds a static `noxrc`. Without `--target`, the flag would apply to procedural macros
 /// as well, which cannot be static.
-pub(crate) const BUILD_COMMAND: &str = "RUSTFLAGS=\"-C target-feature=+crt-static\" cargo build --release \
+const BUILD_COMMAND: &str = "RUSTFLAGS=\"-C target-feature=+crt-static\" cargo build --release \
     --features cli --bin noxrc --target x86_64-unknown-linux-gnu";
 
 /// A static `noxrc`, which runs in any Linux container as `noxrc agent`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct AgentProgram {
+pub(super) struct AgentProgram {
     path: PathBuf,
 }
 
@@ -27,7 +27,7 @@ impl AgentProgram {
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) if the given file is not a static program,
     /// [`Unsupported`](ErrorKind::Unsupported) if none is found.
-    pub(crate) fn find(given: Option<&Path>) -> Result<AgentProgram> {
+    pub(super) fn find(given: Option<&Path>) -> Result<AgentProgram> {
         if let Some(path) = given {
             return AgentProgram::check(path);
         }
@@ -38,7 +38,7 @@ impl AgentProgram {
         }
         let seen = match candidates.first() {
             Some(path) => format!("{} is not static", path.display()),
-            None => "there is none on PATH".to_owned(),
+            None => "no noxrc is on PATH".to_owned(),
         };
         Err(Error::new(
             ErrorKind::Unsupported,
@@ -49,7 +49,7 @@ impl AgentProgram {
     }
 
     /// Returns the absolute path of the program, without symbolic links.
-    pub(crate) fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 

@@ -61,7 +61,7 @@ use crate::upload::Upload;
 ///
 /// # Errors
 ///
-/// What the engine refuses is reported in its own words. If a container ends while a command runs, the error is
+/// Refusals of the engine are reported in its own words. If a container ends while a command runs, the error is
 /// [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown), and for all other calls
 /// [`NotFound`](crate::ErrorKind::NotFound), with the reason that the engine reports, such as `OOMKilled`. Podman
 /// reports none for a container that it has removed.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::agent_program::AgentProgram;
 use super::backend::DockerBackend;
 use super::dirs::SandboxDirs;
 use super::engine::Engine;
@@ -13,7 +14,7 @@ use super::locate::sockets;
 use super::options::{Mount, Options};
 use super::sandboxes::Sandboxes;
 use super::settings::Settings;
-use crate::engine::{AgentCache, AgentProgram};
+use crate::engine::AgentCache;
 use crate::error::{Error, Result};
 use crate::validate::check_duration;
 

@@ -355,7 +355,7 @@ impl<'a> Creation<'a> {
         let archive = tar.into_inner().map_err(failed)?;
         self.sandboxes
             .engine
-            .put_archive(container, &archive, self.left())
+            .put_archive(container, archive, self.left())
     }
 
     /// Asks the agent of a new container until it answers.

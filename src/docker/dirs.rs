@@ -14,6 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt,
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::engine::name_hash;
 use crate::error::{Error, ErrorKind, Result};
 use crate::os::{self, effective_uid, random::random_u64, remove_tree::remove_at};
 
@@ -43,8 +44,7 @@ impl SandboxDirs {
         let base = base.map_or_else(default_base, Path::to_owned);
         create_private(&base)?;
         // Each engine has its own, because an engine knows only its own containers.
-        let engine = fnv1a_64(socket.as_os_str().as_encoded_bytes());
-        let path = base.join(format!("{engine:016x}"));
+        let path = base.join(name_hash(socket.as_os_str().as_encoded_bytes()));
         create_private(&path)?;
         let shown = path.display();
         let not_utf8 = || Error::invalid(format!("directory {shown} is not UTF-8"));
@@ -196,8 +196,7 @@ pub(super) fn socket_url(socket: &File) -> String {
 
 pub(super) fn write_token(dir: &str, token: &str) -> Result<()> {
     let path = format!("{dir}/{TOKEN}");
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create_new(true).mode(0o600).open(&path);
+    let file = os::create_private_file(Path::new(&path));
     file.and_then(|mut file| file.write_all(token.as_bytes()))
         .map_err(|e| Error::io(format_args!("cannot write {path}"), e))
 }
@@ -237,11 +236,6 @@ fn create_private(path: &Path) -> Result<()> {
         path.display()
     );
     Err(Error::new(ErrorKind::Io, text))
-}
-
-fn fnv1a_64(bytes: &[u8]) -> u64 {
-    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, mix)
 }
 
 #[cfg(test)]

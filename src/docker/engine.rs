@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use super::container::{Container, DIR_LABEL, ID_LABEL};
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::http::{RestBody, RestClient, RestResponse, RestSettings};
-use crate::upload::Upload;
 
 /// Timeout of calls that neither create nor start a container.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
@@ -155,7 +154,7 @@ impl Engine {
         &self,
         method: &'static str,
         path: &str,
-        body: RestBody<'_>,
+        body: RestBody,
         timeout: Duration,
     ) -> Result<RestResponse> {
         let path = format!("{}{path}", self.prefix);
@@ -249,9 +248,9 @@ impl Engine {
     }
 
     /// Unpacks a tar archive in the root directory of a container.
-    pub(super) fn put_archive(&self, id: &str, archive: &[u8], timeout: Duration) -> Result<()> {
+    pub(super) fn put_archive(&self, id: &str, archive: Vec<u8>, timeout: Duration) -> Result<()> {
         let path = format!("/containers/{id}/archive?path=%2F");
-        let body = RestBody::Archive(Upload::from_bytes(archive));
+        let body = RestBody::Archive(archive);
         let response = self.send("PUT", &path, body, timeout)?;
         if response.is_success() {
             return Ok(());

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::engine::{Engine, encoded};
 use crate::error::{Error, ErrorKind, Result, one_line};
-use crate::http::{RestBody, RestStream};
+use crate::http::RestStream;
 
 /// Maximum time without progress of a pull. A registry may take a while before the first byte of a layer.
 const STALL: Duration = Duration::from_secs(120);
@@ -125,7 +125,7 @@ pub(super) fn pull(
     let path = format!("{prefix}/images/create?{query}");
     log::info!("{}: pulling {}", engine.name(), one_line(text));
     let deadline = Instant::now() + timeout;
-    let stream = rest.stream("POST", &path, RestBody::None, STALL.min(timeout));
+    let stream = rest.stream("POST", &path, STALL.min(timeout), None);
     let stream = stream.map_err(|e| cannot_pull(text, e.kind(), &format!("{e:#}")))?;
     let left = deadline.saturating_duration_since(Instant::now());
     follow(stream.within(left), text, on_progress)

@@ -15,7 +15,7 @@ use crate::error::{Error, Result, one_line};
 ///
 /// # Errors
 ///
-/// If the setting names something else than a Unix socket, or if there is none.
+/// If the setting does not name a Unix socket, or if no socket exists.
 pub(super) fn sockets(given: Option<&str>) -> Result<Vec<PathBuf>> {
     if let Some(given) = given {
         return socket_path("the engine's socket", given).map(|path| vec![path]);

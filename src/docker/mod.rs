@@ -2,9 +2,10 @@
 //!
 //! - `builder`, `settings`, `options`: settings of a backend and of all its sandboxes.
 //! - `locate`: which engine. `engine`: the calls of its API. `image`, `auth`: pulling images.
-//! - `backend`: the calls of `Backend`. `create`, `last_words`: creating sandboxes. `sandboxes`: finding and deleting them.
+//! - `agent_program`: the program of the agents. `backend`: the calls of `Backend`. `create`, `last_words`: creating sandboxes. `sandboxes`: finding and deleting them.
 //! - `container`: the configuration of containers. `dirs`, `connection`: reaching the agents.
 
+mod agent_program;
 mod auth;
 mod backend;
 mod builder;

@@ -174,7 +174,7 @@ impl Sandboxes {
         Ok(existed)
     }
 
-    /// Removes what is left behind, such as the directories of sandboxes that have expired. Does nothing if it did
+    /// Removes the remains of sandboxes, such as the directories of those that have expired. Does nothing if it did
     /// so a moment ago.
     pub(super) fn sweep(&self) {
         let now = Instant::now();

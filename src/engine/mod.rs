@@ -1,17 +1,16 @@
 //! Shared parts of the backends for container engines and Kubernetes.
 
 mod agent_cache;
-mod agent_program;
 mod sandbox_name;
 mod token;
 
 use std::time::Duration;
 
 pub(crate) use self::agent_cache::AgentCache;
-pub(crate) use self::agent_program::{AgentProgram, BUILD_COMMAND};
+#[cfg(feature = "kubernetes")]
 pub(crate) use self::sandbox_name::sandbox_name;
 #[cfg(feature = "docker")]
-pub(crate) use self::sandbox_name::scoped_sandbox_name;
+pub(crate) use self::sandbox_name::{name_hash, scoped_sandbox_name};
 #[cfg(feature = "kubernetes")]
 pub(crate) use self::token::hex;
 pub(crate) use self::token::{random_hex, sha256_hex};

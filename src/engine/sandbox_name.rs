@@ -4,16 +4,22 @@ use crate::session_id::SessionId;
 
 /// Returns the name of a sandbox's container or pod: `nox-` and a hash of the session id in 32 hexadecimal
 /// digits. Other ids can have the same hash, so a label with the whole id must be compared.
+#[cfg(feature = "kubernetes")]
 pub(crate) fn sandbox_name(id: &SessionId) -> String {
-    format!("nox-{:032x}", fnv1a_128(id.as_str().as_bytes()))
+    format!("nox-{}", name_hash(id.as_str().as_bytes()))
 }
 
-/// Returns the name of a sandbox as [`sandbox_name`] does, but a different one for each scope.
+/// Same as `sandbox_name`, but a different one for each scope.
 #[cfg(feature = "docker")]
 pub(crate) fn scoped_sandbox_name(scope: &str, id: &SessionId) -> String {
     // Neither can contain a NUL byte.
     let text = format!("{scope}\0{}", id.as_str());
-    format!("nox-{:032x}", fnv1a_128(text.as_bytes()))
+    format!("nox-{}", name_hash(text.as_bytes()))
+}
+
+/// Returns a hash for a name, in 32 hexadecimal digits. It does not protect against collisions on purpose.
+pub(crate) fn name_hash(bytes: &[u8]) -> String {
+    format!("{:032x}", fnv1a_128(bytes))
 }
 
 /// FNV-1a with 128 bits, from the reference of its authors.
@@ -31,7 +37,12 @@ mod tests {
     #[test]
     fn names_are_stable() {
         // From the test vectors of the reference.
-        assert_eq!(fnv1a_128(b"a"), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
+        assert_eq!(name_hash(b"a"), "d228cb696f1a8caf78912b704e4a8964");
+    }
+
+    #[test]
+    #[cfg(feature = "kubernetes")]
+    fn names_are_those_of_objects() {
         let name = sandbox_name(&SessionId::new("demo/ä").unwrap());
         assert_eq!(name.len(), 36);
         assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));

@@ -114,7 +114,7 @@ impl BaseUrl {
     }
 
     /// Returns the base URL of what is below a path, such as `/prefix`.
-    #[cfg(any(feature = "docker", feature = "kubernetes"))]
+    #[cfg(feature = "kubernetes")]
     pub(super) fn below(&self, path: &str) -> BaseUrl {
         BaseUrl {
             text: self.url(path),

@@ -14,13 +14,16 @@ use crate::error::{Error, Result};
 use crate::validate::check_duration;
 
 /// Default timeout of calls other than exec and transfers.
-pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Default timeout of create. A server may pull an image and start a container before it answers.
-pub(super) const DEFAULT_CREATE_TIMEOUT: Duration = Duration::from_secs(120);
+const DEFAULT_CREATE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Default timeout of making a connection.
 pub(super) const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Default of the `User-Agent` header.
+pub(super) const USER_AGENT: &str = concat!("noxrunner/", env!("CARGO_PKG_VERSION"));
 
 #[derive(Debug, Clone)]
 enum Proxy {
@@ -85,7 +88,7 @@ impl<T: From<HttpBackend>> HttpBackendBuilder<T> {
             transfer_timeout: None,
             token: None,
             headers: Vec::new(),
-            user_agent: concat!("noxrunner/", env!("CARGO_PKG_VERSION")).to_owned(),
+            user_agent: USER_AGENT.to_owned(),
             proxy: Proxy::FromEnvironment,
             ca_pem: None,
             retry: Retry::default(),

@@ -10,7 +10,6 @@ mod live;
 #[cfg(feature = "conformance")]
 mod raw;
 #[cfg(any(feature = "docker", feature = "kubernetes"))]
-#[allow(dead_code, reason = "the backends of engines follow")]
 mod rest;
 mod retry;
 mod socket;
@@ -22,6 +21,5 @@ pub use self::builder::HttpBackendBuilder;
 #[cfg(feature = "conformance")]
 pub(crate) use self::raw::{Endpoint, RawResponse};
 #[cfg(any(feature = "docker", feature = "kubernetes"))]
-#[allow(unused_imports, reason = "the backends of engines follow")]
 pub(crate) use self::rest::{RestBody, RestClient, RestResponse, RestSettings, RestStream};
 pub use self::retry::Retry;

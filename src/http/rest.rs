@@ -7,20 +7,22 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+#[cfg(feature = "kubernetes")]
 use super::backend::HttpBackend;
 use super::base_url::BaseUrl;
-use super::builder::{
-    DEFAULT_CONNECT_TIMEOUT, DEFAULT_CREATE_TIMEOUT, DEFAULT_TIMEOUT, environment_proxy,
-};
+use super::builder::{DEFAULT_CONNECT_TIMEOUT, USER_AGENT, environment_proxy};
 use super::call::{Api, Call, read_body};
 use super::errors::Operation;
 use super::retry::Retry;
 use super::socket::CallOptions;
-use super::transport::{Body, HttpClient, ResponseBody, Settings, header_lines};
 #[cfg(feature = "kubernetes")]
+use super::transport::header_lines;
+use super::transport::{Body, HttpClient, ResponseBody, Settings};
+#[cfg(feature = "docker")]
+use crate::backend::wire::ARCHIVE;
+use crate::backend::wire::JSON;
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result, one_line};
-use crate::upload::Upload;
 
 /// Maximum size of a response in one piece, in bytes. A list of 1,000 pods has about 8 MiB.
 const MAX_BODY: u64 = 64 << 20;
@@ -43,18 +45,17 @@ pub(crate) struct RestClient {
 }
 
 /// The body of a request.
-pub(crate) enum RestBody<'a> {
+pub(crate) enum RestBody {
     None,
     Json(Vec<u8>),
     /// A tar archive.
-    Archive(Upload<'a>),
+    #[cfg(feature = "docker")]
+    Archive(Vec<u8>),
 }
 
-impl RestBody<'_> {
-    /// # Errors
-    ///
-    /// If the value has a map whose keys are not text.
-    pub(crate) fn json(value: &impl Serialize) -> Result<RestBody<'static>> {
+impl RestBody {
+    /// Encodes a value, whose maps have text as keys.
+    pub(crate) fn json(value: &impl Serialize) -> Result<RestBody> {
         let bytes = serde_json::to_vec(value);
         let failed = |e| Error::invalid("cannot be written as JSON").with_source(e);
         bytes.map(RestBody::Json).map_err(failed)
@@ -68,6 +69,7 @@ pub(crate) struct RestResponse {
 }
 
 impl RestResponse {
+    #[cfg(feature = "docker")]
     pub(crate) fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
@@ -110,7 +112,7 @@ impl RestClient {
         let base = BaseUrl::new(&settings.base_url)?;
         let settings = Settings {
             headers: settings.headers,
-            user_agent: concat!("noxrunner/", env!("CARGO_PKG_VERSION")).to_owned(),
+            user_agent: USER_AGENT.to_owned(),
             proxy: environment_proxy(&base)?,
             ca_pem: settings.ca_pem,
             client_identity_pem: settings.client_identity_pem,
@@ -134,7 +136,7 @@ impl RestClient {
         &self,
         method: &'static str,
         path: &str,
-        body: RestBody<'_>,
+        body: RestBody,
         timeout: Duration,
     ) -> Result<RestResponse> {
         let mut call = self.call(method, path, body, timeout);
@@ -148,33 +150,17 @@ impl RestClient {
         })
     }
 
-    /// Same as [`send`](RestClient::send), for a body that arrives in pieces.
+    /// Same as [`send`](RestClient::send) without a body, for a response that arrives in pieces. `cancel` can
+    /// end it.
     pub(crate) fn stream(
         &self,
         method: &'static str,
         path: &str,
-        body: RestBody<'_>,
         stall: Duration,
+        cancel: Option<&Cancel>,
     ) -> Result<RestStream> {
-        let mut call = self.call(method, path, body, stall);
-        self.api.send(&mut call, |response| {
-            Ok(RestStream {
-                status: response.status,
-                body: response.body,
-            })
-        })
-    }
-
-    /// Sends a GET whose body arrives in pieces, until it is cancelled.
-    #[cfg(feature = "kubernetes")]
-    pub(crate) fn stream_until(
-        &self,
-        path: &str,
-        stall: Duration,
-        cancel: &Cancel,
-    ) -> Result<RestStream> {
-        let mut call = self.call("GET", path, RestBody::None, stall);
-        call.cancel = Some(cancel);
+        let mut call = self.call(method, path, RestBody::None, stall);
+        call.cancel = cancel;
         self.api.send(&mut call, |response| {
             Ok(RestStream {
                 status: response.status,
@@ -187,7 +173,7 @@ impl RestClient {
         &self,
         method: &'static str,
         path: &str,
-        body: RestBody<'a>,
+        body: RestBody,
         stall: Duration,
     ) -> Call<'a> {
         let options = CallOptions {
@@ -207,51 +193,38 @@ impl RestClient {
             // Sends `Content-Length: 0`.
             RestBody::None if method == "POST" => (None, Body::Bytes(Vec::new())),
             RestBody::None => (None, Body::None),
-            RestBody::Json(bytes) => (Some("application/json"), Body::Bytes(bytes)),
-            RestBody::Archive(upload) => (Some("application/x-tar"), Body::Upload(upload)),
+            RestBody::Json(bytes) => (Some(JSON), Body::Bytes(bytes)),
+            #[cfg(feature = "docker")]
+            RestBody::Archive(bytes) => (Some(ARCHIVE), Body::Bytes(bytes)),
         };
         call
     }
 }
 
+#[cfg(feature = "kubernetes")]
 impl HttpBackend {
     /// Creates a backend for a v1 server below a path of another API, over that API's connections.
-    /// `headers` are those of v1 requests alone.
+    /// `headers` are those of v1 requests alone. `timeout` is that of calls other than exec and transfers.
     pub(crate) fn over(
         rest: &RestClient,
         path: &str,
         headers: &[(String, String)],
+        timeout: Duration,
+        transfer_timeout: Option<Duration>,
+        retry: Retry,
     ) -> Result<HttpBackend> {
         let api = Api {
             http: Arc::clone(&rest.api.http),
             base: rest.api.base.below(path),
-            retry: Retry::default(),
+            retry,
             headers: header_lines(headers)?.into(),
         };
         Ok(HttpBackend {
             api,
-            timeout: DEFAULT_TIMEOUT,
-            create_timeout: DEFAULT_CREATE_TIMEOUT,
-            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
-            transfer_timeout: None,
-        })
-    }
-
-    /// Sets the timeout of calls other than exec and transfers, the total timeout of a transfer, and how
-    /// often a request is attempted.
-    #[cfg(feature = "kubernetes")]
-    pub(crate) fn with_limits(
-        mut self,
-        timeout: Duration,
-        transfer_timeout: Option<Duration>,
-        retry: Retry,
-    ) -> HttpBackend {
-        self.api.retry = retry;
-        HttpBackend {
             timeout,
             create_timeout: timeout,
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             transfer_timeout,
-            ..self
-        }
+        })
     }
 }

@@ -79,8 +79,8 @@ impl Dialer {
         let http = match self.access {
             PodAccess::ApiServer => {
                 let path = api.proxy_path(name, PORT);
-                let http = HttpBackend::over(&session.rest, &path, &headers)?;
-                http.with_limits(timeouts.timeout, timeouts.transfer, retry)
+                let AgentTimeouts { timeout, transfer } = timeouts;
+                HttpBackend::over(&session.rest, &path, &headers, timeout, transfer, retry)?
             }
             PodAccess::Address => {
                 let [(header, token)] = headers;

@@ -140,9 +140,7 @@ impl Api {
     /// Creates a pod. Returns `None` if there is a pod of this name, perhaps from an earlier attempt of this
     /// call.
     pub(super) fn create(&self, pod: &Value, end: Instant) -> Result<Option<Pod>> {
-        let body = serde_json::to_vec(pod)
-            .map_err(|e| Error::invalid("pod: cannot be written as JSON").with_source(e))?;
-        let response = self.send("POST", &self.pods(), Some(&body), end)?;
+        let response = self.send("POST", &self.pods(), Some(pod), end)?;
         match response.status {
             200..=202 => response.json().map(Some),
             409 if ApiStatus::parse(&response.body)
@@ -172,9 +170,8 @@ impl Api {
             "gracePeriodSeconds": 0,
             "preconditions": {"uid": pod.metadata.uid},
         });
-        let body = options.to_string().into_bytes();
         let path = self.pod(&pod.metadata.name);
-        let response = self.send("DELETE", &path, Some(&body), end)?;
+        let response = self.send("DELETE", &path, Some(&options), end)?;
         match response.status {
             200 | 202 => Ok(true),
             404 | 409 => Ok(false),
@@ -213,7 +210,7 @@ impl Api {
         );
         let session = self.session()?;
         let stall = limit + Duration::from_secs(5);
-        let stream = session.rest.stream_until(&path, stall, cancel)?;
+        let stream = session.rest.stream("GET", &path, stall, Some(cancel))?;
         match stream.status {
             200 => Ok(stream),
             _ => Err(status::stream_error("watch pods", stream)),
@@ -239,13 +236,13 @@ impl Api {
         &self,
         method: &'static str,
         path: &str,
-        body: Option<&[u8]>,
+        body: Option<&Value>,
         end: Instant,
     ) -> Result<RestResponse> {
         let mut pauses = PAUSES.into_iter();
         loop {
             let session = self.session()?;
-            let body = body.map_or(RestBody::None, |bytes| RestBody::Json(bytes.to_vec()));
+            let body = body.map_or(Ok(RestBody::None), RestBody::json)?;
             let response = session.rest.send(method, path, body, left(end)?)?;
             match response.status {
                 401 if self.renew(session.number)? => continue,

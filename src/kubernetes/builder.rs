@@ -152,7 +152,7 @@ impl KubernetesBackendBuilder {
     }
 
     /// Sets the image that the agent comes from: it has a static `noxrc` of this version at `/noxrc`, and
-    /// needs nothing else. There is no default.
+    /// needs nothing else. Has no default.
     pub fn agent_image(mut self, image: impl Into<String>) -> KubernetesBackendBuilder {
         self.agent_image = Some(image.into());
         self

@@ -1,8 +1,8 @@
 //! The key of this user, which is created on first use.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 
 use super::token::Key;
@@ -35,12 +35,7 @@ pub(super) fn load_or_create(dir: &Path) -> Result<Key> {
 /// Creates the file at once with its content, unless another process has done so.
 fn create(dir: &Path, path: &Path, key: &str) -> io::Result<()> {
     let new = dir.join(temporary_name());
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)?;
+    let mut file = os::create_private_file(&new)?;
     let linked = file
         .write_all(key.as_bytes())
         .and_then(|()| fs::hard_link(&new, path));
