@@ -215,8 +215,11 @@ impl SandboxFactory {
     }
 
     fn setup(&self, limits: &ResolvedLimits, ttl: Duration) -> Setup {
+        let usable = sys::usable_cpus();
         let whole_cpus = limits.cpu_millis.filter(|_| self.cgroups.is_none());
-        let cpus = whole_cpus.map(choose_cpus).unwrap_or_default();
+        let cpus = whole_cpus.map(|millis| choose_cpus(&usable, millis));
+        let cpus = cpus.unwrap_or_default();
+        let commands_use = if cpus.is_empty() { &usable } else { &cpus };
         let filter = seccomp::program(&seccomp::Options {
             own_namespaces: self.has_namespaces(),
             network: self.access.network,
@@ -234,6 +237,7 @@ impl SandboxFactory {
             data_options: format!("size={},nr_inodes={inodes},mode=755", limits.storage),
             filter,
             rlimits: self.rlimits(limits),
+            cpu_count: commands_use.len() as u64,
             cpus,
             watched_memory: self.cgroups.is_none().then_some(limits.memory),
             watched_storage: limits.on_disk.then_some(limits.storage),
@@ -356,9 +360,9 @@ fn choose_cgroup(
 }
 
 /// Chooses CPUs for a limit, starting at a random one. Returns an empty list if the limit allows all
-/// CPUs of this process.
-fn choose_cpus(millis: u64) -> Vec<u32> {
-    let mut cpus = sys::usable_cpus();
+/// usable CPUs.
+fn choose_cpus(usable: &[u32], millis: u64) -> Vec<u32> {
+    let mut cpus = usable.to_vec();
     let count = usize::try_from(millis.div_ceil(1000)).unwrap_or(usize::MAX);
     if count >= cpus.len() {
         return Vec::new();

@@ -16,7 +16,7 @@ pub(crate) fn show_etc(hidden: &[String]) -> io::Result<()> {
     let mut last_parent = "";
     for name in hidden {
         let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
-        if parent != last_parent {
+        if parent != last_parent && !parent.is_empty() {
             let mut dir = DirBuilder::new();
             dir.recursive(true).mode(0o755).create(in_etc(parent))?;
             last_parent = parent;

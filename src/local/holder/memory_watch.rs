@@ -30,6 +30,7 @@ const DYING: Duration = Duration::from_secs(1);
 /// earlier.
 pub(crate) struct MemoryWatch {
     limit: u64,
+    cpu_count: u64,
     /// The limit minus the memory at the last estimate or measurement.
     room: u64,
     machine: MachineMemory,
@@ -48,9 +49,10 @@ pub(crate) struct MemoryWatch {
 }
 
 impl MemoryWatch {
-    pub(crate) fn new(limit: u64) -> MemoryWatch {
+    pub(crate) fn new(limit: u64, cpu_count: u64) -> MemoryWatch {
         MemoryWatch {
             limit,
+            cpu_count: cpu_count.max(1),
             room: limit,
             machine: MachineMemory::new(),
             estimates: Timing::new(),
@@ -65,9 +67,9 @@ impl MemoryWatch {
 
     /// Returns the time until the next check: until the room could be used up if every CPU allocates
     /// memory as fast as it can.
-    pub(crate) fn pause(&self, cpus: u64) -> Duration {
+    pub(crate) fn pause(&self) -> Duration {
         const BYTES_PER_CPU_AND_MILLI: u64 = 4_000_000;
-        let millis = self.room / (BYTES_PER_CPU_AND_MILLI * cpus);
+        let millis = self.room / (BYTES_PER_CPU_AND_MILLI * self.cpu_count);
         Duration::from_millis(millis.clamp(10, 250))
     }
 

@@ -49,6 +49,8 @@ pub(crate) struct Setup {
     pub(crate) rlimits: Vec<(u32, u64)>,
     /// CPU affinity of commands. Empty for all CPUs.
     pub(crate) cpus: Vec<u32>,
+    /// Number of CPUs that commands may use.
+    pub(crate) cpu_count: u64,
     /// Limit of the memory of all processes, if the holder must enforce it.
     pub(crate) watched_memory: Option<u64>,
     /// Limit of the size of all files on disk, if the holder must enforce it.
@@ -299,6 +301,7 @@ encode_struct!(Setup {
     filter,
     rlimits,
     cpus,
+    cpu_count,
     watched_memory,
     watched_storage,
 });
@@ -449,6 +452,7 @@ mod tests {
             filter: vec![6, 0, 0, 0, 0, 0, 255, 127],
             rlimits: vec![(1, u64::MAX)],
             cpus: vec![0, 3],
+            cpu_count: 2,
             watched_memory: Some(1 << 30),
             ..Setup::default()
         }

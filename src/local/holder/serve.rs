@@ -54,7 +54,6 @@ struct EventLoop {
     next_check: Option<Instant>,
     /// False while this is the only process.
     has_children: bool,
-    cpus: u64,
     memory: Option<MemoryWatch>,
     disk: Option<DiskWatch>,
     /// Connections that wait for a count of the files.
@@ -64,21 +63,20 @@ struct EventLoop {
 /// Serves until the sandbox ends. The kernel or the guardian kills the remaining processes when this
 /// process ends.
 pub(crate) fn run(control: &OwnedFd, sandbox: PreparedSandbox) {
-    let cpus = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    let disk = sandbox
-        .setup
-        .watched_storage
-        .map(|limit| DiskWatch::new(limit, &sandbox.data));
+    let setup = &sandbox.setup;
+    let memory = setup.watched_memory;
+    let memory = memory.map(|limit| MemoryWatch::new(limit, setup.cpu_count));
+    let disk = setup.watched_storage;
+    let disk = disk.map(|limit| DiskWatch::new(limit, &sandbox.data));
     let mut event_loop = EventLoop {
-        memory: sandbox.setup.watched_memory.map(MemoryWatch::new),
         sandbox,
+        memory,
         disk,
         count_requests: Vec::new(),
         running: Vec::new(),
         pending: Vec::new(),
         next_check: None,
         has_children: false,
-        cpus,
     };
     let mut buffer = vec![0; MAX_MESSAGE];
     while let Ok(true) = event_loop.step(control, &mut buffer) {}
@@ -306,7 +304,7 @@ impl EventLoop {
     }
 
     fn schedule_check(&mut self) {
-        let memory = self.memory.as_ref().map(|memory| memory.pause(self.cpus));
+        let memory = self.memory.as_ref().map(MemoryWatch::pause);
         let disk = self.disk.as_ref().map(DiskWatch::pause);
         let pause = memory.into_iter().chain(disk).min();
         self.next_check = pause.map(|pause| Instant::now() + pause);
