@@ -237,6 +237,18 @@ fn exec_passes_on_exit_code_and_output() {
 }
 
 #[test]
+fn unknown_option_before_the_command_is_refused() {
+    let user = User::new();
+    let refused = "unexpected argument '--memory' found";
+    let run = user.local(&["run", "--memory", "64Mi", "true"]);
+    assert_output(&run, 2, "", refused);
+    let exec = user.local(&["exec", "a", "--memory", "64Mi", "true"]);
+    assert_output(&exec, 2, "", refused);
+    let run = user.local(&["run", "--", "--memory"]);
+    assert_output(&run, 127, "", "--memory: command not found");
+}
+
+#[test]
 fn backend_failure_has_its_own_exit_code() {
     let user = User::new();
     let unreachable = ["--base-url", "http://127.0.0.1:1"];

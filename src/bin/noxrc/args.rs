@@ -235,12 +235,7 @@ pub(crate) struct ExecArgs {
     /// Session id of the sandbox
     pub(crate) id: String,
     /// Program and arguments
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        required = true,
-        value_name = "CMD"
-    )]
+    #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
     pub(crate) cmd: Vec<String>,
 }
 
@@ -262,12 +257,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "detach")]
     pub(crate) download: Vec<String>,
     /// Program and arguments
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        required = true,
-        value_name = "CMD"
-    )]
+    #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
     pub(crate) cmd: Vec<String>,
 }
 
