@@ -24,9 +24,6 @@ const CREATE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Default timeout of pulling an image.
 const PULL_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Timeout of the first contact with an engine.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Settings of a [`DockerBackend`].
 ///
 /// ```no_run
@@ -291,7 +288,7 @@ impl DockerBackendBuilder {
 fn connect(sockets: &[PathBuf]) -> Result<Engine> {
     let mut first_error = None;
     for socket in sockets {
-        match Engine::connect(socket, CONNECT_TIMEOUT) {
+        match Engine::connect(socket) {
             Ok(engine) => return Ok(engine),
             Err(e) => first_error.get_or_insert(e),
         };

@@ -105,9 +105,11 @@ struct Actor {
 
 impl Engine {
     /// Connects to an engine and agrees on a version of the API.
-    pub(super) fn connect(socket: &Path, timeout: Duration) -> Result<Engine> {
+    pub(super) fn connect(socket: &Path) -> Result<Engine> {
         let rest = client(socket, Vec::new())?;
-        let response = rest.send("GET", "/version", RestBody::None, timeout)?;
+        let response = rest.send("GET", "/version", RestBody::None, TIMEOUT);
+        let response = response
+            .map_err(|e| e.context(|| format!("container engine at {}", socket.display())))?;
         let version: Version = response.json().map_err(|e| {
             let text = format!(
                 "{} is not the socket of a container engine",
