@@ -207,33 +207,29 @@ for line in sys.stdin:
     print(took, flush=True)
 "#;
 
+/// Returns a Python that has the Python package. Prints the reason if it cannot be installed.
+pub(crate) fn python() -> Option<String> {
+    let venv = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
+    let python = venv.join("bin/python");
+    let run = |program: &std::path::Path, args: &[&str]| {
+        let mut command = Command::new(program);
+        let status = command.args(args).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    let works = || run(&python, &["-c", "import noxrunner"]);
+    let make = || run("python3".as_ref(), &["-m", "venv", &venv.to_string_lossy()]);
+    let install = ["-m", "pip", "install", "--quiet", "noxrunner==2.0.0"];
+    if works() || (make() && run(&python, &install) && works()) {
+        return Some(python.to_string_lossy().into_owned());
+    }
+    println!("skipped: no python3 that can `pip install noxrunner==2.0.0`");
+    None
+}
+
 impl Python {
     /// Returns `None` and prints the reason if the Python package cannot be installed.
     pub(crate) fn start(url: &str) -> Option<Python> {
-        let venv = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
-        let python = venv.join("bin/python");
-        let works = |program: &std::path::Path| {
-            let import = Command::new(program)
-                .args(["-c", "import noxrunner"])
-                .stderr(Stdio::null())
-                .status();
-            import.is_ok_and(|status| status.success())
-        };
-        if !works(&python) {
-            let made = Command::new("python3")
-                .args(["-m", "venv"])
-                .arg(&venv)
-                .status()
-                .is_ok_and(|s| s.success())
-                && Command::new(&python)
-                    .args(["-m", "pip", "install", "--quiet", "noxrunner==2.0.0"])
-                    .status()
-                    .is_ok_and(|s| s.success());
-            if !made || !works(&python) {
-                println!("skipped: no python3 that can `pip install noxrunner==2.0.0`");
-                return None;
-            }
-        }
+        let python = python()?;
         let mut child = Command::new(python)
             .args(["-u", "-c", SCRIPT])
             .stdin(Stdio::piped())

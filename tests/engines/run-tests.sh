@@ -9,13 +9,6 @@ if [ $# -eq 0 ]; then set -- containers rootless kubernetes; fi
 export NOXRUNNER_ENGINES=$engines NOXRUNNER_REQUIRE_ENGINES=1 NOXRUNNER_LONG_TESTS=1
 cd "$scripts/../.."
 
-# Prints the path of a static program, which runs in every container.
-build_agent() {
-  RUSTFLAGS="-C target-feature=+crt-static" cargo build --quiet --release --locked --features cli --bin noxrc \
-    --target x86_64-unknown-linux-gnu --message-format json |
-    grep -o '"executable":"[^"]*/noxrc"' | cut -d'"' -f4
-}
-
 run_containers() {
   local variables
   trap '"$scripts/registry-down.sh" || true; "$scripts/docker-down.sh" || true; "$scripts/podman-down.sh"' EXIT
