@@ -46,6 +46,8 @@ run_kubernetes() {
 
 NOXRUNNER_TEST_AGENT=$(build_agent)
 export NOXRUNNER_TEST_AGENT
+# The tests run an example, which `cargo test --test` does not build.
+cargo build --quiet --locked --all-features --examples
 for what in "$@"; do
   case $what in
   containers) (run_containers) ;;

@@ -320,17 +320,10 @@ fn delete(client: &Client) {
 }
 
 fn ttl(client: &Client) {
-    let spec = || SandboxSpec::new().ttl(Duration::from_secs(6));
-    let sandbox = client.create("ttl", spec()).unwrap();
-    let untouched = client.create("ttl untouched", spec()).unwrap();
-    // No fixed sleeps: a busy machine may stop this thread for a while.
-    wait_for("the untouched sandbox expires", || {
-        sandbox.touch().unwrap();
-        untouched
-            .exec(["true"])
-            .is_err_and(|error| error.is_not_found())
-    });
-    sandbox.run(["true"]).unwrap();
+    // A busy machine may stop this thread for longer than the TTL. The next one is longer.
+    let mut seconds = [6, 12, 24].map(Duration::from_secs).into_iter();
+    let sandbox = seconds.find_map(|ttl| touch_while_another_expires(client, ttl));
+    let sandbox = sandbox.expect("touch renews the TTL");
     wait_for("the touched sandbox expires", || {
         sandbox
             .exec(["true"])
@@ -343,6 +336,20 @@ fn ttl(client: &Client) {
     // The id can be used again, and its old files are gone.
     let again = create(client, "ttl");
     assert!(!again.exists("f").unwrap());
+}
+
+/// Touches a sandbox until another one with the same TTL has expired. Returns `None` if both have.
+fn touch_while_another_expires(client: &Client, ttl: Duration) -> Option<Sandbox> {
+    let spec = || SandboxSpec::new().ttl(ttl);
+    let sandbox = client.create("ttl", spec()).unwrap();
+    let untouched = client.create("ttl untouched", spec()).unwrap();
+    let is_gone = |sandbox: &Sandbox| sandbox.exec(["true"]).is_err_and(|e| e.is_not_found());
+    wait_for("the untouched sandbox expires", || {
+        sandbox.touch().is_err_and(|e| e.is_not_found()) || is_gone(&untouched)
+    });
+    let lives = !is_gone(&sandbox);
+    untouched.delete().unwrap();
+    lives.then_some(sandbox)
 }
 
 fn exec(client: &Client) {
