@@ -7,7 +7,7 @@ for node in "$k8s"/node*/; do
   [ -d "$node" ] && "$scripts/k8s-node.sh" "$(basename "$node" | tr -d a-z)" stop
 done
 for name in scheduler controllers; do end_process "$k8s/$name.pid"; done
-[ -e "$k8s/api-server.pid" ] && "$scripts/k8s-api-server.sh" stop 2>/dev/null
+"$scripts/k8s-api-server.sh" stop || true
 end_process "$k8s/etcd.pid"
 remove_tree "$k8s"
 ip netns del "$network" 2>/dev/null || true

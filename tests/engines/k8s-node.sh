@@ -153,7 +153,7 @@ stop)
   [ -S "$socket" ] && end_containers
   end_process "$node/containerd.pid"
   for process in /proc/[0-9]*; do
-    if tr '\0' ' ' <"$process/cmdline" 2>/dev/null | grep -q "containerd-shim-runc-v2 .*-address $socket"; then
+    if tr '\0' ' ' 2>/dev/null <"$process/cmdline" | grep -q "containerd-shim-runc-v2 .*-address $socket"; then
       kill -KILL "${process#/proc/}" 2>/dev/null || true
     fi
   done
