@@ -6,7 +6,8 @@ use std::fs::{self, DirBuilder, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,11 +26,17 @@ use crate::os;
 use crate::session_id::SessionId;
 use crate::spec::SandboxSpec;
 
+/// Minimum time between two removals of the directories of ended sandboxes. With a thousand sandboxes, one takes
+/// tens of milliseconds.
+const REMOVAL_PAUSE: Duration = Duration::from_secs(1);
+
 pub(super) struct PersistentRegistry {
     state: StateDir,
     /// The subdirectory of this tier.
     subdir: &'static str,
     isolation: Isolation,
+    /// Time of the last removal of the directories of ended sandboxes.
+    removed_at: Mutex<Instant>,
 }
 
 /// The process that holds a sandbox, and the owner of its files.
@@ -61,8 +68,11 @@ impl PersistentRegistry {
             state,
             subdir: subdirs[0],
             isolation,
+            removed_at: Mutex::new(Instant::now()),
         };
-        registry.remove_ended()?;
+        let lock = registry.state.lock()?;
+        registry.remove_ended();
+        drop(lock);
         Ok(registry)
     }
 
@@ -88,6 +98,9 @@ impl PersistentRegistry {
     ) -> Result<Vec<String>> {
         let dir = self.dir(id)?;
         let _lock = self.state.lock()?;
+        if self.removal_is_due() {
+            self.remove_ended();
+        }
         if let Some(sandbox) = self.running(&dir)? {
             match sandbox.touch(Some(spec.get_ttl())) {
                 // Its holder has just ended.
@@ -113,9 +126,22 @@ impl PersistentRegistry {
         Ok(sandbox.is_some())
     }
 
-    /// Removes the directories of sandboxes that have ended. Skips those with an unreadable record.
-    fn remove_ended(&self) -> Result<()> {
-        let _lock = self.state.lock()?;
+    /// Returns true at most once per [`REMOVAL_PAUSE`].
+    fn removal_is_due(&self) -> bool {
+        let mut removed_at = self
+            .removed_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let is_due = removed_at.elapsed() >= REMOVAL_PAUSE;
+        if is_due {
+            *removed_at = Instant::now();
+        }
+        is_due
+    }
+
+    /// Removes the directories of sandboxes that have ended. Skips those with an unreadable record. The
+    /// caller must hold the lock.
+    fn remove_ended(&self) {
         let entries = fs::read_dir(self.state.path(self.subdir));
         for entry in entries.into_iter().flatten().flatten() {
             let dir = entry.path();
@@ -123,7 +149,6 @@ impl PersistentRegistry {
                 remove_dir(&dir).unwrap_or_else(|e| log::warn!("{e:#}"));
             }
         }
-        Ok(())
     }
 
     fn start(
@@ -156,8 +181,8 @@ impl PersistentRegistry {
         Ok(())
     }
 
-    /// Removes the directory when the process has ended. If this process ends first, the next one that
-    /// opens the state directory removes it.
+    /// Removes the directory when the process has ended. If this process ends first, another one that
+    /// opens the state directory or creates a sandbox in it removes the directory.
     fn remove_at_end(&self, dir: &Path, process: &HolderProcess) {
         let (state, dir, pid) = (self.state.clone(), dir.to_owned(), process.pid);
         on_end(Arc::clone(&process.pidfd), move || {

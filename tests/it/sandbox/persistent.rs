@@ -91,3 +91,30 @@ fn expired_persistent_sandbox_leaves_nothing() {
     drop(persistent(dir.path()));
     assert_eq!(left(), 0);
 }
+
+#[test]
+fn create_removes_what_an_ended_process_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = persistent(dir.path());
+    let mut creator = rerun(&[], "sandbox::persistent::create_short_and_exit");
+    let sleep = unique_sleep(328_002);
+    creator.env("NX_STATE", dir.path()).env("NX_SLEEP", &sleep);
+    assert_passes(creator);
+    let left = dir.path().join("persistent/short");
+    assert!(left.exists());
+    wait_for("the sandbox ends", || with_argument(&sleep).is_empty());
+    wait_for("its directory is removed", || {
+        let next = create(&client, "next");
+        assert!(next.delete().unwrap());
+        !left.exists()
+    });
+}
+
+#[test]
+#[ignore = "run by another test, in a separate process"]
+fn create_short_and_exit() {
+    let client = persistent(&state_dir());
+    let spec = SandboxSpec::new().ttl(Duration::from_secs(4));
+    let sandbox = client.create("short", spec).unwrap();
+    start_sleep(&sandbox, &std::env::var("NX_SLEEP").unwrap());
+}
