@@ -89,6 +89,11 @@ impl Engine {
         self.variable == DOCKER
     }
 
+    /// Returns the prefix of the engine's scripts.
+    fn kind(&self) -> &'static str {
+        if self.is_docker() { "docker" } else { "podman" }
+    }
+
     pub(crate) fn socket(&self) -> &str {
         &self.socket
     }
@@ -176,16 +181,16 @@ pub(crate) fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
-/// A Docker engine for one test alone, which may stop it. Its containers end with it.
-pub(crate) struct OwnDocker {
+/// An engine for one test alone, which may stop it. The containers of Docker end with it.
+pub(crate) struct OwnEngine {
     name: String,
     pub(crate) engine: Engine,
 }
 
-impl OwnDocker {
+impl OwnEngine {
     /// Starts an engine with the scripts in `tests/engines`, if these have started the one of the tests.
-    pub(crate) fn start_or_skip(what: &str) -> Option<OwnDocker> {
-        let mut engine = Engine::new_or_skip(DOCKER, what)?;
+    pub(crate) fn start_or_skip(variable: &'static str, what: &str) -> Option<OwnEngine> {
+        let engine = Engine::new_or_skip(variable, what)?;
         if env::var_os("NOXRUNNER_ENGINES").is_none() || !super::is_root() {
             let _ = writeln!(
                 std::io::stderr(),
@@ -193,32 +198,37 @@ impl OwnDocker {
             );
             return None;
         }
-        let name = format!("test-{}", std::process::id());
-        engine.socket = OwnDocker::up(&name);
-        Some(OwnDocker { name, engine })
+        let name = format!("test-{}-{}", engine.kind(), std::process::id());
+        let mut own = OwnEngine { name, engine };
+        own.engine.socket = own.up();
+        Some(own)
     }
 
-    fn up(name: &str) -> String {
-        let printed = run_script("docker-up.sh", name);
+    fn run(&self, script: &str) -> String {
+        run_script(&format!("{}-{script}.sh", self.engine.kind()), &self.name)
+    }
+
+    fn up(&self) -> String {
+        let printed = self.run("up");
         let socket = printed.rsplit_once('=').map(|(_, socket)| socket.trim());
         socket.expect("the script prints the socket").to_owned()
     }
 
     /// Stops the engine, but keeps its files.
     pub(crate) fn stop(&self) {
-        run_script("docker-stop.sh", &self.name);
+        self.run("stop");
     }
 
     pub(crate) fn start_again(&self) {
-        OwnDocker::up(&self.name);
+        self.up();
     }
 }
 
-impl Drop for OwnDocker {
+impl Drop for OwnEngine {
     fn drop(&mut self) {
-        run_script("docker-down.sh", &self.name);
+        self.run("down");
         // The engine's own drop asks the engine of the other tests, which has none of these containers.
-        self.engine.socket = env::var(DOCKER).unwrap_or_default();
+        self.engine.socket = env::var(self.engine.variable).unwrap_or_default();
     }
 }
 

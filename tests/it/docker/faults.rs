@@ -6,7 +6,7 @@ use noxrunner::{Client, Command, ErrorKind, SandboxSpec};
 
 use super::on_each_engine;
 use crate::support::ErrorText as _;
-use crate::support::docker::{Engine, OwnDocker, skipped};
+use crate::support::docker::{DOCKER, Engine, OwnEngine, skipped};
 use crate::support::processes::wait_for;
 
 on_each_engine!(
@@ -22,7 +22,7 @@ on_each_engine!(
 
 #[test]
 fn restarted_engine_is_reported() {
-    let Some(docker) = OwnDocker::start_or_skip("an engine that is restarted") else {
+    let Some(docker) = OwnEngine::start_or_skip(DOCKER, "an engine that is restarted") else {
         return;
     };
     let engine = &docker.engine;
