@@ -30,7 +30,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::support::processes::{sleeps, unique_sleep, wait_for};
+use crate::support::processes::{send_signal, sleeps, unique_sleep, wait_for};
 use crate::support::scripted::{CREATE_OK, EXEC_OK, Scripted};
 
 const NOXRC: &str = env!("CARGO_BIN_EXE_noxrc");
@@ -136,13 +136,11 @@ fn assert_output(ran: &CommandOutput, code: i32, stdout: &str, stderr: &str) {
 }
 
 fn interrupt(child: &Child) {
-    signal(child, "-INT");
+    signal(child, "INT");
 }
 
 fn signal(child: &Child, signal: &str) {
-    let pid = child.id().to_string();
-    let mut kill = Command::new("kill");
-    assert!(kill.args([signal, &pid]).status().unwrap().success());
+    assert!(send_signal(child.id(), signal));
 }
 
 #[test]

@@ -12,20 +12,31 @@ pub(crate) fn unique_sleep(seconds: u32) -> String {
 
 /// The ids of the processes that have exactly this argument.
 pub(crate) fn with_argument(argument: &str) -> Vec<u32> {
+    with_any_argument(|found| found == argument)
+}
+
+/// The ids of the processes with an argument that is accepted.
+pub(crate) fn with_any_argument(accepts: impl Fn(&str) -> bool) -> Vec<u32> {
     all()
         .filter(|pid| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0)
-                .any(|arg| arg == argument.as_bytes())
+            let line = command_line(*pid);
+            let arguments = line.split(|byte| *byte == 0);
+            arguments
+                .filter_map(|argument| std::str::from_utf8(argument).ok())
+                .any(&accepts)
         })
         .collect()
+}
+
+/// The arguments of a process, each with a NUL at its end. Empty if it has ended.
+pub(crate) fn command_line(pid: u32) -> Vec<u8> {
+    fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
 }
 
 /// True if `sleep` runs with this argument. Programs that were told to run it do not count.
 pub(crate) fn sleeps(argument: &str) -> bool {
     let line = format!("sleep\0{argument}\0");
-    all()
-        .any(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|got| got == line.as_bytes()))
+    all().any(|pid| command_line(pid) == line.as_bytes())
 }
 
 /// The ids of all processes of the machine.
@@ -34,17 +45,50 @@ fn all() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
+/// A field of a process's status, or `None` if the process has ended.
+pub(crate) fn status_field(pid: u32, name: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let mut fields = status.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = fields.find(|(found, _)| *found == name)?;
+    Some(value.trim().to_owned())
+}
+
 /// The id of a process's parent, or `None` if the process has ended.
 pub(crate) fn parent_of(pid: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-    line?.trim().parse().ok()
+    status_field(pid, "PPid")?.parse().ok()
+}
+
+/// True for process 1 of a process namespace other than this process's.
+pub(crate) fn is_first_of_namespace(pid: u32) -> bool {
+    let ids = status_field(pid, "NSpid").unwrap_or_default();
+    let mut ids = ids.split_whitespace();
+    ids.next().is_some() && ids.next_back() == Some("1")
+}
+
+/// When a process was started, in clock ticks since boot, or `None` if it has ended. It tells the process from a
+/// later one with the same id.
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, can contain any character.
+    let after_name = stat.rsplit(')').next()?;
+    after_name.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// The ids of a process's children, zombies included.
+pub(crate) fn children_of(pid: u32) -> impl Iterator<Item = u32> {
+    all().filter(move |child| parent_of(*child) == Some(pid))
 }
 
 /// The ids of this process's children, zombies included.
 pub(crate) fn children() -> Vec<u32> {
-    let own = std::process::id();
-    all().filter(|pid| parent_of(*pid) == Some(own)).collect()
+    children_of(std::process::id()).collect()
+}
+
+/// Sends a signal. Returns false if the process has ended.
+pub(crate) fn send_signal(pid: u32, name: &str) -> bool {
+    let mut kill = Command::new("kill");
+    kill.args(["-s", name, &pid.to_string()]);
+    kill.output().unwrap().status.success()
 }
 
 /// Waits until a condition holds, far longer than it takes on a busy machine.

@@ -47,7 +47,7 @@ fn run_creates_uses_and_deletes_a_sandbox() {
 #[test]
 fn run_deletes_its_sandbox_on_sighup_and_sigterm() {
     let user = User::new();
-    for (number, name) in [(342_003, "-HUP"), (342_004, "-TERM")] {
+    for (number, name) in [(342_003, "HUP"), (342_004, "TERM")] {
         let sleep = unique_sleep(number);
         let mut command = user.command(&[
             "--local",
@@ -87,7 +87,7 @@ fn ignored_sighup_stays_ignored() {
         .stderr(Stdio::piped());
     let child = command.spawn().unwrap();
     wait_for("the command runs", || sleeps(&sleep));
-    signal(&child, "-HUP");
+    signal(&child, "HUP");
     // Had SIGHUP been handled, this would be the second signal, which ends the process at once.
     interrupt(&child);
     let out = output_of(child.wait_with_output().unwrap());

@@ -149,7 +149,7 @@ fn shell_ends_on_sigterm_at_the_prompt() {
     terminal.type_in("echo one-$((1 + 1))\r");
     terminal.wait_for("one-2");
     terminal.wait_for("a:/workspace$ ");
-    signal(&terminal.child, "-TERM");
+    signal(&terminal.child, "TERM");
     assert!(!terminal.child.wait().unwrap().success());
 }
 
