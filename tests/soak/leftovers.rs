@@ -1,0 +1,76 @@
+//! What must not be left when all TTLs have passed.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::run::Soak;
+use crate::samples::Usage;
+use crate::support::processes::with_any_argument;
+
+/// How long containers, idle connections and threads may need to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Checks the server, while it still runs.
+pub(crate) fn check_server(soak: &Soak<'_>, before: Usage) {
+    let is_idle = || {
+        let now = Usage::of(soak.server.pid());
+        let same = now.descriptors <= before.descriptors && now.threads <= before.threads;
+        (!same).then(|| format!("{before:?} before, {now:?} after"))
+    };
+    report(soak, "descriptors or threads of the server", is_idle);
+    report(soak, "containers or pods", || {
+        let existing = soak.backend.existing();
+        (!existing.is_empty()).then(|| existing.join(", "))
+    });
+    report(soak, "processes of sandboxes", || {
+        let mut left = with_any_argument(|argument| soak.is_marker(argument));
+        left.extend(soak.samples.left());
+        (!left.is_empty()).then(|| format!("{left:?}"))
+    });
+    report(soak, "files", || {
+        let mut left = files(&soak.server.disk());
+        left.extend(files(&soak.backend.socket_dir(soak.server.dir())));
+        left.extend(files(&soak.client_home()));
+        // Locks, and the key of a Kubernetes backend.
+        left.retain(|path| !path.ends_with("/lock"));
+        (!left.is_empty()).then(|| left.join(", "))
+    });
+}
+
+/// Checks the machine, when the server has ended.
+pub(crate) fn check_machine(soak: &Soak<'_>) {
+    let dir = soak.server.dir().to_str().unwrap();
+    report(soak, "mounts", || {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let left: Vec<&str> = mounts.lines().filter(|line| line.contains(dir)).collect();
+        (!left.is_empty()).then(|| left.join("\n"))
+    });
+}
+
+/// Waits until nothing is left, and reports what is.
+fn report(soak: &Soak<'_>, what: &str, mut left: impl FnMut() -> Option<String>) {
+    let end = Instant::now() + PATIENCE;
+    while let Some(found) = left() {
+        if Instant::now() > end {
+            soak.ledger.broken("left", &format!("{what}: {found}"));
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    soak.ledger.count(&format!("nothing left: {what}"));
+}
+
+/// Returns the paths of all files below a directory.
+fn files(dir: &Path) -> Vec<String> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            all.extend(files(&path));
+        } else {
+            all.push(path.display().to_string());
+        }
+    }
+    all
+}
