@@ -140,6 +140,9 @@ mod error;
 mod exact_reader;
 mod exec;
 mod files;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod guide;
 mod http;
 mod jobs;

@@ -1,5 +1,7 @@
 //! Jobs: commands that run without a caller, with live output, built from plain exec.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod info;
 mod job;
 mod list;

@@ -31,6 +31,8 @@ mod tier;
 
 pub use self::backend::LocalBackend;
 pub use self::builder::LocalBackendBuilder;
+#[cfg(all(any(test, fuzzing), target_os = "linux"))]
+pub use self::confined::holder_messages;
 #[cfg(all(feature = "agent", target_os = "linux"))]
 pub(crate) use self::container::ContainerTier;
 pub use self::isolation::Isolation;

@@ -23,6 +23,8 @@ mod connection;
 mod disconnect;
 mod event_body;
 mod exec;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod listener;
 mod live;
 mod maxima;

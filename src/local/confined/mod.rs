@@ -7,6 +7,8 @@ mod encoding;
 mod etc;
 mod exec;
 mod factory;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod holder_program;
 mod identity;
 mod launch;
@@ -23,4 +25,6 @@ mod sandbox;
 mod seccomp;
 mod tier;
 
+#[cfg(any(test, fuzzing))]
+pub use self::fuzz::holder_messages;
 pub(super) use self::tier::ConfinedTier;
