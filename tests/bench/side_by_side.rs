@@ -68,7 +68,7 @@ fn main() {
     let file = dir.path().join("data");
     fs::write(&file, noise(FILE)).expect("written");
     copy(&ours, &commands, &served, &file);
-    memory(&ours, &commands, &served, &file);
+    memory(&commands, &served, &file);
 }
 
 /// Runs all contestants alternately, and prints the median of each.
@@ -134,6 +134,12 @@ impl Served {
     fn client(&self) -> Client {
         Client::new(&self.url).expect("a client")
     }
+
+    /// Creates a sandbox with room for the file.
+    fn create(&self, id: &str) -> Sandbox {
+        let spec = SandboxSpec::new().storage("512Mi");
+        self.client().create(id, spec).expect("created")
+    }
 }
 
 impl Drop for Served {
@@ -183,7 +189,8 @@ impl Cli {
     fn kubectl(namespace: &Namespace) -> Cli {
         let options = ["--kubeconfig", namespace.kubeconfig(), "--namespace"];
         let program = [&["kubectl"][..], &options, &[&*namespace.name]].concat();
-        let target = namespace.pods().remove(0);
+        let pod = namespace.pods().remove(0);
+        let target = pod.trim_start_matches("pod/").to_owned();
         let exec = ["exec", &target, "--container=sandbox", "--"];
         Cli {
             program: program.into_iter().map(str::to_owned).collect(),
@@ -336,6 +343,7 @@ fn copy(ours: &[Ours], commands: &[Cli], served: &Served, file: &Path) {
         let run = move || time(upload);
         contestants.push((one.name.clone(), Box::new(run)));
     }
+    let of_python = served.create("bench");
     if let Some(mut python) = Python::start(&served.url) {
         python.ask(&format!("load {}", file.display()));
         let run = move || python.ask("upload");
@@ -355,6 +363,7 @@ fn copy(ours: &[Ours], commands: &[Cli], served: &Served, file: &Path) {
         mib_per_second,
         contestants,
     );
+    of_python.delete().expect("deleted");
 }
 
 const UPLOAD_IN_PYTHON: &str = "import sys; from noxrunner import NoxRunnerClient
@@ -362,12 +371,10 @@ client = NoxRunnerClient(sys.argv[1], timeout=600)
 client.upload_files(sys.argv[2], {'data': open(sys.argv[3], 'rb').read()})";
 
 /// The peak memory of the program that copies the file.
-fn memory(ours: &[Ours], commands: &[Cli], served: &Served, file: &Path) {
+fn memory(commands: &[Cli], served: &Served, file: &Path) {
     let mut rows = Vec::new();
-    let (id, file) = (
-        &*ours[1].sandbox.id().to_string(),
-        file.to_str().expect("UTF-8"),
-    );
+    let (id, file) = ("memory", file.to_str().expect("UTF-8"));
+    let sandbox = served.create(id);
     let noxrc = env!("CARGO_BIN_EXE_noxrc");
     let upload = [noxrc, "--base-url", &served.url, "upload", id, file];
     rows.push((
@@ -391,6 +398,7 @@ fn memory(ours: &[Ours], commands: &[Cli], served: &Served, file: &Path) {
             peak_memory(&args)
         );
     }
+    sandbox.delete().expect("deleted");
 }
 
 /// Runs a program, and returns its peak memory in MiB as GNU time reports it.

@@ -17,4 +17,4 @@ LD_LIBRARY_PATH=$libraries exec $root/usr/bin/podman --remote "\$@"
 WRAPPER
 chmod +x "$engines/client/podman"
 export PATH=$engines/client:$PATH
-"$scripts/k8s-run.sh" cargo bench --quiet --locked --all-features --bench side_by_side
+"$scripts/k8s-run.sh" env PATH="$PATH" cargo bench --quiet --locked --all-features --bench side_by_side
