@@ -45,7 +45,7 @@
 //! [jobs](guide::jobs), [recipes](guide::recipes), [local sandboxes](guide::local),
 //! [servers](guide::cluster), [the command](guide::command), [writing a backend](guide::backends), [the
 //! protocol](guide::protocol), [coming from Python](guide::coming_from_python) and
-//! [troubleshooting](guide::troubleshooting).
+//! [troubleshooting](guide::troubleshooting). [Numbers](guide::numbers) compare the cost of calls.
 //!
 //! # Local or remote
 //!

@@ -15,6 +15,7 @@
 //! | [`command`] | the command `noxrc`, and its JSON output |
 //! | [`backends`] | writing a backend, and serving it |
 //! | [`testing`] | in your own tests: local sandboxes, fixed answers, faults |
+//! | [`numbers`] | what a call costs, beside other ways to run commands |
 //! | [`protocol`] | the requests and responses of NoxRunner v1 |
 //! | [`coming_from_python`] | the names of the Python package |
 //! | [`troubleshooting`] | each kind of error, and what to do |
@@ -60,6 +61,20 @@ pub mod backends {}
 
 #[doc = include_str!("testing.md")]
 pub mod testing {}
+
+#[doc = include_str!("numbers/intro.md")]
+#[doc = include_str!("numbers/exec.md")]
+#[doc = include_str!("numbers/exec_of_true.svg")]
+#[doc = include_str!("numbers/create.md")]
+#[doc = include_str!("numbers/create_until_the_first_command_has_ended.svg")]
+#[doc = include_str!("numbers/transfer.md")]
+#[doc = include_str!("numbers/upload_of_128_MiB_of_random_bytes.svg")]
+#[doc = include_str!("numbers/memory.md")]
+#[doc = include_str!("numbers/peak_memory_of_the_uploading_program.svg")]
+#[doc = include_str!("numbers/build.md")]
+#[doc = include_str!("numbers/crates_in_the_dependency_tree.svg")]
+#[doc = include_str!("numbers/cold_debug_build_of_a_dependent.svg")]
+pub mod numbers {}
 
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}

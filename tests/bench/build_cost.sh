@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# build_cost.sh: measures what depending on this crate costs, beside clients of Docker: crates, seconds of a cold debug
-# build, and the size of the target directory. Prints one line per number: group, name and value, separated by tabs.
+# build_cost.sh: measures what depending on this crate costs, beside clients of Docker: crates, and seconds of a cold debug
+# build. Prints one line per number: group, name and value, separated by tabs.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")/../..
 dir=$(mktemp -d)
@@ -9,6 +9,7 @@ trap 'rm -rf "$dir"' EXIT
 # measure NAME DEPENDENCY
 measure() {
   local name=$1 dependency=$2 start end
+  cd "$dir"
   rm -rf "$dir/dependent" "$dir/target"
   cargo init --quiet --vcs none --name dependent "$dir/dependent"
   echo "$dependency" >>"$dir/dependent/Cargo.toml"
@@ -20,7 +21,6 @@ measure() {
   printf 'crates in the dependency tree\t%s\t%s\n' "$name" \
     "$(cargo tree --offline --edges normal --prefix none | sed 's/ (\*)$//' | grep -v '^dependent ' | sort -u | wc -l)"
   printf 'cold debug build of a dependent, s\t%s\t%s\n' "$name" "$(echo "$end - $start" | bc)"
-  printf 'target directory of a debug build, MiB\t%s\t%s\n' "$name" "$(du -sm "$dir/target" | cut -f1)"
 }
 
 measure 'noxrunner, without TLS' "noxrunner = { path = \"$here\", default-features = false, features = [\"local\"] }"

@@ -2,7 +2,7 @@
 """Draws the plots of the guide `numbers`: `python3 tests/docs/plots.py < tests/docs/numbers.tsv`
 
 Each line is a group, a name and a value, separated by tabs, as tests/bench/side_by_side.rs and
-tests/bench/build_cost.sh print them. Draws one plot per group in src/guide/images.
+tests/bench/build_cost.sh print them. Draws one plot per group in src/guide/numbers.
 """
 
 import math
@@ -10,7 +10,7 @@ import pathlib
 import sys
 from xml.sax.saxutils import escape
 
-IMAGES = pathlib.Path(__file__).parents[2] / "src/guide/images"
+PLOTS = pathlib.Path(__file__).parents[2] / "src/guide/numbers"
 NAMES, PLOT, ROW, TOP = 250, 380, 24, 34
 WIDTH = NAMES + PLOT + 70
 OURS, OTHERS, GRID = "#c2410c", "#57606a", "#d0d7de"
@@ -65,7 +65,7 @@ def main():
         group, name, value = line.rstrip("\n").split("\t")
         groups.setdefault(group, []).append((name, float(value)))
     for group, rows in groups.items():
-        file = IMAGES / (group.split(",")[0].replace(" ", "_") + ".svg")
+        file = PLOTS / (group.split(",")[0].replace(" ", "_") + ".svg")
         file.write_text(draw(group, sorted(rows, key=lambda row: row[1])), encoding="utf-8")
         print(file)
 
