@@ -34,7 +34,7 @@ struct StrictExec {
     truncated: Option<bool>,
 }
 
-/// What follows the protocol is decoded as it is, and what was decoded survives a round trip.
+/// Valid JSON of the protocol is decoded exactly. A decoded output survives a round trip.
 fn exec(json: &[u8]) {
     let lenient = exec_output(json);
     if let Ok(strict) = serde_json::from_slice::<StrictExec>(json) {

@@ -13,7 +13,7 @@ const MAX_BYTES: u64 = 256 * 1024;
 /// An entry: its name, type, mode, declared size and time.
 type Entry = (Vec<u8>, Kind, u32, u64, u64);
 
-/// What was read, and whether that was all.
+/// The entries and contents that were read.
 #[derive(Default, PartialEq)]
 struct Listing {
     entries: Vec<Entry>,
@@ -42,7 +42,7 @@ pub fn archives(data: &[u8]) {
         count += 1;
         Ok(())
     });
-    // Nothing is no archive, unless it may be empty.
+    // An archive without entries is an error to one of the two functions only.
     let may_differ = whole.entries.is_empty();
     assert!(may_differ || read.is_ok() == whole.is_complete);
     assert_eq!(count, whole.entries.len());
@@ -71,7 +71,7 @@ fn list(archive: impl Read, with_contents: bool) -> Listing {
     listing.is_complete = read.is_ok();
     if let Err(e) = read {
         check_shown(&e);
-        // How much of a truncated file arrives depends on the sizes of the pieces.
+        // The number of bytes read from a truncated file depends on the sizes of the pieces.
         listing.contents.pop();
     }
     assert!(listing.entries.len() as u64 <= MAX_ENTRIES);

@@ -8,6 +8,13 @@ mod answers;
 mod archives;
 mod client;
 pub(crate) mod input;
+#[cfg(any(
+    feature = "docker",
+    feature = "kubernetes",
+    feature = "local",
+    feature = "server"
+))]
+mod quantities;
 mod tar_script;
 mod texts;
 mod unpacking;
@@ -21,7 +28,7 @@ pub use client::client;
     feature = "local",
     feature = "server"
 ))]
-pub use texts::quantities;
+pub use quantities::quantities;
 pub use texts::{paths, shell_words, timestamps};
 pub use unpacking::unpacking;
 

@@ -31,7 +31,7 @@ const HEALTHY: &[u8] = b"POST /v1/sandboxes/a/exec HTTP/1.1\r\nHost: localhost\r
     Authorization: Bearer s3cret\r\nContent-Type: application/json\r\nConnection: close\r\n\
     Content-Length: 16\r\n\r\n{\"cmd\":[\"true\"]}";
 
-/// How long a server that waits for the client, or for a call, may still get ready to continue.
+/// Time without progress after which a server is taken to wait: for the client, or for a call if one runs.
 const QUIET: Duration = Duration::from_micros(100);
 const BUSY: Duration = Duration::from_millis(5);
 /// Maximum time of a connection whose client has left, and of a healthy request.
@@ -83,9 +83,10 @@ impl Target {
         let backend = Counted(Arc::clone(&calls));
         let socket = std::env::temp_dir().join(temporary_name());
         let builder = Server::builder(backend).unix(&socket).max_calls(MAX_CALLS);
-        let builder = match with_token {
-            true => builder.token(TOKEN),
-            false => builder.no_auth(),
+        let builder = if with_token {
+            builder.token(TOKEN)
+        } else {
+            builder.no_auth()
         };
         let server = builder.max_upload(64 * 1024).bind();
         let server = server.expect("the temporary directory is writable");

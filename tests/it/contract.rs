@@ -324,11 +324,7 @@ fn ttl(client: &Client) {
     let mut seconds = [6, 12, 24].map(Duration::from_secs).into_iter();
     let sandbox = seconds.find_map(|ttl| touch_while_another_expires(client, ttl));
     let sandbox = sandbox.expect("touch renews the TTL");
-    wait_for("the touched sandbox expires", || {
-        sandbox
-            .exec(["true"])
-            .is_err_and(|error| error.is_not_found())
-    });
+    wait_for("the touched sandbox expires", || is_gone(&sandbox));
     // For a moment, delete still finds what an exec no longer does.
     std::thread::sleep(Duration::from_millis(1000));
     assert!(sandbox.touch().unwrap_err().is_not_found());
@@ -338,12 +334,15 @@ fn ttl(client: &Client) {
     assert!(!again.exists("f").unwrap());
 }
 
+fn is_gone(sandbox: &Sandbox) -> bool {
+    sandbox.exec(["true"]).is_err_and(|e| e.is_not_found())
+}
+
 /// Touches a sandbox until another one with the same TTL has expired. Returns `None` if both have.
 fn touch_while_another_expires(client: &Client, ttl: Duration) -> Option<Sandbox> {
     let spec = || SandboxSpec::new().ttl(ttl);
     let sandbox = client.create("ttl", spec()).unwrap();
     let untouched = client.create("ttl untouched", spec()).unwrap();
-    let is_gone = |sandbox: &Sandbox| sandbox.exec(["true"]).is_err_and(|e| e.is_not_found());
     wait_for("the untouched sandbox expires", || {
         sandbox.touch().is_err_and(|e| e.is_not_found()) || is_gone(&untouched)
     });

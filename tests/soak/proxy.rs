@@ -151,9 +151,10 @@ impl Shared {
             60..85 if self.corrupts => Fault::Corrupt,
             _ => Fault::Delay,
         };
-        let direction = match random.percent(40) {
-            true => Direction::Request,
-            false => Direction::Response,
+        let direction = if random.percent(40) {
+            Direction::Request
+        } else {
+            Direction::Response
         };
         Plan {
             fault,

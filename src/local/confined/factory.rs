@@ -49,7 +49,7 @@ pub(super) struct SandboxFactory {
     pub(super) cgroups: Option<DelegatedCgroup>,
 }
 
-/// What commands see of the host.
+/// The parts of the host that commands can access.
 struct Root {
     /// The change times of `/etc` before the scan.
     changed: Vec<Option<SystemTime>>,
