@@ -36,6 +36,9 @@ pub struct HttpBackend {
     pub(super) create_timeout: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) transfer_timeout: Option<Duration>,
+    /// Sends execs in chunks. If a proxy written in Go gets the length of a body, it may cut a response that
+    /// starts before the proxy has looked for more of the body (golang/go#40747).
+    pub(super) sends_exec_in_chunks: bool,
 }
 
 impl HttpBackend {
@@ -73,6 +76,7 @@ impl HttpBackend {
         let url = format!("{}/exec", self.api.base.sandbox(id.as_str()));
         let request = ExecRequest::from(command);
         let mut call = Call::new(Operation::Exec, "POST", url, options).json(&request)?;
+        call.request.chunked = self.sends_exec_in_chunks;
         call.cancel = command.get_cancel();
         call.last_start = Some(last_start);
         call.timeout = seconds;

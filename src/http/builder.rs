@@ -210,6 +210,7 @@ impl<T: From<HttpBackend>> HttpBackendBuilder<T> {
             create_timeout,
             connect_timeout: self.connect_timeout,
             transfer_timeout: self.transfer_timeout,
+            sends_exec_in_chunks: false,
         };
         Ok(backend.into())
     }

@@ -52,6 +52,7 @@ impl<'a> Call<'a> {
                 content_type: None,
                 accept: None,
                 body: Body::None,
+                chunked: false,
             },
             options,
             cancel: None,

@@ -203,7 +203,7 @@ impl RestClient {
 
 #[cfg(feature = "kubernetes")]
 impl HttpBackend {
-    /// Creates a backend for a v1 server below a path of another API, over that API's connections.
+    /// Creates a backend for a v1 server below a path of another API, a Go proxy, over that API's connections.
     /// `headers` are those of v1 requests alone. `timeout` is that of calls other than exec and transfers.
     pub(crate) fn over(
         rest: &RestClient,
@@ -225,6 +225,7 @@ impl HttpBackend {
             create_timeout: timeout,
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             transfer_timeout,
+            sends_exec_in_chunks: true,
         })
     }
 }

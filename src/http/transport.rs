@@ -38,6 +38,8 @@ pub(super) struct Request<'a> {
     pub(super) content_type: Option<&'static str>,
     pub(super) accept: Option<&'static str>,
     pub(super) body: Body<'a>,
+    /// Sends bytes in chunks instead of with their length.
+    pub(super) chunked: bool,
 }
 
 pub(super) enum Body<'a> {
@@ -223,6 +225,11 @@ impl HttpClient {
         }
         match &mut request.body {
             Body::None => self.agent.run(head.body(())?),
+            Body::Bytes(bytes) if request.chunked => {
+                let mut body = bytes.as_slice();
+                self.agent
+                    .run(head.body(ureq::SendBody::from_reader(&mut body))?)
+            }
             Body::Bytes(bytes) => self.agent.run(head.body(bytes.as_slice())?),
             Body::Upload(upload) => {
                 let length = upload.content_length();

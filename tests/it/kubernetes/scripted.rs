@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use noxrunner::{Client, ErrorKind, KubernetesBackend, Sandbox, SandboxSpec};
+use noxrunner::{Client, Command, ErrorKind, KubernetesBackend, Sandbox, SandboxSpec};
 use serde_json::{Value, json};
 
 use crate::support::kubernetes::KEY;
@@ -219,6 +219,26 @@ fn refusals_of_the_api_server_and_the_agent_are_told_apart() {
         let error = sandbox.exec(["true"]).unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains(text), "{error}");
+    }
+}
+
+/// The API server's proxy, which is written in Go, may cut the response to a body whose length it knows.
+#[test]
+fn exec_through_the_proxy_has_no_length() {
+    let (server, sandbox) = with_failing_execs(Vec::new(), |_| {});
+    let short = Command::new("true");
+    let long = Command::new("true").timeout(Duration::from_secs(100));
+    sandbox.run(short.clone()).unwrap();
+    sandbox.run(long).unwrap();
+    let live = sandbox.exec_live(short, |_| Ok(())).unwrap();
+    assert_eq!(live.exit_code(), 0);
+    let mut execs = of_kind(&server, Kind::Agent);
+    execs.retain(|request| request.path.ends_with("/exec"));
+    assert_eq!(execs.len(), 3);
+    for exec in execs {
+        assert_eq!(exec.header("transfer-encoding"), Some("chunked"));
+        assert_eq!(exec.header("content-length"), None);
+        assert!(exec.body_text().contains("true"));
     }
 }
 
