@@ -64,15 +64,6 @@ const AGENT: &str = "NOXRUNNER_SOAK_AGENT";
 const SOCKET_DIR: &str = "NOXRUNNER_SOAK_SOCKET_DIR";
 
 impl Backend {
-    /// Maximum number of descriptors that the backend keeps when its sandboxes have ended. Those of engines keep
-    /// connections to the agents of the last 128 sandboxes, until others need the room.
-    pub(crate) fn kept_descriptors(&self) -> usize {
-        match self {
-            Backend::Local | Backend::Persistent => 0,
-            Backend::Containers(_) | Backend::Pods(_) => 3 * 128,
-        }
-    }
-
     /// Returns sandboxes on the engine that this variable names.
     pub(crate) fn containers_or_skip(variable: &'static str) -> Option<Backend> {
         let what = "an engine that is restarted";

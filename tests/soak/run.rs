@@ -147,8 +147,8 @@ fn run_threads(soak: &Soak<'_>, proxies: &[FaultProxy; 2], random: &mut Random) 
     });
 }
 
-/// Creates a sandbox, and deletes it.
-fn use_once(soak: &Soak<'_>) {
+/// Creates a sandbox, and deletes it. The server also removes what earlier ones have left.
+pub(crate) fn use_once(soak: &Soak<'_>) {
     let client = soak.server.client();
     let id = format!("once-{}", std::process::id());
     let sandbox = client.create(&id, soak.backend.spec()).unwrap();
@@ -157,8 +157,6 @@ fn use_once(soak: &Soak<'_>) {
 }
 
 fn finish(soak: &Soak<'_>, before: Usage) {
-    // This removes what killed servers have left.
-    use_once(soak);
     leftovers::check_server(soak, before);
     soak.samples.check_memory(soak);
     let ended = soak.server.stop();
