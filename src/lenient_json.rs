@@ -161,6 +161,7 @@ mod tests {
     fn raw_control_characters_and_unknown_escapes_are_kept() {
         assert_eq!(repaired(b"\"a\nb\x1b[0m\x00\""), "a\nb\u{1b}[0m\0");
         assert_eq!(repaired(br#""\x1b \u12 \'""#), r"\x1b \u12 \'");
+        assert_eq!(repaired(br#""\x \u00e9\ud83d\ude00""#), "\\x é😀");
         assert_eq!(repaired(b"\xef\xbb\xbf\"bom\""), "bom");
         let value = from_slice::<Value>(br#"{"a": NaN, "b": [-Infinity], "c": "NaN\x"}"#).unwrap();
         assert_eq!(

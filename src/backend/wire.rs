@@ -310,6 +310,21 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_requests_may_be_null_or_floats() {
+        let ttl = |json: &str| {
+            let request: CreateRequest<'_> = serde_json::from_str(json)?;
+            Ok::<_, serde_json::Error>(request.ttl_seconds)
+        };
+        assert_eq!(ttl("{}").unwrap(), None);
+        assert_eq!(ttl(r#"{"ttlSeconds":null}"#).unwrap(), None);
+        assert_eq!(ttl(r#"{"ttlSeconds":60.0}"#).unwrap(), Some(60));
+        for invalid in ["60.5", "-1", "true", "\"60\""] {
+            let error = ttl(&format!("{{\"ttlSeconds\":{invalid}}}")).unwrap_err();
+            assert!(error.to_string().contains("not a whole number"), "{error}");
+        }
+    }
+
+    #[test]
     fn answers_serialize_as_the_protocol_has_them() {
         let out = Output::new(3, "a\n", b"\xff", Duration::from_millis(7)).with_timed_out(false);
         let json = serde_json::to_value(&out).unwrap();

@@ -18,6 +18,7 @@ run_containers() {
   # The ports that Docker publishes are those of its network.
   NOXRUNNER_TEST_DOCKER_PORTS=1 nsenter --net=/run/netns/nx-docker \
     cargo test --all-features --locked --test it -- on_docker::containers_behind_ports
+  NOXRUNNER_SOAK=60 cargo test --all-features --locked --test soak -- --nocapture docker podman
 }
 
 # The tests run as the user of the engine, who need not be able to read the checkout.
@@ -42,6 +43,7 @@ run_kubernetes() {
   eval "$variables"
   # Pods start slowly if many of them do so at once on two nodes of one machine.
   "$scripts/k8s-run.sh" cargo test --all-features --locked --test it -- --test-threads 3 kubernetes pods
+  NOXRUNNER_SOAK=60 "$scripts/k8s-run.sh" cargo test --all-features --locked --test soak -- --nocapture kubernetes
 }
 
 NOXRUNNER_TEST_AGENT=$(build_agent)

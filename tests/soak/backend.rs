@@ -149,6 +149,15 @@ impl Backend {
         })
     }
 
+    /// Returns how long a sandbox exists, beyond its TTL, if its creation was interrupted. Agents start with a TTL of
+    /// 120 s, which the backend replaces when it has reached them.
+    pub(crate) fn initial_ttl(&self) -> Duration {
+        Duration::from_secs(match self {
+            Backend::Local | Backend::Persistent => 0,
+            Backend::Containers(_) | Backend::Pods(_) => 120,
+        })
+    }
+
     pub(crate) fn spec(&self) -> SandboxSpec {
         SandboxSpec::new().ttl(self.ttl()).memory("64Mi")
     }

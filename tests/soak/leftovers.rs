@@ -12,13 +12,22 @@ use crate::support::processes::with_any_argument;
 /// A server drops connections to agents, on its next call, after 60 s without a use.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// How long idle connections to an engine need to be unused, so that the next call closes them.
+const SILENCE: Duration = Duration::from_secs(20);
+
 /// Checks the server, while it still runs.
 pub(crate) fn check_server(soak: &Soak<'_>, before: Usage) {
+    let mut pause = Duration::ZERO;
     let is_idle = || {
+        std::thread::sleep(pause);
+        pause = SILENCE;
         use_once(soak);
         let now = Usage::of(soak.server.pid());
         let same = now.descriptors <= before.descriptors && now.threads <= before.threads;
-        (!same).then(|| format!("{before:?} before, {now:?} after"))
+        (!same).then(|| {
+            let open = open_files(soak.server.pid()).join(", ");
+            format!("{before:?} before, {now:?} after: {open}")
+        })
     };
     report(soak, "descriptors or threads of the server", is_idle);
     report(soak, "containers or pods", || {
@@ -52,7 +61,7 @@ pub(crate) fn check_machine(soak: &Soak<'_>) {
 
 /// Waits until nothing is left, and reports what is.
 fn report(soak: &Soak<'_>, what: &str, mut left: impl FnMut() -> Option<String>) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + PATIENCE + soak.backend.initial_ttl();
     while let Some(found) = left() {
         if Instant::now() > end {
             soak.ledger.broken("left", &format!("{what}: {found}"));
@@ -61,6 +70,14 @@ fn report(soak: &Soak<'_>, what: &str, mut left: impl FnMut() -> Option<String>)
         std::thread::sleep(Duration::from_millis(200));
     }
     soak.ledger.count(&format!("nothing left: {what}"));
+}
+
+/// Returns what the descriptors of a process refer to.
+fn open_files(pid: u32) -> Vec<String> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd"));
+    let targets = open.into_iter().flatten().flatten();
+    let targets = targets.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+    targets.map(|target| target.display().to_string()).collect()
 }
 
 /// Returns the paths of all files below a directory.

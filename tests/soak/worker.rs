@@ -85,7 +85,7 @@ impl<'a> Worker<'a> {
         });
         let last_put = Instant::now();
         let Ok(sandbox) = sandbox else {
-            self.leave(id);
+            self.leave_for(id, soak.backend.initial_ttl() + soak.backend.ttl());
             return None;
         };
         let mut tracked = TrackedSandbox {
@@ -121,8 +121,12 @@ impl<'a> Worker<'a> {
 
     /// Leaves a sandbox to its TTL.
     fn leave(&mut self, id: &str) {
-        let gone_by = Instant::now() + self.soak.backend.ttl() + LATE;
-        self.expiring.add(id, gone_by);
+        self.leave_for(id, self.soak.backend.ttl());
+    }
+
+    /// Leaves a sandbox that must be gone after this time.
+    fn leave_for(&mut self, id: &str, time: Duration) {
+        self.expiring.add(id, Instant::now() + time + LATE);
     }
 
     /// Makes calls until the sandbox is gone or has served long enough, and checks what it contains.

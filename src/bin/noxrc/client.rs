@@ -1,10 +1,11 @@
 //! Creating the client that the arguments ask for.
 
 use std::fs;
+use std::time::Duration;
 
 use noxrunner::{
-    Client, DockerBackend, DockerBackendBuilder, Error, ErrorKind, HttpBackend, Isolation,
-    KubernetesBackendBuilder, LocalBackend, LocalBackendBuilder, Result,
+    Client, DockerBackend, DockerBackendBuilder, Error, ErrorKind, HttpBackend, HttpBackendBuilder,
+    Isolation, KubernetesBackendBuilder, LocalBackend, LocalBackendBuilder, Result,
 };
 
 use crate::args::Args;
@@ -12,6 +13,10 @@ use crate::backend_args::BackendKind;
 use crate::credentials;
 use crate::file_error::file_error;
 use crate::progress;
+
+/// Default timeout of the calls that `serve` makes to another server or a cluster. It is shorter than the 30 s of most
+/// clients, which get the reason of a failure if the server knows it before they give up.
+pub(crate) const SERVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) fn client(args: &Args) -> Result<Client> {
     let client = match args.backend.kind() {
@@ -84,15 +89,18 @@ pub(crate) fn check_no_local_options(args: &Args) -> Result<()> {
 }
 
 pub(crate) fn remote(args: &Args) -> Result<HttpBackend> {
-    with_token(args, &args.backend.base_url, credentials::token(args)?)
+    let builder = http(args, &args.backend.base_url, credentials::token(args)?)?;
+    builder.build()
 }
 
 /// Creates the backend of `serve --gateway`, where `--token-file` has the token of the gateway itself.
 pub(crate) fn gateway(args: &Args, url: &str) -> Result<HttpBackend> {
-    with_token(args, url, args.backend.token().map(str::to_owned))
+    let builder = http(args, url, args.backend.token().map(str::to_owned))?;
+    let timeout = args.backend.timeout.unwrap_or(SERVE_TIMEOUT);
+    builder.timeout(timeout).build()
 }
 
-fn with_token(args: &Args, url: &str, token: Option<String>) -> Result<HttpBackend> {
+fn http(args: &Args, url: &str, token: Option<String>) -> Result<HttpBackendBuilder> {
     let mut builder = HttpBackend::builder(url);
     if let Some(timeout) = args.backend.timeout {
         builder = builder.timeout(timeout);
@@ -107,5 +115,5 @@ fn with_token(args: &Args, url: &str, token: Option<String>) -> Result<HttpBacke
         let pem = fs::read(path).map_err(|e| file_error("cannot read --ca", path, e))?;
         builder = builder.ca_pem(pem);
     }
-    builder.build()
+    Ok(builder)
 }

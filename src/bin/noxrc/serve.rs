@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::allocator::return_large_blocks;
 use crate::args::{Args, MaximaArgs, ServeArgs};
 use crate::backend_args::BackendKind;
-use crate::client::{check_no_local_options, docker, gateway, kubernetes, local};
+use crate::client::{SERVE_TIMEOUT, check_no_local_options, docker, gateway, kubernetes, local};
 use crate::console::{self, Console};
 use crate::credentials;
 use crate::exit_code::INTERRUPTED;
@@ -59,8 +59,12 @@ fn builder(args: &Args, serve: &ServeArgs) -> Result<ServerBuilder> {
         }
         (None, BackendKind::Kubernetes) => {
             check_no_local_options(args)?;
+            let mut backend = kubernetes(args)?;
+            if args.backend.timeout.is_none() {
+                backend = backend.timeout(SERVE_TIMEOUT);
+            }
             let images = serve.image.iter();
-            let backend = images.fold(kubernetes(args)?, KubernetesBackendBuilder::image);
+            let backend = images.fold(backend, KubernetesBackendBuilder::image);
             Ok(Server::builder(backend.build()?))
         }
         (None, BackendKind::Docker) => {
