@@ -193,4 +193,13 @@ mod tests {
         assert_eq!(relative("/etc/a"), "/workspace /etc/a");
         assert_eq!(relative("/tmpx"), "/workspace /tmpx");
     }
+
+    #[test]
+    fn workspace_is_told_from_other_paths() {
+        let path = |text| SandboxPath::new("path", text).unwrap();
+        assert!(path(".").is_workspace() && path("/workspace/").is_workspace());
+        assert!(!path("/workspace/a").is_workspace() && !path("/").is_workspace());
+        assert_eq!(path("a/b").below_workspace(), Some(&b"a/b"[..]));
+        assert_eq!(path("/workspaces").below_workspace(), None);
+    }
 }

@@ -121,7 +121,10 @@ mod tests {
             "...",
             &"x".repeat(300),
         ] {
-            assert_eq!(SessionId::new(id).unwrap().as_str(), id);
+            let parsed: SessionId = id.parse().unwrap();
+            assert_eq!(parsed.as_str(), id);
+            assert_eq!(AsRef::<str>::as_ref(&parsed), id);
+            assert_eq!(format!("{parsed} {parsed:?}"), format!("{id} {id:?}"));
         }
     }
 }
