@@ -10,7 +10,7 @@ use super::auth::registry_auth;
 use super::connection::Connection;
 use super::container::{AGENT_PROGRAM, Access, Container, NewContainer};
 use super::dirs::write_token;
-use super::engine::Created;
+use super::engine::{Created, MAX_UNSTARTED};
 use super::image::{Image, Pull, pull};
 use super::options::Limits;
 use super::sandboxes::{Found, Sandboxes};
@@ -20,9 +20,6 @@ use crate::engine::{random_hex, sha256_hex};
 use crate::error::{Error, ErrorKind, Result};
 use crate::session_id::SessionId;
 use crate::spec::{SandboxInfo, SandboxSpec};
-
-/// Maximum time between the creation and the start of a container by its creator.
-const MAX_UNSTARTED: Duration = Duration::from_secs(60);
 
 /// Maximum time until the socket of a running agent appears.
 const SOCKET_WAIT: Duration = Duration::from_secs(30);

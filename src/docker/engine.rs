@@ -16,8 +16,8 @@ use crate::http::{RestBody, RestClient, RestResponse, RestSettings};
 /// Timeout of calls that neither create nor start a container.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Maximum time between the creation and the start of a container by its creator. Longer than a create takes.
-const MAX_UNSTARTED: Duration = Duration::from_secs(600);
+/// Maximum time between the creation and the start of a container by its creator.
+pub(super) const MAX_UNSTARTED: Duration = Duration::from_secs(60);
 
 /// Newest version of the API that this was written for, as the minor number of 1.x.
 const NEWEST: u32 = 47;
@@ -402,7 +402,7 @@ mod tests {
         for (state, created, is_abandoned) in [
             ("created", 9000, true),
             ("exited", 9000, true),
-            ("created", 9900, false),
+            ("created", 9950, false),
             ("running", 9000, false),
             ("created", 20_000, false),
         ] {

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use noxrunner::{Command, Sandbox};
+use noxrunner::{Command, Error, ErrorKind, Sandbox};
 
-use crate::run::Soak;
+use crate::run::{Soak, use_once};
 
 /// How much later than its TTL a sandbox may end on a busy machine.
 const SLACK: Duration = Duration::from_secs(15);
@@ -51,8 +51,15 @@ impl<'a> Expiring<'a> {
     /// Checks with an exec, which does not renew the TTL.
     fn check(&self, sandbox: &Sandbox) {
         let _running = self.soak.server.running();
-        let probe = Command::new("true").timeout(Duration::from_secs(5));
-        match sandbox.exec(probe) {
+        let probe = || sandbox.exec(Command::new("true").timeout(Duration::from_secs(5)));
+        let mut result = probe();
+        let is_unstarted = |e: &Error| e.kind() == ErrorKind::NotReady;
+        if result.as_ref().is_err_and(is_unstarted) {
+            // The next create removes a container whose creator was killed before it started.
+            use_once(self.soak);
+            result = probe();
+        }
+        match result {
             Err(e) if e.is_sandbox_gone() => self.soak.ledger.count("sandboxes gone in time"),
             result => {
                 let text = format!("exists after its time: {result:?}");
