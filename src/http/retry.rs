@@ -283,6 +283,69 @@ mod tests {
     }
 
     #[test]
+    fn body_that_can_be_read_once_is_sent_once() {
+        let after = |progress| {
+            let broken = failure(FailureKind::Broken, progress);
+            attempts(Repeatable::IfUnsent).after_failure(&broken)
+        };
+        assert!(matches!(after(Progress::NotConnected), Next::Retry(_)));
+        assert_eq!(after(Progress::NotReceived), Next::GiveUp);
+        assert_eq!(after(Progress::Sent), Next::GiveUp);
+        for status in [429, 503] {
+            let next = attempts(Repeatable::IfUnsent).after_response(status, None, true);
+            assert_eq!(next, Next::GiveUp, "{status}");
+        }
+    }
+
+    #[test]
+    fn idempotent_request_is_retried_after_errors_of_gateways() {
+        for (status, wanted) in [
+            (500, false),
+            (501, false),
+            (502, true),
+            (503, true),
+            (504, true),
+            (505, false),
+        ] {
+            let next = attempts(Repeatable::Always).after_response(status, None, false);
+            assert_eq!(next != Next::GiveUp, wanted, "{status}");
+        }
+    }
+
+    #[test]
+    fn pauses_double_up_to_three_seconds() {
+        for (attempt, millis) in [
+            (1, 100),
+            (2, 200),
+            (3, 400),
+            (5, 1600),
+            (6, 3000),
+            (99, 3000),
+        ] {
+            let full = Duration::from_millis(millis);
+            let pauses: Vec<Duration> = (0..200).map(|_| pause(attempt)).collect();
+            assert!(pauses.iter().all(|pause| (full / 2..=full).contains(pause)));
+            // They are random.
+            assert!(pauses.iter().any(|pause| *pause != pauses[0]));
+        }
+    }
+
+    #[test]
+    fn first_request_on_a_closed_connection_is_retried_at_once() {
+        let mut attempts = attempts(Repeatable::IfNotReceived);
+        let not_received = failure(FailureKind::Broken, Progress::NotReceived);
+        assert_eq!(
+            attempts.after_failure(&not_received),
+            Next::Retry(Duration::ZERO)
+        );
+        let Next::Retry(pause) = attempts.after_failure(&not_received) else {
+            panic!("not retried");
+        };
+        // Half of the second pause at least.
+        assert!(pause >= FIRST_PAUSE);
+    }
+
+    #[test]
     fn attempts_are_limited() {
         let broken = failure(FailureKind::Broken, Progress::Sent);
         let mut none = Attempts::new(Retry::none(), Repeatable::Always, TIMEOUT);

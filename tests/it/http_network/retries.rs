@@ -71,6 +71,29 @@ fn idempotent_calls_are_retried_after_broken_response() {
 }
 
 #[test]
+fn upload_is_retried_if_its_body_can_be_read_again() {
+    use std::io::Cursor;
+
+    use noxrunner::{Backend, SessionId, Upload};
+    let id = SessionId::new("a").unwrap();
+    for (is_replayable, attempts) in [(false, 1), (true, 3)] {
+        let server = breaking(drop);
+        let client = builder(&server).build().unwrap();
+        let mut archive = Cursor::new(vec![b'x'; 1000]);
+        let upload = if is_replayable {
+            Upload::from_seekable(&mut archive).unwrap()
+        } else {
+            Upload::from_reader(&mut archive, Some(1000))
+        };
+        let error = fails_soon(|| client.backend().upload(&id, "/workspace", upload));
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+        let requests = server.requests();
+        assert_eq!(requests.len(), attempts);
+        assert!(requests.iter().all(|request| request.body.len() == 1000));
+    }
+}
+
+#[test]
 fn retry_after_reset_succeeds() {
     let seen = AtomicUsize::new(0);
     let server = Scripted::start(move |mut conn| {
