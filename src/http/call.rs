@@ -287,3 +287,76 @@ pub(super) fn read_body(response: Response, max: u64) -> std::result::Result<Vec
         .map_err(Failure::cut_off)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::upload::Upload;
+
+    const STALL: Duration = Duration::from_secs(10);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn call<'a>(operation: Operation, deadline: Option<Instant>) -> Call<'a> {
+        let options = CallOptions {
+            connect: STALL,
+            connect_by: deadline,
+            stall: STALL,
+            deadline,
+            once: false,
+        };
+        Call::new(operation, "POST", String::new(), options)
+    }
+
+    #[test]
+    fn next_attempt_starts_before_the_deadline() {
+        let call = call(Operation::Change, Some(Instant::now() + MINUTE));
+        assert!(call.may_start_after(Duration::ZERO));
+        assert!(!call.may_start_after(MINUTE));
+        assert!(!call.may_start_after(2 * MINUTE));
+    }
+
+    #[test]
+    fn next_attempt_of_a_transfer_starts_before_it_counts_as_stalled() {
+        let call = call(Operation::Change, None);
+        assert!(call.may_start_after(STALL - Duration::from_nanos(1)));
+        assert!(!call.may_start_after(STALL));
+        assert!(!call.may_start_after(STALL + Duration::from_nanos(1)));
+    }
+
+    #[test]
+    fn waits_for_a_rate_limit_move_all_time_limits() {
+        let deadline = Instant::now() + MINUTE;
+        let mut call = call(Operation::Exec, Some(deadline));
+        call.postpone(STALL);
+        let later = Some(deadline + STALL);
+        assert_eq!(call.options.deadline, later);
+        assert_eq!(call.options.connect_by, later);
+        assert_eq!(call.last_start, later);
+    }
+
+    #[test]
+    fn repetition_depends_on_the_operation_and_the_body() {
+        let repeatable = |operation, body| {
+            let mut call = call(operation, None);
+            call.request.body = body;
+            call.repeatable()
+        };
+        let json = || Body::Bytes(Vec::new());
+        assert_eq!(
+            repeatable(Operation::Exec, json()),
+            Repeatable::IfNotReceived
+        );
+        assert_eq!(repeatable(Operation::Change, json()), Repeatable::Always);
+        assert_eq!(repeatable(Operation::Read, Body::None), Repeatable::Always);
+        let mut archives = [Cursor::new(Vec::new()), Cursor::new(Vec::new())];
+        let [read_once, seekable] = &mut archives;
+        let once = Upload::from_reader(read_once, None);
+        let once = repeatable(Operation::Change, Body::Upload(once));
+        assert_eq!(once, Repeatable::IfUnsent);
+        let again = Upload::from_seekable(seekable).unwrap();
+        let again = repeatable(Operation::Change, Body::Upload(again));
+        assert_eq!(again, Repeatable::Always);
+    }
+}
