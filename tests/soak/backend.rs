@@ -149,6 +149,14 @@ impl Backend {
         })
     }
 
+    /// Returns how long the server may continue a call whose client has given up: the timeout of create.
+    pub(crate) fn longest_call(&self) -> Duration {
+        Duration::from_secs(match self {
+            Backend::Local | Backend::Persistent => 0,
+            Backend::Containers(_) | Backend::Pods(_) => 120,
+        })
+    }
+
     /// Returns how long a sandbox exists, beyond its TTL, if its creation was interrupted. Agents start with a TTL of
     /// 120 s, which the backend replaces when it has reached them.
     pub(crate) fn initial_ttl(&self) -> Duration {

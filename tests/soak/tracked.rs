@@ -52,6 +52,8 @@ pub(crate) struct TrackedSandbox {
     pub(crate) renewed: Instant,
     /// A call that creates the sandbox ended at this time.
     pub(crate) last_put: Instant,
+    /// A call that was not acknowledged may renew the TTL until this time.
+    pub(crate) renewable_until: Instant,
     pub(crate) is_deleted: bool,
     pub(crate) is_gone: bool,
     /// The lines of all commands, and what is known about them.

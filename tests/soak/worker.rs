@@ -85,7 +85,7 @@ impl<'a> Worker<'a> {
         });
         let last_put = Instant::now();
         let Ok(sandbox) = sandbox else {
-            self.leave_for(id, soak.backend.initial_ttl() + soak.backend.ttl());
+            self.leave_unknown(id);
             return None;
         };
         let mut tracked = TrackedSandbox {
@@ -97,6 +97,7 @@ impl<'a> Worker<'a> {
             created,
             renewed: created,
             last_put,
+            renewable_until: last_put,
             is_deleted: false,
             is_gone: false,
             lines,
@@ -112,21 +113,25 @@ impl<'a> Worker<'a> {
             Ok(_) => soak.losses.expose(&tracked.key, &marker),
             Err(e) => {
                 tracked.note_error(soak, "prepare", &e);
-                self.leave(id);
+                self.leave(&tracked);
                 return None;
             }
         }
         Some(tracked)
     }
 
-    /// Leaves a sandbox to its TTL.
-    fn leave(&mut self, id: &str) {
-        self.leave_for(id, self.soak.backend.ttl());
+    /// Leaves a sandbox to its TTL, which a call may still renew.
+    fn leave(&mut self, tracked: &TrackedSandbox) {
+        let renewed = tracked.renewable_until.max(Instant::now());
+        let gone_by = renewed + self.soak.backend.ttl() + LATE;
+        self.expiring.add(&tracked.id, gone_by);
     }
 
-    /// Leaves a sandbox that must be gone after this time.
-    fn leave_for(&mut self, id: &str, time: Duration) {
-        self.expiring.add(id, Instant::now() + time + LATE);
+    /// Leaves a sandbox whose creation was not acknowledged.
+    fn leave_unknown(&mut self, id: &str) {
+        let backend = self.soak.backend;
+        let time = backend.initial_ttl() + backend.ttl() + LATE;
+        self.expiring.add(id, Instant::now() + time);
     }
 
     /// Makes calls until the sandbox is gone or has served long enough, and checks what it contains.
@@ -150,11 +155,11 @@ impl<'a> Worker<'a> {
         if tracked.is_gone {
             self.soak.ledger.count("sandboxes lost");
             self.check_stays_gone(tracked);
-            self.leave(&tracked.id);
+            self.leave(tracked);
         } else if self.random.percent(70) {
             self.delete(tracked);
         } else {
-            self.leave(&tracked.id);
+            self.leave(tracked);
         }
         self.soak.losses.forget(&tracked.key);
     }
@@ -387,6 +392,8 @@ impl<'a> Worker<'a> {
         self.note(tracked, Call::Touch, &result);
         if result.is_ok() {
             tracked.renewed = started;
+        } else {
+            tracked.renewable_until = Instant::now() + self.soak.backend.longest_call();
         }
     }
 
@@ -401,7 +408,9 @@ impl<'a> Worker<'a> {
             client.create(&tracked.id, spec)
         });
         tracked.last_put = Instant::now();
-        if result.is_ok() && !tracked.may_be_gone(self.soak) {
+        if result.is_err() {
+            tracked.renewable_until = Instant::now() + self.soak.backend.longest_call();
+        } else if !tracked.may_be_gone(self.soak) {
             tracked.renewed = started;
         }
     }
@@ -415,7 +424,7 @@ impl<'a> Worker<'a> {
             .call(Call::Delete, &tracked.key, || sandbox.delete());
         match result {
             Ok(_) => self.check_stays_gone(tracked),
-            Err(_) => self.leave(&tracked.id),
+            Err(_) => self.leave(tracked),
         }
     }
 
