@@ -32,7 +32,12 @@ pub(crate) fn check_server(soak: &Soak<'_>, before: Usage) {
     report(soak, "descriptors or threads of the server", is_idle);
     report(soak, "containers or pods", || {
         let existing = soak.backend.existing();
-        (!existing.is_empty()).then(|| existing.join(", "))
+        if existing.is_empty() {
+            return None;
+        }
+        // Pods that have ended are kept for a minute. The next create deletes them.
+        use_once(soak);
+        Some(existing.join(", "))
     });
     report(soak, "processes of sandboxes", || {
         let mut left = with_any_argument(|argument| soak.is_marker(argument));
