@@ -144,6 +144,50 @@ fn retried_statuses_depend_on_the_operation() {
     }
 }
 
+/// Touches a sandbox on a server that gives this answer, and then no longer exists.
+fn touch_on_a_server_that_ends(answer: &str) -> Error {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            drop(listener);
+            let head = BufReader::new(&stream).lines();
+            assert!(head.map_while(Result::ok).any(|line| line.is_empty()));
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        fails_soon(|| sandbox(Client::builder(url)).touch())
+    })
+}
+
+#[test]
+fn outcome_is_unknown_if_an_earlier_attempt_may_have_had_an_effect() {
+    let own_error = r#"{"error":"not ready"}"#;
+    for (status, headers, body, kind) in [
+        ("502 Bad Gateway", "", "", ErrorKind::OutcomeUnknown),
+        ("504 Gateway Timeout", "", "", ErrorKind::OutcomeUnknown),
+        ("503 Unavailable", "", "<html>", ErrorKind::OutcomeUnknown),
+        ("503 Unavailable", "", own_error, ErrorKind::Connect),
+        (
+            "503 Unavailable",
+            "Retry-After: 0\r\n",
+            "",
+            ErrorKind::Connect,
+        ),
+        ("429 Too Many Requests", "", "", ErrorKind::Connect),
+    ] {
+        let length = body.len();
+        let error = touch_on_a_server_that_ends(&format!(
+            "HTTP/1.1 {status}\r\n{headers}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        ));
+        assert_eq!(error.kind(), kind, "{status} {body}: {error}");
+        assert!(error.to_string().contains("cannot connect"), "{error}");
+    }
+    let error = touch_on_a_server_that_ends("");
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
+    assert!(error.to_string().contains("cannot connect"), "{error}");
+}
+
 #[test]
 fn exec_is_retried_after_the_servers_own_503_only() {
     let calls = |headers: &'static [(&str, &str)], body: &'static str| {
