@@ -129,9 +129,63 @@ mod tests {
     #[test]
     fn tokens_must_be_equal() {
         assert!(equal(b"abc", b"abc"));
-        for other in [&b""[..], b"ab", b"abcd", b"abd", b"Abc"] {
+        for other in [&b""[..], b"ab", b"abcd", b"abd", b"Abc", b"bac"] {
             assert!(!equal(b"abc", other));
         }
+    }
+
+    fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {
+        let parsed = list
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        parsed.collect()
+    }
+
+    #[test]
+    fn request_has_one_host() {
+        let token = Auth::Token("secret".to_owned());
+        let hosts: [&[(&str, &str)]; 3] = [&[], &[("host", "a")], &[("host", "a"), ("host", "a")]];
+        for (version, allowed) in [
+            (Version::HTTP_10, [true, true, false]),
+            (Version::HTTP_11, [false, true, false]),
+        ] {
+            let is_allowed = |list| token.check_host(&headers(list), version).is_ok();
+            assert_eq!(hosts.map(is_allowed), allowed, "{version:?}");
+        }
+        let without_token = |host| {
+            let headers = headers(&[("host", host)]);
+            Auth::None.check_host(&headers, Version::HTTP_11).is_ok()
+        };
+        assert!(without_token("localhost:80") && !without_token("rebound.example"));
+    }
+
+    #[test]
+    fn token_is_in_one_of_two_headers() {
+        const BEARER: (&str, &str) = ("authorization", "Bearer secret");
+        let auth = Auth::Token("secret".to_owned());
+        let is_allowed = |auth: &Auth, list| auth.check_token(&headers(list)).is_ok();
+        for allowed in [
+            &[BEARER][..],
+            &[("authorization", "bearer secret")],
+            &[(TOKEN, "secret")],
+            &[(TOKEN, "secret"), ("authorization", "Basic x")],
+        ] {
+            assert!(is_allowed(&auth, allowed), "{allowed:?}");
+        }
+        for refused in [
+            &[][..],
+            &[("authorization", "Bearer  secret")],
+            &[("authorization", "Bearer")],
+            &[("authorization", "Basic: secret")],
+            &[(TOKEN, "Bearer secret")],
+            &[(TOKEN, "secre"), BEARER],
+            &[BEARER, ("origin", "http://localhost")],
+        ] {
+            assert!(!is_allowed(&auth, refused), "{refused:?}");
+        }
+        assert!(is_allowed(&Auth::None, &[]));
+        assert!(!is_allowed(&Auth::None, &[("origin", "http://localhost")]));
+        assert_eq!((auth.token(), Auth::None.token()), (Some("secret"), None));
     }
 
     #[test]
