@@ -175,7 +175,7 @@ pub(super) fn with_timeout<T: Send + 'static>(
 ) -> Option<T> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || drop(sender.send(call())));
-    receiver.recv_timeout(Duration::from_secs(60)).ok()
+    receiver.recv_timeout(Duration::from_secs(300)).ok()
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
