@@ -101,6 +101,22 @@ fn waits_for_a_rate_limit_have_a_budget_of_their_own() {
 }
 
 #[test]
+fn time_in_errors_excludes_waits() {
+    let seen = AtomicUsize::new(0);
+    let server = Scripted::each_request(move |_, conn| match seen.fetch_add(1, Ordering::SeqCst) {
+        0 => conn.respond_with(429, &[("Retry-After", "6")], "slow down"),
+        _ => conn.stay_silent(),
+    });
+    let builder = builder(&server)
+        .timeout(SHORT)
+        .retry(Retry::attempts(1).wait_for(SOON));
+    let error = fails_soon(|| sandbox(builder).touch()).to_string();
+    let (_, seconds) = error.split_once("timed out after ").unwrap();
+    let (seconds, _) = seconds.split_once(" s").unwrap();
+    assert!(seconds.parse::<f64>().unwrap() < 6.0, "{error}");
+}
+
+#[test]
 fn waits_end_with_their_budget() {
     let server = Scripted::always(429, "rate limited");
     let retry = Retry::default().wait_for(Duration::from_millis(300));

@@ -94,6 +94,15 @@ fn upload_is_retried_if_its_body_can_be_read_again() {
 }
 
 #[test]
+fn transfer_is_not_retried_after_a_pause_as_long_as_its_timeout() {
+    let server = breaking(drop);
+    // The first pause is longer.
+    let builder = builder(&server).timeout(Duration::from_millis(40));
+    fails_soon(|| sandbox(builder).write("f", "x"));
+    assert!(server.connections() <= 1);
+}
+
+#[test]
 fn retry_after_reset_succeeds() {
     let seen = AtomicUsize::new(0);
     let server = Scripted::start(move |mut conn| {
