@@ -583,6 +583,30 @@ mod tests {
     }
 
     #[test]
+    fn entries_and_remembered_names_are_limited() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut unpacker = Unpacker {
+            cursor: Cursor::new(std::fs::File::open(dir.path()).unwrap().into()),
+            umask: 0o777,
+            links: Links::Inside,
+            directories: Directories::default(),
+            done: Extraction::default(),
+            refused_bytes: 0,
+            buffer: Vec::new(),
+        };
+        unpacker.done.entries = 3;
+        assert!(unpacker.check_size(3).is_ok() && unpacker.check_size(2).is_err());
+        unpacker.cursor.made = 2;
+        assert!(unpacker.check_size(5).is_ok() && unpacker.check_size(4).is_err());
+        unpacker.refused_bytes = MAX_REMEMBERED - 1;
+        unpacker.directories.name_bytes = 1;
+        assert!(unpacker.check_size(5).is_ok());
+        unpacker.directories.name_bytes = 2;
+        let error = unpacker.check_size(5).unwrap_err().to_string();
+        assert!(error.contains("67108864 bytes"), "{error}");
+    }
+
+    #[test]
     fn links_must_stay_below_the_target() {
         assert!(stays_inside(b"l", b"a/b"));
         assert!(stays_inside(b"d/e/l", b"../../a"));

@@ -416,6 +416,8 @@ fn links_outside_the_target_are_refused() {
         .pax("linkpath", b"../../outside")
         .symlink("l", "x");
     assert_refused(pax, "l", out);
+    let nul = TarBuilder::new().pax("linkpath", b"a\0b").symlink("l", "x");
+    assert_refused(nul, "l", "NUL byte");
 }
 
 #[test]
