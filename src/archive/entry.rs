@@ -148,12 +148,33 @@ pub(super) fn add_device<W: Write>(
 
 /// Adds the name of an entry that could not be read.
 pub(super) fn add_unreadable<W: Write>(encoder: &mut Encoder<W>, name: &[u8]) -> io::Result<()> {
+    let record = unreadable_record(name);
+    let mut header = header(EntryType::XGlobalHeader, 0o644, 0, record.len() as u64);
+    add_block(encoder, &mut header, b"pax_global_header", &record)
+}
+
+/// Returns the record of an extended header: its length, the key and the value.
+fn unreadable_record(name: &[u8]) -> Vec<u8> {
     let text = [b" ", UNREADABLE, b"=", name, b"\n"].concat();
     // The length includes its own digits.
     let digits = |length: usize| length.to_string().len();
     let mut length = text.len() + digits(text.len());
     length = text.len() + digits(length);
-    let record = [length.to_string().as_bytes(), &text].concat();
-    let mut header = header(EntryType::XGlobalHeader, 0o644, 0, record.len() as u64);
-    add_block(encoder, &mut header, b"pax_global_header", &record)
+    [length.to_string().as_bytes(), &text].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn length_of_a_record_includes_its_digits() {
+        for length in 0..1100 {
+            let record = unreadable_record(&vec![b'x'; length]);
+            let text = String::from_utf8(record).unwrap();
+            let (digits, rest) = text.split_once(' ').unwrap();
+            assert_eq!(digits.parse(), Ok(text.len()));
+            assert!(rest.starts_with("NOXRUNNER.unreadable=") && rest.ends_with('\n'));
+        }
+    }
 }

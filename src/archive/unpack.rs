@@ -580,6 +580,9 @@ mod tests {
         for name in [b"/a".as_slice(), b"..", b"a/../b", b"../a", b"a\0b"] {
             assert_eq!(path(name), None);
         }
+        assert!(path(&[b'x'; MAX_NAME]).is_some());
+        assert!(path(&[b'x'; MAX_NAME + 1]).is_none());
+        assert!(path(&[b'x'; 2 * MAX_NAME]).is_none());
     }
 
     #[test]

@@ -467,6 +467,17 @@ fn exec_cancelled_before_start_does_not_run() {
     assert!(!sandbox.exists("ran").unwrap());
 }
 
+/// The archive of a directory has an entry for the directory itself.
+#[test]
+fn directory_that_holds_a_file_of_its_own_name_is_not_read_as_that_file() {
+    let (client, _dir) = local_client();
+    let sandbox = client.create("same", SandboxSpec::new()).unwrap();
+    sandbox.write("d/d", "x").unwrap();
+    let error = sandbox.read("d").unwrap_err();
+    assert!(error.to_string().contains("is a directory"), "{error}");
+    assert_eq!(sandbox.read("d/d").unwrap(), b"x");
+}
+
 #[test]
 fn upload_through_a_link_creates_directories() {
     let (client, _dir) = local_client();
