@@ -604,7 +604,7 @@ mod tests {
         unpacker.refused_bytes = MAX_REMEMBERED - 1;
         unpacker.directories.name_bytes = 1;
         assert!(unpacker.check_size(5).is_ok());
-        unpacker.directories.name_bytes = 2;
+        unpacker.refused_bytes = MAX_REMEMBERED;
         let error = unpacker.check_size(5).unwrap_err().to_string();
         assert!(error.contains("67108864 bytes"), "{error}");
     }
