@@ -31,7 +31,7 @@ use crate::upload::Upload;
 /// container. The [guide](crate::guide::kubernetes) describes a setup.
 ///
 /// Errors say why a sandbox has ended in the words of Kubernetes, such as `OOMKilled` and `Evicted`. To find
-/// that out, a call may take up to 5 s longer than its timeout.
+/// that out, a call may take up to 10 s longer than its timeout.
 ///
 /// ```no_run
 /// use noxrunner::{Client, KubernetesBackend, SandboxSpec};
