@@ -131,15 +131,7 @@ impl Extract {
     ) -> Result<(Extraction, Directories)> {
         // The directory was created with all permissions, so its mode shows the umask.
         let umask = os::stat_fd(dir.as_fd()).map_err(|e| failed(e, b"."))?.mode & 0o777;
-        let mut unpacker = Unpacker {
-            cursor: Cursor::new(dir),
-            umask,
-            links,
-            directories: Directories::default(),
-            done: Extraction::default(),
-            refused_bytes: 0,
-            buffer: vec![0; 128 * 1024],
-        };
+        let mut unpacker = Unpacker::new(dir, umask, links);
         let mut room = self.room.unwrap_or(u64::MAX);
         Entries::for_each(archive, self.limits, |entry, content| {
             if self.leaves_out(&entry.name) {
@@ -290,6 +282,18 @@ struct Unpacker {
 }
 
 impl Unpacker {
+    fn new(dir: OwnedFd, umask: u32, links: Links) -> Unpacker {
+        Unpacker {
+            cursor: Cursor::new(dir),
+            umask,
+            links,
+            directories: Directories::default(),
+            done: Extraction::default(),
+            refused_bytes: 0,
+            buffer: vec![0; 128 * 1024],
+        }
+    }
+
     fn refuse(&mut self, name: &[u8], rule: &'static str) {
         let name = shown(name);
         self.refused_bytes += name.len();
@@ -588,15 +592,8 @@ mod tests {
     #[test]
     fn entries_and_remembered_names_are_limited() {
         let dir = tempfile::tempdir().unwrap();
-        let mut unpacker = Unpacker {
-            cursor: Cursor::new(std::fs::File::open(dir.path()).unwrap().into()),
-            umask: 0o777,
-            links: Links::Inside,
-            directories: Directories::default(),
-            done: Extraction::default(),
-            refused_bytes: 0,
-            buffer: Vec::new(),
-        };
+        let opened = std::fs::File::open(dir.path()).unwrap();
+        let mut unpacker = Unpacker::new(opened.into(), 0o777, Links::Inside);
         unpacker.done.entries = 3;
         assert!(unpacker.check_size(3).is_ok() && unpacker.check_size(2).is_err());
         unpacker.cursor.made = 2;

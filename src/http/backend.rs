@@ -36,8 +36,8 @@ pub struct HttpBackend {
     pub(super) create_timeout: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) transfer_timeout: Option<Duration>,
-    /// Sends execs in chunks. If a proxy written in Go gets the length of a body, it may cut a response that
-    /// starts before the proxy has looked for more of the body (golang/go#40747).
+    /// Sends execs with chunked transfer encoding. A proxy written in Go that knows the length of a body may cut a
+    /// response that starts before the proxy has checked for the end of that body (golang/go#40747).
     pub(super) sends_exec_in_chunks: bool,
 }
 

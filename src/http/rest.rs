@@ -131,7 +131,7 @@ impl RestClient {
     ///
     /// # Errors
     ///
-    /// If there is no response by the timeout, or only the status 429. Other statuses are not errors.
+    /// If no response arrives by the timeout, or each has the status 429. Other statuses are not errors.
     pub(crate) fn send(
         &self,
         method: &'static str,
@@ -203,8 +203,9 @@ impl RestClient {
 
 #[cfg(feature = "kubernetes")]
 impl HttpBackend {
-    /// Creates a backend for a v1 server below a path of another API, a Go proxy, over that API's connections.
-    /// `headers` are those of v1 requests alone. `timeout` is that of calls other than exec and transfers.
+    /// Creates a backend for a v1 server below a path of another API, whose proxy is written in Go, over that
+    /// API's connections. `headers` are those of v1 requests alone. `timeout` is that of calls other than
+    /// exec and transfers.
     pub(crate) fn over(
         rest: &RestClient,
         path: &str,

@@ -38,7 +38,7 @@ pub(super) struct Request<'a> {
     pub(super) content_type: Option<&'static str>,
     pub(super) accept: Option<&'static str>,
     pub(super) body: Body<'a>,
-    /// Sends bytes in chunks instead of with their length.
+    /// Sends bytes with chunked transfer encoding, without a `Content-Length`.
     pub(super) chunked: bool,
 }
 

@@ -18,8 +18,8 @@ const MAX_ATTEMPTS: u32 = 4;
 /// Maximum time of a look at the pod after a failure.
 const LOOK: Duration = Duration::from_secs(3);
 
-/// Maximum time until the status of a pod shows why its agent does not answer. A node sends five reports per second
-/// at most, for all of its pods.
+/// Maximum time until the status of a pod shows why its agent does not answer. A node limits its requests to the API
+/// server, in Kubernetes 1.20 to five per second for all of its pods.
 const STATUS_DELAY: Duration = Duration::from_secs(10);
 const STATUS_PAUSE: Duration = Duration::from_millis(200);
 

@@ -1,6 +1,6 @@
 //! Uploads and downloads: what is sent, what is refused before, what is read back.
 
-/// What is left out of an upload, and symbolic links.
+/// Exclusions from an upload, and symbolic links.
 mod packing;
 /// Reading one file of a sandbox.
 mod reading;

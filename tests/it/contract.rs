@@ -1,4 +1,4 @@
-//! What every backend must do, checked through `Client`.
+//! The contract of every backend, checked through `Client`.
 
 /// Live output.
 mod live;
@@ -133,7 +133,7 @@ fn http_backend_fulfils_the_contract() {
     run_all(&Client::new(server.url()).unwrap());
 }
 
-/// What no client can make up for on the control plane: it creates unknown sandboxes, does not say that
+/// Checks that fail on the control plane with any client: it creates unknown sandboxes, does not say that
 /// output was cut, and reports a timeout only as an error.
 const OF_CONTROL_PLANE: &[&str] = &[
     "touch and TTL",
@@ -550,7 +550,7 @@ fn assert_downloads_stay_inside(sandbox: &Sandbox) {
         &long,
     ] {
         let error = match sandbox.download_archive(src) {
-            // Some servers answer what is no directory with an archive without entries.
+            // Some servers send an archive without entries for a path that is not a directory.
             Ok(archive) => {
                 assert!(is_empty(archive), "{src} was downloaded");
                 continue;

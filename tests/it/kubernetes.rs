@@ -7,7 +7,7 @@ mod command;
 mod create;
 /// Nodes, pods and API servers that fail.
 mod faults;
-/// What a real cluster cannot show quickly.
+/// Failures that a real cluster cannot produce quickly.
 mod scripted;
 
 use noxrunner::{Client, Command, ErrorKind, SandboxSpec};

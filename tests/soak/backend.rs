@@ -127,8 +127,8 @@ impl Backend {
         command
     }
 
-    /// Returns true for the servers that `noxrc serve` runs. It has no persistent sandboxes, and as root no choice of
-    /// the directory by which an engine's containers are told from those of other tests.
+    /// Returns true for the servers that `noxrc serve` runs. It has no persistent sandboxes, and as root it
+    /// cannot choose the directory that tells its containers from those of other tests.
     pub(crate) fn is_served_by_command(&self) -> bool {
         matches!(self, Backend::Local | Backend::Pods(_))
     }
@@ -149,17 +149,9 @@ impl Backend {
         })
     }
 
-    /// Returns how long the server may continue a call whose client has given up: the timeout of create.
-    pub(crate) fn longest_call(&self) -> Duration {
-        Duration::from_secs(match self {
-            Backend::Local | Backend::Persistent => 0,
-            Backend::Containers(_) | Backend::Pods(_) => 120,
-        })
-    }
-
-    /// Returns how long a sandbox exists, beyond its TTL, if its creation was interrupted. Agents start with a TTL of
-    /// 120 s, which the backend replaces when it has reached them.
-    pub(crate) fn initial_ttl(&self) -> Duration {
+    /// Returns the maximum time after a failed call until its effect on a TTL: a server may go on with a create for
+    /// 120 s, and agents start with a TTL of 120 s, which the server replaces when it has reached them.
+    pub(crate) fn unacknowledged(&self) -> Duration {
         Duration::from_secs(match self {
             Backend::Local | Backend::Persistent => 0,
             Backend::Containers(_) | Backend::Pods(_) => 120,

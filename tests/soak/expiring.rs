@@ -8,7 +8,7 @@ use noxrunner::{Command, Error, ErrorKind, Sandbox};
 
 use crate::run::{Soak, use_once};
 
-/// How much later than its TTL a sandbox may end on a busy machine.
+/// Maximum time between the end of a TTL and that of the sandbox, on a busy machine.
 const SLACK: Duration = Duration::from_secs(15);
 
 pub(crate) struct Expiring<'a> {

@@ -1,4 +1,4 @@
-//! What must not be left when all TTLs have passed.
+//! Checks that nothing is left when all TTLs have expired.
 
 use std::fs;
 use std::path::Path;
@@ -8,11 +8,11 @@ use crate::run::{Soak, use_once};
 use crate::samples::Usage;
 use crate::support::processes::with_any_argument;
 
-/// How long containers, idle connections and threads may need to end.
-/// A server drops connections to agents, on its next call, after 60 s without a use.
+/// Maximum time until containers, idle connections and threads have ended. A server drops connections to
+/// agents, on its next call, after 60 s without a use.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// How long idle connections to an engine need to be unused, so that the next call closes them.
+/// Time without calls after which the next call closes idle connections to an engine.
 const SILENCE: Duration = Duration::from_secs(20);
 
 /// Checks the server, while it still runs.
@@ -25,7 +25,7 @@ pub(crate) fn check_server(soak: &Soak<'_>, before: Usage) {
         let now = Usage::of(soak.server.pid());
         let same = now.descriptors <= before.descriptors && now.threads <= before.threads;
         (!same).then(|| {
-            let open = open_files(soak.server.pid()).join(", ");
+            let open = descriptors(soak.server.pid()).join(", ");
             format!("{before:?} before, {now:?} after: {open}")
         })
     };
@@ -66,7 +66,7 @@ pub(crate) fn check_machine(soak: &Soak<'_>) {
 
 /// Waits until nothing is left, and reports what is.
 fn report(soak: &Soak<'_>, what: &str, mut left: impl FnMut() -> Option<String>) {
-    let end = Instant::now() + PATIENCE + soak.backend.initial_ttl();
+    let end = Instant::now() + PATIENCE + soak.backend.unacknowledged();
     while let Some(found) = left() {
         if Instant::now() > end {
             soak.ledger.broken("left", &format!("{what}: {found}"));
@@ -78,7 +78,7 @@ fn report(soak: &Soak<'_>, what: &str, mut left: impl FnMut() -> Option<String>)
 }
 
 /// Returns what the descriptors of a process refer to.
-fn open_files(pid: u32) -> Vec<String> {
+fn descriptors(pid: u32) -> Vec<String> {
     let open = fs::read_dir(format!("/proc/{pid}/fd"));
     let targets = open.into_iter().flatten().flatten();
     let targets = targets.filter_map(|descriptor| fs::read_link(descriptor.path()).ok());

@@ -21,7 +21,7 @@ use crate::{disks, kills, leases, leftovers};
 /// Number of workers per proxy.
 const WORKERS: usize = 2;
 
-/// How long, and with which seed.
+/// The length of a soak, and its seed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
     pub(crate) length: Duration,

@@ -85,7 +85,7 @@ impl<'a> Worker<'a> {
         });
         let last_put = Instant::now();
         let Ok(sandbox) = sandbox else {
-            self.leave_unknown(id);
+            self.leave(id, self.renewable_until());
             return None;
         };
         let mut tracked = TrackedSandbox {
@@ -113,25 +113,23 @@ impl<'a> Worker<'a> {
             Ok(_) => soak.losses.expose(&tracked.key, &marker),
             Err(e) => {
                 tracked.note_error(soak, "prepare", &e);
-                self.leave(&tracked);
+                self.leave(id, last_put);
                 return None;
             }
         }
         Some(tracked)
     }
 
-    /// Leaves a sandbox to its TTL, which a call may still renew.
-    fn leave(&mut self, tracked: &TrackedSandbox) {
-        let renewed = tracked.renewable_until.max(Instant::now());
+    /// Leaves a sandbox to its TTL, which a call may renew until this time.
+    fn leave(&mut self, id: &str, renewable_until: Instant) {
+        let renewed = renewable_until.max(Instant::now());
         let gone_by = renewed + self.soak.backend.ttl() + LATE;
-        self.expiring.add(&tracked.id, gone_by);
+        self.expiring.add(id, gone_by);
     }
 
-    /// Leaves a sandbox whose creation was not acknowledged.
-    fn leave_unknown(&mut self, id: &str) {
-        let backend = self.soak.backend;
-        let time = backend.initial_ttl() + backend.ttl() + LATE;
-        self.expiring.add(id, Instant::now() + time);
+    /// Returns the time until which a call that has just failed may renew a TTL.
+    fn renewable_until(&self) -> Instant {
+        Instant::now() + self.soak.backend.unacknowledged()
     }
 
     /// Makes calls until the sandbox is gone or has served long enough, and checks what it contains.
@@ -155,11 +153,11 @@ impl<'a> Worker<'a> {
         if tracked.is_gone {
             self.soak.ledger.count("sandboxes lost");
             self.check_stays_gone(tracked);
-            self.leave(tracked);
+            self.leave(&tracked.id, tracked.renewable_until);
         } else if self.random.percent(70) {
             self.delete(tracked);
         } else {
-            self.leave(tracked);
+            self.leave(&tracked.id, tracked.renewable_until);
         }
         self.soak.losses.forget(&tracked.key);
     }
@@ -393,7 +391,7 @@ impl<'a> Worker<'a> {
         if result.is_ok() {
             tracked.renewed = started;
         } else {
-            tracked.renewable_until = Instant::now() + self.soak.backend.longest_call();
+            tracked.renewable_until = self.renewable_until();
         }
     }
 
@@ -409,7 +407,7 @@ impl<'a> Worker<'a> {
         });
         tracked.last_put = Instant::now();
         if result.is_err() {
-            tracked.renewable_until = Instant::now() + self.soak.backend.longest_call();
+            tracked.renewable_until = self.renewable_until();
         } else if !tracked.may_be_gone(self.soak) {
             tracked.renewed = started;
         }
@@ -424,7 +422,7 @@ impl<'a> Worker<'a> {
             .call(Call::Delete, &tracked.key, || sandbox.delete());
         match result {
             Ok(_) => self.check_stays_gone(tracked),
-            Err(_) => self.leave(tracked),
+            Err(_) => self.leave(&tracked.id, tracked.renewable_until),
         }
     }
 

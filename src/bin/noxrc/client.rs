@@ -15,7 +15,7 @@ use crate::file_error::file_error;
 use crate::progress;
 
 /// Default timeout of the calls that `serve` makes to another server or a cluster. It is shorter than the 30 s of most
-/// clients, which get the reason of a failure if the server knows it before they give up.
+/// clients, so that they receive the error of the server before they time out.
 pub(crate) const SERVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) fn client(args: &Args) -> Result<Client> {

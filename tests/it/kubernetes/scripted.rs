@@ -1,4 +1,4 @@
-//! What a real cluster cannot show quickly, on a scripted API server.
+//! Failures that a real cluster cannot produce quickly, on a scripted API server.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,7 +30,7 @@ fn status(code: u16, reason: &str, message: &str) -> String {
     json!({"kind": "Status", "code": code, "reason": reason, "message": message}).to_string()
 }
 
-/// What a request is for.
+/// The purpose of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Create,
@@ -129,6 +129,12 @@ fn of_kind(server: &Scripted, wanted: Kind) -> Vec<Request> {
     requests.filter(|request| kind(request) == wanted).collect()
 }
 
+fn execs(server: &Scripted) -> Vec<Request> {
+    let mut calls = of_kind(server, Kind::Agent);
+    calls.retain(|request| request.path.ends_with("/exec"));
+    calls
+}
+
 /// Returns a sandbox of a scripted server that answers execs with these errors first.
 fn with_failing_execs(
     failures: Vec<(u16, String)>,
@@ -161,11 +167,7 @@ fn exec_that_may_have_reached_the_agent_is_not_repeated() {
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
     assert!(error.to_string().contains("OOMKilled"), "{error}");
     assert!(error.is_sandbox_gone());
-    let execs = of_kind(&server, Kind::Agent);
-    assert_eq!(
-        execs.iter().filter(|r| r.path.ends_with("/exec")).count(),
-        1
-    );
+    assert_eq!(execs(&server).len(), 1);
     // The next call finds the pod in this state.
     let error = sandbox.exec(["true"]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
@@ -181,11 +183,7 @@ fn exec_that_did_not_reach_the_agent_runs_in_the_pod_that_replaced_it() {
         }
     });
     assert_eq!(sandbox.exec(["true"]).unwrap().stdout(), "hi\n");
-    let execs = of_kind(&server, Kind::Agent);
-    assert_eq!(
-        execs.iter().filter(|r| r.path.ends_with("/exec")).count(),
-        2
-    );
+    assert_eq!(execs(&server).len(), 2);
 }
 
 #[test]
@@ -222,7 +220,7 @@ fn refusals_of_the_api_server_and_the_agent_are_told_apart() {
     }
 }
 
-/// The API server's proxy, which is written in Go, may cut the response to a body whose length it knows.
+/// If the API server's proxy, which is written in Go, knows the length of a body, it may cut the response.
 #[test]
 fn exec_through_the_proxy_has_no_length() {
     let (server, sandbox) = with_failing_execs(Vec::new(), |_| {});
@@ -232,8 +230,7 @@ fn exec_through_the_proxy_has_no_length() {
     sandbox.run(long).unwrap();
     let live = sandbox.exec_live(short, |_| Ok(())).unwrap();
     assert_eq!(live.exit_code(), 0);
-    let mut execs = of_kind(&server, Kind::Agent);
-    execs.retain(|request| request.path.ends_with("/exec"));
+    let execs = execs(&server);
     assert_eq!(execs.len(), 3);
     for exec in execs {
         assert_eq!(exec.header("transfer-encoding"), Some("chunked"));
