@@ -234,7 +234,7 @@ impl CommandProcess {
         started: Instant,
         pipes: &mut CommandPipes<'_>,
     ) -> io::Result<WaitOutcome> {
-        let pidfd = os::pidfd_open(self.child.id());
+        let pidfd = os::pidfd_open(self.child.id()).ok();
         let cancel = CancelFd::new(command.get_cancel())?;
         loop {
             if let Some((status, usage)) = try_wait(&self.child)? {
@@ -276,7 +276,7 @@ impl CommandProcess {
         os::kill_group(self.child.id());
         kill_marked(EXEC_MARK, &self.exec_token);
         let end = Instant::now() + KILL_WAIT;
-        let pidfd = os::pidfd_open(self.child.id());
+        let pidfd = os::pidfd_open(self.child.id()).ok();
         loop {
             match try_wait(&self.child) {
                 Ok(Some(ended)) => return Some(ended),

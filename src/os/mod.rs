@@ -390,21 +390,22 @@ fn signal(id: u32, target: fn(libc::pid_t) -> libc::pid_t) {
     }
 }
 
-/// Returns a descriptor that becomes readable when the process ends, if the kernel supports it.
+/// Returns a descriptor that becomes readable when the process ends. Fails with `ESRCH` if there is no such
+/// process, and on kernels without pidfds.
 #[cfg(feature = "local")]
-pub(crate) fn pidfd_open(process: u32) -> Option<OwnedFd> {
+pub(crate) fn pidfd_open(process: u32) -> io::Result<OwnedFd> {
     #[cfg(target_os = "linux")]
     {
         // SAFETY: no memory is involved; the kernel sets close-on-exec by itself.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, process as libc::pid_t, 0) };
-        let fd = c_int::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+        let fd = check(fd as c_int)?;
         // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
-        Some(unsafe { OwnedFd::from_raw_fd(fd) })
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
     #[cfg(not(target_os = "linux"))]
     {
         let _ = process;
-        None
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

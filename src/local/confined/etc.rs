@@ -4,6 +4,7 @@
 //! [`HIDDEN`]. Add what identifies or authenticates the machine to that list.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -86,27 +87,28 @@ pub(super) struct HostEtc {
 }
 
 impl HostEtc {
-    /// Looks at all entries. Takes some milliseconds.
-    pub(super) fn scan() -> HostEtc {
+    /// Looks at all entries. Takes some milliseconds. Fails if `/etc` cannot be listed, because an entry
+    /// that was not seen would be visible.
+    pub(super) fn scan() -> io::Result<HostEtc> {
         let dir = Path::new(ETC);
-        // In a user namespace, root may have another id.
-        let owner = fs::metadata(dir).map(|found| found.uid());
-        owner.map_or_else(
-            |_| HostEtc::default(),
-            |owner| HostEtc::scan_dir(dir, owner),
-        )
+        match fs::metadata(dir) {
+            // In a user namespace, root may have another id.
+            Ok(found) => HostEtc::scan_dir(dir, found.uid()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(HostEtc::default()),
+            Err(e) => Err(e),
+        }
     }
 
-    fn scan_dir(root: &Path, owner: u32) -> HostEtc {
+    fn scan_dir(root: &Path, owner: u32) -> io::Result<HostEtc> {
         let mut etc = HostEtc::default();
-        Scan { root, owner }.children("", &mut etc);
+        Scan { root, owner }.children("", &mut etc)?;
         etc.hidden.extend(HIDDEN_LATER.map(str::to_owned));
         if etc.hidden.len() > MAX_HIDDEN {
             etc.hide_whole_dirs(root);
         }
         etc.hidden.sort_unstable();
         etc.hidden.dedup();
-        etc
+        Ok(etc)
     }
 
     /// Hides the directories of `/etc` that contain a hidden entry.
@@ -156,22 +158,18 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// Scans the entries of a directory, given by its path relative to the root. Returns false if some
-    /// of them cannot be listed.
-    fn children(&self, dir: &str, etc: &mut HostEtc) -> bool {
-        let Ok(entries) = fs::read_dir(self.root.join(dir)) else {
-            return false;
-        };
-        for entry in entries {
-            let Some(name) = entry.ok().and_then(|e| e.file_name().into_string().ok()) else {
-                return false;
-            };
-            let path = Path::new(dir).join(name);
-            if let Some(path) = path.to_str() {
-                self.entry(path, etc);
-            }
+    /// Scans the entries of a directory, given by its path relative to the root.
+    fn children(&self, dir: &str, etc: &mut HostEtc) -> io::Result<()> {
+        for entry in fs::read_dir(self.root.join(dir))? {
+            let path = Path::new(dir).join(entry?.file_name());
+            // Only names that are UTF-8 can be hidden.
+            let name = path.to_str().ok_or_else(|| {
+                let text = format!("the file name {path:?} is not UTF-8: rename the file");
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            })?;
+            self.entry(name, etc);
         }
-        true
+        Ok(())
     }
 
     fn entry(&self, name: &str, etc: &mut HostEtc) {
@@ -200,7 +198,7 @@ impl Scan<'_> {
     fn dir(&self, name: &str, path: PathBuf, etc: &mut HostEtc) {
         let mut below = HostEtc::default();
         let listed = self.children(name, &mut below);
-        if !listed || below.hidden.len() > MAX_BELOW {
+        if listed.is_err() || below.hidden.len() > MAX_BELOW {
             etc.hidden.push(name.to_owned());
         } else if below.hidden.is_empty() {
             etc.visible.push(path);
@@ -214,6 +212,8 @@ impl Scan<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn own_id() -> u32 {
@@ -253,7 +253,7 @@ mod tests {
         }
         write(etc("shadow-"), 0o644);
         symlink("os", etc("link")).unwrap();
-        let found = HostEtc::scan_dir(dir.path(), own_id());
+        let found = HostEtc::scan_dir(dir.path(), own_id()).unwrap();
         let hidden = |name: &str| found.hidden.iter().any(|hidden| hidden == name);
         for name in [
             "apt/auth.conf",
@@ -279,6 +279,19 @@ mod tests {
     }
 
     #[test]
+    fn names_that_cannot_be_hidden_are_an_error_or_hide_their_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = OsStr::from_bytes(b"caf\xe9");
+        make_dir(dir.path().join("sub"), 0o755);
+        write(dir.path().join("sub").join(name), 0o644);
+        let found = HostEtc::scan_dir(dir.path(), own_id()).unwrap();
+        assert!(found.hidden.contains(&"sub".to_owned()));
+        write(dir.path().join(name), 0o644);
+        let error = HostEtc::scan_dir(dir.path(), own_id()).unwrap_err();
+        assert!(error.to_string().contains(r"caf\xE9"), "{error}");
+    }
+
+    #[test]
     fn entries_that_are_hidden_later_are_listed() {
         assert!(HIDDEN_LATER.iter().all(|name| is_listed(name)));
     }
@@ -288,7 +301,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         make_dir(dir.path().join("app"), 0o755);
         write(dir.path().join("file"), 0o644);
-        let found = HostEtc::scan_dir(dir.path(), own_id() + 1);
+        let found = HostEtc::scan_dir(dir.path(), own_id() + 1).unwrap();
         let hidden = |name: &str| found.hidden.iter().any(|hidden| hidden == name);
         assert!(hidden("app") && hidden("file"));
         assert_eq!(found.visible, [""; 0].map(PathBuf::from));
@@ -304,7 +317,7 @@ mod tests {
             (0..MAX_BELOW).for_each(|n| write(below.join(n.to_string()), 0o600));
         }
         make_dir(dir.path().join("clean"), 0o755);
-        let found = HostEtc::scan_dir(dir.path(), own_id());
+        let found = HostEtc::scan_dir(dir.path(), own_id()).unwrap();
         assert!(found.hidden.contains(&"dir-0".to_owned()));
         assert!(found.hidden.iter().all(|name| !name.contains('/')));
         assert_eq!(found.visible, [dir.path().join("clean")]);
@@ -317,7 +330,7 @@ mod tests {
         for n in 0..=MAX_BELOW {
             write(dir.path().join(format!("many/{n}")), 0o600);
         }
-        let found = HostEtc::scan_dir(dir.path(), own_id());
+        let found = HostEtc::scan_dir(dir.path(), own_id()).unwrap();
         assert!(found.hidden.contains(&"many".to_owned()));
         assert!(found.hidden.iter().all(|name| !name.starts_with("many/")));
     }

@@ -188,14 +188,12 @@ impl SandboxFactory {
             fds.files_dir = Some(fd);
             host_dir = Some(path).filter(|_| !self.has_namespaces());
         }
-        self.add_policy(&mut setup, host_dir.as_deref());
+        self.add_policy(&mut setup, host_dir.as_deref())?;
         match lifetime {
             Lifetime::Process => {
                 setup.bound_to_host = true;
                 let this = os::pidfd_open(std::process::id());
-                fds.host = Some(this.ok_or_else(|| {
-                    unsupported("the kernel does not support pidfds (Linux 5.3)")
-                })?);
+                fds.host = Some(this.map_err(|e| self.failed("open a pidfd (Linux 5.3)", e))?);
             }
             Lifetime::Persistent { listener, .. } => {
                 setup.listens = true;
@@ -248,13 +246,13 @@ impl SandboxFactory {
 
     /// Adds the root and the Landlock rules. `host_dir` is the files' directory if commands see it at
     /// its path on the host.
-    fn add_policy(&self, setup: &mut Setup, host_dir: Option<&Path>) {
-        let root = self.root();
+    fn add_policy(&self, setup: &mut Setup, host_dir: Option<&Path>) -> Result<()> {
+        let root = self.root().map_err(|e| self.failed("list /etc", e))?;
         let Some(host_dir) = host_dir else {
             setup.steps = root.steps.clone();
             setup.staged = root.staged.clone();
             setup.rules = policy::rules();
-            return;
+            return Ok(());
         };
         setup.rules = policy::rules_at(host_dir, &root.etc, &self.access);
         // Sandboxes of root have an unused user id, so that they cannot signal other processes anyway.
@@ -263,16 +261,17 @@ impl SandboxFactory {
         } else {
             LANDLOCK_SIGNALS
         };
+        Ok(())
     }
 
     /// Returns the root of new sandboxes. Scans `/etc` the first time and after changes to it.
-    fn root(&self) -> Arc<Root> {
+    fn root(&self) -> io::Result<Arc<Root>> {
         let changed = change_times();
         let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
         match &*root {
-            Some(root) if root.changed == changed => Arc::clone(root),
+            Some(root) if root.changed == changed => Ok(Arc::clone(root)),
             _ => {
-                let etc = HostEtc::scan();
+                let etc = HostEtc::scan()?;
                 let staged = self.access.unreachable(runs_as_other_user());
                 let steps = policy::root_steps(
                     "size=64m,nr_inodes=4k,mode=1777",
@@ -289,7 +288,7 @@ impl SandboxFactory {
                         .map(|path| path.target.to_string_lossy().into_owned())
                         .collect(),
                 };
-                Arc::clone(root.insert(Arc::new(scanned)))
+                Ok(Arc::clone(root.insert(Arc::new(scanned))))
             }
         }
     }

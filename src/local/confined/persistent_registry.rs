@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -165,15 +166,18 @@ impl PersistentRegistry {
         let listener = sys::listen(opened.as_fd()).map_err(failed)?;
         let sandbox = factory.create(spec, Lifetime::Persistent { listener, dir })?;
         let process = &sandbox.process;
-        let record = HolderRecord {
-            id: id.as_str().to_owned(),
-            process: process.pid,
-            started: start_time(process.pid).unwrap_or_default(),
-            user: process.user,
-            limits: sandbox.limits.clone(),
-            env: sandbox.env.clone(),
-        };
-        if let Err(e) = write_record(dir, &record) {
+        let recorded = start_time(process.pid).and_then(|started| {
+            let record = HolderRecord {
+                id: id.as_str().to_owned(),
+                process: process.pid,
+                started,
+                user: process.user,
+                limits: sandbox.limits.clone(),
+                env: sandbox.env.clone(),
+            };
+            write_record(dir, &record)
+        });
+        if let Err(e) = recorded {
             sandbox.end();
             return Err(failed(e));
         }
@@ -199,12 +203,11 @@ impl PersistentRegistry {
         let Some(record) = read_record::<HolderRecord>(dir)? else {
             return Ok(None);
         };
-        // The pidfd is opened before the start time is compared, so that the process cannot be
-        // replaced in between.
-        let pidfd = os::pidfd_open(record.process)
-            .filter(|_| start_time(record.process) == Some(record.started));
-        let (Some(pidfd), Ok(opened)) = (pidfd, File::open(dir)) else {
-            return Ok(None);
+        let (pidfd, opened) = match open_holder(&record, dir) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => return Ok(None),
+            Err(e) if is_gone(&e) => return Ok(None),
+            Err(e) => return Err(Error::io(format_args!("cannot open {}", dir.display()), e)),
         };
         let process = HolderProcess {
             pid: record.process,
@@ -213,7 +216,7 @@ impl PersistentRegistry {
             host_dir: (self.isolation == Isolation::Landlock).then(|| dir.join(FILES)),
         };
         let sandbox = ConfinedSandbox {
-            socket: RequestSocket::Directory(opened.into()),
+            socket: RequestSocket::Directory(opened),
             process,
             features: Features::default(),
             limits: record.limits,
@@ -224,11 +227,39 @@ impl PersistentRegistry {
     }
 }
 
+/// Opens the holder of a record and the directory of its socket. Returns `None` if the process is another
+/// one.
+fn open_holder(record: &HolderRecord, dir: &Path) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
+    // The pidfd is opened before the start time is compared, so that the process cannot be replaced in
+    // between.
+    let pidfd = os::pidfd_open(record.process)?;
+    if start_time(record.process)? != record.started {
+        return Ok(None);
+    }
+    Ok(Some((pidfd, File::open(dir)?.into())))
+}
+
+/// Returns true for the error of a process or a directory that does not exist. Other errors, such as too
+/// many open descriptors, say nothing about the sandbox.
+fn is_gone(error: &io::Error) -> bool {
+    // EINVAL: the number belongs to a thread of another process.
+    let gone = [libc::ENOENT, libc::ESRCH, libc::EINVAL];
+    error
+        .raw_os_error()
+        .is_some_and(|errno| gone.contains(&errno))
+}
+
 /// Returns field 22 of `/proc/PID/stat`. The second field, the program's name in parentheses, can
 /// contain any character, so fields are counted after its end.
-fn start_time(process: u32) -> Option<u64> {
-    let stat = fs::read(format!("/proc/{process}/stat")).ok()?;
-    let after_name = stat.rsplit(|byte| *byte == b')').next()?;
-    let field = after_name.split(|byte| *byte == b' ').nth(20)?;
-    std::str::from_utf8(field).ok()?.parse().ok()
+fn start_time(process: u32) -> io::Result<u64> {
+    let path = format!("/proc/{process}/stat");
+    let stat = fs::read(&path)?;
+    let after_name = stat.rsplit(|byte| *byte == b')').next();
+    let mut fields = after_name.unwrap_or_default().split(|byte| *byte == b' ');
+    let field = fields
+        .nth(20)
+        .and_then(|field| std::str::from_utf8(field).ok());
+    let started = field.and_then(|field| field.parse().ok());
+    started
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("cannot parse {path}")))
 }
