@@ -21,7 +21,7 @@ mod terminals;
 /// Debuggers and tracers.
 mod tracing;
 
-use std::fs;
+use std::fs::{self, File};
 use std::process::{Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,13 @@ fn start_sleep(sandbox: &Sandbox, argument: &str) {
     let line = format!("setsid sleep {argument} >/dev/null 2>&1 &");
     sandbox.run(Command::shell(line)).unwrap();
     wait_for("the sleep starts", || !with_argument(argument).is_empty());
+}
+
+/// Starts many such processes, because the kernel takes longer to end them.
+fn start_sleeps(sandbox: &Sandbox, argument: &str) {
+    let line = format!("for _ in $(seq 100); do setsid sleep {argument} >/dev/null 2>&1 & done");
+    sandbox.run(Command::shell(line)).unwrap();
+    wait_for("the sleeps start", || with_argument(argument).len() == 100);
 }
 
 /// The holder of the sandbox in which this sleep runs: a child of this process.
@@ -219,7 +226,7 @@ fn killed_holder_is_an_unknown_outcome_and_frees_the_id() {
     let client = client();
     let sandbox = create(&client, "killed");
     let sleep = unique_sleep(323_001);
-    start_sleep(&sandbox, &sleep);
+    start_sleeps(&sandbox, &sleep);
     let holder = holder_of(&sleep);
     let error = std::thread::scope(|scope| {
         let running = scope.spawn(|| sandbox.exec(["sleep", "60"]));
@@ -232,11 +239,64 @@ fn killed_holder_is_an_unknown_outcome_and_frees_the_id() {
             .unwrap();
         running.join().unwrap().unwrap_err()
     });
+    assert!(with_argument(&sleep).is_empty());
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown, "{error}");
     assert!(sandbox.exec(["true"]).unwrap_err().is_not_found());
     assert!(sandbox.write("a", "x").unwrap_err().is_not_found());
-    assert!(with_argument(&sleep).is_empty());
     assert_eq!(shell(&create(&client, "killed"), "ls"), "");
+}
+
+#[test]
+fn calls_after_the_end_of_the_holder_find_no_processes() {
+    let client = client();
+    let sandbox = create(&client, "ended");
+    let sleep = unique_sleep(325_001);
+    start_sleeps(&sandbox, &sleep);
+    let holder = holder_of(&sleep).to_string();
+    let kill = ["-9", &holder];
+    assert!(Process::new("kill").args(kill).status().unwrap().success());
+    wait_for("the sandbox is not found", || {
+        sandbox.touch().is_err_and(|error| error.is_not_found())
+    });
+    assert!(with_argument(&sleep).is_empty());
+}
+
+#[test]
+fn program_without_free_descriptors_is_not_told_that_its_sandbox_is_gone() {
+    assert_passes(rerun(
+        &["prlimit", "--nofile=128"],
+        "sandbox::use_all_descriptors",
+    ));
+}
+
+#[test]
+#[ignore = "run by another test, in a process with few descriptors"]
+fn use_all_descriptors() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = LocalBackend::builder().state_dir(dir.path());
+    // A connection to a persistent sandbox may take the last descriptor.
+    let client = Client::with_backend(backend.persistent(true).build().unwrap());
+    let sandbox = create(&client, "descriptors");
+    sandbox.write("f", "x").unwrap();
+    let null = || File::open("/dev/null");
+    for free in 0..12 {
+        let mut used: Vec<File> = std::iter::from_fn(|| null().ok()).collect();
+        used.truncate(used.len() - free);
+        for result in [
+            client.create("descriptors", SandboxSpec::new()).map(drop),
+            sandbox.touch(),
+            sandbox.read("f").map(drop),
+            sandbox.run(["true"]).map(drop),
+        ] {
+            let kind = result.err().map(|error| error.kind());
+            assert!(
+                matches!(kind, None | Some(ErrorKind::Io)),
+                "{free}: {kind:?}"
+            );
+        }
+    }
+    assert_eq!(sandbox.read("f").unwrap(), b"x");
+    sandbox.delete().unwrap();
 }
 
 #[test]

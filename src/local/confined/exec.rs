@@ -93,7 +93,7 @@ pub(super) fn wait_for_reply(
         let [replied, cancelled, stdout, stderr, stdin] = os::poll_readable(fds, left)?;
         pipes.handle([stdout, stderr, stdin]);
         if replied {
-            return Ok(match receive_reply(connection) {
+            return Ok(match receive_reply(connection)? {
                 Some((reply, usage, _)) => ExecOutcome::Replied(reply, usage),
                 None => ExecOutcome::Closed,
             });
@@ -121,11 +121,16 @@ fn request_end(connection: &OwnedFd, request: EndRequest) -> Instant {
 /// Receives a reply and its descriptors. Returns `None` if the connection is closed.
 pub(super) fn receive_reply(
     connection: &OwnedFd,
-) -> Option<(HolderReply, CommandUsage, Vec<OwnedFd>)> {
+) -> io::Result<Option<(HolderReply, CommandUsage, Vec<OwnedFd>)>> {
     let mut buffer = [0; 64];
-    let (length, fds) = messages::receive(connection.as_fd(), &mut buffer).ok()?;
-    let (reply, usage) = HolderReply::decode(&buffer[..length])?;
-    Some((reply, usage, fds))
+    match messages::receive(connection.as_fd(), &mut buffer) {
+        Ok((length, fds)) => {
+            Ok(HolderReply::decode(&buffer[..length]).map(|(reply, usage)| (reply, usage, fds)))
+        }
+        // The holder has ended before it read the request.
+        Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// Returns the result of a command that could not be started.

@@ -132,7 +132,7 @@ impl ConfinedSandbox {
             io::ErrorKind::BrokenPipe
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::NotFound => no_such_sandbox(),
+            | io::ErrorKind::NotFound => self.ended(),
             io::ErrorKind::WouldBlock => not_responding(),
             _ => cannot_reach(e),
         })
@@ -151,9 +151,19 @@ impl ConfinedSandbox {
         if !replied {
             return Err(not_responding());
         }
-        // None if the holder has closed the connection.
-        let (reply, _, fds) = receive_reply(&connection).ok_or_else(no_such_sandbox)?;
+        let received = receive_reply(&connection).map_err(cannot_reach)?;
+        let (reply, _, fds) = received.ok_or_else(|| self.ended())?;
         Ok((reply, fds.into_iter().next()))
+    }
+
+    /// Waits for the end of a sandbox whose holder has closed a socket, and returns the error for it. The
+    /// holder's sockets close before the other processes have ended.
+    fn ended(&self) -> Error {
+        if self.process.ends_within(KILL_WAIT) {
+            no_such_sandbox()
+        } else {
+            not_responding()
+        }
     }
 
     /// Restarts the TTL, with a new length if there is one.
@@ -164,7 +174,7 @@ impl ConfinedSandbox {
 
     pub(super) fn files(&self) -> Result<SandboxFiles> {
         let (_, root) = self.call(&HolderRequest::Root, REPLY_WAIT)?;
-        let root = root.ok_or_else(no_such_sandbox)?;
+        let root = root.ok_or_else(not_responding)?;
         let _user = self.process.user.map(FileUser::new);
         let stages = os::open_dir_at(root.as_fd(), b"stages")
             .map_err(|e| Error::io("cannot open the files of the sandbox", e))?;

@@ -16,7 +16,7 @@ use crate::protocol::{
 use crate::running_command::RunningCommand;
 use crate::setup::PreparedSandbox;
 use crate::supervisor::{self, Supervisor};
-use crate::sys::messages;
+use crate::sys::messages::{self, EMFILE};
 use crate::sys::process::{
     Child, IDLE_WAIT, WaitStatus, accept, clear_signals, kill_process, take_child, wait_readable,
 };
@@ -178,6 +178,8 @@ impl EventLoop {
                 }
                 Ok(())
             }
+            // Without room for its descriptors a request is dropped, which closes its connection.
+            Err(e) if e.raw_os_error() == Some(EMFILE) => Ok(()),
             Err(e) => match e.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(()),
                 _ => Err(e),

@@ -15,6 +15,10 @@ const SCM_RIGHTS: c_int = 1;
 const MSG_NOSIGNAL: c_int = 0x4000;
 const MSG_DONTWAIT: c_int = 0x40;
 const MSG_CMSG_CLOEXEC: c_int = 0x4000_0000;
+const MSG_CTRUNC: c_int = 8;
+
+/// Error of a process with too many open descriptors.
+pub(crate) const EMFILE: c_int = 24;
 
 /// `struct iovec`.
 #[repr(C)]
@@ -110,8 +114,8 @@ pub(crate) fn send(
     }
 }
 
-/// Receives one message and its descriptors. Fails with `WouldBlock` if there is none. An empty
-/// message marks the end of the connection.
+/// Receives one message and its descriptors. Fails with `WouldBlock` if there is none, and with `EMFILE`
+/// if this process has no room for the descriptors. An empty message marks the end of the connection.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
@@ -140,5 +144,8 @@ pub(crate) fn receive(
     let fds = control.fds.iter().take(count).filter(|fd| **fd >= 0);
     // SAFETY: the kernel has just created these descriptors, so they have no other owner.
     let fds = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }).collect();
+    if header.flags & MSG_CTRUNC != 0 {
+        return Err(io::Error::from_raw_os_error(EMFILE));
+    }
     Ok((got, fds))
 }
