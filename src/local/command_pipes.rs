@@ -14,6 +14,11 @@ use crate::os;
 use crate::output::Output;
 use crate::stdin::StdinReader;
 
+/// Length of a read until there is more output. Most commands write less.
+const FIRST_READ: usize = 4 * 1024;
+
+const LONGEST_READ: usize = 64 * 1024;
+
 /// The reading ends of a command's stdout and stderr, and what writes to its stdin.
 pub(super) struct CommandPipes<'a> {
     stdout: Pipe,
@@ -69,7 +74,7 @@ impl<'a> CommandPipes<'a> {
             stdin: None,
             stdin_failure: None,
             must_end: false,
-            buffer: vec![0; 64 * 1024],
+            buffer: vec![0; FIRST_READ],
         })
     }
 
@@ -117,8 +122,12 @@ impl<'a> CommandPipes<'a> {
         };
         match pipe.read(&mut self.buffer) {
             ReadResult::Bytes(count) => {
+                let is_full = count == self.buffer.len();
                 let taken = self.target.add(Chunk::new(stream, &self.buffer[..count]));
                 self.must_end |= !taken;
+                if is_full {
+                    self.buffer.resize(LONGEST_READ, 0);
+                }
                 true
             }
             ReadResult::Again => true,
@@ -147,7 +156,7 @@ impl<'a> CommandPipes<'a> {
     fn drain(&mut self) {
         // A background process can write as fast as this loop reads, so the loop is bounded by the
         // capacity of a pipe, which is 1 MiB at most.
-        for _ in 0..(2 * STREAM_CAP / self.buffer.len()) {
+        for _ in 0..(2 * STREAM_CAP / LONGEST_READ) {
             let more = [Stream::Stdout, Stream::Stderr].map(|stream| self.read_some(stream));
             if more == [false, false] {
                 return;
