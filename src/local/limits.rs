@@ -185,13 +185,13 @@ pub(super) struct ResolvedLimits {
 impl ResolvedLimits {
     pub(super) fn new(spec: &SandboxSpec) -> Result<ResolvedLimits> {
         let cpu_millis = spec.get_cpu().map(parse_cpu).transpose()?;
+        let of_machine = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let memory = match spec.get_memory() {
             Some(text) => parse_bytes("memory limit", text, MIN_MEMORY)?,
-            None => {
-                meminfo("MemTotal:").map_or(DEFAULT_MEMORY, |total| DEFAULT_MEMORY.min(total / 2))
-            }
+            None => meminfo_field(&of_machine, "MemTotal:")
+                .map_or(DEFAULT_MEMORY, |total| DEFAULT_MEMORY.min(total / 2)),
         };
-        let free = meminfo("MemAvailable:").unwrap_or(u64::MAX);
+        let free = meminfo_field(&of_machine, "MemAvailable:").unwrap_or(u64::MAX);
         let in_memory = (memory / 2).min(free / 8);
         let storage = match spec.get_storage() {
             Some(text) => parse_bytes("storage limit", text, MIN_STORAGE)?,
@@ -207,8 +207,7 @@ impl ResolvedLimits {
 }
 
 /// Returns a field of `/proc/meminfo`, in bytes.
-fn meminfo(field: &str) -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
+fn meminfo_field(text: &str, field: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     let number: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     number.checked_mul(1024)
