@@ -250,7 +250,7 @@ fn killed_holder_is_an_unknown_outcome_and_frees_the_id() {
 fn calls_after_the_end_of_the_holder_find_no_processes() {
     let client = client();
     let sandbox = create(&client, "ended");
-    let sleep = unique_sleep(325_001);
+    let sleep = unique_sleep(329_001);
     start_sleeps(&sandbox, &sleep);
     let holder = holder_of(&sleep).to_string();
     let kill = ["-9", &holder];

@@ -41,6 +41,8 @@ pub(super) struct SandboxFactory {
     /// Environment variables of all commands.
     env: BTreeMap<String, String>,
     root: Mutex<Option<Arc<Root>>>,
+    /// The seccomp filters without and with changes to the CPU affinity.
+    filters: [OnceLock<Vec<u8>>; 2],
     /// Result of the trial sandbox.
     features: OnceLock<Features>,
     /// Directory for files that are not in memory. `None` for the default.
@@ -89,6 +91,7 @@ impl SandboxFactory {
             access,
             env: options.env,
             root: Mutex::default(),
+            filters: Default::default(),
             features: OnceLock::new(),
             state_dir,
             cgroups: choose_cgroup(isolation, persistent, options.delegated_cgroup)?,
@@ -218,12 +221,6 @@ impl SandboxFactory {
         let cpus = whole_cpus.map(|millis| choose_cpus(&usable, millis));
         let cpus = cpus.unwrap_or_default();
         let commands_use = if cpus.is_empty() { &usable } else { &cpus };
-        let filter = seccomp::program(&seccomp::Options {
-            own_namespaces: self.has_namespaces(),
-            network: self.access.network,
-            memory_files: self.cgroups.is_some(),
-            affinity: cpus.is_empty(),
-        });
         // A tmpfs block is a page. Each file takes one, plus about a quarter of a page that the
         // storage limit does not count.
         let inodes = (limits.storage / 4096).max(1024);
@@ -233,8 +230,9 @@ impl SandboxFactory {
             ttl_millis: millis(ttl),
             hostname: "sandbox".to_owned(),
             data_options: format!("size={},nr_inodes={inodes},mode=755", limits.storage),
-            filter,
-            rlimits: self.rlimits(limits),
+            filter: self.filter(cpus.is_empty()).clone(),
+            rlimits: rlimits(limits),
+            max_processes: PROCESSES + self.counted_processes(),
             cpu_count: commands_use.len() as u64,
             cpus,
             watched_memory: self.cgroups.is_none().then_some(limits.memory),
@@ -242,6 +240,17 @@ impl SandboxFactory {
             on_disk: limits.on_disk,
             ..Setup::default()
         }
+    }
+
+    fn filter(&self, affinity: bool) -> &Vec<u8> {
+        self.filters[usize::from(affinity)].get_or_init(|| {
+            seccomp::program(&seccomp::Options {
+                own_namespaces: self.has_namespaces(),
+                network: self.access.network,
+                memory_files: self.cgroups.is_some(),
+                affinity,
+            })
+        })
     }
 
     /// Adds the root and the Landlock rules. `host_dir` is the files' directory if commands see it at
@@ -305,31 +314,34 @@ impl SandboxFactory {
         setup_failed(self.isolation, step, error)
     }
 
-    #[allow(
-        clippy::unnecessary_cast,
-        reason = "the constants are signed with musl"
-    )]
-    fn rlimits(&self, limits: &ResolvedLimits) -> Vec<(u32, u64)> {
-        // The kernel counts processes per user and namespace, including those that exist already.
-        let existing = if self.counts_own_processes() {
+    /// Returns the number of processes outside of the sandbox that count against its limit. The kernel
+    /// counts processes per user and namespace.
+    fn counted_processes(&self) -> u64 {
+        if self.counts_own_processes() {
             0
         } else {
             identity::processes_of_this_user()
-        };
-        let mut rlimits = vec![
-            (libc::RLIMIT_NPROC as u32, PROCESSES + existing),
-            (libc::RLIMIT_NOFILE as u32, OPEN_FILES),
-            (libc::RLIMIT_CORE as u32, 0),
-            (libc::RLIMIT_MEMLOCK as u32, 64 * 1024),
-            (libc::RLIMIT_SIGPENDING as u32, 1024),
-            (libc::RLIMIT_RTPRIO as u32, 0),
-            (libc::RLIMIT_NICE as u32, 0),
-        ];
-        if limits.on_disk {
-            rlimits.push((libc::RLIMIT_FSIZE as u32, limits.storage));
         }
-        rlimits
     }
+}
+
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "the constants are signed with musl"
+)]
+fn rlimits(limits: &ResolvedLimits) -> Vec<(u32, u64)> {
+    let mut rlimits = vec![
+        (libc::RLIMIT_NOFILE as u32, OPEN_FILES),
+        (libc::RLIMIT_CORE as u32, 0),
+        (libc::RLIMIT_MEMLOCK as u32, 64 * 1024),
+        (libc::RLIMIT_SIGPENDING as u32, 1024),
+        (libc::RLIMIT_RTPRIO as u32, 0),
+        (libc::RLIMIT_NICE as u32, 0),
+    ];
+    if limits.on_disk {
+        rlimits.push((libc::RLIMIT_FSIZE as u32, limits.storage));
+    }
+    rlimits
 }
 
 /// Returns true if sandboxes run as another user than this process.

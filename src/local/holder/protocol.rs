@@ -45,8 +45,10 @@ pub(crate) struct Setup {
     pub(crate) min_landlock: u32,
     /// The seccomp filter: an array of `struct sock_filter`.
     pub(crate) filter: Vec<u8>,
-    /// Resource limits of a command: number and value.
+    /// Resource limits of the holder and of commands: number and value.
     pub(crate) rlimits: Vec<(u32, u64)>,
+    /// Maximum number of processes. It limits only commands, so that the holder can always start one.
+    pub(crate) max_processes: u64,
     /// CPU affinity of commands. Empty for all CPUs.
     pub(crate) cpus: Vec<u32>,
     /// Number of CPUs that commands may use.
@@ -300,6 +302,7 @@ encode_struct!(Setup {
     min_landlock,
     filter,
     rlimits,
+    max_processes,
     cpus,
     cpu_count,
     watched_memory,
@@ -451,6 +454,7 @@ mod tests {
             }],
             filter: vec![6, 0, 0, 0, 0, 0, 255, 127],
             rlimits: vec![(1, u64::MAX)],
+            max_processes: 512,
             cpus: vec![0, 3],
             cpu_count: 2,
             watched_memory: Some(1 << 30),

@@ -71,15 +71,19 @@ pub(crate) fn create_files(setup: &Setup) -> Result<OwnedFd, StartReport> {
         in_step("mount a tmpfs for the files", mounted)?;
         path
     };
-    in_step("create the directories of the files", create_dirs(path))
+    let created = create_dirs(path, setup.on_disk);
+    in_step("create the directories of the files", created)
 }
 
-fn create_dirs(path: &str) -> io::Result<OwnedFd> {
+fn create_dirs(path: &str, on_disk: bool) -> io::Result<OwnedFd> {
     let data = File::open(path)?;
     for (name, mode) in [("workspace", 0o755), ("tmp", 0o1777), ("stages", 0o700)] {
-        let path = format!("/proc/self/fd/{}/{name}", data.as_raw_fd());
+        let path = format!("{path}/{name}");
         DirBuilder::new().mode(mode).create(&path)?;
-        fs::set_permissions(&path, Permissions::from_mode(mode))?;
+        // The umask is 0, but the directory on disk may have a default access control list.
+        if on_disk {
+            fs::set_permissions(&path, Permissions::from_mode(mode))?;
+        }
     }
     Ok(data.into())
 }

@@ -286,10 +286,10 @@ impl EventLoop {
         let fds = fds.ok_or(unreadable)?;
         let payload = payload.or_else(|| read_payload(fds.payload.as_ref()?));
         let payload = payload.ok_or(unreadable)?;
-        let rlimits = &self.sandbox.setup.rlimits;
+        let max_processes = self.sandbox.setup.max_processes;
         let null = self.sandbox.null.as_fd();
         let stdin = fds.stdin.as_ref().map_or(null, AsFd::as_fd);
-        supervisor::start(&payload, rlimits, stdin, &fds, connection.as_fd())
+        supervisor::start(&payload, max_processes, stdin, &fds, connection.as_fd())
     }
 
     /// Checks the limits that no cgroup enforces.

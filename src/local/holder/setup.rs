@@ -12,6 +12,7 @@ use crate::protocol::{
     Features, LandlockRule, MAX_MESSAGE, SANDBOX_ID, Setup, SetupFds, StartReport, in_step,
 };
 use crate::root::{create_files, create_root, stage};
+use crate::sys::c::RLIMIT_NPROC;
 use crate::sys::isolation::{self, MS_PRIVATE, MS_REC};
 use crate::sys::{messages, process};
 
@@ -32,7 +33,7 @@ pub(crate) struct PreparedSandbox {
 /// Sets up the sandbox. Returns only in its first process, not in the process that was started.
 pub(crate) fn enter(control: &OwnedFd) -> Result<PreparedSandbox, StartReport> {
     process::close_from(3);
-    let (setup, fds) = in_step("receive the setup", receive_setup(control))?;
+    let (mut setup, fds) = in_step("receive the setup", receive_setup(control))?;
     let signals = in_step("receive the setup", process::take_signals())?;
     if let Some(files_dir) = &fds.files_dir {
         // The mount namespace gets a copy of the directory's mount. Only the working directory leads
@@ -59,6 +60,7 @@ pub(crate) fn enter(control: &OwnedFd) -> Result<PreparedSandbox, StartReport> {
     }
     let expires = Instant::now() + Duration::from_millis(setup.ttl_millis);
     let (data, proc_mounted) = prepare(&setup, ids)?;
+    in_step("limit the resources", limit_resources(&mut setup))?;
     let null = in_step("open /dev/null", File::open("/dev/null"))?;
     let landlock = drop_privileges(&setup, &data)?;
     let ready = StartReport::Ready(Features {
@@ -67,6 +69,8 @@ pub(crate) fn enter(control: &OwnedFd) -> Result<PreparedSandbox, StartReport> {
     });
     let sent = messages::send(control.as_fd(), &ready.encode(), &[]);
     in_step("report the start", sent)?;
+    // The kernel expects the sender to sleep next, so that the caller would wait for the rest of the start.
+    std::thread::yield_now();
     Ok(PreparedSandbox {
         setup,
         data,
@@ -156,6 +160,15 @@ fn limit_inotify() {
         // The file cannot be written in some containers.
         let _ = fs::write(format!("/proc/sys/user/max_inotify_{name}"), limit);
     }
+}
+
+/// Sets the limits of this process, and reduces that of commands to what is allowed.
+fn limit_resources(setup: &mut Setup) -> io::Result<()> {
+    for (resource, value) in &setup.rlimits {
+        process::limit_resource(*resource, *value)?;
+    }
+    setup.max_processes = process::allowed_limit(RLIMIT_NPROC, setup.max_processes)?;
+    Ok(())
 }
 
 /// Drops the privileges that commands must not have. Returns the version of Landlock in force.

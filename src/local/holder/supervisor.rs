@@ -17,7 +17,9 @@ use std::ptr::{NonNull, null};
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 
 use crate::protocol::{CommandUsage, ExceededLimit, ExecFds, HolderReply, Payload, StartStage};
-use crate::sys::c::{self, EACCES, ENOENT, ENOTDIR, ETXTBSY, SIGCHLD, SIGKILL, check, number};
+use crate::sys::c::{
+    self, EACCES, ENOENT, ENOTDIR, ETXTBSY, RLIMIT_NPROC, SIGCHLD, SIGKILL, check, number,
+};
 
 /// A running supervisor. It must be dropped only after its process was reaped, because the process
 /// reads the shared state.
@@ -35,7 +37,7 @@ struct SharedState {
     _texts: Vec<CString>,
     args: Vec<*const c_char>,
     env: Vec<*const c_char>,
-    rlimits: Vec<(u32, u64)>,
+    max_processes: u64,
     /// Stdin, stdout and stderr.
     streams: [c_int; 3],
     connection: c_int,
@@ -73,13 +75,13 @@ const CLONE_VFORK: c_int = 0x4000;
 /// Starts a supervisor for a command. It replies on the connection. The error is the reply.
 pub(crate) fn start(
     payload: &Payload,
-    rlimits: &[(u32, u64)],
+    max_processes: u64,
     stdin: BorrowedFd<'_>,
     fds: &ExecFds,
     connection: BorrowedFd<'_>,
 ) -> Result<Supervisor, HolderReply> {
     let streams = [stdin, fds.stdout.as_fd(), fds.stderr.as_fd()].map(|fd| fd.as_raw_fd());
-    let shared = prepare(payload, rlimits, streams, connection.as_raw_fd())
+    let shared = prepare(payload, max_processes, streams, connection.as_raw_fd())
         .ok_or(HolderReply::NotStarted(StartStage::Fork, 0))?;
     if shared.programs.is_empty() {
         return Err(HolderReply::NotStarted(StartStage::Lookup, ENOENT));
@@ -158,7 +160,7 @@ impl Drop for Supervisor {
 /// Prepares the state. Returns `None` for a payload that the library never sends.
 fn prepare(
     payload: &Payload,
-    rlimits: &[(u32, u64)],
+    max_processes: u64,
     streams: [c_int; 3],
     connection: c_int,
 ) -> Option<SharedState> {
@@ -188,7 +190,7 @@ fn prepare(
         args: pointers(&args),
         env: pointers(&env),
         _texts: args.into_iter().chain(env).collect(),
-        rlimits: rlimits.to_vec(),
+        max_processes,
         streams,
         connection,
         state: AtomicI32::new(RUNNING),
@@ -225,6 +227,11 @@ extern "C" fn supervise(shared: *mut c_void) -> c_int {
         let flags = CLONE_VM | CLONE_VFORK | SIGCHLD;
         c::clone(become_command, top, flags, argument)
     };
+    // The pipes then close when the command ends, which wakes the caller a little before the reply.
+    for stream in &shared.streams[1..] {
+        // SAFETY: this process has its own table of descriptors, and nothing in it uses these.
+        unsafe { raw_syscall(number::CLOSE, [*stream as usize, 0, 0, 0, 0]) };
+    }
     let errno = shared.errno.load(SeqCst);
     let mut usage = CommandUsage::default();
     let reply = match shared.failed_at.load(SeqCst) {
@@ -244,7 +251,12 @@ extern "C" fn supervise(shared: *mut c_void) -> c_int {
         0,
     ];
     // SAFETY: the message has the given length. The call fails if the caller has given up.
-    unsafe { raw_syscall(number::SENDTO, message) };
+    unsafe {
+        raw_syscall(number::SENDTO, message);
+        // The kernel expects the sender to sleep next, so that the caller would wait for the end of this
+        // process.
+        raw_syscall(number::SCHED_YIELD, [0; 5]);
+    }
     0
 }
 
@@ -362,18 +374,20 @@ fn enter_workdir(shared: &SharedState) -> Result<(), isize> {
 /// during an upload has it until it executes its own program. The pauses add up to one second.
 const BUSY_ATTEMPTS: usize = 100;
 
-/// Sets the limits, unblocks all signals, and executes the first program that exists. Returns only
+/// Sets the process limit, unblocks all signals, and executes the first program that exists. Returns only
 /// if it fails.
 fn execute(shared: &SharedState) -> isize {
     const SIG_SETMASK: usize = 2;
-    for (resource, value) in &shared.rlimits {
-        set_rlimit(*resource as usize, *value);
-    }
+    let limits = [shared.max_processes; 2];
     let none = 0_u64;
-    let mask = (&raw const none) as usize;
+    let (limits, mask) = ((&raw const limits) as usize, (&raw const none) as usize);
     let size = size_of_val(&none);
-    // SAFETY: the mask has the given size.
-    unsafe { raw_syscall(number::RT_SIGPROCMASK, [SIG_SETMASK, mask, 0, size, 0]) };
+    // SAFETY: the limits are the soft and the hard one, and the mask has the given size.
+    unsafe {
+        let resource = RLIMIT_NPROC as usize;
+        raw_syscall(number::PRLIMIT64, [0, resource, limits, 0, 0]);
+        raw_syscall(number::RT_SIGPROCMASK, [SIG_SETMASK, mask, 0, size, 0]);
+    }
     let (args, env) = (shared.args.as_ptr() as usize, shared.env.as_ptr() as usize);
     let mut result = 0;
     let mut denied = 0;
@@ -396,18 +410,6 @@ fn execute(shared: &SharedState) -> isize {
         }
     }
     if denied < 0 { denied } else { result }
-}
-
-/// Sets a resource limit, or as much of it as the present hard limit allows.
-fn set_rlimit(resource: usize, value: u64) {
-    let mut present = [u64::MAX; 2];
-    let address = (&raw mut present) as usize;
-    // SAFETY: the array has room for the soft and the hard limit.
-    unsafe { raw_syscall(number::PRLIMIT64, [0, resource, 0, address, 0]) };
-    let both = [value.min(present[1]); 2];
-    let address = (&raw const both) as usize;
-    // SAFETY: the array contains the soft and the hard limit.
-    unsafe { raw_syscall(number::PRLIMIT64, [0, resource, address, 0, 0]) };
 }
 
 /// Makes a system call without the C library, which would write `errno` in the memory of the holder. A

@@ -17,6 +17,8 @@ pub(crate) const SIGCHLD: c_int = 17;
 pub(crate) const SIGCONT: c_int = 18;
 pub(crate) const SIGSTOP: c_int = 19;
 
+pub(crate) const RLIMIT_NPROC: u32 = 6;
+
 /// Converts the result of a call that returns -1 and sets `errno` on failure.
 pub(crate) fn check(result: c_int) -> io::Result<c_int> {
     check_long(result.into()).map(|_| result)
@@ -169,6 +171,7 @@ pub(crate) mod number {
     pub(crate) const CAPSET: c_long = either(126, 91);
     pub(crate) const CHDIR: c_long = either(80, 49);
     pub(crate) const CLONE: c_long = either(56, 220);
+    pub(crate) const CLOSE: c_long = either(3, 57);
     pub(crate) const DUP3: c_long = either(292, 24);
     pub(crate) const EXECVE: c_long = either(59, 221);
     pub(crate) const KEYCTL: c_long = either(250, 219);
@@ -178,6 +181,7 @@ pub(crate) mod number {
     pub(crate) const PRLIMIT64: c_long = either(302, 261);
     pub(crate) const PTRACE: c_long = either(101, 117);
     pub(crate) const RT_SIGPROCMASK: c_long = either(14, 135);
+    pub(crate) const SCHED_YIELD: c_long = either(24, 124);
     pub(crate) const SENDTO: c_long = either(44, 206);
     pub(crate) const SETGROUPS: c_long = either(116, 159);
     pub(crate) const SETRESGID: c_long = either(119, 149);

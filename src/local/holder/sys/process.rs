@@ -242,6 +242,38 @@ pub(crate) fn set_umask(mask: u32) {
     unsafe { c::umask(mask) };
 }
 
+/// Returns the value, or the present hard limit of the resource if that is lower.
+pub(crate) fn allowed_limit(resource: u32, value: u64) -> io::Result<u64> {
+    let mut present = [0_u64; 2];
+    // SAFETY: the array has room for the soft and the hard limit.
+    check_long(unsafe {
+        c::syscall(
+            number::PRLIMIT64,
+            0_usize,
+            resource,
+            0_usize,
+            &raw mut present,
+        )
+    })?;
+    Ok(value.min(present[1]))
+}
+
+/// Limits a resource of this process and its children, as far as the present hard limit allows.
+pub(crate) fn limit_resource(resource: u32, value: u64) -> io::Result<()> {
+    let limits = [allowed_limit(resource, value)?; 2];
+    // SAFETY: the array contains the soft and the hard limit.
+    check_long(unsafe {
+        c::syscall(
+            number::PRLIMIT64,
+            0_usize,
+            resource,
+            &raw const limits,
+            0_usize,
+        )
+    })
+    .map(drop)
+}
+
 /// Returns the CPU time of this process.
 pub(crate) fn cpu_time() -> Duration {
     const CLOCK_PROCESS_CPUTIME_ID: c_int = 2;
