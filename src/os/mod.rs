@@ -17,7 +17,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use libc::{c_char, c_int};
 
@@ -420,14 +420,19 @@ pub(crate) fn poll_readable<const N: usize>(
         events: libc::POLLIN,
         revents: 0,
     });
-    // Rounded up, because rounding down would make the last millisecond a busy loop.
-    let millis = timeout.as_micros().div_ceil(1000);
-    let millis = c_int::try_from(millis).unwrap_or(c_int::MAX);
-    // SAFETY: the array has the stated length.
-    match check(unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, millis) }) {
-        Err(e) if e.kind() != io::ErrorKind::Interrupted => Err(e),
-        Err(_) => Ok([false; N]),
-        Ok(_) => Ok(polled.map(|p| p.revents != 0)),
+    let started = Instant::now();
+    loop {
+        // Rounded up, because rounding down would make the last millisecond a busy loop.
+        let left = timeout.saturating_sub(started.elapsed());
+        let millis = left.as_micros().div_ceil(1000);
+        let millis = c_int::try_from(millis).unwrap_or(c_int::MAX);
+        // SAFETY: the array has the stated length.
+        match check(unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, millis) }) {
+            // A signal handler of the program ran. A poll is never restarted.
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+            Ok(_) => return Ok(polled.map(|p| p.revents != 0)),
+        }
     }
 }
 
@@ -547,4 +552,40 @@ pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &[u8]) -> Option<io::Resu
 pub(crate) fn unix_seconds(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    #[test]
+    fn poll_continues_after_a_signal() {
+        const TIME: Duration = Duration::from_millis(200);
+        extern "C" fn handle(_: c_int) {}
+        let handler = handle as extern "C" fn(c_int);
+        // SAFETY: the handler does nothing, and the thread lives until the end of the scope.
+        let this = unsafe {
+            libc::signal(libc::SIGUSR1, handler as usize);
+            libc::pthread_self()
+        };
+        let (silent, _writer) = std::io::pipe().unwrap();
+        let (started, done) = (Instant::now(), AtomicBool::new(false));
+        let ready = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::SeqCst) {
+                    // SAFETY: as above.
+                    unsafe { libc::pthread_kill(this, libc::SIGUSR1) };
+                    thread::sleep(Duration::from_millis(5));
+                }
+            });
+            let ready = poll_readable([Some(silent.as_fd())], TIME);
+            done.store(true, Ordering::SeqCst);
+            ready
+        });
+        assert_eq!(ready.unwrap(), [false]);
+        assert!(started.elapsed() >= TIME);
+    }
 }
