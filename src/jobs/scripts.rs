@@ -159,7 +159,8 @@ mv "$nx_dir/waiter.new" "$nx_dir/waiter" || exit 1
 exec >/dev/null
 nx_timer=
 if [ "$nx_timeout" != 0 ]; then
-  setsid sh -c "sleep \"\$1\" || exit; printf %s -timeout 1<>\"\$2/exit\"; read -r nx_pid nx_start <\"\$2/pid\"
+  setsid sh -c "sleep \"\$1\" || exit; printf %s -timeout 1<>\"\$2/exit\"
+    while read -r nx_pid nx_start <\"\$2/pid\" && [ \"\$nx_pid\" = - ]; do sleep 1; done
     kill -s KILL -- \"-\$nx_pid\"" sh "$nx_timeout" "$nx_dir" 3<&- &
   nx_timer=$!
 fi
