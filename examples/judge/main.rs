@@ -3,9 +3,9 @@
 //!
 //!     cargo run --example judge
 //!
-//! With your own problem and server:
+//! With your own problem, server and timeout of each test in seconds:
 //!
-//!     cargo run --example judge -- --url http://127.0.0.1:8080 path/to/problem
+//!     cargo run --example judge -- --url http://127.0.0.1:8080 --time-limit 5 path/to/problem
 //!
 //! A problem is a directory with `submissions/*.{py,js,sh,c,cpp}`, and `tests/NAME.in` beside `tests/NAME.out`.
 
@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use noxrunner::{Client, Command, Error, KilledBy, Language, Result, SandboxSpec};
 
-/// Timeout of each test.
-const TIME_LIMIT: Duration = Duration::from_secs(2);
+/// Default timeout of each test, in seconds.
+const TIME_LIMIT: u64 = 2;
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1).peekable();
@@ -26,10 +26,15 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         Some(_) => Client::new(args.next().ok_or("--url needs a URL")?)?,
         None => Client::local()?,
     };
+    let time_limit = match args.next_if_eq("--time-limit") {
+        Some(_) => args.next().ok_or("--time-limit needs seconds")?.parse()?,
+        None => TIME_LIMIT,
+    };
+    let timeout = Duration::from_secs(time_limit);
     let demo = || Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/judge");
     let problem = args.next().map_or_else(demo, PathBuf::from);
 
-    let tests = read_tests(&problem.join("tests"))?;
+    let tests = read_tests(&problem.join("tests"), timeout)?;
     let submissions = read_submissions(&problem.join("submissions"))?;
     let started = Instant::now();
     let verdicts = judge_all(&client, &submissions, &tests);
@@ -69,6 +74,7 @@ struct Submission {
 struct Test {
     input: Vec<u8>,
     output: String,
+    timeout: Duration,
 }
 
 /// The tests that a submission has passed, and the most that it has used in one test.
@@ -151,7 +157,7 @@ fn judge(
     for test in tests {
         let run = Command::code(submission.language.clone(), &*submission.source)
             .stdin(&*test.input)
-            .timeout(TIME_LIMIT);
+            .timeout(test.timeout);
         let out = sandbox.exec(run)?;
         if let Some(usage) = out.usage() {
             results.time = results.time.max(usage.cpu_time());
@@ -184,13 +190,17 @@ fn files(dir: &Path) -> std::result::Result<Vec<PathBuf>, String> {
     Ok(paths)
 }
 
-fn read_tests(dir: &Path) -> std::result::Result<Vec<Test>, Box<dyn std::error::Error>> {
+fn read_tests(
+    dir: &Path,
+    timeout: Duration,
+) -> std::result::Result<Vec<Test>, Box<dyn std::error::Error>> {
     let mut tests = Vec::new();
     for path in files(dir)? {
         if path.extension().is_some_and(|extension| extension == "in") {
             tests.push(Test {
                 input: fs::read(&path)?,
                 output: fs::read_to_string(path.with_extension("out"))?,
+                timeout,
             });
         }
     }

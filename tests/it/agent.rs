@@ -122,7 +122,7 @@ fn kernel_kills_commands_first() {
 
 #[test]
 fn ttl_ends_the_agent_and_its_commands() {
-    let Some((mut container, sandbox)) = start("0:0", &["--ttl", "3"]) else {
+    let Some((mut container, sandbox)) = start("0:0", &["--ttl", "10"]) else {
         return;
     };
     let long = Command::new("sleep")

@@ -161,12 +161,9 @@ fn local_sandbox_persists_between_runs() {
         "",
     );
     assert_output(&user.local(&["exec", "a", "cat", "f"]), 0, "x\n", "");
-    assert_output(
-        &user.local(&["exec", "a", "pgrep", "-c", "sleep"]),
-        0,
-        "1\n",
-        "",
-    );
+    wait_for("the process runs", || {
+        user.local(&["exec", "a", "pgrep", "-c", "sleep"]).stdout == "1\n"
+    });
     assert_output(&user.run(&["--local-test", "cat", "a", "f"]), 0, "x\n", "");
     assert_output(&user.local(&["touch", "a"]), 0, "", "✓ TTL extended\n");
     assert_output(&user.local(&["delete", "a"]), 0, "", "✓ Sandbox deleted\n");

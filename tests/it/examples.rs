@@ -46,7 +46,7 @@ fn judge_prints_every_verdict() {
     let Some(mut judge) = example("judge") else {
         return;
     };
-    let out = judge.output().unwrap();
+    let out = judge.args(["--time-limit", "6"]).output().unwrap();
     assert!(out.status.success());
     let wanted = [
         ("crash.py", "2/3", "runtime error (exit code 1)"),
@@ -76,7 +76,10 @@ fn judge_survives_one_backend_failure() {
     let server = Server::builder(ExecOverride { backend, exec });
     let server = RunningServer::start(server.tcp("127.0.0.1:0").no_auth());
     let url = format!("http://{}", server.addr());
-    let out = judge.args(["--url", &url]).output().unwrap();
+    let out = judge
+        .args(["--url", &url, "--time-limit", "6"])
+        .output()
+        .unwrap();
     assert!(!out.status.success());
     let table = text(&out);
     let verdicts = verdicts(&table);

@@ -19,7 +19,7 @@ use crate::support::scripted::{EXEC_OK, Scripted, wait_for_closes};
 const SHORT: Duration = Duration::from_millis(500);
 
 /// Much more than any call here needs, and less than a hanging call would take.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 
 /// A private certificate authority.
 struct Ca {

@@ -119,14 +119,15 @@ fn expired_sandbox_is_gone_and_its_pod_is_deleted_later() {
     };
     let client = Client::with_backend(namespace.backend());
     let spec = SandboxSpec::new().ttl(std::time::Duration::from_secs(2));
-    let sandbox = client.create("short", spec.clone()).unwrap();
+    let sandbox = client.create("short", spec).unwrap();
     // The TTL passes while the command runs.
     let error = sandbox.exec(Command::from(["sleep", "20"])).unwrap_err();
     assert!(error.is_sandbox_gone(), "{error:#}");
     let error = sandbox.exec(["true"]).unwrap_err();
     assert!(error.is_not_found() && error.is_sandbox_gone(), "{error:#}");
     assert!(!sandbox.delete().unwrap());
-    client.create("short", spec).unwrap().run(["true"]).unwrap();
+    let again = client.create("short", SandboxSpec::new()).unwrap();
+    again.run(["true"]).unwrap();
 }
 
 #[test]

@@ -11,7 +11,7 @@ use noxrunner::{
 };
 
 use crate::support::processes::{
-    assert_passes, open_files, rerun, unique_sleep, wait_for, with_argument,
+    assert_passes, open_files, rerun, unique_sleep, wait_for, with_argument, with_longer_times,
 };
 use crate::support::{is_root, local_client};
 
@@ -90,7 +90,7 @@ fn expired_sandbox_is_removed_with_its_processes() {
     let state = dir.path().join("state");
     let client = Client::with_backend(open(&state).unwrap());
     let short = client
-        .create("short", SandboxSpec::new().ttl(Duration::from_secs(3)))
+        .create("short", SandboxSpec::new().ttl(Duration::from_secs(10)))
         .unwrap();
     let sleep = unique_sleep(471_100);
     short
@@ -189,6 +189,7 @@ fn timeout_ends_processes_outside_the_group() {
             "setsid sleep {earlier} >/dev/null 2>&1 &"
         )))
         .unwrap();
+    wait_for("the sleep starts", || with_argument(&earlier).len() == 1);
     let escape = format!(
         "setsid sleep {sleep} & (setsid sh -c 'trap \"\" TERM; sleep {sleep}' &) ; sleep {sleep}"
     );
@@ -221,14 +222,13 @@ fn subsecond_timeout_is_exact() {
 fn endless_output_is_truncated_and_times_out() {
     let (client, _dir) = local_client();
     let sandbox = client.create("x", SandboxSpec::new()).unwrap();
-    let out = sandbox
-        .exec(Command::shell("yes & yes >&2").timeout(Duration::from_secs(1)))
-        .unwrap();
-    assert!(out.timed_out() && out.truncated());
-    assert_eq!(
-        (out.stdout_bytes().len(), out.stderr_bytes().len()),
-        (1 << 20, 1 << 20)
-    );
+    with_longer_times(Duration::from_secs(1), |timeout| {
+        let endless = Command::shell("yes & yes >&2").timeout(timeout);
+        let out = sandbox.exec(endless).unwrap();
+        assert!(out.timed_out());
+        let lengths = (out.stdout_bytes().len(), out.stderr_bytes().len());
+        (out.truncated() && lengths == (1 << 20, 1 << 20)).then_some(())
+    });
 }
 
 #[test]

@@ -101,6 +101,16 @@ pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Calls the check with a longer time until it returns a value, because a busy machine may stop any process for
+/// longer than the first.
+#[track_caller]
+pub(crate) fn with_longer_times<T>(first: Duration, check: impl FnMut(Duration) -> Option<T>) -> T {
+    let mut times = [1, 3, 9].map(|factor| first * factor).into_iter();
+    times
+        .find_map(check)
+        .expect("one of the times is long enough")
+}
+
 /// A command that runs one of the ignored tests of this program in a separate process, through these
 /// words if there are any.
 pub(crate) fn rerun(wrapper: &[&str], test: &str) -> Command {

@@ -144,10 +144,10 @@ fn closed_pipe_ends_logs_follow() {
 #[test]
 fn run_outlives_its_ttl_but_a_killed_run_does_not() {
     let user = User::new();
-    let long = ["run", "--ttl", "2", "--", "sh", "-c", "sleep 4; echo end"];
+    let long = ["run", "--ttl", "6", "--", "sh", "-c", "sleep 9; echo end"];
     assert_output(&user.local(&long), 0, "end\n", "");
     let sleep = unique_sleep(344_001);
-    let args = ["--local", "run", "--ttl", "2", "--", "sleep", &sleep];
+    let args = ["--local", "run", "--ttl", "6", "--", "sleep", &sleep];
     let mut child = user.command(&args).spawn().unwrap();
     wait_for("the command runs", || sleeps(&sleep));
     child.kill().unwrap();

@@ -114,7 +114,7 @@ fn create_that_is_not_ready_in_time_is_a_warning() {
         "a",
         "--wait",
         "--wait-timeout",
-        "1",
+        "10",
     ];
     let out = user.run(&create);
     assert_eq!(out.code, 0, "{}", out.stderr);

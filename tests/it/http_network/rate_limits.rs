@@ -75,7 +75,7 @@ fn waits_for_a_rate_limit_have_a_budget_of_their_own() {
         let seen = AtomicUsize::new(0);
         Scripted::each_request(
             move |_, conn| match seen.fetch_add(1, Ordering::SeqCst) < count {
-                true => conn.respond_with(503, &[("Retry-After", "1")], "busy"),
+                true => conn.respond_with(503, &[("Retry-After", "2")], "busy"),
                 false => conn.respond(200, EXEC_OK),
             },
         )
@@ -85,12 +85,12 @@ fn waits_for_a_rate_limit_have_a_budget_of_their_own() {
     let retry = Retry::attempts(1).wait_for(Duration::from_secs(60));
     let patient = sandbox(
         builder(&server)
-            .timeout(Duration::from_secs(2))
+            .timeout(Duration::from_secs(5))
             .retry(retry),
     );
     let started = Instant::now();
     patient.touch().unwrap();
-    assert!(started.elapsed() > Duration::from_secs(3));
+    assert!(started.elapsed() > Duration::from_secs(6));
     assert_eq!(server.requests().len(), 4);
 
     let server = refusing(1);

@@ -32,7 +32,7 @@ fn wait_until_ready_retries_until_ready() {
 fn wait_until_ready_reports_last_reason() {
     let server = Scripted::always(503, "no node has room");
     let sandbox = sandbox(builder(&server));
-    let error = fails_soon(|| sandbox.wait_until_ready(Duration::from_secs(3), None));
+    let error = fails_soon(|| sandbox.wait_until_ready(Duration::from_secs(10), None));
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
     assert!(format!("{error:#}").contains("no node has room"), "{error}");
     assert!(
@@ -43,7 +43,7 @@ fn wait_until_ready_reports_last_reason() {
 
     let server = Scripted::always(200, r#"{"exitCode":0,"stdout":"almost"}"#);
     let sandbox = self::sandbox(builder(&server));
-    let error = fails_soon(|| sandbox.wait_until_ready(Duration::from_secs(2), None));
+    let error = fails_soon(|| sandbox.wait_until_ready(Duration::from_secs(10), None));
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
     assert!(format!("{error:#}").contains("almost"), "{error}");
 }
@@ -65,7 +65,7 @@ fn wait_until_ready_times_out_on_silent_server() {
     });
     let error = fails_soon(|| {
         let client = Client::builder("http://127.0.0.1:1");
-        sandbox(client).wait_until_ready(Duration::from_secs(3), None)
+        sandbox(client).wait_until_ready(Duration::from_secs(10), None)
     });
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
     assert!(format!("{error:#}").contains("refused"), "{error:#}");

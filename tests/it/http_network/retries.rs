@@ -156,11 +156,16 @@ fn retried_statuses_depend_on_the_operation() {
 /// Touches a sandbox on a server that gives this answer, and then no longer exists.
 fn touch_on_a_server_that_ends(answer: &str) -> Error {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let address = listener.local_addr().unwrap();
+    let url = format!("http://{address}");
     thread::scope(|scope| {
         scope.spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             drop(listener);
+            // A process that another test starts may have the socket for a moment.
+            wait_for("the listener is closed", || {
+                TcpStream::connect(address).is_err()
+            });
             let head = BufReader::new(&stream).lines();
             assert!(head.map_while(Result::ok).any(|line| line.is_empty()));
             stream.write_all(answer.as_bytes()).unwrap();
@@ -280,16 +285,16 @@ fn long_retry_after_is_an_immediate_error() {
 #[test]
 fn retry_after_past_deadline_is_an_immediate_error() {
     let server = Scripted::each_request(|_, conn| {
-        conn.respond_with(503, &[("Retry-After", "15")], "starting");
+        conn.respond_with(503, &[("Retry-After", "60")], "starting");
     });
-    let sandbox = sandbox(builder(&server).timeout(Duration::from_secs(2)));
-    let command = Command::new("true").timeout(Duration::from_secs(2));
+    let sandbox = sandbox(builder(&server).timeout(Duration::from_secs(10)));
+    let command = Command::new("true").timeout(Duration::from_secs(10));
     for error in [
         fails_soon(|| sandbox.touch()),
         fails_soon(|| sandbox.exec(command)),
     ] {
         assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
-        assert_eq!(error.retry_after(), Some(Duration::from_secs(15)));
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(60)));
     }
     assert_eq!(server.requests().len(), 2);
 }
@@ -320,10 +325,10 @@ fn stalled_refusal_ends_at_deadline() {
 #[test]
 fn download_does_not_wait_for_long_retry_after() {
     let server = Scripted::each_request(|_, conn| {
-        conn.respond_with(503, &[("Retry-After", "15")], "");
+        conn.respond_with(503, &[("Retry-After", "60")], "");
     });
     let started = Instant::now();
-    let sandbox = sandbox(builder(&server).timeout(Duration::from_secs(1)));
+    let sandbox = sandbox(builder(&server).timeout(Duration::from_secs(10)));
     let error = sandbox.download_archive("/workspace").err().unwrap();
     assert_eq!(error.kind(), ErrorKind::NotReady, "{error}");
     assert!(started.elapsed() < SOON);

@@ -139,6 +139,9 @@ fn unix_socket_that_cannot_be_reached_is_named() {
     let text = format!("cannot connect to {url}: no such file or directory");
     assert!(format!("{error:#}").ends_with(&text), "{error:#}");
     drop(UnixListener::bind(&path).unwrap());
+    // A process that another test starts may have the socket for a moment.
+    let is_closed = || UnixStream::connect(&path).is_err();
+    wait_for("the listener is closed", is_closed);
     let error = fails_soon(|| sandbox(Client::builder(&url)).exec(["true"]));
     assert!(
         format!("{error:#}").ends_with("connection refused"),

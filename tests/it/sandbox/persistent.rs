@@ -75,7 +75,7 @@ fn use_from_another_process() {
 fn expired_persistent_sandbox_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let client = persistent(dir.path());
-    let spec = SandboxSpec::new().ttl(Duration::from_secs(2));
+    let spec = SandboxSpec::new().ttl(Duration::from_secs(10));
     let sandbox = client.create("short", spec).unwrap();
     let sleep = unique_sleep(328_001);
     start_sleep(&sandbox, &sleep);
@@ -114,7 +114,7 @@ fn create_removes_what_an_ended_process_left() {
 #[ignore = "run by another test, in a separate process"]
 fn create_short_and_exit() {
     let client = persistent(&state_dir());
-    let spec = SandboxSpec::new().ttl(Duration::from_secs(4));
+    let spec = SandboxSpec::new().ttl(Duration::from_secs(10));
     let sandbox = client.create("short", spec).unwrap();
     start_sleep(&sandbox, &std::env::var("NX_SLEEP").unwrap());
 }
