@@ -573,14 +573,15 @@ mod tests {
         };
         let (silent, _writer) = std::io::pipe().unwrap();
         let (started, done) = (Instant::now(), AtomicBool::new(false));
+        let send_signals = || {
+            while !done.load(Ordering::SeqCst) {
+                // SAFETY: as above.
+                unsafe { libc::pthread_kill(this, libc::SIGUSR1) };
+                thread::sleep(Duration::from_millis(5));
+            }
+        };
         let ready = thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(Ordering::SeqCst) {
-                    // SAFETY: as above.
-                    unsafe { libc::pthread_kill(this, libc::SIGUSR1) };
-                    thread::sleep(Duration::from_millis(5));
-                }
-            });
+            scope.spawn(send_signals);
             let ready = poll_readable([Some(silent.as_fd())], TIME);
             done.store(true, Ordering::SeqCst);
             ready
