@@ -22,7 +22,7 @@ pub(crate) fn check_server(soak: &Soak<'_>, before: Usage) {
         std::thread::sleep(pause);
         pause = SILENCE;
         use_once(soak);
-        let now = Usage::of(soak.server.pid());
+        let now = Usage::after_calls(soak.server.pid());
         let same = now.descriptors <= before.descriptors && now.threads <= before.threads;
         (!same).then(|| {
             let open = descriptors(soak.server.pid()).join(", ");

@@ -111,7 +111,7 @@ fn use_and_break(backend: &Backend, settings: Settings) -> Vec<String> {
     let soak = Soak::start(backend, settings);
     // The server loads what it needs.
     use_once(&soak);
-    let before = Usage::of(soak.server.pid());
+    let before = Usage::after_calls(soak.server.pid());
     let mut random = Random::new(settings.seed);
     let proxies = [false, true].map(|corrupts| {
         let random = Random::new(random.next());

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Mutex;
+use std::thread;
 use std::time::Duration;
 
 use crate::run::Soak;
@@ -34,6 +35,17 @@ impl Usage {
             descriptors: count("fd"),
             threads: count("task"),
         }
+    }
+
+    /// Returns the least that a server uses in two seconds. It notices only after a call that its client has
+    /// closed the connection.
+    pub(crate) fn after_calls(pid: u32) -> Usage {
+        let usages = (0..20).map(|_| {
+            thread::sleep(Duration::from_millis(100));
+            Usage::of(pid)
+        });
+        let least = usages.min_by_key(|usage| (usage.descriptors, usage.threads));
+        least.expect("there are samples")
     }
 }
 
