@@ -40,7 +40,8 @@ fn streamed(client: &Client) {
         // Each line is written after the one before it came back.
         seen += &chunk.text();
         match seen.lines().count() {
-            count @ 1..=3 => writeln!(writer, "{count}"),
+            // In one write, so that no chunk is a part of a line.
+            count @ 1..=3 => writer.write_all(format!("{count}\n").as_bytes()),
             _ => writer.shutdown(Shutdown::Write),
         }
     });
