@@ -128,15 +128,10 @@ fn receive_reports(isolation: Isolation, control: &OwnedFd) -> Reports {
 }
 
 fn receive_report(control: &OwnedFd, until: Instant) -> io::Result<(StartReport, Option<OwnedFd>)> {
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let [ready] = os::poll_readable([Some(control.as_fd())], left)?;
-        if ready {
-            break;
-        }
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
+    let left = until.saturating_duration_since(Instant::now());
+    let [ready] = os::poll_readable([Some(control.as_fd())], left)?;
+    if !ready {
+        return Err(io::ErrorKind::TimedOut.into());
     }
     let mut buffer = [0; 4096];
     match messages::receive(control.as_fd(), &mut buffer)? {
