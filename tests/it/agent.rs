@@ -6,7 +6,7 @@ use noxrunner::{Backend, Client, Command, ErrorKind, HttpBackend, Sandbox, Sandb
 
 use crate::contract;
 use crate::support::container::{Container, ContainerBackend};
-use crate::support::processes::wait_for;
+use crate::support::processes::{send_signal, wait_for};
 
 /// Starts a container as this user, and returns it with its sandbox.
 fn start(user: &str, args: &[&str]) -> Option<(Container, Sandbox)> {
@@ -148,11 +148,7 @@ fn delete_and_sigterm_end_the_agent() {
     let Some((mut container, _sandbox)) = start("1000:1000", &[]) else {
         return;
     };
-    let agent = container.agent().unwrap().to_string();
-    let killed = std::process::Command::new("kill")
-        .args(["-TERM", &agent])
-        .status();
-    assert!(killed.unwrap().success());
+    assert!(send_signal(container.agent().unwrap(), "TERM"));
     assert_eq!(container.wait(), Some(0));
 }
 

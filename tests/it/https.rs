@@ -68,7 +68,7 @@ struct TlsServer {
     requests: Arc<Mutex<Vec<String>>>,
 }
 
-/// What the server does with the connection after a response.
+/// The server's action on the connection after a response.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
     Keep,

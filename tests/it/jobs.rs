@@ -490,7 +490,7 @@ fn idle_wait_polls_rarely() {
     assert_eq!(job.wait_timeout(Duration::from_secs(10)).unwrap(), None);
     let asked = calls.load(Ordering::SeqCst) - before;
     // The pauses grow from 50 ms to 2 s: 9 polls in the first 3.4 s, then one every 2 s.
-    assert!(asked <= 17, "{asked} in 10 s");
+    assert!((1..=17).contains(&asked), "{asked} in 10 s");
     job.kill().unwrap();
 }
 

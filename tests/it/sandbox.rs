@@ -22,14 +22,14 @@ mod terminals;
 mod tracing;
 
 use std::fs::{self, File};
-use std::process::{Command as Process, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use noxrunner::{Cancel, Client, Command, ErrorKind, LocalBackend, Sandbox, SandboxSpec};
 
 use crate::support::processes::{
-    assert_passes, children, open_files, parent_of, private_mounts, rerun, unique_sleep, wait_for,
-    with_argument, with_longer_times,
+    assert_passes, children, open_files, parent_of, private_mounts, rerun, send_signal,
+    unique_sleep, wait_for, with_argument, with_longer_times,
 };
 use crate::support::{long_tests, long_tests_or_skip};
 
@@ -235,10 +235,7 @@ fn killed_holder_is_an_unknown_outcome_and_frees_the_id() {
         wait_for("the command runs", || {
             shell(&sandbox, "ps ax -o args=").contains("sleep 60")
         });
-        Process::new("kill")
-            .args(["-9", &holder.to_string()])
-            .status()
-            .unwrap();
+        assert!(send_signal(holder, "KILL"));
         running.join().unwrap().unwrap_err()
     });
     assert!(with_argument(&sleep).is_empty());
@@ -254,9 +251,7 @@ fn calls_after_the_end_of_the_holder_find_no_processes() {
     let sandbox = create(&client, "ended");
     let sleep = unique_sleep(329_001);
     start_sleeps(&sandbox, &sleep);
-    let holder = holder_of(&sleep).to_string();
-    let kill = ["-9", &holder];
-    assert!(Process::new("kill").args(kill).status().unwrap().success());
+    assert!(send_signal(holder_of(&sleep), "KILL"));
     wait_for("the sandbox is not found", || {
         sandbox.touch().is_err_and(|error| error.is_not_found())
     });
@@ -307,11 +302,7 @@ fn stopped_holder_does_not_block_the_timeout() {
     let sandbox = create(&client, "stopped");
     let sleep = unique_sleep(324_001);
     start_sleep(&sandbox, &sleep);
-    let holder = holder_of(&sleep).to_string();
-    Process::new("kill")
-        .args(["-STOP", &holder])
-        .status()
-        .unwrap();
+    assert!(send_signal(holder_of(&sleep), "STOP"));
     let command = Command::from(["true"]).timeout(Duration::from_secs(1));
     assert!(sandbox.exec(command).unwrap().timed_out());
     assert!(sandbox.exec(["true"]).unwrap_err().is_not_found());
