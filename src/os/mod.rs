@@ -390,8 +390,8 @@ fn signal(id: u32, target: fn(libc::pid_t) -> libc::pid_t) {
     }
 }
 
-/// Returns a descriptor that becomes readable when the process ends. Fails with `ESRCH` if there is no such
-/// process, and on kernels without pidfds.
+/// Returns a descriptor that becomes readable when the process ends. Fails with `ESRCH` if the
+/// process does not exist, and with `ENOSYS` if the kernel has no pidfds.
 #[cfg(feature = "local")]
 pub(crate) fn pidfd_open(process: u32) -> io::Result<OwnedFd> {
     #[cfg(target_os = "linux")]

@@ -41,7 +41,7 @@ pub(super) struct SandboxFactory {
     /// Environment variables of all commands.
     env: BTreeMap<String, String>,
     root: Mutex<Option<Arc<Root>>>,
-    /// The seccomp filters without and with changes to the CPU affinity.
+    /// The seccomp filters that deny and that allow changes to the CPU affinity, in this order.
     filters: [OnceLock<Vec<u8>>; 2],
     /// Result of the trial sandbox.
     features: OnceLock<Features>,
@@ -242,6 +242,7 @@ impl SandboxFactory {
         }
     }
 
+    /// Returns the seccomp filter. `affinity` allows changes to the CPU affinity.
     fn filter(&self, affinity: bool) -> &Vec<u8> {
         self.filters[usize::from(affinity)].get_or_init(|| {
             seccomp::program(&seccomp::Options {

@@ -31,8 +31,8 @@ fn mount_point(setup: &Setup) -> &'static str {
     }
 }
 
-/// Binds host paths to a directory that every user can search. The sandbox's user may not be able to
-/// reach them.
+/// Binds host paths to a directory that every user can search, because the sandbox's user may not be
+/// able to reach the paths themselves.
 pub(crate) fn stage(paths: &[String]) -> io::Result<()> {
     own_mounts()?;
     // Opened before the mount, which covers some paths.

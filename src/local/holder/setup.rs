@@ -69,7 +69,8 @@ pub(crate) fn enter(control: &OwnedFd) -> Result<PreparedSandbox, StartReport> {
     });
     let sent = messages::send(control.as_fd(), &ready.encode(), &[]);
     in_step("report the start", sent)?;
-    // The kernel expects the sender to sleep next, so that the caller would wait for the rest of the start.
+    // The kernel lets the sender of a message run on. Without a yield the caller would wait for the rest of
+    // the start.
     std::thread::yield_now();
     Ok(PreparedSandbox {
         setup,
@@ -162,7 +163,7 @@ fn limit_inotify() {
     }
 }
 
-/// Sets the limits of this process, and reduces that of commands to what is allowed.
+/// Sets the limits of this process, and lowers the process limit of commands to the present hard limit.
 fn limit_resources(setup: &mut Setup) -> io::Result<()> {
     for (resource, value) in &setup.rlimits {
         process::limit_resource(*resource, *value)?;

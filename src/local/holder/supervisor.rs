@@ -253,8 +253,8 @@ extern "C" fn supervise(shared: *mut c_void) -> c_int {
     // SAFETY: the message has the given length. The call fails if the caller has given up.
     unsafe {
         raw_syscall(number::SENDTO, message);
-        // The kernel expects the sender to sleep next, so that the caller would wait for the end of this
-        // process.
+        // The kernel lets the sender of a message run on. Without a yield the caller would wait for the end
+        // of this process.
         raw_syscall(number::SCHED_YIELD, [0; 5]);
     }
     0
@@ -370,8 +370,9 @@ fn enter_workdir(shared: &SharedState) -> Result<(), isize> {
     if moved < 0 { Err(moved) } else { Ok(()) }
 }
 
-/// How often a program is executed while another process has it open for writing: one that was forked
-/// during an upload has it until it executes its own program. The pauses add up to one second.
+/// Maximum number of attempts to execute a program that another process has open for writing. A process
+/// that was forked during an upload has it open until it executes its own program. The pauses add up to
+/// one second.
 const BUSY_ATTEMPTS: usize = 100;
 
 /// Sets the process limit, unblocks all signals, and executes the first program that exists. Returns only

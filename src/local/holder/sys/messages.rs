@@ -114,8 +114,8 @@ pub(crate) fn send(
     }
 }
 
-/// Receives one message and its descriptors. Fails with `WouldBlock` if there is none, and with `EMFILE`
-/// if this process has no room for the descriptors. An empty message marks the end of the connection.
+/// Receives one message and its descriptors. Fails with `WouldBlock` if there is no message, and with
+/// `EMFILE` if this process has too many open descriptors. An empty message marks the end of the connection.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
