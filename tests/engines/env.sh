@@ -4,7 +4,12 @@
 # `debs` and `root` are downloaded and unpacked packages, `img` are images, and the rest belongs to running
 # engines. Nothing is installed on the machine.
 set -euo pipefail
-engines=${NOXRUNNER_ENGINES:-${TMPDIR:-/tmp}/noxrunner-engines}
+engines=$(readlink -m "${NOXRUNNER_ENGINES:-${TMPDIR:-/tmp}/noxrunner-engines}")
+# containerd accepts paths of sockets up to 104 characters, and Docker's are up to 65 characters longer than this one.
+if [ ${#engines} -gt 36 ]; then
+  echo "NOXRUNNER_ENGINES: paths of sockets below $engines would be too long; use a path of at most 36 characters" >&2
+  exit 2
+fi
 scripts=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 root=$engines/root
 libraries=$root/usr/lib/$(uname -m)-linux-gnu

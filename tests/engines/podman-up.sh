@@ -11,8 +11,8 @@ cd "$dir"
 ip netns list | grep -qw "nx-$name" || ip netns add "nx-$name"
 ip -n "nx-$name" link set lo up
 export CONTAINERS_CONF=$scripts/podman-containers.conf
-setsid nohup "$scripts/podman-root.sh" nsenter --net="/run/netns/nx-$name" podman \
-  --root "$dir/root" --runroot "$dir/run" --tmpdir "$dir/tmp" \
+setsid nohup "$scripts/podman-root.sh" "$name" nsenter --net="/run/netns/nx-$name" podman \
+  --root "$dir/root" --runroot /etc/runtime/run --tmpdir /etc/runtime/tmp \
   system service --time 0 "unix://$dir/podman.sock" </dev/null >"$dir/log" 2>&1 &
 echo $! >"$dir/pid"
 wait_for_socket "$dir/podman.sock" "$dir/log"
