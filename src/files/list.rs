@@ -149,7 +149,7 @@ impl Sandbox {
                 LIST.run(self, &command, &path.display())
             };
             let out = run("")?;
-            let mut entries = match parse(&out.stdout(), &out)? {
+            let mut entries = match parse(&out.stdout(), &out.stderr())? {
                 Some(entries) => entries,
                 None => self.list_to_file(run, workdir)?,
             };
@@ -168,7 +168,7 @@ impl Sandbox {
         let file = temporary_name();
         let listed = run(&file).and_then(|out| {
             let bytes = self.read(format!("{workdir}/{file}"))?;
-            parse(&String::from_utf8_lossy(&bytes), &out)
+            parse(&String::from_utf8_lossy(&bytes), &out.stderr())
         });
         remove_temporary(self, &file, workdir);
         let truncated = || Error::new(ErrorKind::Protocol, "the list is truncated");
@@ -179,7 +179,7 @@ impl Sandbox {
 }
 
 /// Parses the script's output, or returns `None` if it is truncated.
-fn parse(text: &str, out: &Output) -> Result<Option<Vec<Entry>>> {
+pub(super) fn parse(text: &str, stderr: &str) -> Result<Option<Vec<Entry>>> {
     let whole = text
         .strip_prefix("-\n")
         .and_then(|text| text.strip_suffix(".\n"));
@@ -195,13 +195,12 @@ fn parse(text: &str, out: &Output) -> Result<Option<Vec<Entry>>> {
         rest = &rest[end + 3..];
     }
     // An entry that was removed before `stat` saw it is no longer in the directory.
-    let stderr = out.stderr();
     let gone = |line: &str| line.contains("No such file or directory");
     match rest {
         b"" => Ok(Some(entries)),
         b"!\n" if !stderr.is_empty() && stderr.lines().all(gone) => Ok(Some(entries)),
         b"!\n" => {
-            let text = format!("cannot list the directory: {}", one_line(&stderr));
+            let text = format!("cannot list the directory: {}", one_line(stderr));
             Err(Error::new(ErrorKind::Io, text))
         }
         _ => Err(damaged()),
@@ -214,11 +213,45 @@ fn parse_entry(line: &[u8]) -> Option<Entry> {
     let mode = u32::from_str_radix(text()?, 16).ok()?;
     let size = text()?.parse().ok()?;
     let modified = time::from_unix(text()?.parse().ok()?)?;
-    let name = fields.next()?.strip_prefix(b"./")?.to_vec();
-    Some(Entry {
-        name: OsString::from_vec(name),
+    let name = fields.next()?.strip_prefix(b"./")?;
+    is_entry_name(name).then(|| Entry {
+        name: OsString::from_vec(name.to_vec()),
         mode,
         size,
         modified,
     })
+}
+
+/// Returns true for a name that an entry can have. The programs of a sandbox may print anything, and callers
+/// join the name to a path of their own machine.
+fn is_entry_name(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0)
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::*;
+
+    fn names(lines: &str) -> Result<Vec<OsString>> {
+        let text = format!("-\n{}\n.\n", STANDARD.encode(lines));
+        let entries = parse(&text, "")?.expect("the list is complete");
+        Ok(entries.into_iter().map(|entry| entry.name).collect())
+    }
+
+    #[test]
+    fn entries_have_any_name_of_one_component() {
+        let lines = "81a4 3 1 ./a b//\n41ed 0 -1 ./...//\n81a4 0 0 ./a\nb//\n";
+        assert_eq!(names(lines).unwrap(), ["a b", "...", "a\nb"]);
+    }
+
+    #[test]
+    fn names_that_lead_out_of_the_directory_are_refused() {
+        for name in ["", ".", "..", "../a", "/etc/passwd", "a/b", "a\0b"] {
+            let error = names(&format!("81a4 3 1 ./a//\n81a4 3 1 ./{name}//\n")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Protocol, "{name:?}");
+        }
+    }
 }
