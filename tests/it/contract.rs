@@ -1,18 +1,18 @@
 //! The contract of every backend, checked through `Client`.
 
+/// Files and directories.
+mod files;
 /// Live output.
 mod live;
 /// Standard input of local commands.
 mod stdin;
 
 use crate::support::ErrorText as _;
-use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use noxrunner::{
-    Backend, Client, Command, Contents, ErrorKind, Isolation, LocalBackend, Sandbox, SandboxSpec,
-    SessionId,
+    Backend, Client, Command, ErrorKind, Isolation, LocalBackend, Sandbox, SandboxSpec, SessionId,
 };
 
 use crate::backends;
@@ -48,9 +48,9 @@ const CHECKS: &[(&str, Check)] = &[
         background_child,
     ),
     ("long output is truncated and marked", long_output),
-    ("files survive a round trip", files),
-    ("directories survive a round trip", directories),
-    ("paths do not lead out of the sandbox", paths),
+    ("files survive a round trip", files::files),
+    ("directories survive a round trip", files::directories),
+    ("paths do not lead out of the sandbox", files::paths),
     ("readiness", readiness),
     ("sandboxes share nothing", isolation),
     ("concurrent execs", concurrent_execs),
@@ -462,155 +462,6 @@ fn long_output(client: &Client) {
         .exec(Command::shell("head -c 1048576 /dev/zero | tr '\\0' x"))
         .unwrap();
     assert!(!exact.truncated(), "output at the cap is complete");
-}
-
-fn files(client: &Client) {
-    let sandbox = create(client, "files");
-    let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
-    sandbox.write("a/b/c.bin", &bytes).unwrap();
-    assert_eq!(sandbox.read("a/b/c.bin").unwrap(), bytes);
-    assert_eq!(sandbox.read("/workspace/a/b/c.bin").unwrap(), bytes);
-    sandbox.write("a/b/c.bin", "").unwrap();
-    assert_eq!(sandbox.read("a/b/c.bin").unwrap(), b"");
-    sandbox
-        .write("run", Contents::from("#!/bin/sh\necho ran").mode(0o755))
-        .unwrap();
-    assert_eq!(sandbox.exec(["./run"]).unwrap().stdout(), "ran\n");
-    assert!(
-        sandbox
-            .read("a")
-            .unwrap_err()
-            .chain()
-            .contains("is a directory")
-    );
-    assert!(sandbox.read("missing").unwrap_err().is_not_found());
-    assert!(sandbox.exists("a/b").unwrap() && !sandbox.exists("a/x").unwrap());
-    let twice = sandbox.upload([("a", "1"), ("./a", "2")], ".").unwrap_err();
-    assert_eq!(twice.kind(), ErrorKind::InvalidInput, "{twice}");
-    // Directories that every sandbox has.
-    assert!(
-        ["/", ".", "/workspace"]
-            .iter()
-            .all(|dir| sandbox.exists(dir).unwrap())
-    );
-    sandbox
-        .upload([("x", "1"), ("y/z", "2")], "/workspace/new/deep")
-        .unwrap();
-    assert_eq!(
-        sandbox
-            .exec(["cat", "new/deep/x", "new/deep/y/z"])
-            .unwrap()
-            .stdout(),
-        "12"
-    );
-}
-
-fn directories(client: &Client) {
-    let sandbox = create(client, "dirs");
-    let dir = tempfile::tempdir().unwrap();
-    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
-    std::fs::create_dir_all(from.join("sub/empty")).unwrap();
-    std::fs::write(from.join("sub/f"), "x").unwrap();
-    std::os::unix::fs::symlink("f", from.join("sub/link")).unwrap();
-    sandbox.upload_dir(&from, "/workspace/tree").unwrap();
-    assert_eq!(
-        sandbox.exec(["cat", "tree/sub/link"]).unwrap().stdout(),
-        "x"
-    );
-    let done = sandbox.download_dir("/workspace/tree", &to).unwrap();
-    assert_eq!((done.bytes(), done.refused().len()), (1, 0));
-    assert_eq!(
-        std::fs::read_link(to.join("sub/link")).unwrap(),
-        std::path::Path::new("f")
-    );
-    assert!(to.join("sub/empty").is_dir());
-    let error = sandbox
-        .download_dir("/workspace/none", dir.path().join("none"))
-        .unwrap_err();
-    assert!(error.is_not_found(), "{error}");
-    assert!(!dir.path().join("none").exists());
-}
-
-/// No path and no link leads a download out of the sandbox.
-fn assert_downloads_stay_inside(sandbox: &Sandbox) {
-    let long = format!("/workspace/{}", "x/".repeat(2500));
-    for src in [
-        "/workspace/../../etc",
-        "/workspace/etc",
-        "/workspace/root/etc",
-        "/workspace/up",
-        "//etc",
-        "/proc/1/root",
-        "/proc/self/root",
-        "/etc/passwd",
-        "/workspace/etc/passwd",
-        "",
-        "a\0b",
-        &long,
-    ] {
-        let error = match sandbox.download_archive(src) {
-            // Some servers send an archive without entries for a path that is not a directory.
-            Ok(archive) => {
-                assert!(is_empty(archive), "{src} was downloaded");
-                continue;
-            }
-            Err(error) => error,
-        };
-        assert!(
-            matches!(
-                error.kind(),
-                ErrorKind::NotFound | ErrorKind::InvalidInput | ErrorKind::Status
-            ),
-            "{error}"
-        );
-    }
-}
-
-fn is_empty(archive: impl Read) -> bool {
-    let mut tar = Vec::new();
-    flate2::read::GzDecoder::new(archive)
-        .read_to_end(&mut tar)
-        .unwrap();
-    tar.iter().all(|byte| *byte == 0)
-}
-
-fn paths(client: &Client) {
-    let sandbox = create(client, "paths");
-    sandbox
-        .run([
-            "sh",
-            "-c",
-            "ln -s /etc etc; ln -s / root; ln -s ../../../../../../../../etc up",
-        ])
-        .unwrap();
-    assert_downloads_stay_inside(&sandbox);
-    for dest in ["/etc/nx", "/", "", "a\0b"] {
-        assert!(sandbox.upload([("nx", "x")], dest).is_err(), "{dest}");
-    }
-    // A link must not lead an upload out of the sandbox.
-    let _ = sandbox.upload([("nx_canary", "x")], "/workspace/root/tmp");
-    let _ = sandbox.upload([("nx_canary", "x")], "/workspace/etc");
-    let _ = sandbox.write("etc/nx_canary", "x");
-    assert!(!std::path::Path::new("/tmp/nx_canary").exists());
-    assert!(!std::path::Path::new("/etc/nx_canary").exists());
-    for name in ["../x", "/etc/x", "a/../../x", "", ".", "a\0b"] {
-        assert_eq!(
-            sandbox
-                .upload([(name, "x")], "/workspace")
-                .unwrap_err()
-                .kind(),
-            ErrorKind::InvalidInput,
-            "{name}"
-        );
-    }
-    // A workdir outside is refused or is a directory of the sandbox.
-    let of_host = std::fs::read_to_string("/etc/passwd").unwrap();
-    for workdir in ["/workspace/../etc", "/workspace/etc", "/etc", "/"] {
-        let look = Command::shell("cat passwd etc/passwd 2>/dev/null").workdir(workdir);
-        if let Ok(found) = sandbox.exec(look) {
-            assert!(!found.stdout().contains(&of_host), "{workdir}");
-        }
-    }
 }
 
 fn readiness(client: &Client) {

@@ -168,12 +168,12 @@ fn failures(sandbox: &Sandbox) {
     let out = sandbox.exec(Command::shell("echo x >&2; exit 126").stdin("x"));
     assert_eq!(out.unwrap().exit_code(), reported(sandbox, 126));
     let out = with_longer_times(Duration::from_secs(1), |timeout| {
-        let slow = Command::code(Language::SH, "echo begun; sleep 100");
+        let slow = Command::code(Language::SH, "echo started; sleep 100");
         let out = sandbox.exec(slow.timeout(timeout));
         let is_early = out.as_ref().is_ok_and(|out| out.stdout_bytes().is_empty());
         (!is_early).then_some(out)
     });
-    assert_timed_out(out, "begun\n");
+    assert_timed_out(out, "started\n");
     let cancel = Cancel::new();
     cancel.cancel();
     let slow = Command::new("cat").stdin("x").cancel_on(&cancel);

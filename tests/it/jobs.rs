@@ -1,20 +1,19 @@
 //! Jobs, on every kind of backend.
 
+/// Jobs on backends whose execs fail or lose output.
+mod faults;
+
 use std::io::{BufRead, BufReader, Read};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use noxrunner::{
-    Backend, Cancel, Client, Command, Error, ErrorKind, Isolation, Job, JobState, Language,
-    LocalBackend, Output, Sandbox, SandboxSpec, SessionId,
+    Cancel, Client, Command, ErrorKind, Isolation, Job, JobState, Language, Sandbox, SandboxSpec,
 };
 
 use crate::backends::{on_each_backend, own_dirs};
-use crate::support::exec_override::ExecOverride;
 use crate::support::plain_server::PlainServer;
-use crate::support::processes::{self, unique_sleep, wait_for, with_longer_times};
-use crate::support::{in_parallel, local_backend, long_tests};
+use crate::support::processes::{wait_for, with_longer_times};
+use crate::support::{in_parallel, local_backend};
 
 type Check = fn(&Sandbox);
 
@@ -256,11 +255,11 @@ fn refused(sandbox: &Sandbox) {
 
 fn timeout(sandbox: &Sandbox) {
     let out = with_longer_times(Duration::from_secs(1), |timeout| {
-        let command = Command::shell("echo begun; sleep 1000 & wait").timeout(timeout);
+        let command = Command::shell("echo started; sleep 1000 & wait").timeout(timeout);
         let out = sandbox.spawn(command).unwrap().wait_with_output().unwrap();
         Some(out).filter(|out| !out.stdout_bytes().is_empty())
     });
-    assert_eq!((out.exit_code(), &*out.stdout()), (124, "begun\n"));
+    assert_eq!((out.exit_code(), &*out.stdout()), (124, "started\n"));
     let in_time = Command::shell("exit 3").timeout(Duration::from_secs(1000));
     assert_eq!(
         sandbox.spawn(in_time).unwrap().wait().unwrap().exit_code(),
@@ -282,9 +281,9 @@ fn concurrent_jobs(sandbox: &Sandbox) {
 }
 
 fn killed_waiter(sandbox: &Sandbox) {
-    let job = shell(sandbox, "echo begun; sleep 1000");
+    let job = shell(sandbox, "echo started; sleep 1000");
     let mut out = job.stdout();
-    assert_eq!(out.read_text().unwrap().as_deref(), Some("begun\n"));
+    assert_eq!(out.read_text().unwrap().as_deref(), Some("started\n"));
     let waiter = format!(".noxrunner/jobs/{}/waiter", job.id());
     let end = Command::shell(format!("read -r pid rest <{waiter}; kill -9 $pid"));
     sandbox.exec(end).unwrap().check().unwrap();
@@ -409,181 +408,6 @@ fn minimal_backend_runs_jobs() {
     let job = shell(&sandbox, "echo one; sleep 1; exit 3");
     assert_eq!(stdout(&job), b"one\n");
     assert_eq!(job.wait().unwrap().exit_code(), 3);
-}
-
-/// A client for local processes whose execs go through this function.
-fn client_with_exec<F>(exec: F) -> (Client, tempfile::TempDir)
-where
-    F: Fn(&LocalBackend, &SessionId, &Command) -> noxrunner::Result<Output> + Send + Sync + 'static,
-{
-    let (backend, dir) = local_backend(Isolation::None);
-    (Client::with_backend(ExecOverride { backend, exec }), dir)
-}
-
-/// A length that takes several execs at a low cap; the long tests use more.
-fn output_length() -> u32 {
-    if long_tests() { 2_200_004 } else { 200_004 }
-}
-
-/// A client whose output is capped at this many bytes.
-fn client_with_output_cap(cap: usize) -> (Client, tempfile::TempDir) {
-    client_with_exec(move |backend, id, command| {
-        let out = backend.exec(id, command)?;
-        let kept = out.stdout_bytes();
-        let kept = &kept[..kept.len().min(cap)];
-        let (code, stderr) = (out.exit_code(), out.stderr_bytes());
-        Ok(Output::new(code, kept, stderr, out.duration()))
-    })
-}
-
-#[test]
-fn low_output_cap_loses_nothing() {
-    let (client, _dir) = client_with_output_cap(30_000);
-    let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
-    assert_output_is_exact(&sandbox, output_length());
-}
-
-#[test]
-fn temporary_backend_errors_are_tolerated() {
-    let calls = AtomicU64::new(0);
-    let (client, _dir) =
-        client_with_exec(
-            move |backend, id, command| match calls.fetch_add(1, Ordering::SeqCst) {
-                6 => Err(Error::new(ErrorKind::Connect, "away")),
-                7 => Err(Error::new(ErrorKind::OutcomeUnknown, "away")),
-                8 => Err(Error::new(ErrorKind::NotReady, "away")),
-                _ => backend.exec(id, command),
-            },
-        );
-    let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
-    let job = shell(&sandbox, "for n in 1 2 3 4; do echo $n; sleep 0.3; done");
-    assert_eq!(stdout(&job), b"1\n2\n3\n4\n");
-}
-
-#[test]
-fn permanent_backend_error_ends_wait() {
-    let calls = AtomicU64::new(0);
-    let (client, _dir) =
-        client_with_exec(
-            move |backend, id, command| match calls.fetch_add(1, Ordering::SeqCst) {
-                0..6 => backend.exec(id, command),
-                _ => Err(Error::new(ErrorKind::NotFound, "no such sandbox")),
-            },
-        );
-    let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
-    let error = shell(&sandbox, "sleep 1000").wait().unwrap_err();
-    assert!(error.is_not_found(), "{error}");
-}
-
-/// Polling slows down to one call in two seconds.
-#[test]
-fn idle_wait_polls_rarely() {
-    let calls = Arc::new(AtomicU64::new(0));
-    let counted = Arc::clone(&calls);
-    let (client, _dir) = client_with_exec(move |backend, id, command| {
-        counted.fetch_add(1, Ordering::SeqCst);
-        backend.exec(id, command)
-    });
-    let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
-    let job = shell(&sandbox, "sleep 1000");
-    let before = calls.load(Ordering::SeqCst);
-    assert_eq!(job.wait_timeout(Duration::from_secs(10)).unwrap(), None);
-    let asked = calls.load(Ordering::SeqCst) - before;
-    // The pauses grow from 50 ms to 2 s: 9 polls in the first 3.4 s, then one every 2 s.
-    assert!((1..=17).contains(&asked), "{asked} in 10 s");
-    job.kill().unwrap();
-}
-
-#[test]
-fn output_cut_in_the_middle_is_detected() {
-    let (client, _dir) = client_with_exec(|backend, id, command| {
-        let out = backend.exec(id, command)?;
-        let kept = out.stdout_bytes();
-        // Some servers keep the beginning and the end of long output.
-        let kept = match kept.len() {
-            0..40_000 => kept.to_vec(),
-            length => [&kept[..20_001], &kept[length - 15_003..]].concat(),
-        };
-        Ok(Output::new(
-            out.exit_code(),
-            kept,
-            out.stderr_bytes(),
-            out.duration(),
-        ))
-    });
-    let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
-    assert_output_is_exact(&sandbox, output_length());
-}
-
-#[test]
-fn truncated_job_list_is_continued() {
-    let (client, _dir) = client_with_output_cap(1000);
-    let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
-    let started: Vec<_> = (0..20).map(|_| shell(&sandbox, "exit 3")).collect();
-    for job in &started {
-        let _ = job.wait().unwrap();
-    }
-    let listed = sandbox.jobs().unwrap();
-    let mut ids: Vec<_> = listed.iter().map(|job| job.id()).collect();
-    let mut wanted: Vec<_> = started.iter().map(Job::id).collect();
-    ids.sort();
-    wanted.sort();
-    assert_eq!(ids, wanted);
-}
-
-#[test]
-fn unconfirmed_job_is_found_or_killed() {
-    for keeps in [true, false] {
-        let calls = AtomicU64::new(0);
-        let (client, _dir) = client_with_exec(move |backend, id, command| {
-            let call = calls.fetch_add(1, Ordering::SeqCst);
-            // The start fails, and if the job is to be lost, the polls after it, too.
-            let out = backend.exec(id, command)?;
-            match (call, keeps) {
-                (1, _) => Err(Error::new(ErrorKind::OutcomeUnknown, "connection reset")),
-                (2..=4, false) => Err(Error::new(
-                    ErrorKind::OutcomeUnknown,
-                    "connection reset again",
-                )),
-                _ => Ok(out),
-            }
-        });
-        let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
-        let sleep = unique_sleep(if keeps { 345_001 } else { 345_002 });
-        let spawned = sandbox.spawn(Command::shell(format!("sleep {sleep}; exit 3")));
-        match keeps {
-            true => spawned.unwrap().kill().unwrap(),
-            false => {
-                assert!(spawned.unwrap_err().is_outcome_unknown());
-                assert_eq!(sandbox.jobs().unwrap(), []);
-            }
-        }
-        wait_for("the command ends", || {
-            processes::with_argument(&sleep).is_empty()
-        });
-    }
-}
-
-#[test]
-fn failed_poll_is_repeated() {
-    let calls = AtomicU64::new(0);
-    let (client, _dir) =
-        client_with_exec(
-            move |backend, id, command| match calls.fetch_add(1, Ordering::SeqCst) {
-                3 => Ok(Output::new(124, "", "", Duration::from_secs(10))),
-                4 => Ok(Output::new(2, "", "sh: 1: Cannot fork\n", Duration::ZERO)),
-                5 => Ok(Output::new(137, "", "", Duration::ZERO)),
-                _ => backend.exec(id, command),
-            },
-        );
-    let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
-    assert_eq!(
-        shell(&sandbox, "sleep 1; exit 3")
-            .wait()
-            .unwrap()
-            .exit_code(),
-        3
-    );
 }
 
 #[test]

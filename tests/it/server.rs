@@ -1,5 +1,7 @@
 //! This crate's server: contract, responses and authentication.
 
+/// A backend whose behaviour depends on the session id.
+mod fake_backend;
 /// Live output as server-sent events.
 mod live;
 /// The operator's maxima.
@@ -14,17 +16,15 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use noxrunner::server::{Server, ServerBuilder, Stopper};
-use noxrunner::{
-    Backend, Client, Command, Error, ErrorKind, Isolation, Output, SandboxInfo, SandboxSpec,
-    SessionId, Upload,
-};
+use noxrunner::{Client, ErrorKind, Isolation, SandboxInfo, SandboxSpec};
 use serde_json::{Value, json};
 
+use self::fake_backend::{FakeBackend, fake_server};
 use crate::contract;
 use crate::support::local_backend;
 use crate::support::processes::wait_for;
@@ -165,101 +165,6 @@ fn contract_holds_through_a_gateway_to_a_unix_socket() {
         .unwrap();
     let gateway = RunningServer::start(Server::builder(backend).tcp("127.0.0.1:0"));
     contract::run_all(&gateway.client());
-}
-
-/// A backend whose behaviour depends on the session id.
-#[derive(Default)]
-struct FakeBackend {
-    running: AtomicUsize,
-    cancelled: Arc<AtomicBool>,
-    /// Set when an endless download has ended.
-    endless_ended: Arc<AtomicBool>,
-}
-
-struct Endless(Arc<AtomicBool>);
-
-impl Read for Endless {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        Ok(buf.len())
-    }
-}
-
-impl Drop for Endless {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
-struct Broken;
-
-impl Read for Broken {
-    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
-        Err(std::io::Error::other("the disk is gone"))
-    }
-}
-
-impl Backend for FakeBackend {
-    fn health(&self) -> noxrunner::Result<()> {
-        Ok(())
-    }
-    fn create(&self, id: &SessionId, spec: &SandboxSpec) -> noxrunner::Result<SandboxInfo> {
-        assert_ne!(id.as_str(), "panic", "as scripted");
-        let ignored = spec.get_image().map(str::to_owned);
-        let info = SandboxInfo::new("pod", "2026-01-02T12:34:56Z");
-        Ok(info.with_ignored(ignored.into_iter().collect()))
-    }
-    fn touch(&self, id: &SessionId) -> noxrunner::Result<()> {
-        let kind = match id.as_str() {
-            "missing" => ErrorKind::NotFound,
-            "not-ready" => ErrorKind::NotReady,
-            "unknown" => ErrorKind::OutcomeUnknown,
-            "late" => ErrorKind::Timeout,
-            "disk" => ErrorKind::Io,
-            "cannot" => ErrorKind::Unsupported,
-            _ => return Ok(()),
-        };
-        Err(Error::new(kind, "as scripted"))
-    }
-    fn exec(&self, _: &SessionId, command: &Command) -> noxrunner::Result<Output> {
-        let cancel = command.get_cancel().unwrap().clone();
-        self.running.fetch_add(1, Ordering::SeqCst);
-        let end = Instant::now() + command.get_timeout();
-        while Instant::now() < end && !cancel.is_cancelled() {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        self.running.fetch_sub(1, Ordering::SeqCst);
-        self.cancelled
-            .fetch_or(cancel.is_cancelled(), Ordering::SeqCst);
-        Ok(
-            Output::new(3, "o\n", vec![b'e', 0xff], Duration::from_millis(7))
-                .with_timed_out(true)
-                .with_truncated(false),
-        )
-    }
-    fn upload(&self, id: &SessionId, _: &str, mut archive: Upload<'_>) -> noxrunner::Result<()> {
-        if id.as_str() == "refuses" {
-            return Err(Error::new(ErrorKind::Archive, "not this one"));
-        }
-        let read = std::io::copy(&mut archive, &mut std::io::sink());
-        read.map(drop)
-            .map_err(|e| Error::new(ErrorKind::Archive, format!("{e:#}")))
-    }
-    fn download(&self, id: &SessionId, _: &str) -> noxrunner::Result<Box<dyn Read + Send>> {
-        match id.as_str() {
-            "endless" => Ok(Box::new(Endless(Arc::clone(&self.endless_ended)))),
-            "broken" => Ok(Box::new((&b"half"[..]).chain(Broken))),
-            _ => Err(Error::new(ErrorKind::NotFound, "no such path")),
-        }
-    }
-    fn delete(&self, id: &SessionId) -> noxrunner::Result<bool> {
-        Ok(id.as_str() != "missing")
-    }
-}
-
-fn fake_server() -> (ServerBuilder, Arc<FakeBackend>) {
-    let fake = Arc::new(FakeBackend::default());
-    let builder = Server::builder(Arc::clone(&fake));
-    (builder.tcp("127.0.0.1:0").token("secret"), fake)
 }
 
 const JSON: &str = "Content-Type: application/json\r\n";

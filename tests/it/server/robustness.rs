@@ -5,7 +5,8 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{RunningServer, fake_server, read_response};
+use super::fake_backend::fake_server;
+use super::{RunningServer, read_response};
 use crate::support::processes::wait_for;
 
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: a\r\n";
