@@ -1,4 +1,4 @@
-//! Who may connect: caps on connections per peer, and on those that have not authenticated.
+//! Caps on connections: per peer, and on those that have not authenticated.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};

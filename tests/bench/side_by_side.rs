@@ -29,7 +29,7 @@ const FILE: usize = 128 * MIB;
 
 const IMAGE: &str = "localhost/noxrunner/busybox:1";
 
-/// What is measured: a name, and a function that returns the seconds of one run.
+/// A measurement: its name, and a function that returns the seconds of one run.
 type Contestant<'a> = (String, Box<dyn FnMut() -> f64 + 'a>);
 
 fn main() {

@@ -1,6 +1,6 @@
 //! Requests on the wire.
 
-/// How responses are interpreted.
+/// The interpretation of responses.
 mod answers;
 /// Text that tries to control a terminal or a log.
 mod hostile_text;
@@ -8,7 +8,7 @@ mod hostile_text;
 mod lenient;
 /// Live output as server-sent events.
 mod live;
-/// What logs and errors show, and what they never show.
+/// The contents of logs and errors, and the secrets that they never show.
 mod secrets;
 
 use std::cell::RefCell;

@@ -1,4 +1,4 @@
-//! What cannot work on other people's servers fails with the right kind, and the error says what to do.
+//! Calls that cannot work on other people's servers fail with the right kind, and the error says what to do.
 
 use std::time::Duration;
 

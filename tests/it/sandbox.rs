@@ -8,7 +8,7 @@ mod etc;
 mod landlock;
 /// Memory, storage and CPU limits.
 mod limits;
-/// What counts as memory, and how its limit is reported.
+/// The memory limit: the memory that counts, and the report of a kill.
 mod memory;
 /// Options that open sandboxes.
 mod options;

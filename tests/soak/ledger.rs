@@ -1,4 +1,4 @@
-//! What happened in the soak of one backend: calls by outcome, other events, and broken promises.
+//! The record of a soak of one backend: calls by outcome, other events, and broken promises.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -14,10 +14,10 @@ pub(crate) const WAIT_FOR: Duration = Duration::from_secs(5);
 /// Timeout of the commands.
 pub(crate) const EXEC_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What an exec may take longer than its command.
+/// The time that an exec may take in addition to its command.
 const EXEC_GRACE: Duration = Duration::from_secs(10);
 
-/// How much later than its deadline a call may end on a busy machine.
+/// The delay after its deadline with which a call may end on a busy machine.
 const SLACK: Duration = Duration::from_secs(30);
 
 /// Most broken promises that are printed.
@@ -79,7 +79,7 @@ impl Call {
     }
 }
 
-/// How long the soak waits for a job.
+/// The timeout of waiting for a job.
 pub(crate) const JOB_WAIT: Duration = Duration::from_secs(10);
 
 pub(crate) struct Ledger {

@@ -28,7 +28,7 @@ pub(crate) struct Settings {
     pub(crate) seed: u64,
 }
 
-/// What all threads of a soak share.
+/// The state that all threads of a soak share.
 pub(crate) struct Soak<'a> {
     pub(crate) backend: &'a Backend,
     pub(crate) server: ServerProcess,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::run::Soak;
 use crate::support::processes::{children_of, command_line, start_time};
 
-/// How much the memory of a process may grow from the first half of the time to the end, in KiB.
+/// The growth in memory that a process may have from the first half of the time to the end, in KiB.
 const MAX_GROWTH: u64 = 16 * 1024;
 
 /// Resources of a process.
@@ -52,7 +52,7 @@ impl Usage {
 /// The soaks in this process, and what it used before the first one.
 static SOAKS: Mutex<(usize, Option<Usage>)> = Mutex::new((0, None));
 
-/// How many more threads the test harness may have at the end.
+/// The number of threads that the test harness may have in addition at the end.
 const HARNESS_THREADS: usize = 10;
 
 /// Records the start of a soak.

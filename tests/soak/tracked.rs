@@ -1,4 +1,4 @@
-//! What the soak knows about a sandbox, and what it therefore must contain.
+//! The soak's knowledge of a sandbox: its commands, and the contents that it must have.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,10 +15,10 @@ pub(crate) const LOG: &str = "log";
 /// File that tells this sandbox from one that replaces it.
 pub(crate) const NONCE: &str = "nonce";
 
-/// How long a request may still be in a proxy after its client has given up.
+/// The time that a request may stay in a proxy after its client has given up.
 pub(crate) const LATE: Duration = MAX_DELAY.saturating_mul(3);
 
-/// What the soak knows about a command.
+/// The soak's knowledge of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// It was acknowledged.

@@ -71,7 +71,7 @@ const LINKS: [(&str, &str); 8] = [
     ("/proc/self/mounts", "etc/mtab"),
 ];
 
-/// What the caller lets sandboxes use of the host.
+/// The parts of the host that the caller lets sandboxes use.
 #[derive(Debug)]
 pub(super) struct HostAccess {
     pub(super) paths: Vec<SharedPath>,

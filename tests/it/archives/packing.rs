@@ -1,4 +1,4 @@
-//! What is left out of an upload, and symbolic links.
+//! Excluded files of uploads, and symbolic links.
 
 use noxrunner::{Pack, Symlinks};
 

@@ -13,7 +13,7 @@ use crate::support::ErrorText as _;
 /// Returns the status and the body of the response to a request, such as `POST /v1.41/containers/create`.
 type Answer = fn(&str) -> (u16, String);
 
-/// An engine that answers by a function, and keeps what it was asked.
+/// An engine that answers by a function, and records the requests.
 struct ScriptedEngine {
     dir: tempfile::TempDir,
     asked: Arc<Mutex<Vec<String>>>,

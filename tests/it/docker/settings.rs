@@ -97,7 +97,7 @@ fn impossible_settings_are_refused_by_name(engine: &Engine) {
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:#}");
         assert!(error.chain().contains(text), "{error:#}");
     }
-    // What only the engine knows is refused in its words.
+    // The engine's own words, for a setting that only it can check.
     let backend = engine.builder().runtime("no-such-runtime").build().unwrap();
     let client = Client::with_backend(backend);
     let error = client.create("impossible", SandboxSpec::new()).unwrap_err();

@@ -1,4 +1,4 @@
-//! How responses are interpreted.
+//! The interpretation of responses.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What logs and errors show, and what they never show.
+//! The contents of logs and errors, and the secrets that they never show.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What counts as memory, and how its limit is reported.
+//! The memory limit: the memory that counts, and the report of a kill.
 
 use std::time::Duration;
 
