@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::cursor::{Cursor, Missing, join};
-use super::unpack::{Extract, Extraction, Links, shown};
+use super::extract::Extract;
+use super::extraction::Extraction;
+use super::unpack::{Links, shown};
 use crate::error::{Error, Result};
 use crate::os::chmod::chmod_dir_at;
 use crate::os::random::temporary_name;

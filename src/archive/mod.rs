@@ -6,6 +6,8 @@ mod contents;
 mod cursor;
 mod encode;
 mod entry;
+mod extract;
+mod extraction;
 mod gzip;
 mod merge;
 mod pack;
@@ -23,6 +25,8 @@ pub(crate) use encode::Encoder;
 pub(crate) use encode::{PackedArchive, Spooled};
 #[cfg(feature = "conformance")]
 pub(crate) use entry::{add_directory, add_file, add_link};
+pub use extract::Extract;
+pub use extraction::{Extraction, Refusal};
 #[cfg(feature = "local")]
 pub(crate) use pack::{TreePacker, Unreadable};
 #[cfg(feature = "local")]
@@ -31,6 +35,5 @@ pub use pack_rules::{Pack, Symlinks};
 pub(crate) use read::{Entries, Kind};
 #[cfg(feature = "local")]
 pub(crate) use stream::{ArchiveStream, Check};
-#[cfg(feature = "local")]
+#[cfg(any(feature = "local", test, fuzzing))]
 pub(crate) use unpack::Links;
-pub use unpack::{Extract, Extraction, Refusal};

@@ -5,208 +5,12 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use serde::Serialize;
-
 use super::cursor::{Cursor, Missing, split};
-use super::read::{ArchiveEntry, Entries, Kind, UnpackLimits};
+use super::extraction::{Extraction, Refusal};
+use super::read::{ArchiveEntry, Kind};
 use crate::error::{Error, Result};
 use crate::os::chmod::chmod_dir_at;
 use crate::os::{self, FileType};
-
-/// Rules for unpacking the archive of a download on this machine.
-///
-/// The archive is treated as hostile. An entry is refused if:
-///
-/// - its name is absolute, has a `..` component or a NUL byte, or is longer than 4096 bytes;
-/// - it would be written through a symbolic link;
-/// - it is a symbolic link that leads out of the target: with an absolute path, with more `..` than the
-///   link is deep, or with a `..` after another component;
-/// - it is a hard link to anything but a file of the same archive;
-/// - it is a device, a FIFO or a sparse file.
-///
-/// An entry that the sandbox could not archive, for example because its mode does not allow reading it, is
-/// never an error: [`Extraction::refused`] reports it. This crate's local sandboxes send such reports.
-///
-/// Owners and the setuid, setgid and sticky bits are never applied. A refused entry is an error unless
-/// [`skip_refused`](Extract::skip_refused) is set.
-///
-/// ```
-/// # let (client, dir) = include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/doc_client.rs"));
-/// # let sandbox = client.create("demo", noxrunner::SandboxSpec::new())?;
-/// use noxrunner::Extract;
-///
-/// sandbox.upload([("a", "1"), ("b", "2")], ".")?;
-/// let extract = Extract::new().max_bytes(64 * 1024 * 1024).max_entries(1);
-/// assert!(sandbox.download_dir_with(".", dir.path().join("out"), &extract).is_err());
-/// # Ok::<_, noxrunner::Error>(())
-/// ```
-#[derive(Debug, Clone, Default)]
-pub struct Extract {
-    limits: UnpackLimits,
-    skip_refused: bool,
-    /// The space that is left for the files, in bytes.
-    room: Option<u64>,
-    /// A directory of the archive that is not unpacked.
-    left_out: Option<&'static str>,
-}
-
-/// The space that an empty file takes, in bytes.
-const MIN_FILE: u64 = 4096;
-
-impl Extract {
-    /// Creates the default rules: at most 1,000,000 entries and 64 GiB, a ratio of at most 200, and any
-    /// refused entry is an error.
-    #[must_use]
-    pub fn new() -> Extract {
-        Extract::default()
-    }
-
-    /// Sets the maximum number of entries, including the directories that their names need. Defaults
-    /// to 1,000,000.
-    #[must_use]
-    pub fn max_entries(mut self, entries: u64) -> Extract {
-        self.limits.entries = entries;
-        self
-    }
-
-    /// Sets the maximum size of the unpacked archive, including headers, in bytes. Defaults to 64 GiB.
-    #[must_use]
-    pub fn max_bytes(mut self, bytes: u64) -> Extract {
-        self.limits.bytes = bytes;
-        self
-    }
-
-    /// Sets the maximum ratio of unpacked to received bytes, which applies to archives of more than
-    /// 256 MiB. Defaults to 200.
-    #[must_use]
-    pub fn max_ratio(mut self, ratio: u64) -> Extract {
-        self.limits.ratio = ratio;
-        self
-    }
-
-    /// Skips refused entries and reports them in [`Extraction::refused`], instead of failing. Exceeding
-    /// a limit remains an error, and so does a conflict with what already exists in the target.
-    /// Defaults to false.
-    #[must_use]
-    pub fn skip_refused(mut self, skip: bool) -> Extract {
-        self.skip_refused = skip;
-        self
-    }
-
-    /// Returns the rules for content that the caller requested by its size, or sends itself.
-    pub(crate) fn any_size() -> Extract {
-        Extract::new().max_bytes(u64::MAX).max_ratio(u64::MAX)
-    }
-
-    /// Fails with "no space left" if the files need more than this.
-    #[cfg(feature = "local")]
-    pub(crate) fn with_room(mut self, bytes: Option<u64>) -> Extract {
-        self.room = bytes;
-        self
-    }
-
-    /// Does not unpack this directory at the top of the archive.
-    pub(crate) fn leave_out(mut self, dir: Option<&'static str>) -> Extract {
-        self.left_out = dir;
-        self
-    }
-
-    fn leaves_out(&self, name: &[u8]) -> bool {
-        let name = name.strip_prefix(b"./").unwrap_or(name);
-        let mut parts = name.split(|b| *b == b'/');
-        let top = parts.next().filter(|top| !top.is_empty());
-        top.is_some() && top == self.left_out.map(str::as_bytes)
-    }
-
-    pub(crate) fn limits(&self) -> UnpackLimits {
-        self.limits
-    }
-
-    /// Unpacks into a private directory.
-    pub(super) fn unpack(
-        &self,
-        archive: impl Read,
-        dir: OwnedFd,
-        links: Links,
-    ) -> Result<(Extraction, Directories)> {
-        // The directory was created with all permissions, so its mode shows the umask.
-        let umask = os::stat_fd(dir.as_fd()).map_err(|e| failed(e, b"."))?.mode & 0o777;
-        let mut unpacker = Unpacker::new(dir, umask, links);
-        let mut room = self.room.unwrap_or(u64::MAX);
-        Entries::for_each(archive, self.limits, |entry, content| {
-            if self.leaves_out(&entry.name) {
-                return Ok(());
-            }
-            let left = room.checked_sub(entry.size.max(MIN_FILE));
-            room = left.ok_or_else(|| failed(io::ErrorKind::StorageFull.into(), &entry.name))?;
-            match unpacker.entry(entry, content) {
-                Ok(()) => {}
-                Err(Stop::Refused(rule)) if self.skip_refused || rule == UNREADABLE_RULE => {
-                    unpacker.refuse(&entry.name, rule);
-                }
-                Err(Stop::Refused(rule)) => {
-                    return Err(Error::archive(format!(
-                        "entry {:?} is refused: {rule}",
-                        shown(&entry.name)
-                    )));
-                }
-                Err(Stop::Failed(e)) => return Err(failed(e, &entry.name)),
-            }
-            unpacker.check_size(self.limits.entries)
-        })?;
-        Ok((unpacker.done, unpacker.directories))
-    }
-}
-
-/// The result of unpacking an archive.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Extraction {
-    entries: u64,
-    bytes: u64,
-    refused: Vec<Refusal>,
-}
-
-impl Extraction {
-    /// Returns the number of entries written, including directories and links.
-    #[must_use]
-    pub fn entries(&self) -> u64 {
-        self.entries
-    }
-
-    /// Returns the total size of the files written, in bytes.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Returns the entries that were refused, if [`Extract::skip_refused`] is set, and those that the
-    /// sandbox could not archive, with the rule `unreadable in the sandbox`.
-    #[must_use]
-    pub fn refused(&self) -> &[Refusal] {
-        &self.refused
-    }
-}
-
-/// An entry of an archive that was refused, and the rule that it violates.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Refusal {
-    name: String,
-    rule: &'static str,
-}
-
-impl Refusal {
-    /// Returns the name of the entry. Bytes that are not UTF-8 became U+FFFD.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Returns the rule.
-    #[must_use]
-    pub fn rule(&self) -> &'static str {
-        self.rule
-    }
-}
 
 /// The symbolic links that an archive may contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,7 +19,7 @@ pub(crate) enum Links {
     Inside,
     /// All links, because the target is a sandbox whose programs can create any link.
     #[cfg_attr(
-        not(feature = "local"),
+        not(any(feature = "local", test, fuzzing)),
         expect(dead_code, reason = "only local sandboxes accept them")
     )]
     Any,
@@ -258,7 +62,7 @@ impl Directories {
 }
 
 /// Reason for not writing an entry.
-enum Stop {
+pub(super) enum Stop {
     Refused(&'static str),
     Failed(io::Error),
 }
@@ -269,20 +73,21 @@ impl From<io::Error> for Stop {
     }
 }
 
-struct Unpacker {
+/// Writes the entries of an archive to a directory.
+pub(super) struct Unpacker {
     cursor: Cursor,
     /// The permissions that the umask allows.
     umask: u32,
     links: Links,
-    directories: Directories,
-    done: Extraction,
+    pub(super) directories: Directories,
+    pub(super) done: Extraction,
     /// Total length of the names of refused entries.
     refused_bytes: usize,
     buffer: Vec<u8>,
 }
 
 impl Unpacker {
-    fn new(dir: OwnedFd, umask: u32, links: Links) -> Unpacker {
+    pub(super) fn new(dir: OwnedFd, umask: u32, links: Links) -> Unpacker {
         Unpacker {
             cursor: Cursor::new(dir),
             umask,
@@ -294,7 +99,7 @@ impl Unpacker {
         }
     }
 
-    fn refuse(&mut self, name: &[u8], rule: &'static str) {
+    pub(super) fn refuse(&mut self, name: &[u8], rule: &'static str) {
         let name = shown(name);
         self.refused_bytes += name.len();
         self.done.refused.push(Refusal { name, rule });
@@ -302,7 +107,7 @@ impl Unpacker {
 
     /// Enforces the limits on entries and memory. A long name can create a thousand directories, and its
     /// length is kept in memory.
-    fn check_size(&self, max_entries: u64) -> Result<()> {
+    pub(super) fn check_size(&self, max_entries: u64) -> Result<()> {
         if self.done.entries + self.cursor.made > max_entries {
             let text = format!(
                 "archive has more than {max_entries} entries and directories, the limit of max_entries()"
@@ -317,17 +122,22 @@ impl Unpacker {
         Ok(())
     }
 
-    fn entry(&mut self, entry: &ArchiveEntry, content: &mut dyn Read) -> Result<(), Stop> {
+    pub(super) fn entry(
+        &mut self,
+        entry: &ArchiveEntry,
+        content: &mut dyn Read,
+    ) -> Result<(), Stop> {
         if entry.kind == Kind::Unreadable {
             self.discard(&entry.name)?;
             return Err(Stop::Refused(UNREADABLE_RULE));
         }
         let path = safe_path(&entry.name)?;
-        match (path.is_empty(), &entry.kind) {
+        if path.is_empty() {
             // The root is the caller's directory.
-            (true, Kind::Directory) => return Ok(()),
-            (true, _) => return Err(Stop::Refused("its name is empty")),
-            (false, _) => {}
+            if entry.kind == Kind::Directory {
+                return Ok(());
+            }
+            return Err(Stop::Refused("its name is empty"));
         }
         match &entry.kind {
             Kind::Directory => self.directory(path, entry),
@@ -455,7 +265,7 @@ impl Unpacker {
 }
 
 /// Rule of an entry that the sandbox could not archive.
-const UNREADABLE_RULE: &str = "unreadable in the sandbox";
+pub(super) const UNREADABLE_RULE: &str = "unreadable in the sandbox";
 
 const THROUGH_A_LINK: Stop = Stop::Refused("it would be written through a link");
 
@@ -550,7 +360,7 @@ fn stays_inside(path: &[u8], target: &[u8]) -> bool {
     target.first() != Some(&b'/') && ups <= depth && parts.all(|p| p != b"..")
 }
 
-fn failed(error: io::Error, name: &[u8]) -> Error {
+pub(super) fn failed(error: io::Error, name: &[u8]) -> Error {
     Error::from_io(error).unwrap_or_else(|e| match e.kind() {
         io::ErrorKind::UnexpectedEof => Error::archive(format!(
             "archive is truncated inside entry {:?}",

@@ -1,6 +1,8 @@
 //! Files and directories: into a sandbox, out of it, and within it.
 
 mod download;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod list;
 mod local_target;
 mod manage;

@@ -32,20 +32,30 @@ pub use quantities::quantities;
 pub use texts::{paths, shell_words, timestamps};
 pub use unpacking::unpacking;
 
+pub use crate::files::fuzz::lists;
 pub use crate::jobs::fuzz::job_answers;
 #[cfg(all(feature = "local", target_os = "linux"))]
 pub use crate::local::holder_messages;
 #[cfg(feature = "server")]
 pub use crate::server::fuzz::requests;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::error::Error;
 use crate::printable::is_hidden;
 
 /// Checks that an error can be shown on a terminal, whatever an archive or a server has put into it.
-fn check_shown(error: &Error) {
+pub(crate) fn check_shown(error: &Error) {
     let shown = format!("{error:#}");
     let is_escaped = |c: char| matches!(c, '\n' | '\t') || !is_hidden(c);
     assert!(shown.chars().all(is_escaped), "{shown:?}");
+}
+
+/// Encodes bytes as the command `base64` does.
+pub(crate) fn base64_lines(bytes: &[u8]) -> String {
+    let lines = bytes.chunks(57).map(|line| STANDARD.encode(line) + "\n");
+    lines.collect()
 }
 
 #[cfg(test)]
@@ -88,6 +98,7 @@ mod tests {
         #[cfg(all(feature = "local", target_os = "linux"))]
         holder_messages,
         job_answers,
+        lists,
         paths,
         #[cfg(any(
             feature = "docker",

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::check_shown;
 use super::input::Input;
 use super::tar_script::archive;
-use crate::archive::{Extract, Extraction};
+use crate::archive::{Extract, Extraction, Links};
 use crate::error::Result;
 use crate::os::open_dir;
 use crate::os::random::temporary_name;
@@ -29,6 +29,7 @@ pub fn unpacking(data: &[u8]) {
 fn unpack_in(room: &Room, mut input: Input<'_>) {
     let flags = input.byte();
     let (skips, target_exists) = (flags & 1 != 0, flags & 2 != 0);
+    let is_upload = target_exists && flags & 4 != 0;
     let archive = archive(&mut input);
     let extract = Extract::new()
         .max_entries(MAX_ENTRIES)
@@ -36,8 +37,19 @@ fn unpack_in(room: &Room, mut input: Input<'_>) {
         .skip_refused(skips);
     room.prepare(target_exists);
     let before = tree(&room.target());
-    let done = extract.unpack_to_path(&*archive, &room.target());
+    let done = if is_upload {
+        unpack_as_upload(&extract, &archive, room)
+    } else {
+        extract.unpack_to_path(&*archive, &room.target())
+    };
     room.check(&done, &before, target_exists, skips);
+}
+
+/// Unpacks as the local backend does, which accepts all links and has a directory for staging.
+fn unpack_as_upload(extract: &Extract, archive: &[u8], room: &Room) -> Result<Extraction> {
+    let open = |dir: &Path| open_dir(dir).expect("the directory is readable");
+    let (target, stages) = (open(&room.target()), open(&room.dir));
+    extract.unpack_to_dir(archive, target.as_fd(), stages.as_fd(), Links::Any)
 }
 
 /// A directory with the target and other files.

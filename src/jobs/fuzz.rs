@@ -1,11 +1,9 @@
 //! Fuzz target for the answers of the job scripts.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
 use super::info::{JobState, JobStatus};
 use super::poll::{Polled, is_job_id, parse_list};
 use super::scripts::BLOCK;
+use crate::fuzz::base64_lines;
 use crate::fuzz::input::Input;
 
 /// Parses an answer. The first byte chooses the kind of answer.
@@ -111,12 +109,6 @@ fn state(input: &mut Input<'_>) -> (JobState, String) {
         _ => JobState::Exited(JobStatus::new(code)),
     };
     (state, state.to_string())
-}
-
-/// Encodes bytes as `base64` does.
-fn base64_lines(bytes: &[u8]) -> String {
-    let lines = bytes.chunks(57).map(|line| STANDARD.encode(line) + "\n");
-    lines.collect()
 }
 
 fn any_list(text: &str) {
