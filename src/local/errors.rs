@@ -5,6 +5,8 @@ use std::io;
 #[cfg(target_os = "linux")]
 use super::isolation::Isolation;
 use crate::error::{Error, ErrorKind, one_line};
+#[cfg(target_os = "linux")]
+use crate::os;
 
 pub(super) fn no_such_sandbox() -> Error {
     Error::new(ErrorKind::NotFound, "no such sandbox").with_sandbox_gone(true)
@@ -124,7 +126,7 @@ fn sysctl(name: &str) -> Option<String> {
 /// Returns true if this thread, and so every process that it starts, has a seccomp filter.
 #[cfg(target_os = "linux")]
 fn is_behind_seccomp_filter() -> bool {
-    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let status = os::read_lossy("/proc/thread-self/status").unwrap_or_default();
     let mode = status
         .lines()
         .find_map(|line| line.strip_prefix("Seccomp:"));

@@ -364,6 +364,13 @@ pub(crate) fn create_private_file(path: &Path) -> io::Result<File> {
     options.write(true).create_new(true).mode(0o600).open(path)
 }
 
+/// Reads a file of the system, in which the names of programs and files can contain any bytes.
+#[cfg(all(feature = "local", target_os = "linux"))]
+pub(crate) fn read_lossy(path: impl AsRef<Path>) -> io::Result<String> {
+    let bytes = std::fs::read(path)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 #[cfg(any(feature = "docker", feature = "kubernetes", feature = "local"))]
 pub(crate) fn effective_uid() -> u32 {
     // SAFETY: never fails, no memory is involved.

@@ -66,7 +66,9 @@ pub(crate) fn termination_signals() -> Result<Signals> {
 /// Returns the signals that end a command. SIGHUP is not one of them if the parent process ignores it for
 /// this one, as `nohup` does.
 fn watched_signals() -> Vec<i32> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    // The name of this program can contain any bytes.
+    let status = std::fs::read("/proc/self/status").unwrap_or_default();
+    let status = String::from_utf8_lossy(&status);
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     let ignores_hangup = ignored.unwrap_or(0) >> (SIGHUP - 1) & 1 == 1;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::local::limits::{PROCESSES, ResolvedLimits};
+use crate::os;
 use crate::os::random::random_u64;
 
 /// The child cgroup for this process. A cgroup that has controllers for its children must not contain
@@ -34,7 +35,7 @@ pub(super) struct Cgroup {
 impl DelegatedCgroup {
     /// Returns the top of the tree, where root may create cgroups. Does not move any process.
     pub(super) fn of_root() -> Option<DelegatedCgroup> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        let mounts = os::read_lossy("/proc/self/mountinfo").ok()?;
         let top = DelegatedCgroup {
             dir: cgroup_dir("0::/", &mounts)?,
         };
@@ -49,7 +50,7 @@ impl DelegatedCgroup {
     /// child of it.
     pub(super) fn of_this_process() -> io::Result<DelegatedCgroup> {
         let own = fs::read_to_string("/proc/self/cgroup")?;
-        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let mounts = os::read_lossy("/proc/self/mountinfo")?;
         let dir = cgroup_dir(&own, &mounts).ok_or(io::ErrorKind::Unsupported)?;
         DelegatedCgroup::prepare(&dir, std::process::id())
     }

@@ -22,7 +22,7 @@ pub(super) fn choose_user() -> Result<Option<u32>, &'static str> {
 pub(super) fn processes_of_this_user() -> u64 {
     let user = os::effective_uid().to_string();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let texts = entries.filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
+    let texts = entries.filter_map(|entry| os::read_lossy(entry.path().join("status")).ok());
     let line = |text: &str, name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|line| line.split_whitespace().next().map(str::to_owned))

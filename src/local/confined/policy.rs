@@ -9,6 +9,7 @@ use std::path::Path;
 use super::etc::HostEtc;
 use super::protocol::{LandlockRule, SANDBOX_ID, STAGED, Step};
 use crate::local::options::SharedPath;
+use crate::os;
 
 /// Host directories of programs and libraries, and what they read, read-only. Links are copied as links.
 const PROGRAMS: [&str; 11] = [
@@ -185,7 +186,7 @@ fn add_generated_settings(list: &mut StepList, network: bool) {
     let users = "passwd: files\ngroup: files\n";
     if network {
         // A copy, because it is often a link to a file in /run.
-        let servers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let servers = os::read_lossy("/etc/resolv.conf").unwrap_or_default();
         let servers = servers.get(..MAX_RESOLV_CONF).unwrap_or(&servers);
         list.file("etc/resolv.conf", servers);
         list.file("etc/nsswitch.conf", &format!("{users}hosts: files dns\n"));

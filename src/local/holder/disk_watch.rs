@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::mapping::Mapping;
-use crate::processes::sandbox_processes;
+use crate::memory_use::sum_of_mapped;
+use crate::processes::{read_proc, sandbox_processes};
 use crate::sys::isolation::file_system_space;
 use crate::sys::process::{continue_process, exit, fork, pipe, stop_process};
 
@@ -240,7 +241,7 @@ impl FileCount {
             let files = files.filter_map(|fd| fs::metadata(fd.path()).ok());
             let unlinked = files.filter(|file| file.is_file() && file.nlink() == 0);
             unlinked.for_each(|file| self.add(&file));
-            let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+            let maps = read_proc(format!("/proc/{pid}/maps")).unwrap_or_default();
             for (inode, end) in maps.lines().filter_map(unlinked_mapping) {
                 let largest = mapped.entry(inode).or_default();
                 *largest = (*largest).max(end);
@@ -249,7 +250,8 @@ impl FileCount {
         let open: HashSet<u64> = self.seen.iter().map(|(_, inode)| *inode).collect();
         let mapped = mapped.into_iter();
         let closed = mapped.filter(|(inode, _)| !open.contains(inode));
-        self.size += closed.map(|(_, end)| end).sum::<u64>();
+        let size = sum_of_mapped(closed.map(|(_, end)| end));
+        self.size = self.size.saturating_add(size);
     }
 }
 

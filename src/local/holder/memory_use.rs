@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 
 use crate::mapping::Mapping;
-use crate::processes::stat_fields;
+use crate::processes::{read_proc, stat_fields};
 
 /// The memory of one process, in bytes.
 pub(crate) struct ProcessMemory {
@@ -32,7 +32,7 @@ impl ProcessMemory {
     }
 
     fn read_in(pid: u32, dir: String) -> Option<ProcessMemory> {
-        let status = fs::read_to_string(format!("{dir}/status")).ok()?;
+        let status = read_proc(format!("{dir}/status")).ok()?;
         let optional = |name| field(&status, name).unwrap_or(0);
         Some(ProcessMemory {
             anonymous: field(&status, "RssAnon:")?,
@@ -45,7 +45,7 @@ impl ProcessMemory {
 
     /// Returns the anonymous pages, each divided by the number of processes that have it.
     fn anonymous_share(&self) -> u64 {
-        let rollup = fs::read_to_string(format!("{}/smaps_rollup", self.dir));
+        let rollup = read_proc(format!("{}/smaps_rollup", self.dir));
         let share = rollup.ok().and_then(|text| field(&text, "Pss_Anon:"));
         share.unwrap_or_else(|| self.again().map_or(0, |memory| memory.anonymous))
     }
@@ -109,7 +109,7 @@ impl MemoryUse {
         for memory in processes {
             let touched = touched(memory.pid);
             all_touched += touched;
-            let maps = fs::read_to_string(format!("{}/smaps", memory.dir));
+            let maps = read_proc(format!("{}/smaps", memory.dir));
             let (shared, mapped) = match &maps {
                 Ok(text) => {
                     let (shared, mapped) = objects.add_process(text, &mut present);
@@ -133,7 +133,8 @@ impl MemoryUse {
             .iter()
             .map(|(object, size)| objects.0[object].max(*size));
         exact.shared += all_present;
-        ever_mapped.shared += largest.sum::<u64>().min(all_touched).max(all_present);
+        let largest = sum_of_mapped(largest);
+        ever_mapped.shared += largest.min(all_touched).max(all_present);
         (exact.sort(), ever_mapped.sort())
     }
 
@@ -191,26 +192,31 @@ impl SharedObjects {
     pub(crate) fn find(&mut self, processes: &[ProcessMemory]) -> u64 {
         let mut present = HashMap::new();
         for memory in processes {
-            let maps = fs::read_to_string(format!("{}/maps", memory.dir)).unwrap_or_default();
+            let maps = read_proc(format!("{}/maps", memory.dir)).unwrap_or_default();
             self.add_process(&maps, &mut present);
         }
         self.0.retain(|object, _| present.contains_key(object));
-        self.0.values().sum()
+        sum_of_mapped(self.0.values().copied())
     }
 
     /// Adds what is present of each object that a process maps. Returns the sum of that, and of the
     /// sizes that were ever mapped.
     fn add_process(&mut self, maps: &str, present: &mut HashMap<u64, u64>) -> (u64, u64) {
-        let (mut all_present, mut ever_mapped) = (0, 0);
+        let (mut all_present, mut ever_mapped) = (0, 0_u64);
         for mapping in shared_mappings(maps) {
             let largest = self.0.entry(mapping.object).or_default();
             *largest = (*largest).max(mapping.end);
             *present.entry(mapping.object).or_default() += mapping.present;
             all_present += mapping.present;
-            ever_mapped += *largest;
+            ever_mapped = ever_mapped.saturating_add(*largest);
         }
         (all_present, ever_mapped)
     }
+}
+
+/// Adds sizes that programs choose, because mappings need no memory.
+pub(crate) fn sum_of_mapped(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
 }
 
 /// A mapping of shared memory that is in no file.

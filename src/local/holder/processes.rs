@@ -67,6 +67,12 @@ pub(crate) fn stat_fields(pid: u32) -> Option<String> {
     String::from_utf8(fields.to_vec()).ok()
 }
 
+/// Reads a file in `/proc`, in which the names of programs and files can contain any bytes.
+pub(crate) fn read_proc(path: String) -> io::Result<String> {
+    let text = String::from_utf8(fs::read(path)?);
+    Ok(text.unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned()))
+}
+
 /// Returns the children of a process, their children, and so on.
 pub(crate) fn descendants(of: u32) -> io::Result<Vec<u32>> {
     let processes = processes()?;

@@ -136,22 +136,30 @@ fn files_on_disk_count_whoever_writes_them() {
     let sandbox = client.create("disk", spec).unwrap();
     // Files without a name. The pauses make the outcome independent of the speed of the disk.
     let script = r"
-import os, time
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None)
 total = 0
 while total < 1000:
-    if total % 20 == 0:  # and the previous one stays open
-        file = os.open('/workspace/file', os.O_CREAT | os.O_RDWR)
-        os.unlink('/workspace/file')
+    if total % 20 == 0:  # and the previous one stays open or mapped
+        file = os.open(b'/workspace/\xff', os.O_CREAT | os.O_RDWR)
+        os.unlink(b'/workspace/\xff')
     os.write(file, b'x' * (4 << 20))
     total += 4
+    if total % 20 == 0 and sys.argv[1] == 'mapped':
+        libc.mmap(None, ctypes.c_size_t(20 << 20), 1, 1, file, ctypes.c_long(0))
+        os.close(file)
     print(total, flush=True)
     time.sleep(0.01)
 ";
-    let unnamed = Command::from(["python3", "-c", script]).timeout(Duration::from_secs(180));
-    let out = sandbox.exec(unnamed).unwrap();
-    let written = out.stdout().lines().last().and_then(|mib| mib.parse().ok());
-    assert!(written.is_some_and(|mib: u64| mib <= 150), "{out:?}");
-    assert_eq!(out.killed_by(), Some(KilledBy::Storage), "{out:?}");
+    for kept in ["open", "mapped"] {
+        let unnamed = Command::from(["python3", "-c", script, kept]);
+        let out = sandbox
+            .exec(unnamed.timeout(Duration::from_secs(180)))
+            .unwrap();
+        let written = out.stdout().lines().last().and_then(|mib| mib.parse().ok());
+        assert!(written.is_some_and(|mib: u64| mib <= 150), "{out:?}");
+        assert_eq!(out.killed_by(), Some(KilledBy::Storage), "{out:?}");
+    }
     // Uploads at the same time.
     let uploads = std::thread::scope(|scope| {
         let upload = |n| sandbox.write(format!("upload-{n}"), vec![n; 40 << 20]);

@@ -131,6 +131,37 @@ while total < 2048:
 }
 
 #[test]
+fn memory_of_a_process_counts_whatever_its_name_is() {
+    assert_is_stopped(
+        "name",
+        r"
+libc.prctl(15, b'\xff')
+kept = []
+while total < 2048: kept.append(b'x' * (4 << 20)); took(4)
+",
+    );
+}
+
+#[test]
+fn shared_memory_counts_beside_a_mapped_file_of_any_name() {
+    assert_is_stopped(
+        "file-name",
+        r"
+file = open(b'/workspace/\xff', 'w+b')
+file.write(b'x')
+file.flush()
+mapped = mmap.mmap(file.fileno(), 1)
+m = mmap.mmap(-1, 2 << 30)
+while total < 2048:
+    at = total << 20
+    m[at:at + (4 << 20)] = b'x' * (4 << 20)
+    m.madvise(mmap.MADV_DONTNEED, at, 4 << 20)
+    took(4)
+",
+    );
+}
+
+#[test]
 fn page_tables_count() {
     assert_is_stopped(
         "tables",
