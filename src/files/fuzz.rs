@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 
 use super::list::parse;
 use crate::fuzz::input::Input;
-use crate::fuzz::{base64_lines, check_shown};
+use crate::fuzz::printed::{base64_lines, check_shown};
 
 /// Parses an answer. The first byte chooses the kind of answer.
 pub fn lists(data: &[u8]) {

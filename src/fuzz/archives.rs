@@ -1,7 +1,7 @@
 //! Reading archives.
 
-use super::check_shown;
 use super::input::{Dribble, Input};
+use super::printed::check_shown;
 use super::tar_script::{archive, compressed};
 use crate::archive::{Entries, Extract, Kind};
 use crate::error::Result;

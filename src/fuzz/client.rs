@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use super::check_shown;
 use super::input::Input;
+use super::printed::check_shown;
 use crate::backend::Backend;
 use crate::command::Command;
 use crate::error::Result;

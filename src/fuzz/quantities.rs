@@ -1,6 +1,6 @@
 //! Quantities of memory, storage and CPU.
 
-use super::check_shown;
+use super::printed::check_shown;
 use crate::quantity::{parse_bytes, parse_cpu};
 
 /// Parses a quantity. The value agrees with that of a float, and parses as itself.

@@ -9,8 +9,8 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::check_shown;
 use super::input::Input;
+use super::printed::check_shown;
 use crate::os::time;
 use crate::sandbox_path::{SandboxPath, relative_to_base};
 use crate::script::shell_quote;

@@ -7,8 +7,8 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use super::check_shown;
 use super::input::Input;
+use super::printed::check_shown;
 use super::tar_script::archive;
 use crate::archive::{Extract, Extraction, Links};
 use crate::error::Result;

@@ -3,8 +3,8 @@
 use super::info::{JobState, JobStatus};
 use super::poll::{Polled, is_job_id, parse_list};
 use super::scripts::BLOCK;
-use crate::fuzz::base64_lines;
 use crate::fuzz::input::Input;
+use crate::fuzz::printed::base64_lines;
 
 /// Parses an answer. The first byte chooses the kind of answer.
 pub fn job_answers(data: &[u8]) {
