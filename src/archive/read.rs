@@ -5,6 +5,7 @@
 //! may contain.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::io::{self, BufReader, Read};
 use std::rc::Rc;
 
@@ -78,7 +79,7 @@ pub(crate) struct Entries<R> {
     /// The archive may end before its first block, without an end marker.
     may_be_empty: bool,
     /// Names from global headers that have not been returned.
-    unreadable: Vec<Vec<u8>>,
+    unreadable: VecDeque<Vec<u8>>,
 }
 
 impl Entries<()> {
@@ -119,7 +120,7 @@ impl Entries<()> {
             archive,
             read: 0,
             may_be_empty,
-            unreadable: Vec::new(),
+            unreadable: VecDeque::new(),
         };
         while let Some(entry) = entries.next()? {
             if entries.read > limits.entries {
@@ -159,7 +160,12 @@ impl<R: Read> Entries<R> {
     fn next(&mut self) -> Result<Option<ArchiveEntry>> {
         let mut extensions = Extensions::default();
         loop {
-            if let (false, Some(name)) = (extensions.pending, self.unreadable.pop()) {
+            let name = if extensions.pending {
+                None
+            } else {
+                self.unreadable.pop_front()
+            };
+            if let Some(name) = name {
                 self.read += 1;
                 return Ok(Some(unreadable(name)));
             }
@@ -181,8 +187,8 @@ impl<R: Read> Entries<R> {
                     extensions.link = Some(self.long_name(&mut extensions, size)?)
                 }
                 EntryType::XHeader => self.extended(&mut extensions, size)?,
-                // Not part of an entry.
-                EntryType::XGlobalHeader => self.global(size)?,
+                // Not part of an entry, but before one, so that their total size is limited.
+                EntryType::XGlobalHeader => self.global(&mut extensions, size)?,
                 _ => {
                     self.sparse_map(&header)?;
                     self.read += 1;
@@ -255,17 +261,15 @@ impl<R: Read> Entries<R> {
     }
 
     /// Parses a global header. Only the names of unreadable entries matter; a damaged one is ignored.
-    fn global(&mut self, size: u64) -> Result<()> {
-        let content = self.extension(&mut Extensions::default(), size)?;
+    fn global(&mut self, extensions: &mut Extensions, size: u64) -> Result<()> {
+        let content = self.extension(extensions, size)?;
         let mut rest = content.as_slice();
         while let Some((key, value, after)) = record(rest) {
             if key == UNREADABLE {
-                self.unreadable.push(value.to_vec());
+                self.unreadable.push_back(value.to_vec());
             }
             rest = after;
         }
-        // They are returned from the end.
-        self.unreadable.reverse();
         Ok(())
     }
 

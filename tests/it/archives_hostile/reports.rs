@@ -47,6 +47,26 @@ fn reports_of_unreadable_entries_are_limited() {
 }
 
 #[test]
+fn reports_between_an_entry_and_its_headers_are_kept_and_limited() {
+    const KEY: &str = "NOXRUNNER.unreadable";
+    let archive = TarBuilder::new().pax("comment", b"x");
+    let archive = archive.pax_global(KEY, b"a").pax_global(KEY, b"b");
+    let dir = Scratch::new();
+    let sandbox = sandbox_with_download(archive.file("f", b"x").finish());
+    let done = sandbox.download_dir("/", dir.join("out")).unwrap();
+    let names: Vec<_> = done.refused().iter().map(|entry| entry.name()).collect();
+    assert_eq!(names, ["a", "b"]);
+
+    let mut archive = TarBuilder::new().pax("comment", b"x");
+    for _ in 0..11 {
+        archive = archive.pax_global(KEY, &[b'x'; 100 * 1024]);
+    }
+    let sandbox = sandbox_with_download(archive.file("f", b"x").finish());
+    let done = sandbox.download_dir("/", dir.join("two"));
+    assert_error(done, ErrorKind::Archive, &["extended headers of an entry"]);
+}
+
+#[test]
 fn limits_count_skipped_entries() {
     let archive = some_archive().finish();
     for skip in [false, true] {
