@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::dirs::{SOCKET, shared_dir};
 use super::options::{Limits, Options};
 use crate::engine::initial_ttl;
+use crate::error::one_line;
 use crate::lenient_json::known;
 use crate::session_id::SessionId;
 use crate::spec::SandboxSpec;
@@ -326,13 +327,14 @@ impl State {
 
     /// Describes the end of the container, in the words of the engine.
     pub(super) fn end(&self) -> String {
-        let mut text = format!("container {}, exit code {}", self.status, self.exit_code);
+        let status = one_line(&self.status);
+        let mut text = format!("container {status}, exit code {}", self.exit_code);
         if self.oom_killed {
             text.push_str(", OOMKilled");
         }
         if !self.error.is_empty() {
             text.push_str(": ");
-            text.push_str(&self.error);
+            text.push_str(&one_line(&self.error));
         }
         text
     }

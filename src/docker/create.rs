@@ -18,6 +18,7 @@ use super::settings::Settings;
 use crate::backend::Backend as _;
 use crate::engine::{random_hex, sha256_hex};
 use crate::error::{Error, ErrorKind, Result};
+use crate::printable::printable;
 use crate::session_id::SessionId;
 use crate::spec::{SandboxInfo, SandboxSpec};
 
@@ -464,6 +465,7 @@ impl Drop for Cleanup<'_> {
         if let Some(container) = &self.container {
             let by = Instant::now() + Duration::from_secs(30);
             if let Err(e) = sandboxes.engine.remove(container, by) {
+                let container = printable(container);
                 log::warn!("cannot remove container {container}: {e:#}");
             }
         }

@@ -117,7 +117,8 @@ impl SandboxDirs {
 
     /// Returns true for the directory of a sandbox of this user.
     pub(super) fn contains(&self, dir: &Path) -> bool {
-        dir.parent() == Some(Path::new(&self.path))
+        // A last component of `..` is no file name.
+        dir.file_name().is_some() && dir.parent() == Some(Path::new(&self.path))
     }
 }
 

@@ -121,7 +121,7 @@ impl Engine {
         let product = if is_podman { "Podman" } else { "Docker" };
         let name = format!("{product} {}", one_line(&version.version));
         let minor = agree(&version).ok_or_else(|| {
-            let supported = &version.api_version;
+            let supported = one_line(&version.api_version);
             let text = format!(
                 "{name} has version {supported} of the Engine API, 1.{OLDEST} or later is needed"
             );

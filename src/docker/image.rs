@@ -189,6 +189,12 @@ fn follow(stream: RestStream, image: &str, on_progress: Option<&OnPull>) -> Resu
     }
 }
 
+/// Maximum number of layers whose progress is reported. Images have at most 127.
+const MAX_LAYERS: usize = 1000;
+
+/// Maximum length of a layer's id, in bytes.
+const MAX_LAYER_ID: usize = 128;
+
 /// The layers of an image, with their downloaded and whole sizes.
 #[derive(Default)]
 struct Layers(Vec<(String, u64, u64)>);
@@ -201,10 +207,14 @@ impl Layers {
             return false;
         }
         let at = self.0.iter().position(|(id, ..)| *id == line.id);
-        let at = at.unwrap_or_else(|| {
-            self.0.push((line.id.clone(), 0, 0));
-            self.0.len() - 1
-        });
+        let at = match at {
+            Some(at) => at,
+            None if self.0.len() == MAX_LAYERS || line.id.len() > MAX_LAYER_ID => return false,
+            None => {
+                self.0.push((line.id.clone(), 0, 0));
+                self.0.len() - 1
+            }
+        };
         let (_, received, total) = &mut self.0[at];
         if is_complete {
             *received = *total;
@@ -215,10 +225,11 @@ impl Layers {
     }
 
     fn progress(&self, image: &str) -> PullProgress {
+        let sum = |sizes: &mut dyn Iterator<Item = u64>| sizes.fold(0, u64::saturating_add);
         PullProgress {
             image: image.to_owned(),
-            received: self.0.iter().map(|layer| layer.1).sum(),
-            total: self.0.iter().map(|layer| layer.2).sum(),
+            received: sum(&mut self.0.iter().map(|layer| layer.1)),
+            total: sum(&mut self.0.iter().map(|layer| layer.2)),
         }
     }
 }
@@ -233,6 +244,26 @@ impl fmt::Display for PullProgress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn progress_of_any_layers_is_limited() {
+        let line = |id: String| Line {
+            status: "Downloading".to_owned(),
+            id,
+            detail: Detail {
+                current: 1,
+                total: u64::MAX,
+            },
+            ..Line::default()
+        };
+        let mut layers = Layers::default();
+        for n in 0..2 * MAX_LAYERS {
+            layers.record(&line(n.to_string()));
+        }
+        let progress = layers.progress("app");
+        assert_eq!((progress.received, progress.total), (1000, u64::MAX));
+        assert!(!Layers::default().record(&line("x".repeat(MAX_LAYER_ID + 1))));
+    }
 
     #[test]
     fn names_have_registry_and_tag() {

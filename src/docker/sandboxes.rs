@@ -60,6 +60,12 @@ impl Sandboxes {
                 return Err(Error::invalid(text));
             }
         }
+        let dir = container.dir();
+        if !self.dirs.contains(&dir) {
+            let dir = one_line(&dir.to_string_lossy());
+            let text = format!("container {name} has directory {dir:?}, which no sandbox has");
+            return Err(Error::new(ErrorKind::Protocol, text));
+        }
         Ok(match &*container.state.status {
             "created" | "configured" | "initialized" => Found::New(container),
             _ if container.state.running => Found::Running(container),

@@ -1,5 +1,6 @@
 //! Connections to the agents in pods.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::api::Api;
@@ -121,15 +122,42 @@ impl Dialer {
 }
 
 fn url(pod: &Pod) -> Result<String> {
-    match pod.address() {
-        Some(ip) if ip.contains(':') => Ok(format!("http://[{ip}]:{PORT}")),
-        Some(ip) => Ok(format!("http://{ip}:{PORT}")),
-        None => Err(not_started(pod)),
-    }
+    let address = pod.address().ok_or_else(|| not_started(pod))?;
+    let ip: IpAddr = address.parse().map_err(|_| {
+        let text = format!("the address {address:?} of the pod is not an IP address");
+        Error::new(ErrorKind::Protocol, text)
+    })?;
+    Ok(format!("http://{}", SocketAddr::new(ip, PORT)))
 }
 
 /// Returns the error of a call to a sandbox whose pod has not started.
 pub(super) fn not_started(pod: &Pod) -> Error {
     let text = format!("the sandbox has not started: {}", pod.progress());
     Error::new(ErrorKind::NotReady, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn pods_have_an_ip_address() {
+        let url_of = |address: &str| {
+            let metadata = json!({"name": "nox-1", "uid": "u", "resourceVersion": "7"});
+            let pod = json!({"metadata": metadata, "spec": {}, "status": {"podIP": address}});
+            url(&serde_json::from_value(pod).unwrap())
+        };
+        assert_eq!(url_of("10.0.0.7").unwrap(), "http://10.0.0.7:8080");
+        assert_eq!(url_of("fd00::7").unwrap(), "http://[fd00::7]:8080");
+        assert_eq!(url_of("").unwrap_err().kind(), ErrorKind::NotReady);
+        for bad in ["evil.example/x", "127.0.0.1:9000/", "10.0.0.7 "] {
+            assert_eq!(
+                url_of(bad).unwrap_err().kind(),
+                ErrorKind::Protocol,
+                "{bad}"
+            );
+        }
+    }
 }

@@ -17,6 +17,7 @@ use super::watch::{Change, PodWatch};
 use crate::backend::Backend as _;
 use crate::engine::{random_hex, sandbox_name};
 use crate::error::{Error, ErrorKind, Result};
+use crate::printable::printable;
 use crate::session_id::SessionId;
 use crate::spec::{SandboxInfo, SandboxSpec};
 
@@ -172,10 +173,8 @@ impl Creator {
             .and_then(|agent| agent.http.delete(&agent.id));
         if let Err(e) = ended {
             // It may not have started, or its node may be down.
-            log::debug!(
-                "pod {} is deleted without its agent: {e:#}",
-                pod.metadata.name
-            );
+            let name = printable(&pod.metadata.name);
+            log::debug!("pod {name} is deleted without its agent: {e:#}");
         }
     }
 
@@ -185,7 +184,7 @@ impl Creator {
             return;
         }
         if let Err(e) = self.api.delete(&candidate.pod, Instant::now() + CLEANUP) {
-            let name = &candidate.pod.metadata.name;
+            let name = printable(&candidate.pod.metadata.name);
             log::warn!("cannot delete pod {name}, which did not start: {e:#}");
         }
     }

@@ -216,7 +216,7 @@ impl Pod {
             (None, None) if self.spec.node_name.is_empty() => {
                 "no node has taken the pod".to_owned()
             }
-            (None, None) => format!("the phase of the pod is {}", self.status.phase),
+            (None, None) => format!("the phase of the pod is {}", one_line(&self.status.phase)),
         }
     }
 
@@ -245,8 +245,8 @@ impl Pod {
 /// Joins a reason and a message of Kubernetes.
 fn words(reason: &str, message: &str) -> String {
     match (reason.is_empty(), message.is_empty()) {
-        (false, false) => format!("{reason}: {}", one_line(message)),
-        (false, true) => reason.to_owned(),
+        (false, false) => one_line(&format!("{reason}: {message}")),
+        (false, true) => one_line(reason),
         (true, _) => one_line(message),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{BufReader, Read as _};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,9 @@ const PAUSE: Duration = Duration::from_millis(300);
 
 /// Maximum size of the events of one request, in bytes.
 const MAX_EVENTS: u64 = 64 << 20;
+
+/// Maximum number of changes that wait for the caller.
+const MAX_CHANGES: usize = 16;
 
 /// Follows a pod on a thread, which ends with this value.
 pub(super) struct PodWatch {
@@ -57,7 +60,7 @@ enum Next {
 impl PodWatch {
     /// Follows a pod from the version that the caller knows until `end`.
     pub(super) fn start(api: &Arc<Api>, pod: &Pod, end: Instant) -> Result<PodWatch> {
-        let (sender, changes) = channel();
+        let (sender, changes) = sync_channel(MAX_CHANGES);
         let cancel = Cancel::new();
         let follower = Follower {
             api: Arc::clone(api),
@@ -99,7 +102,7 @@ struct Follower {
     name: String,
     end: Instant,
     cancel: Cancel,
-    sender: Sender<Change>,
+    sender: SyncSender<Change>,
 }
 
 impl Follower {

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use noxrunner::{Client, DockerBackend, DockerBackendBuilder, ErrorKind, Result, SandboxSpec};
 
+use serde_json::json;
+
 use crate::support::ErrorText as _;
 
 /// Returns the status and the body of the response to a request, such as `POST /v1.41/containers/create`.
@@ -112,6 +114,37 @@ fn common(request: &str) -> (u16, String) {
         _ => return (404, r#"{"message": "no such thing"}"#.to_owned()),
     };
     (200, body.to_owned())
+}
+
+/// The container of a sandbox whose label names any directory.
+fn with_directory(request: &str, dir: &str) -> (u16, String) {
+    if !request.ends_with("/json") || request.contains("/containers/json") {
+        return common(request);
+    }
+    let labels = json!({"noxrunner.session-id": "demo", "noxrunner.directory": dir});
+    let container = json!({
+        "Id": "c",
+        "State": {"Status": "running", "Running": true},
+        "Config": {"Labels": labels, "Image": "example/app:1"},
+        "HostConfig": {},
+        "NetworkSettings": {"Ports": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "1"}]}},
+    });
+    (200, container.to_string())
+}
+
+#[test]
+fn only_directories_of_sandboxes_are_used() {
+    let answers: [Answer; 2] = [
+        |request| with_directory(request, "/var/run/secrets/kubernetes.io/serviceaccount"),
+        |request| with_directory(request, ""),
+    ];
+    for answer in answers {
+        let engine = ScriptedEngine::start(answer);
+        let client = Client::with_backend(engine.builder().build().unwrap());
+        let error = client.sandbox("demo").unwrap().exec(["true"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{error:#}");
+        assert!(error.chain().contains("which no sandbox has"), "{error:#}");
+    }
 }
 
 #[test]
