@@ -255,8 +255,11 @@ fn keep_alive(sandbox: &Sandbox, stop: &Cancel) -> Result<()> {
             Err(e) if e.is_not_found() || renewed.elapsed() >= ttl => return Err(e),
             Err(e) => {
                 log::warn!("{e:#}");
-                // Leaves time for several attempts before the TTL expires.
-                pause = (renewal_interval(ttl) / 4).max(e.retry_after().unwrap_or_default());
+                // Leaves time for several attempts before the TTL expires, or for two if the server asks for
+                // longer pauses.
+                let interval = renewal_interval(ttl);
+                pause = e.retry_after().unwrap_or_default();
+                pause = pause.clamp(interval / 4, interval);
             }
         }
     }

@@ -21,8 +21,8 @@ pub(crate) const MAX_OUTPUT: usize = 64 * 1024;
 #[cfg(feature = "server")]
 pub(crate) const COMMENT: &[u8] = b":\n\n";
 
-/// Maximum length of a line, in bytes. Output has less than 90 KiB, as base64.
-const MAX_LINE: u64 = 1024 * 1024;
+/// Maximum length of a line, and of the data of an event, in bytes. Output has less than 90 KiB, as base64.
+const MAX_LENGTH: u64 = 1024 * 1024;
 
 const STDOUT: &str = "stdout";
 const STDERR: &str = "stderr";
@@ -152,12 +152,13 @@ impl<R: Read> EventReader<R> {
         self.event.data.clear();
         loop {
             self.line.clear();
-            let mut reader = (&mut self.reader).take(MAX_LINE);
+            let mut reader = (&mut self.reader).take(MAX_LENGTH);
             let read = reader.read_until(b'\n', &mut self.line);
             read.map_err(NoEvent::Broken)?;
+            let too_long = || NoEvent::Invalid("an event is too long".to_owned());
             let Some(line) = self.line.strip_suffix(b"\n") else {
                 return Err(match self.line.len() as u64 {
-                    MAX_LINE => NoEvent::Invalid("an event is too long".to_owned()),
+                    MAX_LENGTH => too_long(),
                     _ => NoEvent::Broken(io::ErrorKind::UnexpectedEof.into()),
                 });
             };
@@ -166,6 +167,9 @@ impl<R: Read> EventReader<R> {
                 return Ok(());
             }
             self.event.add(line);
+            if self.event.data.len() as u64 > MAX_LENGTH {
+                return Err(too_long());
+            }
         }
     }
 }
@@ -199,6 +203,15 @@ fn parse_exit(json: &[u8]) -> Result<Output, NoEvent> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn data_of_many_lines_is_limited() {
+        let line = format!("data: {}\n", "x".repeat(1000));
+        let endless = format!("event: error\n{}", line.repeat(2000));
+        assert_eq!(events(endless.as_bytes()), ["an event is too long"]);
+        let long = format!("event: error\n{}\n", line.repeat(1000));
+        assert_eq!(events(long.as_bytes())[0].len(), 1000 * 1001 - 1);
+    }
 
     /// Shows the events of a stream, one per line.
     fn events(stream: &[u8]) -> Vec<String> {

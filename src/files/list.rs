@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::time::SystemTime;
 
+use super::read::CappedVec;
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::os::random::temporary_name;
 use crate::os::time;
@@ -12,6 +13,9 @@ use crate::output::Output;
 use crate::sandbox::Sandbox;
 use crate::sandbox_path::{OWN_DIR, SandboxPath};
 use crate::script::{Script, decode_base64_lines, remove_temporary};
+
+/// Maximum size of a list, in bytes. It has 1 to 2 million entries with short names.
+const MAX_LIST: u64 = 64 << 20;
 
 /// Lists the directory `$1`, into the file `$2` unless that is empty.
 ///
@@ -122,7 +126,7 @@ impl Sandbox {
     ///
     /// [`NotFound`](ErrorKind::NotFound) if the directory or the sandbox does not exist;
     /// [`InvalidInput`](ErrorKind::InvalidInput) if the path is not a directory or has a `..`
-    /// component; [`Unsupported`](ErrorKind::Unsupported) if the sandbox lacks a program; otherwise the
+    /// component, or if the directory has more than 1 to 2 million entries; [`Unsupported`](ErrorKind::Unsupported) if the sandbox lacks a program; otherwise the
     /// same as for [`exec`](Sandbox::exec).
     ///
     /// # Example
@@ -167,8 +171,10 @@ impl Sandbox {
     ) -> Result<Vec<Entry>> {
         let file = temporary_name();
         let listed = run(&file).and_then(|out| {
-            let bytes = self.read(format!("{workdir}/{file}"))?;
-            parse(&String::from_utf8_lossy(&bytes), &out.stderr())
+            let message = "directory has too many entries: their list exceeds 64 MiB";
+            let mut list = CappedVec::new(MAX_LIST, message);
+            self.read_to(format!("{workdir}/{file}"), &mut list)?;
+            parse(&String::from_utf8_lossy(&list.bytes), &out.stderr())
         });
         remove_temporary(self, &file, workdir);
         let truncated = || Error::new(ErrorKind::Protocol, "the list is truncated");

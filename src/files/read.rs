@@ -59,9 +59,10 @@ impl Sandbox {
     /// # Ok::<_, noxrunner::Error>(())
     /// ```
     pub fn read(&self, path: impl AsRef<Path>) -> Result<Vec<u8>> {
-        let mut bytes = CappedVec(Vec::new());
-        self.read_to(path, &mut bytes)?;
-        Ok(bytes.0)
+        let message = "the file is larger than 1073741824 bytes: use read_to";
+        let mut file = CappedVec::new(MAX_READ, message);
+        self.read_to(path, &mut file)?;
+        Ok(file.bytes)
     }
 
     /// Reads a text file of at most [`MAX_READ`] bytes; see [`read`](Sandbox::read).
@@ -263,16 +264,30 @@ pub(super) fn copy(content: &mut dyn Read, writer: &mut dyn Write) -> Result<u64
     }
 }
 
-/// A vector of at most [`MAX_READ`] bytes.
-struct CappedVec(Vec<u8>);
+/// A vector with a limit on its length.
+pub(super) struct CappedVec {
+    pub(super) bytes: Vec<u8>,
+    limit: u64,
+    /// The error if more is written.
+    message: &'static str,
+}
+
+impl CappedVec {
+    pub(super) fn new(limit: u64, message: &'static str) -> CappedVec {
+        CappedVec {
+            bytes: Vec::new(),
+            limit,
+            message,
+        }
+    }
+}
 
 impl Write for CappedVec {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if (self.0.len() + bytes.len()) as u64 > MAX_READ {
-            let message = format!("the file is larger than {MAX_READ} bytes: use read_to");
-            return Err(Error::invalid(message).into_io());
+        if (self.bytes.len() + bytes.len()) as u64 > self.limit {
+            return Err(Error::invalid(self.message).into_io());
         }
-        self.0.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 

@@ -13,6 +13,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause without a `Retry-After`.
 const MAX_PAUSE: Duration = Duration::from_secs(3);
 
+/// Longest time that a server can ask to wait.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// The number of attempts of a request, and how long it waits for a rate limit. This table shows which failures
 /// are retried:
 ///
@@ -212,14 +215,18 @@ impl Response {
     }
 }
 
-/// Parses a `Retry-After`: seconds, which some servers send with a fraction, or a date.
+/// Parses a `Retry-After`: seconds, which some servers send with a fraction, or a date. Longer times count as
+/// [`MAX_RETRY_AFTER`], so that callers can calculate with them.
 fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
-    if let Ok(seconds) = value.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
-    }
-    let at = parse_date(value)?;
-    Some(at.duration_since(now).unwrap_or_default())
+    let asked = match value.parse::<f64>() {
+        Ok(seconds) if seconds >= 0.0 && seconds.is_finite() => {
+            Duration::try_from_secs_f64(seconds).unwrap_or(MAX_RETRY_AFTER)
+        }
+        Ok(_) => return None,
+        Err(_) => parse_date(value)?.duration_since(now).unwrap_or_default(),
+    };
+    Some(asked.min(MAX_RETRY_AFTER))
 }
 
 /// Parses an HTTP date, such as `Fri, 02 Jan 2026 12:34:56 GMT`.
@@ -389,6 +396,10 @@ mod tests {
         assert_eq!(parse("0.5"), Some(Duration::from_millis(500)));
         let later = parse("Fri, 02 Jan 2026 12:35:06 GMT");
         assert_eq!(later, Some(Duration::from_secs(10)));
+        let year = Duration::from_secs(365 * 24 * 3600);
+        for long in ["1e19", "1e30", "Fri, 02 Jan 9999 12:34:56 GMT"] {
+            assert_eq!(parse(long), Some(year), "{long}");
+        }
         let earlier = parse("Thu, 01 Jan 2026 00:00:00 GMT");
         assert_eq!(earlier, Some(Duration::ZERO));
         for bad in [

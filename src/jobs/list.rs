@@ -1,5 +1,6 @@
 //! Listing the jobs of a sandbox.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::info::JobInfo;
@@ -11,6 +12,9 @@ use crate::sandbox::Sandbox;
 
 /// Timeout of listing jobs, in the sandbox.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Maximum number of jobs in a list.
+const MAX_JOBS: usize = 100_000;
 
 impl Sandbox {
     /// Lists the jobs of the sandbox, including finished ones, the oldest first. Sends one exec, or
@@ -42,12 +46,15 @@ impl Sandbox {
 
     fn list_jobs(&self) -> Result<Vec<JobInfo>> {
         let mut jobs: Vec<JobInfo> = Vec::new();
+        let mut ids = HashSet::new();
         loop {
             let after = jobs.last().map_or("", |job| &*job.id);
             let command = scripts::LIST.command(&[after]).timeout(LIST_TIMEOUT);
             let out = scripts::LIST.run(self, &command, "")?;
             let (more, complete) = parse_list(&out.stdout());
-            if more.is_empty() && !complete {
+            // A sandbox that repeats jobs, or has no end of them, must not fill this program's memory.
+            let is_new = more.iter().all(|job| ids.insert(job.id.clone()));
+            if more.is_empty() && !complete || !is_new || ids.len() > MAX_JOBS {
                 return Err(unexpected_output(&out));
             }
             jobs.extend(more);

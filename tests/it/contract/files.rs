@@ -1,11 +1,17 @@
 //! Files and directories.
 
 use std::io::Read;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use noxrunner::{Client, Command, Contents, ErrorKind, Sandbox};
+use noxrunner::{
+    Backend as _, Client, Command, Contents, ErrorKind, Isolation, LocalBackend, Output, Sandbox,
+    SessionId,
+};
 
 use super::create;
-use crate::support::ErrorText as _;
+use crate::support::exec_override::ExecOverride;
+use crate::support::{ErrorText as _, local_backend};
 
 pub(super) fn files(client: &Client) {
     let sandbox = create(client, "files");
@@ -107,6 +113,30 @@ fn assert_downloads_stay_inside(sandbox: &Sandbox) {
             "{error}"
         );
     }
+}
+
+#[test]
+fn list_of_any_length_is_an_error() {
+    let (backend, _dir) = local_backend(Isolation::None);
+    let calls = AtomicUsize::new(0);
+    let exec = move |backend: &LocalBackend, id: &SessionId, command: &Command| {
+        let output = |text: &str| Output::new(0, text, "", Duration::ZERO);
+        match calls.fetch_add(1, Ordering::SeqCst) {
+            // Truncated, so that the list is written to a file.
+            0 => Ok(output("-\n")),
+            1 => {
+                let file = command.get_args().last().unwrap();
+                let fill = format!("head -c 70000000 /dev/zero > {file}");
+                backend.exec(id, &Command::shell(fill))
+            }
+            _ => backend.exec(id, command),
+        }
+    };
+    let client = Client::with_backend(ExecOverride { backend, exec });
+    let sandbox = create(&client, "files");
+    let error = sandbox.list(".").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:#}");
+    assert!(error.chain().contains("too many entries"), "{error:#}");
 }
 
 fn is_empty(archive: impl Read) -> bool {

@@ -135,6 +135,25 @@ fn truncated_job_list_is_continued() {
 }
 
 #[test]
+fn endless_job_list_is_an_error() {
+    let next = AtomicU64::new(0);
+    let repeated = || "a 0 lost\n-\n".to_owned();
+    let endless = move || {
+        let from = next.fetch_add(1000, Ordering::SeqCst);
+        let lines = (from..from + 1000).map(|n| format!("j{n} 0 lost\n-\n"));
+        lines.collect::<String>()
+    };
+    let lists: [Box<dyn Fn() -> String + Send + Sync>; 2] = [Box::new(repeated), Box::new(endless)];
+    for list in lists {
+        let (client, _dir) =
+            client_with_exec(move |_, _, _| Ok(Output::new(0, list(), "", Duration::ZERO)));
+        let sandbox = client.create("jobs", SandboxSpec::new()).unwrap();
+        let error = sandbox.jobs().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{error:#}");
+    }
+}
+
+#[test]
 fn unconfirmed_job_is_found_or_killed() {
     for keeps in [true, false] {
         let calls = AtomicU64::new(0);
