@@ -92,8 +92,10 @@ const EXISTENCE_INTERVAL: Duration = Duration::from_millis(250);
 /// - **Storage** is in memory. If the spec asks for more than half of the memory limit or an eighth
 ///   of the free memory, the files are in the state directory instead. They are counted before each
 ///   exec and each upload and while commands write, including files without a name that are still
-///   open. A sandbox that exceeds the limit has its processes killed; commands that only remove
-///   files still work.
+///   open or mapped. A sandbox that exceeds the limit has its processes killed; commands that only
+///   remove files still work. Not counted: files without a name that only a process which is not
+///   dumpable has open, or whose descriptors are in the queue of a socket. If that matters, choose
+///   a memory limit of at least twice the storage limit, so that the files are in memory.
 /// - **Exact limits.** With a cgroup v2, memory and CPU limits are exact: as root each sandbox gets its
 ///   own, where the machine has the `memory` controller; other users ask for it with
 ///   [`delegated_cgroup`](crate::LocalBackendBuilder::delegated_cgroup). Persistent sandboxes have

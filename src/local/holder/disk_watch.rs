@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::mapping::Mapping;
 use crate::memory_use::sum_of_mapped;
-use crate::processes::{read_proc, sandbox_processes};
+use crate::processes::{read_proc, sandbox_processes, thread_dirs};
 use crate::sys::isolation::file_system_space;
 use crate::sys::process::{continue_process, exit, fork, pipe, stop_process};
 
@@ -232,16 +232,27 @@ impl FileCount {
         dirs
     }
 
+    /// Adds files without a name that a thread has open.
+    fn add_open(&mut self, thread: &str) {
+        let fds = fs::read_dir(format!("{thread}/fd"));
+        let files = fds.into_iter().flatten().flatten();
+        let files = files.filter_map(|fd| fs::metadata(fd.path()).ok());
+        let unlinked = files.filter(|file| file.is_file() && file.nlink() == 0);
+        unlinked.for_each(|file| self.add(&file));
+    }
+
     /// Adds files without a name that a process has open or mapped.
     fn add_unlinked(&mut self, pids: &[u32]) {
         let mut mapped: HashMap<u64, u64> = HashMap::new();
         for pid in pids {
-            let fds = fs::read_dir(format!("/proc/{pid}/fd"));
-            let files = fds.into_iter().flatten().flatten();
-            let files = files.filter_map(|fd| fs::metadata(fd.path()).ok());
-            let unlinked = files.filter(|file| file.is_file() && file.nlink() == 0);
-            unlinked.for_each(|file| self.add(&file));
-            let maps = read_proc(format!("/proc/{pid}/maps")).unwrap_or_default();
+            // Threads can have descriptors of their own, and outlive the first one with its memory.
+            let threads = thread_dirs(*pid);
+            threads.iter().for_each(|dir| self.add_open(dir));
+            let maps = threads
+                .iter()
+                .filter_map(|dir| read_proc(format!("{dir}/maps")).ok());
+            let maps = maps.into_iter().find(|maps| !maps.is_empty());
+            let maps = maps.unwrap_or_default();
             for (inode, end) in maps.lines().filter_map(unlinked_mapping) {
                 let largest = mapped.entry(inode).or_default();
                 *largest = (*largest).max(end);

@@ -1,10 +1,9 @@
 //! The memory of the sandbox's processes.
 
 use std::collections::HashMap;
-use std::fs;
 
 use crate::mapping::Mapping;
-use crate::processes::{read_proc, stat_fields};
+use crate::processes::{read_proc, stat_fields, thread_dirs};
 
 /// The memory of one process, in bytes.
 pub(crate) struct ProcessMemory {
@@ -24,9 +23,8 @@ impl ProcessMemory {
     pub(crate) fn read(pid: u32) -> Option<ProcessMemory> {
         // If the first thread has exited, only the others show the memory that they still use.
         let of_threads = || {
-            let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-            let mut dirs = threads.flatten().map(|thread| thread.path());
-            dirs.find_map(|dir| ProcessMemory::read_in(pid, dir.display().to_string()))
+            let mut dirs = thread_dirs(pid).into_iter();
+            dirs.find_map(|dir| ProcessMemory::read_in(pid, dir))
         };
         ProcessMemory::read_in(pid, format!("/proc/{pid}")).or_else(of_threads)
     }

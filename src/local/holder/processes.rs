@@ -67,6 +67,15 @@ pub(crate) fn stat_fields(pid: u32) -> Option<String> {
     String::from_utf8(fields.to_vec()).ok()
 }
 
+/// Returns the directories of the threads of a process, in `/proc`.
+pub(crate) fn thread_dirs(pid: u32) -> Vec<String> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let threads = threads.into_iter().flatten().flatten();
+    threads
+        .map(|thread| thread.path().display().to_string())
+        .collect()
+}
+
 /// Reads a file in `/proc`, in which the names of programs and files can contain any bytes.
 pub(crate) fn read_proc(path: String) -> io::Result<String> {
     let text = String::from_utf8(fs::read(path)?);

@@ -50,8 +50,8 @@ pub(super) fn assert_storage_is_limited(sandbox: &Sandbox) {
     let line = "i=0; while :; do head -c 9000000 /dev/zero > more-$i; i=$((i+1)); sleep 0.1; done";
     let command = Command::shell(line).timeout(Duration::from_secs(60));
     let out = sandbox.exec(command).unwrap();
-    assert_eq!((out.exit_code(), out.timed_out()), (137, false));
-    assert_eq!(out.killed_by(), Some(KilledBy::Storage));
+    let end = (out.exit_code(), out.timed_out(), out.killed_by());
+    assert_eq!(end, (137, false, Some(KilledBy::Storage)), "{out:?}");
 }
 
 /// Asserts that the sandbox works again without its large files. Until they are gone, any command may be
@@ -132,26 +132,32 @@ fn files_on_disk_count_whoever_writes_them() {
     let state = tempfile::tempdir().unwrap();
     let backend = LocalBackend::builder().state_dir(state.path());
     let client = Client::with_backend(backend.build().unwrap());
-    let spec = SandboxSpec::new().memory("64Mi").storage("100Mi");
-    let sandbox = client.create("disk", spec).unwrap();
+    let spec = || SandboxSpec::new().memory("64Mi").storage("100Mi");
     // Files without a name. The pauses make the outcome independent of the speed of the disk.
     let script = r"
-import ctypes, os, sys, time
+import ctypes, os, sys, threading, time
 libc = ctypes.CDLL(None)
-total = 0
-while total < 1000:
-    if total % 20 == 0:  # and the previous one stays open or mapped
-        file = os.open(b'/workspace/\xff', os.O_CREAT | os.O_RDWR)
-        os.unlink(b'/workspace/\xff')
-    os.write(file, b'x' * (4 << 20))
-    total += 4
-    if total % 20 == 0 and sys.argv[1] == 'mapped':
-        libc.mmap(None, ctypes.c_size_t(20 << 20), 1, 1, file, ctypes.c_long(0))
-        os.close(file)
-    print(total, flush=True)
-    time.sleep(0.01)
+def write():
+    total = 0
+    while total < 1000:
+        if total % 20 == 0:  # and the previous one stays open or mapped
+            file = os.open(b'/workspace/\xff', os.O_CREAT | os.O_RDWR)
+            os.unlink(b'/workspace/\xff')
+        os.write(file, b'x' * (4 << 20))
+        total += 4
+        if total % 20 == 0 and sys.argv[1] == 'mapped':
+            libc.mmap(None, ctypes.c_size_t(20 << 20), 1, 1, file, ctypes.c_long(0))
+            os.close(file)
+        print(total, flush=True)
+        time.sleep(0.01)
+    os._exit(0)
+if sys.argv[1] == 'first thread has exited':
+    threading.Thread(target=write).start()
+    libc.syscall({'x86_64': 60, 'aarch64': 93}[os.uname().machine], 0)
+write()
 ";
-    for kept in ["open", "mapped"] {
+    for kept in ["open", "mapped", "first thread has exited"] {
+        let sandbox = client.create("unnamed", spec()).unwrap();
         let unnamed = Command::from(["python3", "-c", script, kept]);
         let out = sandbox
             .exec(unnamed.timeout(Duration::from_secs(180)))
@@ -159,7 +165,9 @@ while total < 1000:
         let written = out.stdout().lines().last().and_then(|mib| mib.parse().ok());
         assert!(written.is_some_and(|mib: u64| mib <= 150), "{out:?}");
         assert_eq!(out.killed_by(), Some(KilledBy::Storage), "{out:?}");
+        sandbox.delete().unwrap();
     }
+    let sandbox = client.create("disk", spec()).unwrap();
     // Uploads at the same time.
     let uploads = std::thread::scope(|scope| {
         let upload = |n| sandbox.write(format!("upload-{n}"), vec![n; 40 << 20]);
