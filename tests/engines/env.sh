@@ -4,6 +4,8 @@
 # `debs` and `root` are downloaded and unpacked packages, `img` are images, and the rest belongs to running
 # engines. Nothing is installed on the machine.
 set -euo pipefail
+# Other users run programs from here.
+umask 022
 engines=$(readlink -m "${NOXRUNNER_ENGINES:-${TMPDIR:-/tmp}/noxrunner-engines}")
 # containerd accepts paths of sockets up to 104 characters, and Docker's are up to 65 characters longer than this one.
 if [ ${#engines} -gt 36 ]; then
@@ -48,12 +50,28 @@ load_images() {
 end_process() {
   local pid
   pid=$(cat "$1" 2>/dev/null) || return 0
+  rm -f "$1"
   kill "$pid" 2>/dev/null || return 0
   for _ in $(seq 300); do
-    [ -d "/proc/$pid" ] || return 0
+    is_running "$pid" || return 0
     sleep 0.1
   done
   kill -KILL "$pid" 2>/dev/null || true
+}
+
+# Kills the process whose id is in a file, and waits until it is gone.
+kill_process() {
+  local pid
+  pid=$(cat "$1")
+  rm -f "$1"
+  kill -KILL "$pid"
+  while is_running "$pid"; do sleep 0.1; done
+}
+
+# Returns success for a process that is not a zombie.
+is_running() {
+  local state
+  state=$(ps -o state= "$1") && [ "$state" != Z ]
 }
 
 # Unmounts everything below a directory, and removes it.

@@ -22,9 +22,7 @@ start)
   ;;
 stop)
   # It lingers after SIGTERM.
-  pid=$(cat "$k8s/api-server.pid")
-  kill -KILL "$pid"
-  while [ -d "/proc/$pid" ]; do sleep 0.1; done
+  kill_process "$k8s/api-server.pid"
   ;;
 *) echo "usage: k8s-api-server.sh start|stop" >&2 && exit 2 ;;
 esac

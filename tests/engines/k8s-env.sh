@@ -8,6 +8,8 @@ network=nx-k8s
 address=10.250.0.100
 # The API server answers at the address of its service as well, so that pods need no kube-proxy.
 service_address=10.96.0.1
+# The machine's proxy does not reach this network.
+export no_proxy=10.250.0.0/16,10.251.0.0/16,10.96.0.0/24 NO_PROXY=10.250.0.0/16,10.251.0.0/16,10.96.0.0/24
 
 in_control_plane() {
   nsenter --net="/run/netns/$network" "$@"

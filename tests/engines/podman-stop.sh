@@ -3,6 +3,4 @@
 # starts it again.
 . "$(dirname "$(readlink -f "$0")")/env.sh"
 
-pid=$(cat "$engines/engine-${1:-podman}/pid")
-kill -KILL "$pid"
-while [ -d "/proc/$pid" ]; do sleep 0.1; done
+kill_process "$engines/engine-${1:-podman}/pid"

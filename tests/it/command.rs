@@ -65,6 +65,17 @@ impl User {
         command
     }
 
+    /// A line for a shell, in which `"$NOXRC"` is the command.
+    fn shell(&self, shell: &str, line: &str) -> Command {
+        let mut command = Command::new(shell);
+        command
+            .args(["-c", line])
+            .env("NOXRC", NOXRC)
+            .env("HOME", self.home.path())
+            .env_remove("XDG_STATE_HOME");
+        command
+    }
+
     fn run(&self, args: &[&str]) -> CommandOutput {
         run_command(&mut self.command(args))
     }
@@ -400,10 +411,9 @@ fn output_that_cannot_be_written_is_a_failure() {
     let user = User::new();
     user.local(&["create", "a"]);
     let redirected = |args: &str, to: &str, code: i32| {
-        let line = format!("{NOXRC} --local {args} {to}");
-        let mut shell = Command::new("sh");
-        shell.args(["-c", &line]).env("HOME", user.home.path());
-        assert_eq!(run_command(&mut shell).code, code, "{line}");
+        let line = format!("\"$NOXRC\" --local {args} {to}");
+        let done = run_command(&mut user.shell("sh", &line));
+        assert_eq!(done.code, code, "{line}");
     };
     redirected("exec a seq 100000", "> /dev/full", 125);
     redirected("exec a sh -c 'seq 100000 >&2'", "2> /dev/full", 125);
@@ -419,13 +429,9 @@ fn output_that_cannot_be_written_is_a_failure() {
 fn broken_pipe_is_not_a_failure() {
     let user = User::new();
     user.local(&["create", "a"]);
-    let line = format!("{NOXRC} --local exec a seq 100000 | head -1; exit ${{PIPESTATUS[0]}}");
-    let mut shell = Command::new("bash");
-    shell
-        .args(["-c", &line])
-        .env("HOME", user.home.path())
-        .env_remove("XDG_STATE_HOME");
-    assert_output(&run_command(&mut shell), 0, "1\n", "");
+    let line = "\"$NOXRC\" --local exec a seq 100000 | head -1; exit ${PIPESTATUS[0]}";
+    let done = run_command(&mut user.shell("bash", line));
+    assert_output(&done, 0, "1\n", "");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Processes that the tests start and look for in `/proc`.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -123,12 +124,13 @@ pub(crate) fn rerun(wrapper: &[&str], test: &str) -> Command {
     command
 }
 
-/// Copies this program. Another process writes the copy: a child that another thread starts meanwhile must not
+/// Copies this program, for other users as well. Another process writes the copy: a child that another thread starts meanwhile must not
 /// inherit a writable descriptor of it, or the copy could not be executed ("text file busy").
 pub(crate) fn copy_this_program(to: &Path) {
     let this = std::env::current_exe().unwrap();
     let status = Command::new("cp").arg(this).arg(to).status();
     assert!(status.unwrap().success());
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// Asserts that a command of [`rerun`] ran its test, and that the test passed.

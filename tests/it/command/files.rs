@@ -48,15 +48,10 @@ fn download_to_stdout_follows_redirections() {
         (">>", "appended", "old\n"),
     ] {
         fs::write(user.path(file), "old\n").unwrap();
-        let script =
-            format!("'{NOXRC}' --local download a --output /dev/stdout {redirection}{file}");
-        let out = Command::new("sh")
-            .args(["-c", &script])
-            .env("HOME", user.path(""))
-            .env_remove("XDG_STATE_HOME")
-            .current_dir(user.path(""))
-            .output();
-        let out = output_of(out.unwrap());
+        let download = "\"$NOXRC\" --local download a --output /dev/stdout";
+        let line = format!("{download} {redirection}{file}");
+        let mut shell = user.shell("sh", &line);
+        let out = run_command(shell.current_dir(user.path("")));
         assert_output(&out, 0, "", "Downloaded to /dev/stdout");
         let written = fs::read(user.path(file)).unwrap();
         let archive = written.strip_prefix(start.as_bytes()).unwrap();

@@ -130,9 +130,9 @@ fn closed_pipe_ends_logs_follow() {
     let user = User::new();
     let endless = "while :; do echo line; sleep 0.1; done";
     let (id, job) = detached(&user.local(&["run", "-d", "sh", "-c", endless]));
-    let line = format!("{NOXRC} --local logs -f {id} {job} | head -1; exit ${{PIPESTATUS[0]}}");
-    let mut shell = Command::new("bash");
-    let shell = shell.args(["-c", &line]).env("HOME", user.home.path());
+    let logs = format!("\"$NOXRC\" --local logs -f {id} {job}");
+    let line = format!("{logs} | head -1; exit ${{PIPESTATUS[0]}}");
+    let mut shell = user.shell("bash", &line);
     assert_output(
         &run_command(shell.env_remove("XDG_STATE_HOME")),
         0,

@@ -162,9 +162,8 @@ fn stdin_for_a_server_is_read_before_anything_is_sent() {
 #[test]
 fn stdin_for_a_server_is_limited() {
     let user = User::new();
-    let line =
-        format!("head -c 67108865 /dev/zero | {NOXRC} --base-url http://127.0.0.1:1 exec -i a cat");
-    let mut shell = Command::new("sh");
-    let ran = run_command(shell.args(["-c", &line]).env("HOME", user.home.path()));
+    let exec = "\"$NOXRC\" --base-url http://127.0.0.1:1 exec -i a cat";
+    let line = format!("head -c 67108865 /dev/zero | {exec}");
+    let ran = run_command(&mut user.shell("sh", &line));
     assert_output(&ran, 125, "", "stdin is longer than 64 MiB");
 }

@@ -82,6 +82,7 @@ fn ignored_sighup_stays_ignored() {
             &sleep,
         ])
         .env("HOME", user.home.path())
+        .env_remove("XDG_STATE_HOME")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

@@ -36,8 +36,8 @@ fn open(builder: LocalBackendBuilder, state: &Path) -> Client {
 
 fn assert_shows(sandbox: &Sandbox, path: &Path) {
     let shown = path.display();
-    assert_eq!(shell(sandbox, &format!("cat {shown}/file")), "content");
-    let write = format!("echo x > {shown}/file; echo x > {shown}/new; rm {shown}/file");
+    assert_eq!(shell(sandbox, &format!("cat '{shown}/file'")), "content");
+    let write = format!("cd '{shown}'; echo x > file; echo x > new; rm file");
     shell(sandbox, &write);
     let names = fs::read_dir(path).unwrap().count();
     assert_eq!((names, fs::read(path.join("file")).unwrap().len()), (1, 7));
@@ -88,7 +88,7 @@ fn read_only_paths_are_visible_without_namespaces() {
             let client = open(landlock().read_only(&path), state.path());
             let sandbox = create(&client, "shared");
             assert_shows(&sandbox, &path);
-            let beside = shell(&sandbox, &format!("cat {}", beside.display()));
+            let beside = shell(&sandbox, &format!("LC_ALL=C cat '{}'", beside.display()));
             assert!(beside.contains("Permission denied"), "{beside}");
         }
     }
