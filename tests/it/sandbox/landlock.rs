@@ -45,7 +45,6 @@ fn landlock_tests_pass_as_a_plain_user() {
     let program = home.path().join("program");
     copy_this_program(&program);
     std::os::unix::fs::chown(home.path(), Some(NOBODY), Some(NOBODY)).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let user = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
     let out = Process::new("setpriv")
         .args(user)
