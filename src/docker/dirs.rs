@@ -117,7 +117,7 @@ impl SandboxDirs {
 
     /// Returns true for the directory of a sandbox of this user.
     pub(super) fn contains(&self, dir: &Path) -> bool {
-        // A last component of `..` is no file name.
+        // The parent of `PATH/..` is `PATH`, but it has no file name.
         dir.file_name().is_some() && dir.parent() == Some(Path::new(&self.path))
     }
 }

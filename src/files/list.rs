@@ -14,7 +14,7 @@ use crate::sandbox::Sandbox;
 use crate::sandbox_path::{OWN_DIR, SandboxPath};
 use crate::script::{Script, decode_base64_lines, remove_temporary};
 
-/// Maximum size of a list, in bytes. It has 1 to 2 million entries with short names.
+/// Maximum size of a list, in bytes.
 const MAX_LIST: u64 = 64 << 20;
 
 /// Lists the directory `$1`, into the file `$2` unless that is empty.
@@ -126,8 +126,9 @@ impl Sandbox {
     ///
     /// [`NotFound`](ErrorKind::NotFound) if the directory or the sandbox does not exist;
     /// [`InvalidInput`](ErrorKind::InvalidInput) if the path is not a directory or has a `..`
-    /// component, or if the directory has more than 1 to 2 million entries; [`Unsupported`](ErrorKind::Unsupported) if the sandbox lacks a program; otherwise the
-    /// same as for [`exec`](Sandbox::exec).
+    /// component, or if the list exceeds 64 MiB, which takes 1 to 2 million entries;
+    /// [`Unsupported`](ErrorKind::Unsupported) if the sandbox lacks a program; otherwise the same as
+    /// for [`exec`](Sandbox::exec).
     ///
     /// # Example
     ///

@@ -116,7 +116,7 @@ fn assert_downloads_stay_inside(sandbox: &Sandbox) {
 }
 
 #[test]
-fn list_of_any_length_is_an_error() {
+fn list_of_too_many_entries_is_an_error() {
     let (backend, _dir) = local_backend(Isolation::None);
     let calls = AtomicUsize::new(0);
     let exec = move |backend: &LocalBackend, id: &SessionId, command: &Command| {
