@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::container::{Container, EnforcedLimits, RequestedSpec};
-use super::dirs::{agent_socket, open_socket, read_token, seal, socket_url};
-use crate::error::{Error, ErrorKind, Result};
+use super::dirs::{SandboxDirs, agent_socket, open_socket, read_token, seal, socket_url};
+use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::http::HttpBackend;
 
 /// Timeout of creating a sandbox again, which an agent answers at once.
@@ -27,22 +27,35 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Finds the agent in a running container. Returns `None` while the sandbox is being created.
-    pub(super) fn open(container: &Container) -> Result<Option<Connection>> {
-        Connection::open_at(container, true)
+    pub(super) fn open(container: &Container, dirs: &SandboxDirs) -> Result<Option<Connection>> {
+        Connection::open_at(container, dirs, true)
     }
 
     /// Finds the agent in a container whose creation this call finishes. Returns `None` if the agent has not
     /// created its socket yet.
-    pub(super) fn open_new(container: &Container) -> Result<Option<Connection>> {
-        match Connection::open_at(container, false)? {
+    pub(super) fn open_new(
+        container: &Container,
+        dirs: &SandboxDirs,
+    ) -> Result<Option<Connection>> {
+        match Connection::open_at(container, dirs, false)? {
             // Another client may have finished it.
-            None => Connection::open_at(container, true),
+            None => Connection::open_at(container, dirs, true),
             connection => Ok(connection),
         }
     }
 
-    fn open_at(container: &Container, is_sealed: bool) -> Result<Option<Connection>> {
+    fn open_at(
+        container: &Container,
+        dirs: &SandboxDirs,
+        is_sealed: bool,
+    ) -> Result<Option<Connection>> {
         let dir = container.dir();
+        // The engine chooses the labels, and must not choose a token or a socket of this machine.
+        if !dirs.contains(&dir) {
+            let (id, dir) = (one_line(&container.id), one_line(&dir.to_string_lossy()));
+            let text = format!("container {id} has directory {dir:?}, which no sandbox has");
+            return Err(Error::new(ErrorKind::Protocol, text));
+        }
         let (agent, socket) = match container.port() {
             Some(port) => (agent_at_port(port, &read_token(&dir)?)?, None),
             None => match open_agent_socket(&agent_socket(&dir, is_sealed))? {

@@ -210,7 +210,7 @@ impl<'a> Creation<'a> {
 
     /// Renews the TTL of a running sandbox. Returns `None` if its agent does not answer yet, or no longer.
     fn adopt(&self, container: &Container) -> Result<Option<SandboxInfo>> {
-        let Some(connection) = Connection::open_new(container)? else {
+        let Some(connection) = Connection::open_new(container, &self.sandboxes.dirs)? else {
             return Ok(None);
         };
         match self.renew(&connection) {
@@ -364,7 +364,7 @@ impl<'a> Creation<'a> {
         let mut container = self.look(id)?;
         let mut looked = Instant::now();
         loop {
-            let connection = Connection::open_new(&container)?;
+            let connection = Connection::open_new(&container, &self.sandboxes.dirs)?;
             let has_socket = connection.is_some();
             let info = connection.as_ref().map(|connection| self.renew(connection));
             match (connection, info) {

@@ -60,12 +60,6 @@ impl Sandboxes {
                 return Err(Error::invalid(text));
             }
         }
-        let dir = container.dir();
-        if !self.dirs.contains(&dir) {
-            let dir = one_line(&dir.to_string_lossy());
-            let text = format!("container {name} has directory {dir:?}, which no sandbox has");
-            return Err(Error::new(ErrorKind::Protocol, text));
-        }
         Ok(match &*container.state.status {
             "created" | "configured" | "initialized" => Found::New(container),
             _ if container.state.running => Found::Running(container),
@@ -83,7 +77,7 @@ impl Sandboxes {
             Found::New(_) => return Err(not_ready()),
             Found::Nothing | Found::Ended(_) => return Err(gone("no such sandbox")),
         };
-        let connection = Connection::open(&container)?.ok_or_else(not_ready)?;
+        let connection = Connection::open(&container, &self.dirs)?.ok_or_else(not_ready)?;
         Ok(self.cache.insert(id, connection))
     }
 
