@@ -93,9 +93,9 @@ const EXISTENCE_INTERVAL: Duration = Duration::from_millis(250);
 ///   of the free memory, the files are in the state directory instead. They are counted before each
 ///   exec and each upload and while commands write, including files without a name that are still
 ///   open or mapped. A sandbox that exceeds the limit has its processes killed; commands that only
-///   remove files still work. Not counted: files without a name that only a process which is not
-///   dumpable has open, or whose descriptors are in the queue of a socket. If that matters, choose
-///   a memory limit of at least twice the storage limit, so that the files are in memory.
+///   remove files still work. Files without a name cannot be seen if their process is not dumpable,
+///   or if their descriptors are in the queue of a socket. Their size is estimated from the free
+///   space of the file system, so files that other programs write may get such a process killed.
 /// - **Exact limits.** With a cgroup v2, memory and CPU limits are exact: as root each sandbox gets its
 ///   own, where the machine has the `memory` controller; other users ask for it with
 ///   [`delegated_cgroup`](crate::LocalBackendBuilder::delegated_cgroup). Persistent sandboxes have

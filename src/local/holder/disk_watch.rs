@@ -1,16 +1,17 @@
 //! The storage limit of files on disk. A child process counts their size.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::mapping::Mapping;
-use crate::memory_use::sum_of_mapped;
-use crate::processes::{read_proc, sandbox_processes, thread_dirs};
+use crate::memory_use::{has_memory, sum_of_mapped};
+use crate::processes::{parent, read_proc, sandbox_processes, stat_fields, thread_dirs};
 use crate::sys::isolation::file_system_space;
 use crate::sys::process::{continue_process, exit, fork, pipe, stop_process};
 
@@ -20,6 +21,12 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// A fall of the free space that is never a reason to count.
 const NOISE: u64 = 16 << 20;
+
+/// Maximum length of a counter's result, in bytes. Pipes pass so much at once.
+const MAX_RESULT: usize = 4096;
+
+/// Number of counts after which a process that cannot be inspected is not one that just starts.
+const MIN_CONCEALED: u32 = 3;
 
 pub(crate) struct DiskWatch {
     limit: u64,
@@ -34,6 +41,7 @@ pub(crate) struct DiskWatch {
     counted: Instant,
     /// Duration of the last count.
     cost: Duration,
+    concealment: Concealment,
     counter: Option<Counter>,
     /// A count that was asked for while another one ran.
     again: bool,
@@ -49,21 +57,58 @@ struct Counter {
     stopped: Option<Vec<u32>>,
 }
 
+/// Files without a name that the counter cannot see: their process cannot be inspected, or their descriptors are
+/// in the queue of a socket. Their size is estimated by the free space of the file system.
+struct Concealment {
+    /// Free space and size of the files at the last count without such processes.
+    free: u64,
+    used: u64,
+    /// Number of counts since then. A process that starts a program looks the same for a moment.
+    counts: u32,
+    /// Most that the files can have grown unseen since then.
+    unseen: u64,
+}
+
+impl Concealment {
+    fn none(free: u64, used: u64) -> Concealment {
+        Concealment {
+            free,
+            used,
+            counts: 0,
+            unseen: 0,
+        }
+    }
+
+    fn update(&mut self, free: u64, used: u64, is_possible: bool) {
+        if !is_possible {
+            *self = Concealment::none(free, used);
+            return;
+        }
+        self.counts += 1;
+        let written = self.free.saturating_sub(free);
+        self.unseen = written.saturating_sub(used.saturating_sub(self.used));
+    }
+}
+
 /// The result of a count.
 pub(crate) struct Counted {
     /// The limit minus the size of the files.
     pub(crate) room: u64,
     /// The files exceed the limit, or a command has killed the counter. All processes must be killed.
     pub(crate) exceeds: bool,
+    /// Processes that must be killed, because the files that they conceal may exceed the limit.
+    pub(crate) concealing: Vec<u32>,
 }
 
 impl DiskWatch {
     pub(crate) fn new(limit: u64, data: &OwnedFd) -> DiskWatch {
+        let free = free_space(data);
         DiskWatch {
             limit,
             allowed: limit,
             used: 0,
-            most_free: free_space(data),
+            most_free: free,
+            concealment: Concealment::none(free, 0),
             counted: Instant::now(),
             cost: Duration::ZERO,
             counter: None,
@@ -79,12 +124,13 @@ impl DiskWatch {
     }
 
     fn room(&self) -> u64 {
-        self.allowed.saturating_sub(self.used)
+        let room = self.allowed.saturating_sub(self.used);
+        room.saturating_sub(self.concealment.unseen)
     }
 
     /// Starts a count if the free space has fallen by half of the room, or after some time. If a count
-    /// takes too long for that, stops all processes until it ends, except those to keep.
-    pub(crate) fn check(&mut self, data: &OwnedFd, keep: &[u32]) {
+    /// takes too long for that, stops all processes until it ends, except the supervisors.
+    pub(crate) fn check(&mut self, data: &OwnedFd, supervisors: &[u32]) {
         let free = free_space(data);
         self.most_free = self.most_free.max(free);
         let room = self.room();
@@ -92,7 +138,7 @@ impl DiskWatch {
             let written = counter.free_before.saturating_sub(free);
             if counter.stopped.is_none() && written > room.max(NOISE) {
                 let mut pids = sandbox_processes();
-                pids.retain(|pid| *pid != counter.process && !keep.contains(pid));
+                pids.retain(|pid| *pid != counter.process && !supervisors.contains(pid));
                 pids.iter().copied().for_each(stop_process);
                 counter.stopped = Some(pids);
             }
@@ -106,19 +152,19 @@ impl DiskWatch {
             MAX_PAUSE.max(self.cost * 20)
         };
         if since >= pause {
-            self.count(data);
+            self.count(data, supervisors);
         }
     }
 
     /// Starts a count. If one runs already, another one follows.
-    pub(crate) fn count(&mut self, data: &OwnedFd) {
+    pub(crate) fn count(&mut self, data: &OwnedFd, supervisors: &[u32]) {
         self.again = self.counter.is_some();
         if self.again {
             return;
         }
         let free_before = free_space(data);
         // Fails if the process limit is reached. The next check tries again.
-        if let Ok((process, result)) = start_counter(data) {
+        if let Ok((process, result)) = start_counter(data, supervisors) {
             self.most_free = free_before;
             self.counter = Some(Counter {
                 process,
@@ -136,27 +182,31 @@ impl DiskWatch {
     }
 
     /// Takes the result of a count that has ended. Starts the next one if it was asked for.
-    pub(crate) fn take(&mut self, data: &OwnedFd) -> Option<Counted> {
+    pub(crate) fn take(&mut self, data: &OwnedFd, supervisors: &[u32]) -> Option<Counted> {
         let mut counter = self.counter.take()?;
-        let mut bytes = [0; 8];
-        let result = counter.result.read_exact(&mut bytes);
+        let (size, concealing) = read_count(&mut counter.result);
         self.counted = Instant::now();
         self.cost = self.counted - counter.started;
-        let size = result.map_or(u64::MAX, |()| u64::from_le_bytes(bytes));
         if size <= self.allowed {
             let stopped = counter.stopped.into_iter().flatten();
             stopped.for_each(continue_process);
         }
         if std::mem::take(&mut self.again) {
-            self.count(data);
+            self.count(data, supervisors);
         }
         let exceeds = size > self.allowed;
         // The size is unknown if the counter was killed.
         self.used = if size == u64::MAX { self.used } else { size };
         self.allowed = self.limit.max(self.used);
+        let is_possible = !concealing.is_empty();
+        self.concealment
+            .update(counter.free_before, self.used, is_possible);
+        let is_full = self.concealment.counts >= MIN_CONCEALED
+            && self.concealment.unseen > self.allowed - self.used;
         Some(Counted {
             room: self.limit.saturating_sub(self.used),
             exceeds,
+            concealing: if is_full { concealing } else { Vec::new() },
         })
     }
 }
@@ -165,8 +215,9 @@ fn free_space(data: &OwnedFd) -> u64 {
     file_system_space(data.as_fd()).map_or(u64::MAX, |space| space.free)
 }
 
-/// Forks a process that counts the files and writes their size to a pipe.
-fn start_counter(data: &OwnedFd) -> io::Result<(u32, File)> {
+/// Forks a process that counts the files. It writes their size to a pipe, and then the ids of the processes
+/// that may conceal files.
+fn start_counter(data: &OwnedFd, supervisors: &[u32]) -> io::Result<(u32, File)> {
     let (reader, writer) = pipe()?;
     let pids = sandbox_processes();
     if let Some(process) = fork()? {
@@ -176,12 +227,28 @@ fn start_counter(data: &OwnedFd) -> io::Result<(u32, File)> {
     let dirs = ["workspace", "tmp"].map(|dir| count.add_dir(dir.into()));
     // Uploads. Without namespaces they cannot be read.
     let _ = count.add_dir(format!("/proc/self/fd/{}/stages", data.as_raw_fd()).into());
-    count.add_unlinked(&pids);
+    count.add_unlinked(&pids, supervisors);
     // A directory that cannot be read may hide files.
     let readable = dirs.iter().all(io::Result::is_ok);
     let size = if readable { count.size } else { u64::MAX };
-    let _ = File::from(writer).write_all(&size.to_le_bytes());
+    let pids = count.concealing.iter().flat_map(|pid| pid.to_le_bytes());
+    let result = size.to_le_bytes().into_iter().chain(pids);
+    let result: Vec<u8> = result.take(MAX_RESULT).collect();
+    let _ = File::from(writer).write_all(&result);
     exit(0)
+}
+
+/// Reads the result of a counter. The size is `u64::MAX` if it was killed.
+fn read_count(result: &mut File) -> (u64, Vec<u32>) {
+    let mut bytes = [0; MAX_RESULT];
+    // Not to the end of the pipe, because a command can stop the counter.
+    let length = result.read(&mut bytes).unwrap_or(0);
+    let Some((size, pids)) = bytes[..length].split_first_chunk() else {
+        return (u64::MAX, Vec::new());
+    };
+    let pids = pids.chunks_exact(4);
+    let pids = pids.filter_map(|pid| Some(u32::from_le_bytes(pid.try_into().ok()?)));
+    (u64::from_le_bytes(*size), pids.collect())
 }
 
 /// The size of files, each counted once.
@@ -190,6 +257,8 @@ struct FileCount {
     size: u64,
     /// Device and inode of the files that have several names, or none.
     seen: HashSet<(u64, u64)>,
+    /// Processes that may have files that cannot be seen.
+    concealing: Vec<u32>,
 }
 
 impl FileCount {
@@ -232,22 +301,43 @@ impl FileCount {
         dirs
     }
 
-    /// Adds files without a name that a thread has open.
-    fn add_open(&mut self, thread: &str) {
-        let fds = fs::read_dir(format!("{thread}/fd"));
-        let files = fds.into_iter().flatten().flatten();
-        let files = files.filter_map(|fd| fs::metadata(fd.path()).ok());
-        let unlinked = files.filter(|file| file.is_file() && file.nlink() == 0);
-        unlinked.for_each(|file| self.add(&file));
+    /// Adds files without a name that a thread has open. Returns true if it may conceal others.
+    fn add_open(&mut self, thread: &str) -> bool {
+        let fds = match fs::read_dir(format!("{thread}/fd")) {
+            Ok(fds) => fds.flatten(),
+            // A process that ends has no memory any more.
+            Err(e) => return e.kind() == io::ErrorKind::PermissionDenied && has_memory(thread),
+        };
+        let mut conceals = false;
+        for fd in fds {
+            let Ok(file) = fs::metadata(fd.path()) else {
+                continue;
+            };
+            if file.is_file() && file.nlink() == 0 {
+                self.add(&file);
+            }
+            if file.file_type().is_socket() {
+                conceals |= has_queued_descriptors(thread, &fd.file_name());
+            }
+        }
+        conceals
     }
 
     /// Adds files without a name that a process has open or mapped.
-    fn add_unlinked(&mut self, pids: &[u32]) {
+    fn add_unlinked(&mut self, pids: &[u32], supervisors: &[u32]) {
         let mut mapped: HashMap<u64, u64> = HashMap::new();
-        for pid in pids {
+        // Neither a supervisor nor the new process of its command can be inspected. Once that has executed its
+        // program, the supervisor sleeps until a child ends.
+        let is_starting =
+            |pid: &&u32| stat_fields(**pid).is_some_and(|stat| !stat.starts_with('S'));
+        let starting: Vec<u32> = supervisors.iter().filter(is_starting).copied().collect();
+        for pid in pids.iter().filter(|pid| !supervisors.contains(pid)) {
             // Threads can have descriptors of their own, and outlive the first one with its memory.
             let threads = thread_dirs(*pid);
-            threads.iter().for_each(|dir| self.add_open(dir));
+            let conceals = threads.iter().filter(|dir| self.add_open(dir)).count();
+            if conceals > 0 && !parent(*pid).is_some_and(|parent| starting.contains(&parent)) {
+                self.concealing.push(*pid);
+            }
             let maps = threads
                 .iter()
                 .filter_map(|dir| read_proc(format!("{dir}/maps")).ok());
@@ -264,6 +354,15 @@ impl FileCount {
         let size = sum_of_mapped(closed.map(|(_, end)| end));
         self.size = self.size.saturating_add(size);
     }
+}
+
+/// Returns true if descriptors that were sent to a Unix socket have not been received. Old kernels do not show
+/// their number.
+fn has_queued_descriptors(thread: &str, fd: &OsStr) -> bool {
+    let info = read_proc(format!("{thread}/fdinfo/{}", fd.to_string_lossy()));
+    let info = info.unwrap_or_default();
+    let count = info.lines().find_map(|line| line.strip_prefix("scm_fds:"));
+    count.is_some_and(|count| count.trim() != "0")
 }
 
 /// Parses a line of `/proc/PID/maps`. Returns the inode of a file without a name, and the position in it

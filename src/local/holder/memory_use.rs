@@ -64,6 +64,12 @@ fn touched(pid: u32) -> u64 {
     faults.sum::<u64>().saturating_mul(4096)
 }
 
+/// Returns false for a thread of a process that is ending.
+pub(crate) fn has_memory(thread: &str) -> bool {
+    let status = read_proc(format!("{thread}/status"));
+    status.is_ok_and(|status| field(&status, "RssAnon:").is_some())
+}
+
 /// Returns a field such as `RssAnon:    1234 kB`, in bytes.
 pub(crate) fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;

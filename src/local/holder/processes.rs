@@ -51,10 +51,14 @@ fn processes() -> io::Result<Vec<(u32, u32)>> {
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        let parent = stat_fields(pid).and_then(|fields| fields.split(' ').nth(1)?.parse().ok());
-        found.extend(parent.map(|parent| (pid, parent)));
+        found.extend(parent(pid).map(|parent| (pid, parent)));
     }
     Ok(found)
+}
+
+/// Returns the parent of a process.
+pub(crate) fn parent(pid: u32) -> Option<u32> {
+    stat_fields(pid)?.split(' ').nth(1)?.parse().ok()
 }
 
 /// Returns the fields of `/proc/PID/stat` from the third on: the state, the parent, and so on. `None` if the

@@ -247,7 +247,7 @@ impl EventLoop {
             }
             Some(HolderRequest::StorageRoom) => match &mut self.disk {
                 Some(disk) => {
-                    disk.count(&self.sandbox.data);
+                    disk.count(&self.sandbox.data, &supervisors(&self.running));
                     self.count_requests.push(connection);
                 }
                 None => reply(HolderReply::Done, &[]),
@@ -271,7 +271,7 @@ impl EventLoop {
             self.schedule_check();
         }
         if let Some(disk) = &mut self.disk {
-            disk.count(&self.sandbox.data);
+            disk.count(&self.sandbox.data, &supervisors(&self.running));
         }
     }
 
@@ -296,11 +296,10 @@ impl EventLoop {
     fn check_limits(&mut self) {
         if let Some(memory) = &mut self.memory {
             let killed = memory.check(&self.sandbox);
-            self.kill(&killed);
+            self.kill(&killed, ExceededLimit::Memory);
         }
         if let Some(disk) = &mut self.disk {
-            let supervisors: Vec<u32> = self.running.iter().map(|r| r.supervisor.pid).collect();
-            disk.check(&self.sandbox.data, &supervisors);
+            disk.check(&self.sandbox.data, &supervisors(&self.running));
         }
         self.schedule_check();
     }
@@ -312,11 +311,11 @@ impl EventLoop {
         self.next_check = pause.map(|pause| Instant::now() + pause);
     }
 
-    /// Kills processes because of the memory limit.
-    fn kill(&self, pids: &[u32]) {
+    /// Kills processes that exceed a limit.
+    fn kill(&self, pids: &[u32], limit: ExceededLimit) {
         // Once they have ended, they no longer have a parent.
         for running in self.running.iter().filter(|_| !pids.is_empty()) {
-            running.processes_killed(pids, ExceededLimit::Memory);
+            running.processes_killed(pids, limit);
         }
         pids.iter().copied().for_each(kill_process);
     }
@@ -324,9 +323,12 @@ impl EventLoop {
     /// Takes a count of the files, and kills all processes if they exceed the limit.
     fn files_counted(&mut self) {
         let disk = self.disk.as_mut();
-        let Some(counted) = disk.and_then(|disk| disk.take(&self.sandbox.data)) else {
+        let supervisors = supervisors(&self.running);
+        let Some(counted) = disk.and_then(|disk| disk.take(&self.sandbox.data, &supervisors))
+        else {
             return;
         };
+        self.kill(&counted.concealing, ExceededLimit::Storage);
         if counted.exceeds {
             for running in &self.running {
                 running.supervisor.set_exceeded(ExceededLimit::Storage);
@@ -339,6 +341,14 @@ impl EventLoop {
             let _ = messages::send(connection.as_fd(), &reply, &[]);
         }
     }
+}
+
+/// Returns the process ids of the supervisors.
+fn supervisors(running: &[RunningCommand]) -> Vec<u32> {
+    running
+        .iter()
+        .map(|running| running.supervisor.pid)
+        .collect()
 }
 
 /// Reads a payload that did not fit into a message.

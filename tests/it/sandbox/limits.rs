@@ -194,6 +194,53 @@ write()
     sandbox.write("more", vec![0; 80 << 20]).unwrap();
 }
 
+/// The free space of the file system shows how much such files take, together with what others write and remove. So
+/// the test only expects that they are noticed.
+#[test]
+fn concealed_files_on_disk_are_noticed() {
+    let state = tempfile::tempdir().unwrap();
+    let backend = LocalBackend::builder().state_dir(state.path());
+    let client = Client::with_backend(backend.build().unwrap());
+    let script = r"
+import array, ctypes, os, socket, sys, time
+how = sys.argv[1]
+if how == 'not dumpable':
+    ctypes.CDLL(None).prctl(4, 0)
+if how == 'execute-only' and len(sys.argv) == 3:
+    os.system('cp /usr/bin/python3 p; chmod 111 p')
+    os.execv('./p', ['p', '-c', sys.argv[2], how, '', ''])
+near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+if how == 'in a queue' and 'scm_fds' not in open(f'/proc/self/fdinfo/{far.fileno()}').read():
+    sys.exit('the kernel does not show the queue')
+for _ in range(200):
+    file = os.open('/workspace/file', os.O_CREAT | os.O_RDWR)
+    os.unlink('/workspace/file')
+    os.write(file, b'x' * (20 << 20))
+    if how == 'in a queue':
+        rights = array.array('i', [file])
+        near.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        os.close(file)
+    time.sleep(0.05)
+";
+    for how in ["not dumpable", "execute-only", "in a queue"] {
+        let spec = SandboxSpec::new().memory("128Mi").storage("200Mi");
+        let sandbox = client.create("concealed", spec).unwrap();
+        let command = Command::from(["python3", "-c", script, how, script]);
+        let out = sandbox.exec(command.timeout(Duration::from_secs(180)));
+        let out = out.unwrap();
+        if out.stderr().contains("the kernel does not show") {
+            println!("skipped: {how}: {}", out.stderr());
+            continue;
+        }
+        let end = (out.exit_code(), out.killed_by());
+        assert_eq!(end, (137, Some(KilledBy::Storage)), "{how}: {out:?}");
+        // A process that conceals nothing may live.
+        let line = "python3 -c 'import ctypes, time; ctypes.CDLL(None).prctl(4, 0); time.sleep(2)'";
+        assert!(sandbox.exec(Command::shell(line)).is_ok());
+        sandbox.delete().unwrap();
+    }
+}
+
 #[test]
 fn cleanup_on_disk_spares_other_sandboxes() {
     let dir = tempfile::tempdir().unwrap();
